@@ -1,0 +1,388 @@
+//! What an engine offers, whichever way it is built: the vocabulary shared by the lock-free engine
+//! ([`crate::Vgic`]) and the locked one that it is compared with, and the host's side ([`Kick`]).
+
+use alloc::sync::Arc;
+
+use crate::ids::{DeviceId, EventId, Group, Intid, Priority, VcpuId};
+use crate::lr::ListRegisters;
+
+/// The host's way to make a vCPU look at its interrupts.
+///
+/// After `kick(v)` returns, the thread of vCPU `v` must come back to [`Vcpu::flush`] without any
+/// further event: if it is in the guest it leaves it, if it sleeps it wakes, and if it is about to
+/// do either it does not. A kick is a token: one that arrives early is not lost
+/// ([`crate::wait::WaitCell`] is such a token).
+///
+/// Any thread may call it; it must not block, and must not call the engine back.
+pub trait Kick: Send + Sync + 'static {
+    /// Kicks one vCPU.
+    fn kick(&self, vcpu: VcpuId);
+}
+
+/// The shape and the bounds of one VM's interrupt controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Number of vCPUs, 1 to [`crate::ids::MAX_VCPUS`].
+    pub vcpus: u16,
+    /// Number of SPIs, 0 to 988: INTIDs 32 up.
+    pub spis: u16,
+    /// Number of LPI INTIDs, 0 to 2^24 - 8192: INTIDs 8192 up. Costs no memory until they are mapped.
+    pub lpis: u32,
+    /// Most LPIs that exist at one time, those waiting to be reclaimed included.
+    pub max_lpis: u32,
+    /// DeviceID bits of each MSI domain, 1 to 32.
+    pub device_bits: u8,
+    /// EventID bits of each device, 1 to 32.
+    pub event_bits: u8,
+    /// Most devices that exist at one time in all MSI domains.
+    pub max_devices: u32,
+    /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces.
+    /// Bounds the fixed-slot reclamation backend; crossbeam-epoch does not need it.
+    pub participants: u16,
+}
+
+impl Default for Config {
+    /// One vCPU, 32 SPIs, 2^16 INTIDs and as many LPIs as fit in them, 16-bit DeviceIDs and EventIDs.
+    fn default() -> Self {
+        Self {
+            vcpus: 1,
+            spis: 32,
+            lpis: (1 << 16) - crate::ids::LPI_BASE,
+            max_lpis: 1 << 16,
+            device_bits: 16,
+            event_bits: 16,
+            max_devices: 1 << 16,
+            participants: 1024,
+        }
+    }
+}
+
+impl Config {
+    /// The default shape with `vcpus` vCPUs.
+    pub fn with_vcpus(vcpus: u16) -> Self {
+        Self { vcpus, ..Self::default() }
+    }
+
+    /// Checks every bound that the fields' descriptions state.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first field that is out of its range.
+    pub fn check(&self) -> Result<(), Error> {
+        let checks: [(bool, &'static str); 7] = [
+            (self.vcpus >= 1 && self.vcpus <= crate::ids::MAX_VCPUS, "vcpus"),
+            (u32::from(self.spis) <= crate::ids::SPI_END - crate::ids::PRIVATE_INTIDS, "spis"),
+            (self.lpis <= crate::ids::INTID_END - crate::ids::LPI_BASE, "lpis"),
+            (self.device_bits >= 1 && self.device_bits <= 32, "device_bits"),
+            (self.event_bits >= 1 && self.event_bits <= 32, "event_bits"),
+            (self.participants >= 1, "participants"),
+            (self.max_lpis >= 1, "max_lpis"),
+        ];
+        match checks.iter().find(|(ok, _)| !ok) {
+            Some((_, field)) => Err(Error::Config(field)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a control operation was refused. Nothing has changed when one is returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of [`Config`] is out of its range.
+    #[error("configuration field `{0}` is out of its range")]
+    Config(&'static str),
+    /// There is no such vCPU.
+    #[error("vCPU {} does not exist", .0.0)]
+    NoSuchVcpu(VcpuId),
+    /// The vCPU's interface is held by someone: a vCPU has one owner at a time.
+    #[error("the interface of vCPU {} is in use", .0.0)]
+    VcpuInUse(VcpuId),
+    /// No participant slot is free ([`Config::participants`]).
+    #[error("all participant slots are in use")]
+    TooManyParticipants,
+    /// The INTID is not one that the operation works on, or is beyond the configured number.
+    #[error("INTID {0} is out of range here")]
+    IntidRange(Intid),
+    /// The DeviceID does not fit in [`Config::device_bits`].
+    #[error("DeviceID {:#x} is out of range", .0.0)]
+    DeviceRange(DeviceId),
+    /// The EventID does not fit in [`Config::event_bits`].
+    #[error("EventID {:#x} is out of range", .0.0)]
+    EventRange(EventId),
+    /// The event is mapped already.
+    #[error("the event is mapped already")]
+    EventMapped,
+    /// Nothing is mapped there.
+    #[error("nothing is mapped there")]
+    NotMapped,
+    /// [`Config::max_lpis`] LPIs exist.
+    #[error("the VM's limit on LPIs is reached")]
+    TooManyLpis,
+    /// [`Config::max_devices`] devices exist.
+    #[error("the VM's limit on devices is reached")]
+    TooManyDevices,
+}
+
+/// What became of an injection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Injected {
+    /// The interrupt was not pending and now is.
+    Pending,
+    /// The interrupt was pending already: the one delivery to come stands for both.
+    Coalesced,
+    /// Nothing is mapped there: the injection has no effect.
+    Unmapped,
+}
+
+/// An LPI's configuration: one byte of the LPI configuration table (IHI 0069, 5.1.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LpiConfig {
+    /// Whether it may be delivered. While it may not, it stays pending.
+    pub enabled: bool,
+    /// Its priority.
+    pub priority: Priority,
+}
+
+impl LpiConfig {
+    /// Enabled at the given 8-bit priority.
+    pub const fn enabled(priority: u8) -> Self {
+        Self { enabled: true, priority: Priority::new(priority) }
+    }
+}
+
+/// How the input of a wired interrupt is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trigger {
+    /// Pending from a rising edge until acknowledged.
+    Edge,
+    /// Pending while the line is high.
+    Level,
+}
+
+/// An interrupt that exists from the start: an SGI or PPI of one vCPU, or an SPI.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Wired {
+    /// INTID 0 to 31 of one vCPU.
+    Private(VcpuId, Intid),
+    /// INTID 32 up.
+    Spi(Intid),
+}
+
+/// The configuration of a wired interrupt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WiredConfig {
+    /// Whether it may be delivered. While it may not, it stays pending.
+    pub enabled: bool,
+    /// Its priority.
+    pub priority: Priority,
+    /// Its group.
+    pub group: Group,
+    /// How its input is read. SGIs are always edge-triggered.
+    pub trigger: Trigger,
+    /// The vCPU that takes it. Ignored for private interrupts.
+    pub target: VcpuId,
+}
+
+/// What [`Vcpu::flush`] left in the list registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flushed {
+    /// Number of entries in use, active ones included.
+    pub in_lrs: usize,
+    /// Number of entries that are pending: something for the guest to take.
+    pub pending: usize,
+    /// Whether more is waiting than the list registers hold.
+    pub waiting: bool,
+}
+
+/// What exists, and what it costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// LPIs that exist, those waiting to be reclaimed included.
+    pub lpis: usize,
+    /// Objects of any kind waiting to be reclaimed.
+    pub garbage: usize,
+    /// Heap bytes that the mappings cost: LPIs, their tables and pending bits, devices and event tables.
+    pub bytes: usize,
+}
+
+/// One virtual interrupt controller: a cheap handle, cloned freely.
+pub trait Engine: Clone + Send + Sync + 'static {
+    /// A vCPU's own side.
+    type Vcpu: Vcpu;
+    /// The control side of one MSI domain.
+    type Msi: MsiControl<Domain = Self::Domain, Route = Self::Route>;
+    /// The injection side of one MSI domain.
+    type Domain: Clone + Send + Sync + 'static;
+    /// One event of one device, resolved.
+    type Route: Send + Sync + 'static;
+    /// One thread's handle for injecting.
+    type Injector: Injector<Domain = Self::Domain, Route = Self::Route>;
+
+    /// What reports call it.
+    const NAME: &'static str;
+
+    /// Builds the controller of one VM. All vCPUs are closed (powered off), all wired interrupts
+    /// disabled, LPIs enabled at every vCPU, nothing is mapped.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a field is out of its range.
+    fn new(config: &Config, kick: Arc<dyn Kick>) -> Result<Self, Error>;
+
+    /// Takes the interface of a vCPU, closed. Dropping it gives it back.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`], [`Error::VcpuInUse`], [`Error::TooManyParticipants`].
+    fn vcpu(&self, vcpu: VcpuId) -> Result<Self::Vcpu, Error>;
+
+    /// Makes a new MSI domain: a space of (DeviceID, EventID) pairs with its one controlling handle.
+    ///
+    /// # Errors
+    /// [`Error::TooManyParticipants`].
+    fn msi(&self) -> Result<Self::Msi, Error>;
+
+    /// Makes a handle for a thread that injects.
+    ///
+    /// # Errors
+    /// [`Error::TooManyParticipants`].
+    fn injector(&self) -> Result<Self::Injector, Error>;
+
+    /// What exists at this moment. Exact when nothing else is going on.
+    fn usage(&self) -> Usage;
+}
+
+/// A vCPU's own side, owned by the thread that runs it.
+pub trait Vcpu: Send + 'static {
+    /// Powers the vCPU on: from now on it is offered what is pending for it. No effect if it is open.
+    fn open(&mut self);
+
+    /// Powers the vCPU off. What it held goes back to where it is pending or active; while it
+    /// is closed, interrupts for it stay pending. No effect if it is closed.
+    fn close<L: ListRegisters>(&mut self, lrs: &mut L);
+
+    /// Before the guest is entered: takes in what has changed, and fills the list registers.
+    fn flush<L: ListRegisters>(&mut self, lrs: &mut L) -> Flushed;
+
+    /// After the guest has been left: takes back what the guest did with the list registers.
+    fn fold<L: ListRegisters>(&mut self, lrs: &mut L);
+
+    /// The guest deactivates an interrupt (DIR, or EOIR with EOImode 0) that is active but
+    /// in no list register. Returns whether there was such an interrupt.
+    fn deactivate(&mut self, intid: Intid) -> bool;
+
+    /// Whether something has changed since the last flush, so that the vCPU must not go to sleep.
+    fn has_mail(&self) -> bool;
+}
+
+/// The control side of one MSI domain. There is one per domain, so what it does happens in order.
+pub trait MsiControl: Send + 'static {
+    /// The injection side.
+    type Domain;
+    /// A resolved event.
+    type Route;
+
+    /// The injection side of this domain.
+    fn domain(&self) -> Self::Domain;
+
+    /// Maps an event to an LPI delivered to `target`. Several events may share an LPI; the target
+    /// and the configuration are then the newest ones.
+    ///
+    /// # Errors
+    /// A range error, [`Error::NoSuchVcpu`], [`Error::EventMapped`], [`Error::TooManyLpis`], [`Error::TooManyDevices`].
+    fn map(
+        &mut self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        target: VcpuId,
+        config: LpiConfig,
+    ) -> Result<(), Error>;
+
+    /// Unmaps an event; its LPI is no longer pending. No injection that begins after this is delivered.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`].
+    fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error>;
+
+    /// Unmaps every event of a device, and returns how many there were.
+    fn unmap_device(&mut self, device: DeviceId) -> usize;
+
+    /// Moves an event's LPI, pending state included, to another vCPU.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`], [`Error::NoSuchVcpu`].
+    fn retarget(&mut self, device: DeviceId, event: EventId, target: VcpuId) -> Result<(), Error>;
+
+    /// Moves every LPI of the VM that is delivered to `from` to `to`, and returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`].
+    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error>;
+
+    /// Changes the configuration of an LPI, in whichever domain it is mapped.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`].
+    fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error>;
+
+    /// Makes an event's LPI not pending.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`].
+    fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error>;
+
+    /// A handle that injects an event without a table walk, and sees every later remap of it.
+    /// The event need not be mapped yet.
+    ///
+    /// # Errors
+    /// A range error, or [`Error::TooManyDevices`].
+    fn route(&mut self, device: DeviceId, event: EventId) -> Result<Self::Route, Error>;
+
+    /// Reclaims what can be reclaimed now.
+    fn collect(&mut self);
+}
+
+/// One thread's handle for everything that makes interrupts pending.
+pub trait Injector: Send + 'static {
+    /// An MSI domain.
+    type Domain;
+    /// A resolved event.
+    type Route;
+
+    /// A device of `domain` sends the MSI of one of its events.
+    fn inject(&self, domain: &Self::Domain, device: DeviceId, event: EventId) -> Injected;
+
+    /// The same through a [route](MsiControl::route).
+    fn inject_route(&self, route: &Self::Route) -> Injected;
+
+    /// Sets the level of a wired interrupt's line. For an edge-triggered interrupt, a rise makes it pending.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn set_level(&self, wired: Wired, high: bool) -> Result<(), Error>;
+
+    /// Makes a wired interrupt pending until it is acknowledged, whatever its line says: an SGI, an
+    /// edge, a message-based SPI, or a write to a set-pending register.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn pulse(&self, wired: Wired) -> Result<Injected, Error>;
+
+    /// Withdraws what [`Injector::pulse`] did, if it has not been acknowledged.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn clear_pulse(&self, wired: Wired) -> Result<(), Error>;
+
+    /// Changes the configuration of a wired interrupt.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn configure(&self, wired: Wired, config: WiredConfig) -> Result<(), Error>;
+
+    /// GICR_CTLR.EnableLPIs of one vCPU: while clear, its LPIs stay pending.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`].
+    fn set_lpis_enabled(&self, vcpu: VcpuId, enabled: bool) -> Result<(), Error>;
+}

@@ -1,0 +1,125 @@
+//! Identities: interrupt, vCPU, device and event numbers, priorities and groups, each its own type.
+
+use core::fmt;
+
+/// Number of software-generated interrupts of each vCPU: INTIDs 0 to 15 (IHI 0069, 2.2).
+pub const SGIS: u32 = 16;
+/// Number of private interrupts (SGIs and PPIs) of each vCPU: INTIDs 0 to 31 (IHI 0069, 2.2).
+pub const PRIVATE_INTIDS: u32 = 32;
+/// First INTID after the shared peripheral interrupts: SPIs are 32 to 1019 (IHI 0069, 2.2).
+pub const SPI_END: u32 = 1020;
+/// INTID that an acknowledge returns when there is nothing to acknowledge (IHI 0069, 2.2.1).
+pub const SPURIOUS: u32 = 1023;
+/// First LPI (IHI 0069, 2.2).
+pub const LPI_BASE: u32 = 8192;
+/// End of the INTID space that the engine supports: 24 bits, as GICD_TYPER.IDbits can state (IHI 0069, 12.9.38).
+pub const INTID_END: u32 = 1 << 24;
+/// Most vCPUs that one VM can have.
+pub const MAX_VCPUS: u16 = 512;
+
+/// An interrupt number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Intid(pub u32);
+
+impl Intid {
+    /// Whether this is an SGI or a PPI, of which every vCPU has its own.
+    pub const fn is_private(self) -> bool {
+        self.0 < PRIVATE_INTIDS
+    }
+
+    /// Whether this is a software-generated interrupt.
+    pub const fn is_sgi(self) -> bool {
+        self.0 < SGIS
+    }
+
+    /// Whether this is a shared peripheral interrupt.
+    pub const fn is_spi(self) -> bool {
+        self.0 >= PRIVATE_INTIDS && self.0 < SPI_END
+    }
+
+    /// Whether this is a locality-specific peripheral interrupt: edge-triggered, Group 1, message-signaled.
+    pub const fn is_lpi(self) -> bool {
+        self.0 >= LPI_BASE && self.0 < INTID_END
+    }
+}
+
+impl fmt::Debug for Intid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Intid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The index of a vCPU in its VM, from 0 up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VcpuId(pub u16);
+
+impl VcpuId {
+    /// As an index into per-vCPU arrays.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The number by which an ITS knows a device that sends MSIs (IHI 0069, 5.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DeviceId(pub u32);
+
+/// The payload of an MSI: which of its events the device signals (IHI 0069, 5.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct EventId(pub u32);
+
+/// An interrupt priority: lower values are higher priorities.
+///
+/// Five bits are implemented, bits 7:3 of the architecture's byte, which gives 32 levels: what
+/// `ICH_VTR_EL2.PRIbits` of common hardware states, and what the in-kernel vGIC of Linux offers
+/// (IHI 0069, 4.8). Unimplemented bits are dropped when the value is made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(u8);
+
+impl Priority {
+    /// Number of implemented bits.
+    pub const BITS: u32 = 5;
+    /// Number of distinct priorities.
+    pub const LEVELS: usize = 1 << Self::BITS;
+    /// The highest priority.
+    pub const HIGHEST: Self = Self(0);
+    /// The lowest priority: never signaled, as no priority mask lets it through
+    /// unless the mask's unimplemented bits would.
+    pub const LOWEST: Self = Self::new(0xff);
+
+    /// The priority of the architecture's 8-bit field; unimplemented low bits are ignored.
+    pub const fn new(byte: u8) -> Self {
+        Self(byte & (0xffu8 << (8 - Self::BITS)))
+    }
+
+    /// The architecture's 8-bit field; unimplemented bits are 0.
+    pub const fn byte(self) -> u8 {
+        self.0
+    }
+
+    /// The level from 0 (highest) to [`Priority::LEVELS`] - 1.
+    pub const fn level(self) -> usize {
+        (self.0 >> (8 - Self::BITS)) as usize
+    }
+}
+
+impl fmt::Debug for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#04x}", self.0)
+    }
+}
+
+/// An interrupt group as a virtual machine without security states sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Group {
+    /// Signaled as FIQ (GICv3), or as the GICv2 model chooses.
+    Group0,
+    /// Signaled as IRQ. LPIs are always in this group (IHI 0069, 6.2).
+    Group1,
+}

@@ -1,0 +1,81 @@
+//! A kick as a token: how a vCPU thread sleeps without losing a wake-up.
+//!
+//! One word, three values. The vCPU thread moves it `AWAKE -> ASLEEP` before it blocks and back to
+//! `AWAKE` afterwards; any thread moves it to `KICKED`. All are read-modify-writes of one word, so
+//! its modification order decides whether the sleeper or the kicker came first, and AcqRel is enough:
+//! there is no second word that either side could read too early.
+//!
+//! Progress: [`WaitCell::kick`] is wait-free; [`WaitCell::sleep`] blocks only in its argument.
+
+use crate::sync::{AtomicU32, Ordering};
+
+const AWAKE: u32 = 0;
+const ASLEEP: u32 = 1;
+const KICKED: u32 = 2;
+
+/// The token of one vCPU thread. A [`crate::engine::Kick`] implementation keeps one per vCPU:
+///
+/// ```
+/// use std::sync::{Arc, OnceLock};
+/// use std::thread::{self, Thread};
+/// use vgic_core::wait::WaitCell;
+///
+/// let cell = Arc::new(WaitCell::new());
+/// let vcpu = thread::spawn({
+///     let cell = Arc::clone(&cell);
+///     move || cell.sleep(thread::park) // returns after the kick, even if that came first
+/// });
+/// if cell.kick() {
+///     vcpu.thread().unpark();
+/// }
+/// vcpu.join().unwrap();
+/// ```
+#[derive(Debug)]
+pub struct WaitCell {
+    state: AtomicU32,
+}
+
+impl Default for WaitCell {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WaitCell {
+    /// Awake, and not kicked.
+    pub fn new() -> Self {
+        Self { state: AtomicU32::new(AWAKE) }
+    }
+
+    /// Leaves a kick. Returns whether the vCPU thread sleeps, so that the caller must wake it.
+    #[inline]
+    #[must_use = "a sleeping vCPU must be woken"]
+    pub fn kick(&self) -> bool {
+        // AcqRel: Release pairs with the swap and the compare-exchange in `sleep`, so that what
+        // was done before the kick is seen by the thread that consumes it.
+        self.state.swap(KICKED, Ordering::AcqRel) == ASLEEP
+    }
+
+    /// Takes a kick that has come since the last [`WaitCell::sleep`] or `take`, without sleeping.
+    pub fn take(&self) -> bool {
+        // Acquire pairs with the kick's Release.
+        self.state.swap(AWAKE, Ordering::AcqRel) == KICKED
+    }
+
+    /// Returns as soon as there is a kick, one from before the call included, and consumes it.
+    ///
+    /// `block` puts the thread to sleep until it is woken; it may return early, and must return
+    /// at once if the wake-up came before it was called (as `std::thread::park` does).
+    pub fn sleep(&self, mut block: impl FnMut()) {
+        // Success: Release is not needed for data, but keeps this word to AcqRel throughout.
+        // Failure: a kick is there; the swap below acquires it.
+        if self.state.compare_exchange(AWAKE, ASLEEP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            // Acquire: pairs with the kick's Release, though the swap below would do as well.
+            while self.state.load(Ordering::Acquire) == ASLEEP {
+                block();
+            }
+        }
+        // A swap, not a store: it also acquires from a kick that comes between the load and here.
+        self.state.swap(AWAKE, Ordering::AcqRel);
+    }
+}
