@@ -36,6 +36,8 @@ pub struct Config {
     pub event_bits: u8,
     /// Most devices that exist at one time in all MSI domains.
     pub max_devices: u32,
+    /// Most events that are mapped at one time in all MSI domains.
+    pub max_events: u32,
     /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces.
     /// Bounds the fixed-slot reclamation backend; crossbeam-epoch does not need it.
     pub participants: u16,
@@ -52,6 +54,7 @@ impl Default for Config {
             device_bits: 16,
             event_bits: 16,
             max_devices: 1 << 16,
+            max_events: 1 << 20,
             participants: 1024,
         }
     }
@@ -121,6 +124,9 @@ pub enum Error {
     /// [`Config::max_devices`] devices exist.
     #[error("the VM's limit on devices is reached")]
     TooManyDevices,
+    /// [`Config::max_events`] events are mapped.
+    #[error("the VM's limit on mapped events is reached")]
+    TooManyEvents,
 }
 
 /// What became of an injection.
@@ -288,7 +294,8 @@ pub trait MsiControl: Send + 'static {
     /// and the configuration are then the newest ones.
     ///
     /// # Errors
-    /// A range error, [`Error::NoSuchVcpu`], [`Error::EventMapped`], [`Error::TooManyLpis`], [`Error::TooManyDevices`].
+    /// A range error, [`Error::NoSuchVcpu`], [`Error::EventMapped`], [`Error::TooManyLpis`],
+    /// [`Error::TooManyDevices`], [`Error::TooManyEvents`].
     fn map(
         &mut self,
         device: DeviceId,

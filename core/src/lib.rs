@@ -3,8 +3,34 @@
 
 extern crate alloc;
 
+mod bitmap;
+mod block;
+mod collect;
+mod control;
+pub mod counters;
+pub mod cpuif;
 pub mod engine;
+mod graveyard;
+mod hub;
 pub mod ids;
+mod irq;
+mod lpis;
+#[cfg(feature = "locked")]
+pub mod locked;
 pub mod lr;
+mod mailbox;
+mod msi;
+mod ready;
+pub mod reclaim;
+mod refcount;
+mod refs;
 mod sync;
+pub mod trace;
+mod tree;
+mod vcpu;
+mod vgic;
 pub mod wait;
+
+pub use msi::{Msi, MsiDomain, MsiRoute};
+pub use vcpu::VcpuInterface;
+pub use vgic::{Vgic, VgicInjector};

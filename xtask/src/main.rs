@@ -1,1 +1,163 @@
-fn main() {}
+//! The project's own commands. `cargo xtask test` is the gate: it runs every step below in order.
+
+mod artifacts;
+mod lint;
+mod loom;
+mod mutants;
+mod no_std;
+mod process;
+mod sanitizers;
+mod setup;
+mod steps;
+mod storm;
+mod unit;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::steps::Step;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Every step in order, then a summary: what the gate runs
+    Test(TestArgs),
+    /// Checks for the tools that the other steps need and installs what is missing
+    Setup,
+    /// Formatting, checked
+    Fmt,
+    /// clippy over every set of features, warnings denied
+    Clippy,
+    /// The documentation, rustdoc's warnings denied
+    Doc,
+    /// Unit, property and documentation tests
+    Unit,
+    /// The core's tests once more, optimised, with the locked engine beside the lock-free one
+    Backends,
+    /// Links the core into a program that cannot have std
+    NoStd,
+    /// The loom models; with --mutants, the proof that they find what they are there for
+    Loom(LoomArgs),
+    /// A short lpi-storm on both engines: nothing may be lost
+    Storm,
+    /// The core's tests under AddressSanitizer (nightly)
+    Asan,
+    /// The core's stress tests under ThreadSanitizer (nightly)
+    Tsan,
+    /// The core's tests under Miri (nightly; not part of `test`)
+    Miri(MiriArgs),
+    /// Licences, sources and duplicates of the dependencies (cargo-deny; not part of `test`)
+    Deny(DenyArgs),
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Go on after a step that failed
+    #[arg(long)]
+    keep_going: bool,
+    /// Leave a step out; may be given several times
+    #[arg(long, value_name = "STEP")]
+    skip: Vec<Step>,
+}
+
+#[derive(Args)]
+struct LoomArgs {
+    /// Run the seeded bugs of loom-tests/mutants.txt instead; ARGS then name the ones to run
+    #[arg(long)]
+    mutants: bool,
+    /// With --mutants: seconds that one model may take
+    #[arg(long, value_name = "SECONDS", default_value_t = mutants::TIME_LIMIT_SECONDS)]
+    time_limit: u64,
+    /// Handed on to `cargo test`: a filter, `--test NAME`, ...
+    #[arg(allow_hyphen_values = true)]
+    args: Vec<String>,
+    /// Handed on to the test programs: `--nocapture`, ...
+    #[arg(last = true, value_name = "TEST_ARGS")]
+    test_args: Vec<String>,
+}
+
+#[derive(Args)]
+struct MiriArgs {
+    /// Handed on to `cargo miri test`
+    #[arg(allow_hyphen_values = true)]
+    args: Vec<String>,
+    /// Handed on to the test programs
+    #[arg(last = true, value_name = "TEST_ARGS")]
+    test_args: Vec<String>,
+}
+
+#[derive(Args)]
+struct DenyArgs {
+    /// Check for security advisories too, which fetches their database
+    #[arg(long)]
+    advisories: bool,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Test(args) => return steps::run_all(&args.skip, args.keep_going),
+        Command::Setup => Step::Setup.run(),
+        Command::Fmt => Step::Fmt.run(),
+        Command::Clippy => Step::Clippy.run(),
+        Command::Doc => Step::Doc.run(),
+        Command::Unit => Step::Unit.run(),
+        Command::Backends => Step::Backends.run(),
+        Command::NoStd => Step::NoStd.run(),
+        Command::Loom(args) if args.mutants => mutants::run(&args.args, args.time_limit),
+        Command::Loom(args) => loom::run(&passed_on(args.args, args.test_args)),
+        Command::Storm => Step::Storm.run(),
+        Command::Asan => Step::Asan.run(),
+        Command::Tsan => Step::Tsan.run(),
+        Command::Miri(args) => sanitizers::miri(&passed_on(args.args, args.test_args)),
+        Command::Deny(args) => lint::deny(args.advisories),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The tail of a `cargo test` command: `args -- test_args`.
+fn passed_on(mut args: Vec<String>, test_args: Vec<String>) -> Vec<String> {
+    if !test_args.is_empty() {
+        args.push("--".into());
+        args.extend(test_args);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{Cli, Command, passed_on};
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn loom_hands_its_arguments_on() {
+        for given in
+            [&["--test", "irq", "put", "--", "--nocapture"][..], &["--", "--list"], &["put"], &[]]
+        {
+            let line = ["xtask", "loom"].iter().chain(given);
+            let Ok(Cli { command: Command::Loom(args) }) = Cli::try_parse_from(line) else {
+                panic!("not understood: {given:?}");
+            };
+            assert!(!args.mutants);
+            assert_eq!(passed_on(args.args, args.test_args), given);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What is dead, from the moment it becomes so until its memory is freed.
+//!
+//! The life of one piece of garbage:
+//!
+//! **Death.** The last reference of an LPI (or of a block of pending bits, or a device) goes away, anywhere: on a
+//! vCPU's exit path as well as in a command. Or a tree node is emptied. There and then, one push puts it
+//! on the graveyard, an intrusive stack through a link of its own: no allocation, no system call.
+//!
+//! **Burial.** Somebody on the control path collects ([`crate::collect`]): takes the whole stack, unlinks from
+//! their trees what is still linked there (a look-up treats the dead as absent meanwhile),
+//! and begins a grace period for the lot.
+//!
+//! **Waiting.** Who was pinned when the grace period began may still be looking at it.
+//!
+//! **Freeing.** When the grace period is over, the next collection frees the memory.
+//!
+//! So neither an injector nor a vCPU ever frees, allocates or walks a tree on somebody's death.
+
+#![allow(unsafe_code)] // A stack of pointers of several types, tagged.
+
+use core::ptr::{self, NonNull};
+
+use crate::block::Block;
+use crate::irq::Irq;
+use crate::msi::Device;
+use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
+use crate::tree::Node;
+
+/// A count for information and limits: exact when nothing else is going on.
+#[derive(Default)]
+pub(crate) struct Count(AtomicUsize);
+
+impl Count {
+    pub(crate) fn add(&self, n: usize) {
+        // Relaxed (here and below): a number; nothing is published through it.
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sub(&self, n: usize) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Adds one, unless `limit` is reached.
+    pub(crate) fn add_below(&self, limit: usize) -> bool {
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
+            .is_ok()
+    }
+}
+
+/// How many objects of each kind are allocated, the dead included.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) irqs: Count,
+    pub(crate) blocks: Count,
+    pub(crate) devices: Count,
+    pub(crate) nodes: Count,
+    pub(crate) events: Count,
+    /// Dead objects that are not freed yet.
+    pub(crate) garbage: Count,
+}
+
+/// A dead object.
+#[derive(Clone, Copy)]
+pub(crate) enum Corpse {
+    Irq(NonNull<Irq>),
+    Node(NonNull<Node>),
+    Block(NonNull<Block>),
+    Device(NonNull<Device>),
+}
+
+const TAGS: usize = 3;
+
+impl Corpse {
+    fn tagged(self) -> *mut () {
+        let (p, tag) = match self {
+            Self::Irq(p) => (p.cast::<()>(), 0),
+            Self::Node(p) => (p.cast(), 1),
+            Self::Block(p) => (p.cast(), 2),
+            Self::Device(p) => (p.cast(), 3),
+        };
+        // All four are aligned to at least 8 bytes.
+        p.as_ptr().map_addr(|a| a | tag)
+    }
+
+    fn from_tagged(p: *mut ()) -> Option<Self> {
+        let (tag, p) = (p.addr() & TAGS, NonNull::new(p.map_addr(|a| a & !TAGS))?);
+        Some(match tag {
+            0 => Self::Irq(p.cast()),
+            1 => Self::Node(p.cast()),
+            2 => Self::Block(p.cast()),
+            _ => Self::Device(p.cast()),
+        })
+    }
+
+    /// The link through which it is chained. It is the holder's alone: nobody else links the dead.
+    fn link(&self) -> &AtomicPtr<()> {
+        // SAFETY: dead objects stay allocated until they are freed from their chain.
+        unsafe {
+            match self {
+                // A pointer to a different type behind an atomic pointer of the same layout.
+                Self::Irq(p) => &*ptr::from_ref(&p.as_ref().link).cast::<AtomicPtr<()>>(),
+                Self::Node(p) => &p.as_ref().link,
+                Self::Block(p) => &p.as_ref().link,
+                Self::Device(p) => &p.as_ref().link,
+            }
+        }
+    }
+}
+
+/// The stack of the dead.
+pub(crate) struct Graveyard {
+    head: AtomicPtr<()>,
+    pub(crate) counts: Counts,
+}
+
+impl Graveyard {
+    pub(crate) fn new() -> Self {
+        Self { head: AtomicPtr::new(ptr::null_mut()), counts: Counts::default() }
+    }
+
+    fn push(&self, corpse: Corpse) {
+        self.counts.garbage.add(1);
+        // Relaxed: the value is only compared.
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            // Relaxed: published by the compare-exchange.
+            corpse.link().store(head, Ordering::Relaxed);
+            // Release: pairs with the Acquire of `take`: what was done to the object comes before its burial.
+            match self.head.compare_exchange_weak(
+                head,
+                corpse.tagged(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    pub(crate) fn push_irq(&self, irq: NonNull<Irq>) {
+        self.push(Corpse::Irq(irq));
+    }
+
+    /// # Safety
+    /// The caller unlinked the node, and is the only one who did.
+    pub(crate) unsafe fn push_node(&self, node: NonNull<Node>) {
+        self.push(Corpse::Node(node));
+    }
+
+    pub(crate) fn push_block(&self, block: NonNull<Block>) {
+        self.push(Corpse::Block(block));
+    }
+
+    pub(crate) fn push_device(&self, device: NonNull<Device>) {
+        self.push(Corpse::Device(device));
+    }
+
+    /// Takes all of it.
+    pub(crate) fn take(&self) -> Chain {
+        // Acquire: pairs with `push`, all of them (the stack is a chain of read-modify-writes).
+        Chain(self.head.swap(ptr::null_mut(), Ordering::Acquire))
+    }
+}
+
+/// Dead objects, linked.
+pub(crate) struct Chain(*mut ());
+
+// SAFETY: the objects of a chain are its holder's alone, but for readers who only look.
+unsafe impl Send for Chain {}
+
+impl Chain {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_null()
+    }
+
+    /// Looks at each object.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(Corpse)) {
+        let mut next = self.0;
+        while let Some(corpse) = Corpse::from_tagged(next) {
+            // Relaxed (here and below): acquired by `take`; links of the dead change no more.
+            next = corpse.link().load(Ordering::Relaxed);
+            f(corpse);
+        }
+    }
+
+    /// Passes each object on, which may free it.
+    pub(crate) fn consume(self, mut f: impl FnMut(Corpse)) {
+        let mut next = self.0;
+        while let Some(corpse) = Corpse::from_tagged(next) {
+            next = corpse.link().load(Ordering::Relaxed);
+            f(corpse);
+        }
+    }
+}

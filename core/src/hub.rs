@@ -1,0 +1,207 @@
+//! Where every change of an interrupt goes: the mailboxes of a VM, and *attend*.
+//!
+//! Whatever can change what a vCPU should be offered (an injection, a line, an enable, a priority, a target,
+//! a CLEAR) does two things: it changes the shared state with one atomic operation, then it attends to the
+//! interrupt: sets `SIGNALED`, and if it was clear, posts the interrupt to its owner's mailbox, or to its
+//! target's if nobody owns it. The vCPU that drains the mailbox clears `SIGNALED` first and reads the state
+//! afterwards, so it sees every change whose attend found `SIGNALED` set.
+//!
+//! # Closed mailboxes
+//!
+//! A vCPU that cannot run has a closed mailbox: the interrupt stays pending, and is not signaled. Opening, and
+//! whatever else makes a vCPU willing (enabling its LPIs), scans for what is pending and attends to it.
+//! There are two windows between an injector I, which found the mailbox closed, and an opener O, which scans:
+//!
+//! * O finds SIGNALED set, and leaves the interrupt to I. So I, once it has cleared SIGNALED, looks at the mailbox once
+//!   more. O's look at SIGNALED and I's clearing are read-modify-writes of one word, O's first (it saw
+//!   SIGNALED), and O opened the mailbox before: so I sees it open, and attends again.
+//! * O does not see the pending bit yet (or the LPI itself, or its block of bits). O has a fence between opening and
+//!   scanning, and I one between the bit and its second look: one of the fences comes first, and whoever has the
+//!   other one sees what the first did before its own.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use crate::counters::{Counter, Counters};
+use crate::engine::Kick;
+use crate::graveyard::Graveyard;
+use crate::ids::VcpuId;
+use crate::irq::Irq;
+use crate::mailbox::{Mailbox, Push};
+use crate::refs::{Posted, Signal};
+use crate::sync::{AtomicBool, CachePadded, Ordering, fence};
+
+/// What others need of a vCPU.
+pub(crate) struct VcpuShared {
+    pub(crate) mailbox: CachePadded<Mailbox>,
+    /// GICR_CTLR.EnableLPIs.
+    lpis_enabled: AtomicBool,
+    /// The owner is to look at everything it has once more.
+    review: AtomicBool,
+    /// Someone has the vCPU's interface.
+    taken: AtomicBool,
+    pub(crate) counters: Counters,
+}
+
+impl VcpuShared {
+    fn new() -> Self {
+        Self {
+            mailbox: CachePadded::new(Mailbox::new()),
+            lpis_enabled: AtomicBool::new(true),
+            review: AtomicBool::new(false),
+            taken: AtomicBool::new(false),
+            counters: Counters::default(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn lpis_enabled(&self) -> bool {
+        // Acquire: pairs with `set_lpis_enabled`. A stale "no" is mended by the scan that follows
+        // enabling, a stale "yes" by the review that follows disabling.
+        self.lpis_enabled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_lpis_enabled(&self, enabled: bool) {
+        // Release: pairs with `lpis_enabled`.
+        self.lpis_enabled.swap(enabled, Ordering::AcqRel);
+    }
+
+    /// Asks the owner to look at everything it has. The caller kicks.
+    pub(crate) fn request_review(&self) {
+        // Release: pairs with `take_review`.
+        self.review.swap(true, Ordering::AcqRel);
+    }
+
+    #[inline(always)]
+    pub(crate) fn wants_review(&self) -> bool {
+        // Relaxed: a look; the kick that follows a request brings the owner here again.
+        self.review.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn take_review(&self) -> bool {
+        // Acquire: pairs with `request_review`, so that what was changed before it is seen.
+        self.review.swap(false, Ordering::AcqRel)
+    }
+
+    /// Makes the caller the one holder of the interface; fails if there is one.
+    pub(crate) fn take_interface(&self) -> bool {
+        // Acquire: pairs with `return_interface`.
+        !self.taken.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn return_interface(&self) {
+        // Release: pairs with `take_interface`.
+        self.taken.swap(false, Ordering::AcqRel);
+    }
+}
+
+/// The mailboxes of a VM, its way to kick, and its graveyard. Outlives every interrupt.
+pub(crate) struct Hub {
+    vcpus: Box<[CachePadded<VcpuShared>]>,
+    kick: Arc<dyn Kick>,
+    pub(crate) graveyard: Graveyard,
+    #[cfg(feature = "trace")]
+    pub(crate) tracer: Option<Arc<dyn crate::trace::Tracer>>,
+}
+
+impl Hub {
+    pub(crate) fn new(vcpus: u16, kick: Arc<dyn Kick>) -> Self {
+        Self {
+            vcpus: (0..vcpus).map(|_| CachePadded::new(VcpuShared::new())).collect(),
+            kick,
+            graveyard: Graveyard::new(),
+            #[cfg(feature = "trace")]
+            tracer: None,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn vcpu(&self, vcpu: VcpuId) -> &VcpuShared {
+        &self.vcpus[vcpu.index()]
+    }
+
+    pub(crate) fn has_vcpu(&self, vcpu: VcpuId) -> bool {
+        vcpu.index() < self.vcpus.len()
+    }
+
+    pub(crate) fn kick(&self, vcpu: VcpuId) {
+        self.vcpu(vcpu).counters.add(Counter::Kicks, 1);
+        self.kick.kick(vcpu);
+    }
+
+    /// Makes sure that a vCPU looks at the interrupt again. Returns whether the interrupt still lives.
+    ///
+    /// The caller sees it under a pin, or holds a reference to it.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn attend(&self, irq: &Irq) -> bool {
+        match irq.signal() {
+            Signal::Dead => return false,
+            Signal::Already => {}
+            Signal::New(posted) => self.post(posted),
+        }
+        true
+    }
+
+    /// Puts an interrupt into the mailbox of whom it concerns.
+    #[inline]
+    pub(crate) fn post(&self, mut posted: Posted) {
+        loop {
+            let to = posted.destination();
+            if cfg!(mutant = "kick_before_push") && !self.vcpu(to).mailbox.has_mail() {
+                self.kick(to);
+                let _ = self.vcpu(to).mailbox.push(posted);
+                return;
+            }
+            match self.vcpu(to).mailbox.push(posted) {
+                Push::WasEmpty => return self.kick(to),
+                Push::Queued => return,
+                Push::Closed(back) => match self.look_again(back) {
+                    Some(again) => posted = again,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// After a mailbox was found closed: see "Closed mailboxes" above.
+    #[cold]
+    pub(crate) fn look_again(&self, posted: Posted) -> Option<Posted> {
+        let irq = posted.withdraw();
+        if cfg!(mutant = "closed_without_second_look") {
+            return None;
+        }
+        // Pairs with the fence of `vgic::Shared::scan`.
+        fence(Ordering::SeqCst);
+        // Fresh: the owner that closed its mailbox may have let go, and the target may have changed.
+        if self.vcpu(irq.destination()).mailbox.is_closed() {
+            return None;
+        }
+        match irq.signal() {
+            Signal::New(posted) => Some(posted),
+            Signal::Already | Signal::Dead => None,
+        }
+    }
+
+    /// Attends to an edge-triggered interrupt whose control word has changed, unless it is idle: then
+    /// nothing follows from the change.
+    ///
+    /// Two read-modify-writes instead of two looks: if the first sees no pending bit, any injection it missed comes later
+    /// and reads the new control word; if the second sees no holder, any later claim does.
+    pub(crate) fn attend_unless_idle(&self, irq: &Irq) {
+        let pending = irq.pending().is_pending_ordered(irq.lane());
+        let state = irq.state.load_ordered();
+        if pending || state.is_signaled() || state.owner().is_some() {
+            self.attend(irq);
+        }
+    }
+
+    /// Makes an interrupt not pending, wherever it is waiting.
+    pub(crate) fn clear(&self, irq: &Irq) {
+        irq.pending().clear(irq.lane());
+        // Its owner withdraws what it has taken already. Nothing else is left to do if there is none.
+        if irq.state.load_ordered().owner().is_some() {
+            self.attend(irq);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One interrupt: its state, behind its `irq_lock`.
+//!
+//! The reference count is [`std::sync::Arc`]'s. It costs what the ancestor's `kref` costs: a get is one
+//! relaxed `fetch_add`, a put one releasing `fetch_sub`, and [`std::sync::Weak::upgrade`], which the LPI table uses, is
+//! "get unless zero". Being a value, it cannot be forgotten on an early return.
+
+use std::sync::Arc;
+
+use super::cpu::Cpu;
+use super::lpis::LpiTable;
+use super::spin::{SpinGuard, SpinLock};
+use crate::engine::{Trigger, WiredConfig};
+use crate::ids::{Group, Intid, Priority, VcpuId};
+use crate::lr::{Lr, LrState};
+
+/// An interrupt: an SGI, PPI or SPI, which exists from the start, or an LPI, which lives as long as there are
+/// references to it: one of each event that is mapped to it, and one of the `ap_list` that it is on.
+///
+/// Aligned, so that the locks of neighbors do not share a cache line.
+#[repr(align(64))]
+pub(super) struct Irq {
+    /// The table that an LPI is to be taken out of in the end.
+    table: Option<Arc<LpiTable>>,
+    state: SpinLock<IrqState>,
+}
+
+/// What the `irq_lock` protects.
+pub(super) struct IrqState {
+    pub(super) intid: Intid,
+    /// Where it waits in its priority: the clock of its vCPU ([`Cpu`]) when it came to wait there.
+    pub(super) place: u64,
+    /// When it was first changed since its vCPU's last flush, by the same clock; 0: never by this vCPU's clock.
+    pub(super) changed: u64,
+    /// Number of events that are mapped to this LPI.
+    pub(super) mappings: u32,
+    /// The vCPU that takes it.
+    pub(super) target: VcpuId,
+    /// The vCPU whose `ap_list` it is on.
+    pub(super) vcpu: Option<VcpuId>,
+    pub(super) priority: Priority,
+    /// The priority in which it has its place.
+    pub(super) place_priority: Priority,
+    pub(super) group: Group,
+    pub(super) trigger: Trigger,
+    pub(super) enabled: bool,
+    pub(super) line_level: bool,
+    /// Pending, whatever the line says. In a list register, it is not here but in `lr_latch`.
+    pub(super) pending_latch: bool,
+    pub(super) active: bool,
+    /// It is in a list register.
+    pub(super) in_lr: bool,
+    /// The list register's pending bit stands for `pending_latch`, and goes back there if it is not acknowledged.
+    pub(super) lr_latch: bool,
+    /// It has been taken since it came to its place: once it is pending again, it goes to the end, which is
+    /// where `changed` says.
+    pub(super) spent: bool,
+}
+
+impl IrqState {
+    fn new(intid: Intid, target: VcpuId) -> Self {
+        Self {
+            intid,
+            place: 0,
+            changed: 0,
+            mappings: 0,
+            target,
+            vcpu: None,
+            priority: Priority::HIGHEST,
+            place_priority: Priority::HIGHEST,
+            group: Group::Group0,
+            trigger: Trigger::Edge,
+            enabled: false,
+            line_level: false,
+            pending_latch: false,
+            active: false,
+            in_lr: false,
+            lr_latch: false,
+            spent: false,
+        }
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending_latch || (self.trigger == Trigger::Level && self.line_level)
+    }
+
+    /// Whether some vCPU should have it on its `ap_list`.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.active || (self.enabled && self.is_pending())
+    }
+
+    /// Whether vCPU `me` may offer it to its guest.
+    fn is_offered(&self, me: VcpuId, lpis_enabled: bool) -> bool {
+        self.enabled
+            && self.is_pending()
+            && self.target == me
+            && (lpis_enabled || !self.intid.is_lpi())
+    }
+
+    /// Where it belongs in the `ap_list` of vCPU `me`, which it is on; nowhere if it is to leave it.
+    ///
+    /// The keys of one list are different, and sort as list registers are filled: what is
+    /// active, then what is pending; the highest priority first; what waits longest first.
+    pub(super) fn sort_key(&mut self, me: VcpuId, lpis_enabled: bool) -> Option<SortKey> {
+        if !self.active && !self.is_offered(me, lpis_enabled) {
+            return None;
+        }
+        if (self.spent && self.is_pending()) || self.place_priority != self.priority {
+            self.take_place();
+        }
+        Some(SortKey::new(self.active, self.priority, self.place))
+    }
+
+    /// Puts it at the end of its priority's line.
+    pub(super) fn take_place(&mut self) {
+        self.spent = false;
+        self.place = self.changed;
+        self.place_priority = self.priority;
+    }
+
+    /// Moves it into a list register of vCPU `me`.
+    pub(super) fn fill_lr(&mut self, me: VcpuId, lpis_enabled: bool) -> Lr {
+        // A level-sensitive interrupt is sampled again once it has been deactivated, not before.
+        let offer = self.is_offered(me, lpis_enabled)
+            && (!self.active || self.trigger == Trigger::Edge);
+        self.in_lr = true;
+        if offer {
+            self.lr_latch = self.pending_latch;
+            self.pending_latch = false;
+        }
+        let state = match (self.active, offer) {
+            (false, false) => return Lr::EMPTY, // It has changed since it was sorted.
+            (false, true) => LrState::Pending,
+            (true, false) => LrState::Active,
+            (true, true) => LrState::PendingActive,
+        };
+        let lr = Lr::pending(self.intid, self.priority, self.group).with_state(state);
+        if self.trigger == Trigger::Level { lr.with_eoi_maintenance() } else { lr }
+    }
+
+    /// Takes it back out of a list register that the guest left in this state.
+    pub(super) fn fold_lr(&mut self, state: LrState, cpu: &Cpu) {
+        self.in_lr = false;
+        self.active = state.is_active();
+        if state.is_pending() {
+            // Unless it was withdrawn meanwhile. It keeps its place.
+            self.pending_latch |= self.lr_latch;
+        } else {
+            self.end_offer(cpu);
+        }
+        self.lr_latch = false;
+    }
+
+    /// It has been acknowledged or deactivated: if it is pending, then anew.
+    pub(super) fn end_offer(&mut self, cpu: &Cpu) {
+        self.spent = true;
+        if self.is_pending() {
+            self.note_change(cpu);
+        }
+    }
+
+    /// Records that it has changed, for its place in line. Changes are taken in at the next flush,
+    /// so the first one since the last flush counts.
+    pub(super) fn note_change(&mut self, cpu: &Cpu) {
+        if self.changed <= cpu.last_flush() {
+            self.changed = cpu.tick();
+        }
+    }
+
+    /// Makes it not pending, in a list register neither. A level that asserts it still does.
+    pub(super) fn clear_pending(&mut self) {
+        self.pending_latch = false;
+        self.lr_latch = false;
+    }
+
+    /// Changes the vCPU that takes it.
+    pub(super) fn set_target(&mut self, target: VcpuId) {
+        if self.target != target && self.vcpu.is_none() {
+            self.changed = 0;
+        }
+        self.target = target;
+    }
+
+    /// Takes it off its vCPU's list.
+    pub(super) fn unlist(&mut self) {
+        self.vcpu = None;
+        self.changed = 0;
+        self.in_lr = false;
+        if self.intid.is_lpi() {
+            // An LPI is active only as far as the CPU interface remembers it, in a list register.
+            self.active = false;
+        }
+    }
+
+    /// Takes over the configuration of a wired interrupt.
+    pub(super) fn configure(&mut self, config: &WiredConfig) {
+        self.enabled = config.enabled;
+        self.priority = config.priority;
+        self.group = config.group;
+        self.trigger = if self.intid.is_sgi() { Trigger::Edge } else { config.trigger };
+        if !self.intid.is_private() {
+            self.set_target(config.target);
+        }
+    }
+}
+
+impl Irq {
+    /// An SGI, PPI or SPI as it is after reset.
+    pub(super) fn wired(intid: Intid, target: VcpuId) -> Arc<Self> {
+        Arc::new(Self { table: None, state: SpinLock::new(IrqState::new(intid, target)) })
+    }
+
+    /// An LPI.
+    pub(super) fn lpi(intid: Intid, target: VcpuId, table: &Arc<LpiTable>) -> Arc<Self> {
+        let state = IrqState { group: Group::Group1, ..IrqState::new(intid, target) };
+        Arc::new(Self { table: Some(Arc::clone(table)), state: SpinLock::new(state) })
+    }
+
+    /// Takes the `irq_lock`.
+    #[inline(always)]
+    pub(super) fn lock(&self) -> SpinGuard<'_, IrqState> {
+        self.state.lock()
+    }
+}
+
+impl Drop for Irq {
+    fn drop(&mut self) {
+        if let Some(table) = self.table.take() {
+            let intid = self.state.get_mut().intid;
+            table.release(intid, self);
+        }
+    }
+}
+
+/// See [`IrqState::sort_key`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SortKey(u64);
+
+impl SortKey {
+    /// Of what is to leave the list.
+    pub(super) const LEAVES: Self = Self(u64::MAX);
+
+    const PENDING: u64 = 1 << 61;
+    const LEVEL_SHIFT: u32 = 56;
+
+    fn new(active: bool, priority: Priority, place: u64) -> Self {
+        let class = if active { 0 } else { Self::PENDING };
+        Self(class | (priority.level() as u64) << Self::LEVEL_SHIFT | place)
+    }
+
+    pub(super) fn is_active(self) -> bool {
+        self.0 & Self::PENDING == 0
+    }
+}

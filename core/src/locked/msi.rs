@@ -1,0 +1,402 @@
+//! MSI domains: from (DeviceID, EventID) to the LPI, for injections and for the control side.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use super::irq::{Irq, IrqState};
+use super::spin::SpinLock;
+use super::{Participant, Vm};
+use crate::engine::{Error, Injected, LpiConfig, MsiControl};
+use crate::ids::{DeviceId, EventId, Intid, VcpuId};
+use crate::sync::CachePadded;
+
+/// An event of a device: what a route keeps, whatever is mapped there.
+///
+/// Aligned, so that the locks of neighbors do not share a cache line.
+#[derive(Default)]
+#[repr(align(64))]
+struct Event {
+    lpi: SpinLock<Option<Arc<Irq>>>,
+}
+
+impl Event {
+    /// Makes the event's LPI pending. Returns the vCPU that is to be kicked, too, once the caller holds no lock.
+    #[inline(always)]
+    fn inject(&self, vm: &Vm) -> (Injected, Option<VcpuId>) {
+        let lpi = self.lpi.lock();
+        let Some(irq) = &*lpi else {
+            return (Injected::Unmapped, None);
+        };
+        let mut state = irq.lock();
+        if state.pending_latch {
+            return (Injected::Coalesced, None);
+        }
+        state.pending_latch = true;
+        (Injected::Pending, vm.attend(irq, state))
+    }
+
+    /// The LPI, with a reference of its own.
+    fn get(&self) -> Result<Arc<Irq>, Error> {
+        self.lpi.lock().clone().ok_or(Error::NotMapped)
+    }
+
+    fn is_mapped(&self) -> bool {
+        self.lpi.lock().is_some()
+    }
+}
+
+/// The mapping goes with its domain, if nobody unmaps it before.
+impl Drop for Event {
+    fn drop(&mut self) {
+        if let Some(irq) = self.lpi.get_mut() {
+            let mut state = irq.lock();
+            state.mappings -= 1;
+            state.clear_pending();
+        }
+    }
+}
+
+/// A (DeviceID, EventID) pair as one number, events of a device next to each other.
+type Key = u64;
+
+fn key(device: DeviceId, event: EventId) -> Key {
+    u64::from(device.0) << 32 | u64::from(event.0)
+}
+
+/// One multiplication, folded: enough for keys that are numbers already, with a seed that the guest does not know.
+#[derive(Clone)]
+struct KeyHash {
+    seed: u64,
+    hash: u64,
+}
+
+impl BuildHasher for KeyHash {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Hasher for KeyHash {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.write_u64(b.into()));
+    }
+
+    #[inline(always)]
+    fn write_u64(&mut self, n: u64) {
+        let product = u128::from(self.hash ^ self.seed ^ n) * 0x9e37_79b9_7f4a_7c15;
+        self.hash = product as u64 ^ (product >> 64) as u64;
+    }
+}
+
+type Shard = RwLock<HashMap<Key, Arc<Event>, KeyHash>>;
+
+/// Injectors that look up different events seldom meet in the same reader count.
+const SHARDS: usize = 16;
+
+struct Domain {
+    vm: Arc<Vm>,
+    shards: [CachePadded<Shard>; SHARDS],
+    devices: AtomicUsize,
+    events: AtomicUsize,
+}
+
+impl Domain {
+    fn shard(&self, device: DeviceId, event: EventId) -> &Shard {
+        &self.shards[(event.0 ^ device.0.wrapping_mul(7)) as usize % SHARDS]
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        self.vm.devices.give_back(*self.devices.get_mut());
+        self.vm.events.give_back(*self.events.get_mut());
+    }
+}
+
+/// The injection side of an MSI domain.
+#[derive(Clone)]
+pub struct LockedDomain {
+    domain: Arc<Domain>,
+}
+
+impl LockedDomain {
+    #[inline]
+    pub(super) fn inject(&self, device: DeviceId, event: EventId) -> Injected {
+        let vm = &*self.domain.vm;
+        let shard = self.domain.shard(device, event).read().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = shard.get(&key(device, event)) else {
+            return Injected::Unmapped;
+        };
+        let (injected, kick) = found.inject(vm);
+        drop(shard);
+        vm.kick(kick);
+        injected
+    }
+}
+
+/// An event, found once.
+pub struct LockedRoute {
+    vm: Arc<Vm>,
+    event: Arc<Event>,
+}
+
+impl LockedRoute {
+    #[inline]
+    pub(super) fn inject(&self) -> Injected {
+        let (injected, kick) = self.event.inject(&self.vm);
+        self.vm.kick(kick);
+        injected
+    }
+}
+
+/// The control side of an MSI domain.
+pub struct LockedMsi {
+    participant: Participant,
+    domain: Arc<Domain>,
+    /// The events that are mapped, or were when they were last looked at, and those with routes: what is in the
+    /// domain's shards, in order, and without their locks.
+    events: BTreeMap<Key, Arc<Event>>,
+    /// Events of these that were found unmapped, but with a route.
+    routed: usize,
+}
+
+/// Heap bytes of a mapped event, its entries in both tables included. Hash tables are 7/12 full on average,
+/// and have one byte more for each slot.
+pub(super) const fn event_bytes() -> usize {
+    super::arc_bytes::<Event>()
+        + super::btree_bytes::<Key, Arc<Event>>()
+        + (size_of::<(Key, Arc<Event>)>() + 1) * 12 / 7
+}
+
+impl LockedMsi {
+    pub(super) fn new(vm: &Arc<Vm>) -> Result<Self, Error> {
+        let participant = Participant::new(vm)?;
+        let hash = KeyHash { seed: vm.hash_seed, hash: 0 };
+        let domain = Domain {
+            vm: Arc::clone(vm),
+            shards: core::array::from_fn(|_| {
+                CachePadded::new(RwLock::new(HashMap::with_hasher(hash.clone())))
+            }),
+            devices: AtomicUsize::new(0),
+            events: AtomicUsize::new(0),
+        };
+        Ok(Self { participant, domain: Arc::new(domain), events: BTreeMap::new(), routed: 0 })
+    }
+
+    fn vm(&self) -> &Vm {
+        &self.participant.vm
+    }
+
+    /// Checks that the domain has such devices and events.
+    fn check(&self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        let config = &self.vm().config;
+        if u64::from(device.0) >> config.device_bits != 0 {
+            return Err(Error::DeviceRange(device));
+        }
+        if u64::from(event.0) >> config.event_bits != 0 {
+            return Err(Error::EventRange(event));
+        }
+        Ok(())
+    }
+
+    /// A reference to the LPI of a mapped event.
+    fn lpi(&self, device: DeviceId, event: EventId) -> Result<Arc<Irq>, Error> {
+        self.events.get(&key(device, event)).ok_or(Error::NotMapped)?.get()
+    }
+
+    fn has_device(&self, device: DeviceId) -> bool {
+        self.events.range(Self::keys_of(device)).next().is_some()
+    }
+
+    fn keys_of(device: DeviceId) -> std::ops::RangeInclusive<Key> {
+        key(device, EventId(0))..=key(device, EventId(u32::MAX))
+    }
+
+    /// The event's entry, made if there is none.
+    fn get_or_make(&mut self, device: DeviceId, event: EventId) -> Result<Arc<Event>, Error> {
+        if let Some(found) = self.events.get(&key(device, event)) {
+            return Ok(Arc::clone(found));
+        }
+        if !self.has_device(device) {
+            if !self.vm().devices.take() {
+                // Devices that only a route kept, which is gone now, need not count.
+                self.collect();
+                if !self.vm().devices.take() {
+                    return Err(Error::TooManyDevices);
+                }
+            }
+            // Relaxed, here and below: a number that publishes nothing.
+            self.domain.devices.fetch_add(1, Ordering::Relaxed);
+        }
+        let made = Arc::new(Event::default());
+        let mut shard =
+            self.domain.shard(device, event).write().unwrap_or_else(PoisonError::into_inner);
+        shard.insert(key(device, event), Arc::clone(&made));
+        drop(shard);
+        self.events.insert(key(device, event), Arc::clone(&made));
+        self.routed += 1;
+        Ok(made)
+    }
+
+    /// Removes an event's entry, if it is not mapped and has no route.
+    fn forget(&mut self, device: DeviceId, event: EventId) {
+        let Some(found) = self.events.get(&key(device, event)) else { return };
+        // Only this handle makes routes. Two: `self.events` and the shard.
+        if found.is_mapped() || Arc::strong_count(found) > 2 {
+            return;
+        }
+        let mut shard =
+            self.domain.shard(device, event).write().unwrap_or_else(PoisonError::into_inner);
+        shard.remove(&key(device, event));
+        drop(shard);
+        self.events.remove(&key(device, event));
+        self.routed -= 1;
+        if !self.has_device(device) {
+            self.domain.devices.fetch_sub(1, Ordering::Relaxed);
+            self.vm().devices.give_back(1);
+        }
+    }
+
+    /// Changes an LPI by `f`, and attends to it.
+    fn change(&self, irq: &Arc<Irq>, f: impl FnOnce(&mut IrqState)) {
+        let mut state = irq.lock();
+        f(&mut state);
+        let kick = self.vm().attend(irq, state);
+        self.vm().kick(kick);
+    }
+}
+
+impl MsiControl for LockedMsi {
+    type Domain = LockedDomain;
+    type Route = LockedRoute;
+
+    fn domain(&self) -> LockedDomain {
+        LockedDomain { domain: Arc::clone(&self.domain) }
+    }
+
+    fn map(
+        &mut self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        target: VcpuId,
+        config: LpiConfig,
+    ) -> Result<(), Error> {
+        self.check(device, event)?;
+        self.vm().lpis.check(intid)?;
+        self.vm().check_vcpu(target)?;
+        if self.events.get(&key(device, event)).is_some_and(|event| event.is_mapped()) {
+            return Err(Error::EventMapped);
+        }
+        let irq = self.vm().lpis.get_or_make(intid, target)?;
+        let entry = self.get_or_make(device, event)?;
+        if !self.vm().events.take() {
+            drop(entry);
+            self.forget(device, event);
+            return Err(Error::TooManyEvents);
+        }
+        self.domain.events.fetch_add(1, Ordering::Relaxed);
+        self.routed -= 1;
+        self.change(&irq, |state| {
+            state.mappings += 1;
+            state.enabled = config.enabled;
+            state.priority = config.priority;
+            state.set_target(target);
+        });
+        *entry.lpi.lock() = Some(irq);
+        Ok(())
+    }
+
+    fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        let entry = self.events.get(&key(device, event)).ok_or(Error::NotMapped)?;
+        // An injection holds the lock until the LPI is pending and queued: it comes before this, or finds nothing.
+        let irq = entry.lpi.lock().take().ok_or(Error::NotMapped)?;
+        self.change(&irq, |state| {
+            state.mappings -= 1;
+            state.clear_pending();
+        });
+        drop(irq);
+        self.vm().events.give_back(1);
+        self.domain.events.fetch_sub(1, Ordering::Relaxed);
+        self.routed += 1;
+        self.forget(device, event);
+        Ok(())
+    }
+
+    fn unmap_device(&mut self, device: DeviceId) -> usize {
+        let keys: Vec<Key> = self.events.range(Self::keys_of(device)).map(|(&key, _)| key).collect();
+        keys.into_iter().filter(|&key| self.unmap(device, EventId(key as u32)).is_ok()).count()
+    }
+
+    fn retarget(&mut self, device: DeviceId, event: EventId, target: VcpuId) -> Result<(), Error> {
+        let irq = self.lpi(device, event)?;
+        self.vm().check_vcpu(target)?;
+        self.change(&irq, |state| state.set_target(target));
+        Ok(())
+    }
+
+    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error> {
+        self.vm().check_vcpu(from)?;
+        self.vm().check_vcpu(to)?;
+        if from == to {
+            return Ok(0);
+        }
+        let mut moved = 0;
+        self.vm().lpis.for_each(|irq| {
+            let mut state = irq.lock();
+            // One without a mapping is only waiting for its end.
+            if state.target == from && state.mappings > 0 {
+                moved += 1;
+                state.set_target(to);
+                let kick = self.vm().attend(irq, state);
+                self.vm().kick(kick);
+            }
+        });
+        Ok(moved)
+    }
+
+    fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error> {
+        let irq = self.vm().lpis.get(intid).ok_or(Error::NotMapped)?;
+        let mut state = irq.lock();
+        if state.mappings == 0 {
+            return Err(Error::NotMapped);
+        }
+        state.enabled = config.enabled;
+        state.priority = config.priority;
+        let kick = self.vm().attend(&irq, state);
+        self.vm().kick(kick);
+        Ok(())
+    }
+
+    fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        let irq = self.lpi(device, event)?;
+        self.change(&irq, IrqState::clear_pending);
+        Ok(())
+    }
+
+    fn route(&mut self, device: DeviceId, event: EventId) -> Result<LockedRoute, Error> {
+        self.check(device, event)?;
+        let event = self.get_or_make(device, event)?;
+        Ok(LockedRoute { vm: Arc::clone(&self.participant.vm), event })
+    }
+
+    fn collect(&mut self) {
+        if self.routed == 0 {
+            return;
+        }
+        let unmapped = self.events.iter().filter(|(_, event)| !event.is_mapped());
+        let keys: Vec<Key> = unmapped.map(|(&key, _)| key).collect();
+        for key in keys {
+            self.forget(DeviceId((key >> 32) as u32), EventId(key as u32));
+        }
+    }
+}

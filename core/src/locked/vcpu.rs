@@ -1,0 +1,361 @@
+//! A vCPU's own side: entry and exit.
+
+use std::sync::Arc;
+
+use super::cpu::{ApList, Listed};
+use super::irq::{Irq, SortKey};
+use super::{Participant, Vm};
+use crate::engine::{Error, Flushed, Vcpu};
+use crate::ids::{Intid, VcpuId};
+use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
+
+/// A vCPU's own side.
+pub struct LockedVcpu {
+    participant: Participant,
+    entry: Entry,
+}
+
+/// What the owner knows from one entry to the next.
+struct Entry {
+    me: VcpuId,
+    open: bool,
+    /// Number of list registers in use since the last flush, to be folded: they are the front of the list.
+    in_lrs: usize,
+    /// Number of list registers that may still hold something.
+    written: usize,
+    /// Number of active interrupts in no list register.
+    spilled: usize,
+    /// What the list held when it was last looked at; what has been added since then requests a flush.
+    listed: usize,
+    /// References on their way off the list, kept to be dropped without its lock. Empty between calls.
+    pruned: Vec<Arc<Irq>>,
+}
+
+/// What a flush has found.
+#[derive(Default)]
+struct Tally {
+    flushed: Flushed,
+    spilled: usize,
+}
+
+impl Tally {
+    fn add(&mut self, lr: Lr) {
+        self.flushed.in_lrs += 1;
+        self.flushed.pending += usize::from(lr.state() == LrState::Pending);
+    }
+
+    /// What the virtual CPU interface is to report.
+    fn maintenance(&self) -> Maintenance {
+        let Flushed { in_lrs, pending, waiting } = self.flushed;
+        Maintenance {
+            // Only what is not the case from the start: else the guest would never get to run.
+            underflow: waiting && in_lrs > 1,
+            no_pending: waiting && pending > 0,
+            not_present: self.spilled > 0,
+            trap_dir: self.spilled > 0,
+        }
+    }
+}
+
+impl LockedVcpu {
+    pub(super) fn new(vm: &Arc<Vm>, me: VcpuId) -> Result<Self, Error> {
+        vm.check_vcpu(me)?;
+        let participant = Participant::new(vm)?;
+        if !vm.cpu(me).take_interface() {
+            return Err(Error::VcpuInUse(me));
+        }
+        let entry = Entry {
+            me,
+            open: false,
+            in_lrs: 0,
+            written: 0,
+            spilled: 0,
+            listed: 0,
+            pruned: Vec::new(),
+        };
+        Ok(Self { participant, entry })
+    }
+}
+
+impl Vcpu for LockedVcpu {
+    fn open(&mut self) {
+        if self.entry.open {
+            return;
+        }
+        self.entry.open = true;
+        let (vm, me) = (&*self.participant.vm, self.entry.me);
+        let cpu = vm.cpu(me);
+        // What waited meanwhile stands in line as the scan finds it.
+        cpu.take_request();
+        cpu.ap_list.lock().open = true;
+        cpu.private.iter().chain(&vm.spis).for_each(|irq| vm.requeue(irq, Some(me)));
+        vm.lpis.for_each(|irq| vm.requeue(irq, Some(me)));
+    }
+
+    fn close<L: ListRegisters>(&mut self, lrs: &mut L) {
+        if !self.entry.open {
+            return;
+        }
+        let vm = &*self.participant.vm;
+        self.entry.fold(vm, lrs);
+        self.entry.clear_lrs(lrs, 0);
+        lrs.set_maintenance(Maintenance::default());
+        self.entry.shut(vm);
+    }
+
+    #[inline]
+    fn flush<L: ListRegisters>(&mut self, lrs: &mut L) -> Flushed {
+        if !self.entry.open {
+            return Flushed::default();
+        }
+        let tally = self.entry.flush(&self.participant.vm, lrs);
+        lrs.set_maintenance(tally.maintenance());
+        tally.flushed
+    }
+
+    #[inline]
+    fn fold<L: ListRegisters>(&mut self, lrs: &mut L) {
+        self.entry.fold(&self.participant.vm, lrs);
+    }
+
+    fn deactivate(&mut self, intid: Intid) -> bool {
+        let (vm, me) = (&*self.participant.vm, self.entry.me);
+        let lpi;
+        let irq = if intid.is_private() {
+            &vm.cpu(me).private[intid.0 as usize]
+        } else if let Ok(spi) = vm.spi(intid) {
+            spi
+        } else {
+            lpi = vm.lpis.get(intid);
+            match &lpi {
+                Some(lpi) => lpi,
+                None => return false,
+            }
+        };
+        let mut state = irq.lock();
+        if !state.active || state.in_lr {
+            return false;
+        }
+        state.active = false;
+        // The clock is that of the vCPU on whose list it is; this one's own flush is to come anyway.
+        let vcpu = state.vcpu.unwrap_or(state.target);
+        state.end_offer(vm.cpu(vcpu));
+        if state.vcpu != Some(me) {
+            let kick = vm.attend(irq, state);
+            vm.kick(kick);
+        }
+        true
+    }
+
+    fn has_mail(&self) -> bool {
+        self.participant.vm.cpu(self.entry.me).is_requested()
+    }
+}
+
+impl Drop for LockedVcpu {
+    fn drop(&mut self) {
+        let vm = &*self.participant.vm;
+        if self.entry.open {
+            // Without the list registers: as if the guest had not touched them.
+            self.entry.shut(vm);
+        }
+        vm.cpu(self.entry.me).return_interface();
+    }
+}
+
+impl Entry {
+    fn flush<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) -> Tally {
+        if self.in_lrs > 0 {
+            self.fold(vm, lrs);
+        }
+        let cpu = vm.cpu(self.me);
+        let mut tally = Tally::default();
+        if cpu.take_request() || self.listed > 0 {
+            let mut ap_list = cpu.ap_list.lock();
+            if ap_list.list.len() <= lrs.count() {
+                self.fill_all(&mut ap_list, lrs, &mut tally);
+            } else {
+                self.fill_first(&mut ap_list, lrs, &mut tally);
+            }
+            self.listed = ap_list.list.len();
+        }
+        self.in_lrs = tally.flushed.in_lrs;
+        self.spilled = tally.spilled;
+        self.clear_lrs(lrs, self.in_lrs);
+        self.written = self.in_lrs;
+        for irq in self.pruned.drain(..) {
+            // Another vCPU's now, perhaps.
+            vm.requeue(&irq, None);
+        }
+        tally
+    }
+
+    /// Fills the list registers with the whole list, which fits: one walk, each interrupt locked once.
+    fn fill_all<L: ListRegisters>(
+        &mut self,
+        ap_list: &mut ApList,
+        lrs: &mut L,
+        tally: &mut Tally,
+    ) {
+        let ApList { list, lpis_enabled, .. } = ap_list;
+        let mut sorted = true;
+        let mut last = None;
+        for _ in 0..list.len() {
+            let Some(Listed { irq, .. }) = list.pop_front() else { break };
+            let mut state = irq.lock();
+            if let Some(key) = state.sort_key(self.me, *lpis_enabled) {
+                let lr = state.fill_lr(self.me, *lpis_enabled);
+                drop(state);
+                lrs.write(tally.flushed.in_lrs, lr);
+                tally.add(lr);
+                sorted &= last.replace(key) < Some(key);
+                list.push_back(Listed { irq, key });
+            } else {
+                state.unlist();
+                drop(state);
+                self.pruned.push(irq);
+            }
+        }
+        if !sorted {
+            let mut filled = [(SortKey::LEAVES, Lr::EMPTY); MAX_LRS];
+            let filled = &mut filled[..list.len()];
+            for (n, (to, listed)) in filled.iter_mut().zip(list.iter()).enumerate() {
+                *to = (listed.key, lrs.read(n));
+            }
+            filled.sort_unstable_by_key(|&(key, _)| key);
+            filled.iter().enumerate().for_each(|(n, &(_, lr))| lrs.write(n, lr));
+            list.make_contiguous().sort_unstable_by_key(|listed| listed.key);
+        }
+    }
+
+    /// Fills the list registers with the first of the list.
+    fn fill_first<L: ListRegisters>(
+        &mut self,
+        ap_list: &mut ApList,
+        lrs: &mut L,
+        tally: &mut Tally,
+    ) {
+        let ApList { list, lpis_enabled, .. } = ap_list;
+        let (mut active, mut pending, mut leaving) = (0, 0, 0);
+        for listed in list.iter_mut() {
+            let mut state = listed.irq.lock();
+            listed.key = match state.sort_key(self.me, *lpis_enabled) {
+                Some(key) => {
+                    *(if key.is_active() { &mut active } else { &mut pending }) += 1;
+                    key
+                }
+                None => {
+                    state.unlist();
+                    leaving += 1;
+                    SortKey::LEAVES
+                }
+            };
+        }
+        let list = list.make_contiguous();
+        // Mostly sorted: a sorted list, with what is new at its end. A stable sort makes use of that.
+        if !list.is_sorted_by_key(|listed| listed.key) {
+            list.sort_by_key(|listed| listed.key);
+        }
+        let kept = list.len() - leaving;
+        let in_lrs = kept.min(lrs.count());
+        if pending > 0 && active >= in_lrs {
+            // The first pending one gets the last list register.
+            list[in_lrs - 1..=active].rotate_right(1);
+        }
+        for (n, listed) in list[..in_lrs].iter().enumerate() {
+            let lr = listed.irq.lock().fill_lr(self.me, *lpis_enabled);
+            lrs.write(n, lr);
+            tally.add(lr);
+        }
+        let spilled = list[in_lrs..kept].iter().take_while(|listed| listed.key.is_active());
+        for listed in spilled {
+            let mut state = listed.irq.lock();
+            if state.intid.is_lpi() {
+                // Forgotten. If it is not pending, the next flush finds that it is not to be here.
+                state.active = false;
+                state.spent = true;
+                pending += usize::from(state.sort_key(self.me, *lpis_enabled).is_some());
+            } else {
+                tally.spilled += 1;
+            }
+        }
+        let pending_in_lrs = in_lrs - list[..in_lrs].iter().filter(|l| l.key.is_active()).count();
+        tally.flushed.waiting = pending > pending_in_lrs;
+        // What leaves is at the end.
+        self.pruned.extend(ap_list.list.drain(kept..).map(|listed| listed.irq));
+    }
+
+    fn fold<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) {
+        let ends = lrs.take_eoi_count() as usize;
+        if self.in_lrs == 0 && (ends == 0 || self.spilled == 0) {
+            return;
+        }
+        let cpu = vm.cpu(self.me);
+        let mut ap_list = cpu.ap_list.lock();
+        let list = &mut ap_list.list;
+        if ends > 0 && self.spilled > 0 {
+            // Sorted by the last flush, up to what has been added since then.
+            let waiting = list.range(self.in_lrs..self.listed);
+            let mut ends = ends;
+            for listed in waiting.take_while(|_| ends > 0) {
+                let mut state = listed.irq.lock();
+                if state.active && !state.intid.is_lpi() {
+                    // If that is the end of it, the next flush prunes it.
+                    state.active = false;
+                    state.end_offer(cpu);
+                    self.spilled -= 1;
+                    ends -= 1;
+                }
+            }
+        }
+        let mut kept = 0;
+        for n in 0..self.in_lrs {
+            let Some(Listed { irq, key }) = list.pop_front() else { break };
+            let mut state = irq.lock();
+            state.fold_lr(lrs.read(n).state(), cpu);
+            if state.active || state.is_pending() {
+                drop(state);
+                list.push_back(Listed { irq, key });
+                kept += 1;
+            } else {
+                state.unlist();
+                drop(state);
+                self.pruned.push(irq);
+            }
+        }
+        list.rotate_right(kept);
+        self.listed = list.len();
+        self.in_lrs = 0;
+        drop(ap_list);
+        // The references that were gotten when these were queued.
+        self.pruned.clear();
+    }
+
+    /// Empties the list registers from `first` up.
+    fn clear_lrs<L: ListRegisters>(&mut self, lrs: &mut L, first: usize) {
+        (first..self.written).for_each(|n| lrs.write(n, Lr::EMPTY));
+        self.written = self.written.min(first);
+    }
+
+    /// Powers the vCPU off: nothing is on its list, nor will be.
+    fn shut(&mut self, vm: &Vm) {
+        let cpu = vm.cpu(self.me);
+        let mut ap_list = cpu.ap_list.lock();
+        ap_list.open = false;
+        for Listed { irq, .. } in ap_list.list.drain(..) {
+            let mut state = irq.lock();
+            state.pending_latch |= state.lr_latch;
+            state.lr_latch = false;
+            state.unlist();
+            drop(state);
+            self.pruned.push(irq);
+        }
+        drop(ap_list);
+        cpu.take_request();
+        (self.open, self.in_lrs, self.spilled, self.listed) = (false, 0, 0, 0);
+        for irq in self.pruned.drain(..) {
+            // One that was active here while its target changed is its target's now.
+            vm.requeue(&irq, None);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The LPIs of a VM: INTID -> interrupt.
+//!
+//! Look-up takes no lock and no reference: the pin protects what it finds. An INTID has at most one living interrupt;
+//! a dead one may still be in its slot, and counts as absent until it is replaced or unlinked. So the same INTID can
+//! be mapped again while the old object dies.
+//!
+//! # The pending bit outlives the object
+//!
+//! Pending bits belong to INTIDs, not to objects. An injector that still sees a dead object can leave a bit behind: it
+//! set the bit, then found the object dead. If the INTID is mapped again, nobody may coalesce with that bit unattended:
+//!
+//! * the injector, when it finds the object dead, looks the INTID up again, and attends to the new object if there
+//!   is one (`vgic::Shared::inject`);
+//! * whoever takes a mapping reference, to a new object or an existing one, looks at the bit afterwards, by a
+//!   read-modify-write, and attends if it is set ([`crate::hub::Hub::attend_unless_idle`]).
+//!
+//! The two read-modify-writes of the pending word are ordered: either the mapper sees the bit, or the injector sees
+//! the new object. Such a bit can give the new mapping one interrupt that was meant for the old one, if the
+//! injection overlapped with both the unmapping and the mapping; it cannot lose one.
+
+#![allow(unsafe_code)] // Objects are boxed by hand, and freed by `collect`.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::ptr::NonNull;
+
+use crate::bitmap::BLOCK;
+use crate::block::Block;
+use crate::control::Control;
+use crate::engine::Error;
+use crate::hub::Hub;
+use crate::ids::{Intid, LPI_BASE};
+use crate::irq::Irq;
+use crate::reclaim::Pin;
+use crate::refcount::Ref;
+use crate::refs::IrqRef;
+use crate::tree::Tree;
+
+/// The map.
+pub(crate) struct Lpis {
+    pub(crate) irqs: Tree<Irq>,
+    pub(crate) blocks: Tree<Block>,
+    hub: Arc<Hub>,
+    /// Number of INTIDs.
+    intids: u32,
+    /// Most objects that may exist.
+    max: usize,
+}
+
+/// Bits that keys below `n` need.
+fn key_bits(n: u64) -> u32 {
+    u64::BITS - n.saturating_sub(1).leading_zeros()
+}
+
+impl Lpis {
+    pub(crate) fn new(intids: u32, max: u32, hub: &Arc<Hub>) -> Self {
+        let blocks = u64::from(intids).div_ceil(BLOCK as u64);
+        Self {
+            // SAFETY: the hub, which has the graveyard, is kept alive by `self.hub`.
+            irqs: unsafe { Tree::new(key_bits(intids.into()), &hub.graveyard) },
+            // SAFETY: as above.
+            blocks: unsafe { Tree::new(key_bits(blocks), &hub.graveyard) },
+            hub: Arc::clone(hub),
+            intids,
+            max: max as usize,
+        }
+    }
+
+    /// The key of an INTID in the tree of interrupts.
+    pub(crate) fn key(&self, intid: Intid) -> Result<u64, Error> {
+        let key = intid.0.checked_sub(LPI_BASE).filter(|&key| key < self.intids);
+        key.map(u64::from).ok_or(Error::IntidRange(intid))
+    }
+
+    /// The key in the tree of blocks that goes with a key in the tree of interrupts.
+    pub(crate) fn block_key(key: u64) -> u64 {
+        key / BLOCK as u64
+    }
+
+    /// The living interrupt of an INTID.
+    pub(crate) fn get<'p>(&'p self, intid: Intid, pin: &'p Pin) -> Option<&'p Irq> {
+        let irq = self.irqs.get(self.key(intid).ok()?, pin)?;
+        (!irq.state.load().is_dead()).then_some(irq)
+    }
+
+    /// A reference to the interrupt of an INTID, made with `control` if there is none; and whether it was made.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::TooManyLpis`].
+    pub(crate) fn get_or_insert(
+        &self,
+        intid: Intid,
+        control: Control,
+        pin: &Pin,
+    ) -> Result<(IrqRef, bool), Error> {
+        let key = self.key(intid)?;
+        let mut fresh = None;
+        loop {
+            let found = self.irqs.get(key, pin);
+            if let Some(irq) = found.and_then(Irq::try_get) {
+                return Ok((irq, false));
+            }
+            let new = match fresh.take() {
+                Some(new) => new,
+                None => self.make(intid, key, control, pin)?,
+            };
+            let put = match found {
+                // SAFETY: an interrupt is freed by `collect`, after it was unlinked and a grace period.
+                Some(dead) => unsafe { self.irqs.replace(key, NonNull::from(dead), new.0, pin) },
+                // SAFETY: as above.
+                None => unsafe { self.irqs.insert(key, new.0, pin) }.is_ok(),
+            };
+            if put {
+                let irq = new.publish();
+                return Ok((irq, true));
+            }
+            fresh = Some(new);
+        }
+    }
+
+    /// An interrupt that nobody knows yet.
+    fn make<'l>(
+        &'l self,
+        intid: Intid,
+        key: u64,
+        control: Control,
+        pin: &'l Pin,
+    ) -> Result<Fresh<'l>, Error> {
+        if !self.hub.graveyard.counts.irqs.add_below(self.max) {
+            return Err(Error::TooManyLpis);
+        }
+        let block = self.block(Self::block_key(key), pin);
+        let (word, lane) = block.pending.locate(key as usize);
+        let hub = NonNull::from(&*self.hub);
+        // SAFETY: the block is kept by the reference that goes into `Fresh`, and then with the object until
+        // `collect` frees it; the hub outlives the trees and everything in them.
+        let irq = unsafe { Irq::new(intid, control, (NonNull::from(word), lane), hub) };
+        let irq = NonNull::from(Box::leak(Box::new(irq)));
+        let _ = block.into_raw();
+        Ok(Fresh(irq, self, pin))
+    }
+
+    /// A reference to a block, made if there is none.
+    fn block(&self, key: u64, pin: &Pin) -> Ref<Block> {
+        loop {
+            let found = self.blocks.get(key, pin);
+            if let Some(block) = found.and_then(Ref::try_new) {
+                return block;
+            }
+            // SAFETY: the graveyard outlives the trees and everything in them.
+            let fresh = Box::leak(Box::new(unsafe { Block::new(key, &self.hub.graveyard) })).into();
+            let put = match found {
+                // SAFETY: a block is freed by `collect`, after it was unlinked and a grace period.
+                Some(dead) => unsafe { self.blocks.replace(key, NonNull::from(dead), fresh, pin) },
+                // SAFETY: as above.
+                None => unsafe { self.blocks.insert(key, fresh, pin) }.is_ok(),
+            };
+            if put {
+                self.hub.graveyard.counts.blocks.add(1);
+                // SAFETY: the reference that it was made with.
+                return unsafe { Ref::from_raw(fresh) };
+            }
+            // SAFETY: never shared.
+            drop(unsafe { Box::from_raw(fresh.as_ptr()) });
+        }
+    }
+
+    /// Frees an interrupt's memory, and gives its block's reference back.
+    ///
+    /// # Safety
+    /// Nobody else can reach it any more.
+    pub(crate) unsafe fn free(&self, irq: NonNull<Irq>, pin: &Pin) {
+        // SAFETY: boxed in `make`; the caller has the only pointer.
+        let irq = unsafe { Box::from_raw(irq.as_ptr()) };
+        irq.freed();
+        self.hub.graveyard.counts.irqs.sub(1);
+        if let Ok(key) = self.key(irq.intid())
+            && let Some(block) = self.blocks.get(Self::block_key(key), pin)
+        {
+            // SAFETY: `make` gave this reference up for the object; it kept the block alive, and so the one in the tree.
+            drop(unsafe { Ref::from_raw(NonNull::from(block)) });
+        }
+    }
+}
+
+/// An interrupt that is not in the tree yet. Dropping it undoes its making.
+struct Fresh<'l>(NonNull<Irq>, &'l Lpis, &'l Pin);
+
+impl Fresh<'_> {
+    /// It is in the tree now; the result is the reference that it was made with.
+    fn publish(self) -> IrqRef {
+        let irq = core::mem::ManuallyDrop::new(self).0;
+        // SAFETY: made with one reference, nobody's so far.
+        unsafe { IrqRef::from_raw(irq) }
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        // SAFETY: never shared.
+        unsafe { self.1.free(self.0, self.2) };
+    }
+}

@@ -1,0 +1,162 @@
+//! A vCPU's mailbox: many producers, one consumer, drained whole.
+//!
+//! An intrusive stack (Linux's llist has this shape). `head` is null (open and empty), an interrupt,
+//! or `CLOSED`. Producers push by compare-exchange; the owner takes everything with one swap, so there is no ABA.
+//! A push learns whether it found the mailbox empty, which is exactly when a kick is due: whoever came
+//! before has kicked, and the owner has not drained since.
+//!
+//! An interrupt is in at most one mailbox: its [`Posted`] reference exists once.
+//!
+//! # Happens-before
+//!
+//! A push (Release) is seen by the drain (Acquire), and through it everything before any push of the
+//! same batch: later pushes are read-modify-writes, so they continue the release sequence.
+//! Closing and opening are read-modify-writes of the same word.
+//!
+//! Progress: push is lock-free, drain, close and open are wait-free (going through what was drained
+//! takes as long as it is long).
+
+#![allow(unsafe_code)] // The links of interrupts whose references the mailbox holds.
+
+use core::ptr::{self, NonNull};
+
+use crate::irq::Irq;
+use crate::refs::Posted;
+use crate::sync::{AtomicPtr, Ordering};
+
+/// A mailbox.
+pub(crate) struct Mailbox {
+    head: AtomicPtr<Irq>,
+}
+
+/// What came of a push.
+pub(crate) enum Push {
+    /// It is in, and the owner has to be kicked.
+    WasEmpty,
+    /// It is in; a kick is under way.
+    Queued,
+    /// The mailbox is closed.
+    Closed(Posted),
+}
+
+/// The head of a closed mailbox: an address at which no interrupt can be.
+fn closed() -> *mut Irq {
+    ptr::without_provenance_mut(1)
+}
+
+impl Mailbox {
+    /// Closed.
+    pub(crate) fn new() -> Self {
+        Self { head: AtomicPtr::new(closed()) }
+    }
+
+    /// Puts an interrupt in.
+    #[inline]
+    pub(crate) fn push(&self, posted: Posted) -> Push {
+        // Acquire (here and on failure): pairs with `close` and `open`, for the caller that is refused.
+        let mut head = self.head.load(Ordering::Acquire);
+        loop {
+            if head == closed() {
+                return Push::Closed(posted);
+            }
+            // Relaxed: published by the compare-exchange below.
+            posted.link.store(head, Ordering::Relaxed);
+            let irq = ptr::from_ref::<Irq>(&posted).cast_mut();
+            let order =
+                if cfg!(mutant = "push_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+            // Release: pairs with the Acquire of `drain`.
+            match self.head.compare_exchange_weak(head, irq, order, Ordering::Acquire) {
+                Ok(_) => {
+                    let _ = posted.into_raw();
+                    return if head.is_null() { Push::WasEmpty } else { Push::Queued };
+                }
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes everything out, oldest first. For the owner.
+    #[inline]
+    pub(crate) fn drain(&self) -> Drained {
+        // Relaxed: an empty look takes nothing; what is pushed after it kicks.
+        let head = self.head.load(Ordering::Relaxed);
+        if head.is_null() || head == closed() {
+            return Drained { next: ptr::null_mut() };
+        }
+        // Acquire: pairs with `push`. The mailbox cannot be closed here: only the owner does that.
+        Drained::new(self.head.swap(ptr::null_mut(), Ordering::AcqRel))
+    }
+
+    /// Whether there is something to drain. For the owner.
+    #[inline]
+    pub(crate) fn has_mail(&self) -> bool {
+        // Acquire, for tests that look before they drain; see `drain` for why missing one is harmless.
+        let head = self.head.load(Ordering::Acquire);
+        !head.is_null() && head != closed()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        // Acquire: pairs with `open` and `close`. Who must not miss an `open` holds the chain
+        // through the interrupt's state word (see `hub::Hub::post`).
+        self.head.load(Ordering::Acquire) == closed()
+    }
+
+    /// Opens a closed mailbox. For the owner, who scans for what is pending afterwards.
+    pub(crate) fn open(&self) {
+        // Release: pairs with `is_closed` and `push`. Fails only if it is open.
+        let _ = self.head.compare_exchange(
+            closed(),
+            ptr::null_mut(),
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Closes the mailbox and takes out what is in it. For the owner.
+    pub(crate) fn close(&self) -> Drained {
+        // AcqRel: as `drain` for what is taken, and pairs with `is_closed` and `push`.
+        let head = self.head.swap(closed(), Ordering::AcqRel);
+        Drained::new(if head == closed() { ptr::null_mut() } else { head })
+    }
+}
+
+/// What a mailbox held, oldest first. What is not taken from here is withdrawn.
+pub(crate) struct Drained {
+    next: *mut Irq,
+}
+
+impl Drained {
+    /// Turns the stack around: newest first becomes oldest first.
+    fn new(head: *mut Irq) -> Self {
+        let (mut rest, mut turned) = (head, ptr::null_mut());
+        while let Some(irq) = NonNull::new(rest) {
+            // SAFETY: the mailbox's reference keeps it alive, and is ours since the swap.
+            let link = unsafe { &irq.as_ref().link };
+            // Relaxed: acquired by the swap; nobody else uses the link while `Posted` exists.
+            rest = link.load(Ordering::Relaxed);
+            link.store(turned, Ordering::Relaxed);
+            turned = irq.as_ptr();
+        }
+        Self { next: turned }
+    }
+}
+
+impl Iterator for Drained {
+    type Item = Posted;
+
+    #[inline]
+    fn next(&mut self) -> Option<Posted> {
+        let irq = NonNull::new(self.next)?;
+        // SAFETY: as in `new`. The link is read before the reference is handed out: its end lets
+        // others use the link.
+        self.next = unsafe { irq.as_ref() }.link.load(Ordering::Relaxed);
+        // SAFETY: `push` gave this reference up to the mailbox.
+        Some(unsafe { Posted::from_raw(irq) })
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}

@@ -1,0 +1,385 @@
+//! MSI domains: (DeviceID, EventID) -> LPI.
+//!
+//! One domain is what one ITS translates with. Its control side ([`Msi`]) exists once, so commands happen in order;
+//! its injection side ([`MsiDomain`]) is cloned freely and takes no lock: two trees are walked, devices first,
+//! then the device's events. A [`MsiRoute`] has that behind it: it holds the event's slot itself.
+//!
+//! An event's slot owns one reference to its LPI; each mapped event and each route owns one to its device.
+
+#![allow(unsafe_code)] // Slots hold references as raw pointers.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ptr::{self, NonNull};
+
+use crate::control::Control;
+use crate::engine::{Error, LpiConfig, MsiControl};
+use crate::graveyard::Graveyard;
+use crate::ids::{DeviceId, EventId, Group, Intid, VcpuId};
+use crate::irq::Irq;
+use crate::reclaim::{Epoch, Participant, Pin, Reclaim};
+use crate::refcount::{Counted, Ref, RefCount};
+use crate::refs::IrqRef;
+use crate::sync::AtomicPtr;
+use crate::tree::{HeldSlot, Tree};
+use crate::vgic::Shared;
+
+/// A device: its events.
+pub(crate) struct Device {
+    count: RefCount,
+    /// Next in the graveyard.
+    pub(crate) link: AtomicPtr<()>,
+    id: DeviceId,
+    events: Tree<Irq>,
+    domain: Arc<Devices>,
+    graveyard: NonNull<Graveyard>,
+}
+
+// SAFETY: everything in it is atomic or constant, and `graveyard`, which is Sync, outlives it (see `Devices::find`).
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+impl Counted for Device {
+    fn count(&self) -> &RefCount {
+        &self.count
+    }
+
+    unsafe fn bury(this: NonNull<Self>) {
+        // SAFETY: dead but not yet in the graveyard, so it is the caller's alone; the graveyard outlives it.
+        let graveyard = unsafe { this.as_ref().graveyard.as_ref() };
+        graveyard.push_device(this);
+    }
+}
+
+impl Device {
+    /// Takes a dead device out of its domain.
+    pub(crate) fn unlink(&self, pin: &Pin) {
+        let _ = self.domain.tree.remove(self.id.0.into(), NonNull::from(self), pin);
+    }
+
+    fn event<'p>(&'p self, event: EventId, pin: &'p Pin) -> Option<&'p Irq> {
+        self.events.get(event.0.into(), pin)
+    }
+}
+
+/// The devices of one domain.
+struct Devices {
+    tree: Tree<Device>,
+}
+
+/// The injection side of a domain.
+pub struct MsiDomain<R: Reclaim = Epoch> {
+    devices: Arc<Devices>,
+    /// After `devices`: what they point to is kept alive by this.
+    pub(crate) shared: Arc<Shared<R>>,
+}
+
+impl<R: Reclaim> Clone for MsiDomain<R> {
+    fn clone(&self) -> Self {
+        Self { devices: Arc::clone(&self.devices), shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<R: Reclaim> MsiDomain<R> {
+    /// What an event is mapped to.
+    #[inline]
+    pub(crate) fn translate<'p>(
+        &'p self,
+        device: DeviceId,
+        event: EventId,
+        pin: &'p Pin,
+    ) -> Option<&'p Irq> {
+        self.devices.tree.get(device.0.into(), pin)?.event(event, pin)
+    }
+
+    /// A reference to a device, made if there is none.
+    fn find_or_make(&self, device: DeviceId, pin: &Pin) -> Result<Ref<Device>, Error> {
+        let key = u64::from(device.0);
+        let graveyard = &self.shared.hub.graveyard;
+        loop {
+            let found = self.devices.tree.get(key, pin);
+            if let Some(device) = found.and_then(Ref::try_new) {
+                return Ok(device);
+            }
+            if !graveyard.counts.devices.add_below(self.shared.config.max_devices as usize) {
+                return Err(Error::TooManyDevices);
+            }
+            let fresh = NonNull::from(Box::leak(Box::new(Device {
+                count: RefCount::new(),
+                link: AtomicPtr::new(ptr::null_mut()),
+                id: device,
+                // SAFETY: devices are freed by `collect`, or with the engine; the graveyard is there until then.
+                events: unsafe { Tree::new(self.shared.config.event_bits.into(), graveyard) },
+                domain: Arc::clone(&self.devices),
+                graveyard: NonNull::from(graveyard),
+            })));
+            let put = match found {
+                // SAFETY: a device is freed by `collect`, after it was unlinked and a grace period.
+                Some(dead) => unsafe {
+                    self.devices.tree.replace(key, NonNull::from(dead), fresh, pin)
+                },
+                // SAFETY: as above.
+                None => unsafe { self.devices.tree.insert(key, fresh, pin) }.is_ok(),
+            };
+            if put {
+                // SAFETY: the reference that it was made with.
+                return Ok(unsafe { Ref::from_raw(fresh) });
+            }
+            graveyard.counts.devices.sub(1);
+            // SAFETY: never shared.
+            drop(unsafe { Box::from_raw(fresh.as_ptr()) });
+        }
+    }
+}
+
+/// One event of one device, resolved: an injection through it is one load away from the LPI.
+/// It sees every later remap of the event.
+pub struct MsiRoute<R: Reclaim = Epoch> {
+    slot: HeldSlot<Irq>,
+    /// Keeps the slot where it is: the tree of events goes with the device.
+    _device: Ref<Device>,
+    /// After `_device`: what it points to is kept alive by this.
+    pub(crate) shared: Arc<Shared<R>>,
+}
+
+impl<R: Reclaim> MsiRoute<R> {
+    #[inline(always)]
+    pub(crate) fn translate<'p>(&'p self, pin: &'p Pin) -> Option<&'p Irq> {
+        // SAFETY: the device, and so its tree of events, is kept by the reference.
+        unsafe { self.slot.get(pin) }
+    }
+}
+
+/// The control side of a domain. Dropping it unmaps everything.
+pub struct Msi<R: Reclaim = Epoch> {
+    /// First: a participant ends before the engine that it belongs to.
+    participant: R::Participant,
+    domain: MsiDomain<R>,
+}
+
+impl<R: Reclaim> Msi<R> {
+    pub(crate) fn new(shared: Arc<Shared<R>>) -> Result<Self, Error> {
+        let participant = shared.reclaim.register().ok_or(Error::TooManyParticipants)?;
+        let bits = shared.config.device_bits.into();
+        // SAFETY: whoever has the devices has the engine, too; the fields' order ends the devices first.
+        let tree = unsafe { Tree::new(bits, &shared.hub.graveyard) };
+        Ok(Self { participant, domain: MsiDomain { devices: Arc::new(Devices { tree }), shared } })
+    }
+
+    fn shared(&self) -> &Shared<R> {
+        &self.domain.shared
+    }
+
+    fn check(&self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        if u64::from(device.0) >> self.shared().config.device_bits != 0 {
+            return Err(Error::DeviceRange(device));
+        }
+        if u64::from(event.0) >> self.shared().config.event_bits != 0 {
+            return Err(Error::EventRange(event));
+        }
+        Ok(())
+    }
+
+    fn check_vcpu(&self, vcpu: VcpuId) -> Result<(), Error> {
+        if self.shared().hub.has_vcpu(vcpu) { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
+    }
+
+    fn try_map(
+        &self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        target: VcpuId,
+        config: LpiConfig,
+    ) -> Result<(), Error> {
+        let shared = self.shared();
+        let pin = &*self.participant.pin();
+        let device = self.domain.find_or_make(device, pin)?;
+        if device.event(event, pin).is_some() {
+            return Err(Error::EventMapped);
+        }
+        let events = &shared.hub.graveyard.counts.events;
+        if !events.add_below(shared.config.max_events as usize) {
+            return Err(Error::TooManyEvents);
+        }
+        let set = |c: Control| {
+            c.with_target(target).with_enabled(config.enabled).with_priority(config.priority)
+        };
+        let control = set(Control::RESET.with_group(Group::Group1));
+        let (irq, made) = shared.lpis.get_or_insert(intid, control, pin).inspect_err(|_| events.sub(1))?;
+        if !made {
+            irq.control().update(set);
+        }
+        let irq = irq.into_raw();
+        // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
+        // it for as long as a pin that could see it. The slot is empty: only this handle fills slots of the domain.
+        let put = unsafe { device.events.insert(event.0.into(), irq, pin) };
+        debug_assert!(put.is_ok(), "one handle maps");
+        let _ = device.into_raw();
+        // SAFETY: seen under the pin.
+        shared.hub.attend_unless_idle(unsafe { irq.as_ref() });
+        Ok(())
+    }
+
+    /// Takes an event's mapping out.
+    fn take(&self, device: &Device, event: EventId, pin: &Pin) -> bool {
+        let Some(irq) = device.event(event, pin) else { return false };
+        if !device.events.remove(event.0.into(), NonNull::from(irq), pin) {
+            return false;
+        }
+        // SAFETY: the slot's reference, which was given up in `try_map`.
+        let irq = unsafe { IrqRef::from_raw(NonNull::from(irq)) };
+        // Cleared before the reference goes: what is unmapped is not pending.
+        self.shared().hub.clear(&irq);
+        if cfg!(mutant = "unmap_without_put") {
+            let _ = irq.into_raw();
+        } else {
+            drop(irq);
+        }
+        self.shared().hub.graveyard.counts.events.sub(1);
+        // SAFETY: the mapped event's reference to its device, given up in `try_map`.
+        drop(unsafe { Ref::from_raw(NonNull::from(device)) });
+        true
+    }
+
+    fn unmap_all_of(&self, device: &Device, pin: &Pin) -> usize {
+        let mut events = Vec::new();
+        device.events.for_each(pin, &mut |event, _| events.push(EventId(event as u32)));
+        events.into_iter().filter(|&event| self.take(device, event, pin)).count()
+    }
+
+    /// Collects if there is something worth collecting.
+    fn tidy(&self) {
+        const WORTH: usize = if cfg!(loom) { 1 } else { 128 };
+        if self.shared().hub.graveyard.counts.garbage.get() >= WORTH {
+            self.shared().collect(&self.participant);
+        }
+    }
+
+    fn with_event<T>(
+        &self,
+        device: DeviceId,
+        event: EventId,
+        f: impl FnOnce(&Irq) -> T,
+    ) -> Result<T, Error> {
+        let pin = &*self.participant.pin();
+        self.domain.translate(device, event, pin).map(f).ok_or(Error::NotMapped)
+    }
+}
+
+impl<R: Reclaim> MsiControl for Msi<R> {
+    type Domain = MsiDomain<R>;
+    type Route = MsiRoute<R>;
+
+    fn domain(&self) -> MsiDomain<R> {
+        self.domain.clone()
+    }
+
+    fn map(
+        &mut self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        target: VcpuId,
+        config: LpiConfig,
+    ) -> Result<(), Error> {
+        self.check(device, event)?;
+        self.check_vcpu(target)?;
+        self.shared().lpis.key(intid)?;
+        self.tidy();
+        match self.try_map(device, event, intid, target, config) {
+            // What is dead counts until it is freed.
+            Err(Error::TooManyLpis | Error::TooManyDevices) => {
+                self.shared().collect(&self.participant);
+                self.try_map(device, event, intid, target, config)
+            }
+            done => done,
+        }
+    }
+
+    fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        let taken = {
+            let pin = &*self.participant.pin();
+            let device = self.domain.devices.tree.get(device.0.into(), pin);
+            device.is_some_and(|device| self.take(device, event, pin))
+        };
+        self.tidy();
+        if taken { Ok(()) } else { Err(Error::NotMapped) }
+    }
+
+    fn unmap_device(&mut self, device: DeviceId) -> usize {
+        let taken = {
+            let pin = &*self.participant.pin();
+            let device = self.domain.devices.tree.get(device.0.into(), pin);
+            device.map_or(0, |device| self.unmap_all_of(device, pin))
+        };
+        self.tidy();
+        taken
+    }
+
+    fn retarget(&mut self, device: DeviceId, event: EventId, target: VcpuId) -> Result<(), Error> {
+        self.check_vcpu(target)?;
+        self.with_event(device, event, |irq| {
+            irq.control().update(|c| c.with_target(target));
+            self.shared().hub.attend_unless_idle(irq);
+        })
+    }
+
+    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error> {
+        self.check_vcpu(from)?;
+        self.check_vcpu(to)?;
+        if from == to {
+            return Ok(0);
+        }
+        let mut moved = 0;
+        let pin = &*self.participant.pin();
+        self.shared().lpis.irqs.for_each(pin, &mut |_, irq| {
+            let (old, _) = irq.control().update(|c| if c.target() == from { c.with_target(to) } else { c });
+            if old.target() == from && !irq.state.load().is_dead() {
+                self.shared().hub.attend_unless_idle(irq);
+                moved += 1;
+            }
+        });
+        Ok(moved)
+    }
+
+    fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error> {
+        let pin = &*self.participant.pin();
+        let irq = self.shared().lpis.get(intid, pin).ok_or(Error::NotMapped)?;
+        irq.control().update(|c| c.with_enabled(config.enabled).with_priority(config.priority));
+        self.shared().hub.attend_unless_idle(irq);
+        Ok(())
+    }
+
+    fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        self.with_event(device, event, |irq| self.shared().hub.clear(irq))
+    }
+
+    fn route(&mut self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {
+        self.check(device, event)?;
+        let pin = &*self.participant.pin();
+        let device = self.domain.find_or_make(device, pin)?;
+        let slot = device.events.hold_slot(event.0.into(), pin);
+        Ok(MsiRoute { slot, _device: device, shared: Arc::clone(&self.domain.shared) })
+    }
+
+    fn collect(&mut self) {
+        self.shared().collect(&self.participant);
+    }
+}
+
+impl<R: Reclaim> Drop for Msi<R> {
+    fn drop(&mut self) {
+        {
+            let pin = &*self.participant.pin();
+            let mut devices = Vec::new();
+            self.domain.devices.tree.for_each(pin, &mut |_, device| devices.push(device));
+            for device in devices {
+                let _ = self.unmap_all_of(device, pin);
+            }
+        }
+        self.shared().collect(&self.participant);
+    }
+}

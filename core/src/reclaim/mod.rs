@@ -1,0 +1,52 @@
+//! When memory that was shared may be freed: grace periods, by either of two backends.
+//!
+//! A thread that follows shared pointers is *pinned* meanwhile. A *grace period* that began after an object was
+//! unlinked is over when every thread that was pinned at its beginning has unpinned since; then nobody can hold
+//! the object. That is the whole facade: pin, begin a grace period, ask whether it is over. What
+//! waits, and who frees it, is the same for both backends (`graveyard`, `collect`).
+//!
+//! * [`Epoch`]: crossbeam-epoch. Any number of participants.
+//! * [`Slots`]: one slot for each registered participant, `no_std`. Small enough to be modelled exhaustively. A pin
+//!   never runs anything but its own few instructions: in particular it never allocates (crossbeam's may, once in a
+//!   while, when it collects its own bookkeeping).
+
+mod epoch;
+mod slots;
+
+use core::ops::Deref;
+
+pub use epoch::Epoch;
+pub use slots::Slots;
+
+/// Proof that the thread is pinned, for as long as it is borrowed.
+#[derive(Debug)]
+pub struct Pin(());
+
+/// A backend.
+pub trait Reclaim: Send + Sync + 'static {
+    /// One thread's part.
+    type Participant: Participant;
+    /// A grace period.
+    type Grace: Send;
+
+    /// Room for `participants` participants, if the backend needs to know.
+    fn new(participants: u16) -> Self;
+
+    /// Registers a participant; `None` if there is no room.
+    fn register(&self) -> Option<Self::Participant>;
+
+    /// Begins a grace period. It covers everything that was unlinked before this call.
+    fn begin(&self, participant: &Self::Participant) -> Self::Grace;
+
+    /// Whether a grace period is over. Helps it on: if no one is pinned, a few calls suffice.
+    fn is_over(&self, participant: &Self::Participant, grace: &Self::Grace) -> bool;
+}
+
+/// One thread's part in a backend. It can be sent to another thread, but not shared.
+pub trait Participant: Send + 'static {
+    /// Unpins when dropped.
+    type Guard<'p>: Deref<Target = Pin>;
+
+    /// Pins the thread. Pins nest.
+    fn pin(&self) -> Self::Guard<'_>;
+}

@@ -1,0 +1,104 @@
+//! The reference count of everything that is not an interrupt: tree nodes, blocks of pending bits, devices.
+//!
+//! The rules are those of `refs`: a count becomes `DEAD` in the same step that takes the last reference
+//! away, is never revived, and who made it dead hands the object to the graveyard.
+//!
+//! Progress: lock-free.
+
+#![allow(unsafe_code)] // References are raw pointers to objects that the counts keep alive.
+
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+use crate::sync::{AtomicUsize, Ordering};
+
+const DEAD: usize = usize::MAX;
+
+/// A count.
+pub(crate) struct RefCount(AtomicUsize);
+
+impl RefCount {
+    /// With one reference, the caller's.
+    pub(crate) fn new() -> Self {
+        Self(AtomicUsize::new(1))
+    }
+
+    /// One more reference, unless it is dead.
+    #[must_use]
+    pub(crate) fn try_get(&self) -> bool {
+        // AcqRel: in one chain with `put`, so that who gets a reference sees what was done under others.
+        let got = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| {
+            if n == DEAD { None } else { Some(n + 1) }
+        });
+        got.is_ok()
+    }
+
+    /// One reference less; returns whether the object is now dead, by the caller's hand.
+    ///
+    /// The caller does not use the object afterwards, unless it is dead or a pin protects it.
+    #[must_use]
+    pub(crate) fn put(&self) -> bool {
+        // AcqRel: in one chain with `try_get`: all use of the object comes before its death.
+        let put = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| {
+            Some(if n == 1 { DEAD } else { n - 1 })
+        });
+        put == Ok(1)
+    }
+}
+
+/// An object with a count.
+pub(crate) trait Counted {
+    fn count(&self) -> &RefCount;
+
+    /// Takes over an object that has just become dead.
+    ///
+    /// # Safety
+    /// The caller made it dead, and does not use it afterwards.
+    unsafe fn bury(this: NonNull<Self>);
+}
+
+/// A reference to a counted object.
+pub(crate) struct Ref<T: Counted>(NonNull<T>);
+
+// SAFETY: shares a `T`, and may be the one to end it.
+unsafe impl<T: Counted + Send + Sync> Send for Ref<T> {}
+// SAFETY: as above.
+unsafe impl<T: Counted + Send + Sync> Sync for Ref<T> {}
+
+impl<T: Counted> Ref<T> {
+    /// A reference to an object that the caller sees under a pin; `None` if it is dead.
+    pub(crate) fn try_new(object: &T) -> Option<Self> {
+        object.count().try_get().then(|| Self(NonNull::from(object)))
+    }
+
+    /// Gives the reference up without dropping it.
+    pub(crate) fn into_raw(self) -> NonNull<T> {
+        ManuallyDrop::new(self).0
+    }
+
+    /// Takes back a reference that was given up, or that the object was made with.
+    ///
+    /// # Safety
+    /// There must be one, and it is used up.
+    pub(crate) unsafe fn from_raw(object: NonNull<T>) -> Self {
+        Self(object)
+    }
+}
+
+impl<T: Counted> Deref for Ref<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the reference keeps it alive.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T: Counted> Drop for Ref<T> {
+    fn drop(&mut self) {
+        if self.count().put() {
+            // SAFETY: this value stands for a reference, and ends here; `put` says that it was the last.
+            unsafe { T::bury(self.0) };
+        }
+    }
+}

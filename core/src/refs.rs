@@ -1,0 +1,339 @@
+//! The life of an interrupt: its state word, and the references that keep it alive.
+//!
+//! This is the only file that counts. Everywhere else a reference is a value: taken when it is made,
+//! given back when it is dropped, in the place where it was taken.
+//!
+//! # The word
+//!
+//! | bits | field | who writes |
+//! |---|---|---|
+//! | 31:0 | `REFS`: mappings (and short-lived [`IrqRef`]s) | anyone |
+//! | 32 | `SIGNALED`: the interrupt is in a mailbox. *Is* the mailbox's reference. | set by anyone, cleared by who drains |
+//! | 33 | `OWNED`: a vCPU has it in its buckets or list registers. *Is* that vCPU's reference. | the vCPU named by `OWNER` |
+//! | 34 | `DEAD`: there are no references, and never will be again | who drops the last one |
+//! | 35 | `ACTIVE`: active, while its vCPU is closed | the owner |
+//! | 63:48 | `OWNER`: which vCPU, if `OWNED` | the owner |
+//!
+//! References are three types: [`IrqRef`] (one of `REFS`), [`Posted`] (`SIGNALED`) and [`Owned`] (`OWNED`).
+//! Two of them are bits since there is never more than one: this is what makes "in at most one
+//! mailbox" and "in at most one vCPU" properties of one word.
+//!
+//! # Rules
+//!
+//! 1. A word without holders becomes `DEAD` in the same compare-exchange that takes the last holder away.
+//!    `DEAD` never goes away: a count that reached zero is not revived.
+//! 2. `SIGNALED` may be set on a dead word (by an injector that still sees the object); nothing follows
+//!    from it, and the setter learns that it came too late.
+//! 3. Who makes the word `DEAD` hands the object to the graveyard, once.
+//! 4. `OWNED` and `OWNER` are written only by the owner, or by the vCPU that claims an unowned interrupt
+//!    whose [`Posted`] it holds. So at most one vCPU claims.
+//!
+//! # Happens-before
+//!
+//! Every operation is an AcqRel read-modify-write, so the word's modification order is a happens-before
+//! chain. *Attend*: the injector changes pending bits or control, then sets `SIGNALED`. If it found it
+//! set, the clearing of `SIGNALED` comes later in the chain, and who clears it reads the change;
+//! if not, the injector posts the interrupt itself.
+//!
+//! Progress: signal and get are wait-free, the rest lock-free.
+
+#![allow(unsafe_code)] // References are raw pointers to objects that the counts keep alive.
+
+use core::mem::ManuallyDrop;
+use core::ops::Deref;
+use core::ptr::NonNull;
+
+use crate::ids::VcpuId;
+use crate::irq::Irq;
+use crate::sync::{AtomicU64, Ordering};
+use crate::trace::{Trace, trace};
+
+const ONE_REF: u64 = 1;
+const REFS: u64 = 0xffff_ffff;
+const SIGNALED: u64 = 1 << 32;
+const OWNED: u64 = 1 << 33;
+const DEAD: u64 = 1 << 34;
+const ACTIVE: u64 = 1 << 35;
+const OWNER_SHIFT: u32 = 48;
+const OWNER: u64 = 0xffff << OWNER_SHIFT;
+
+/// One value of a state word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State(u64);
+
+impl State {
+    const fn has_holder(self) -> bool {
+        self.0 & (REFS | SIGNALED | OWNED) != 0
+    }
+
+    pub(crate) const fn is_dead(self) -> bool {
+        self.0 & DEAD != 0
+    }
+
+    pub(crate) const fn is_signaled(self) -> bool {
+        self.0 & SIGNALED != 0
+    }
+
+    /// Whether an event is mapped to it. (A passing [`IrqRef`] can make this true for a moment longer.)
+    pub(crate) const fn is_mapped(self) -> bool {
+        self.0 & REFS != 0
+    }
+
+    pub(crate) const fn is_active(self) -> bool {
+        self.0 & ACTIVE != 0
+    }
+
+    pub(crate) const fn owner(self) -> Option<VcpuId> {
+        if self.0 & OWNED != 0 { Some(VcpuId((self.0 >> OWNER_SHIFT) as u16)) } else { None }
+    }
+}
+
+/// A state word in memory.
+pub(crate) struct StateWord(AtomicU64);
+
+/// What came of signaling an interrupt.
+pub(crate) enum Signal {
+    /// It has no references any more.
+    Dead,
+    /// It is in a mailbox already: whoever drains that sees what the caller did before.
+    Already,
+    /// The caller holds the mailbox's reference, and must post it.
+    New(Posted),
+}
+
+/// What came of claiming an interrupt.
+pub(crate) enum Claim {
+    /// Another vCPU owns it.
+    Elsewhere(Posted),
+    /// The claiming vCPU owns it already; the mailbox's reference is gone.
+    Mine(NonNull<Irq>),
+    /// The claiming vCPU owns it now.
+    New(Owned),
+}
+
+impl StateWord {
+    /// With one reference, the caller's.
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(ONE_REF))
+    }
+
+    #[inline]
+    pub(crate) fn load(&self) -> State {
+        // Acquire: pairs with every write of the word. Callers that must not miss a change hold
+        // SIGNALED or OWNED, or come after a read-modify-write of their own.
+        State(self.0.load(Ordering::Acquire))
+    }
+
+    /// The same as a read-modify-write: what this does not see comes later in the word's order,
+    /// and so sees everything that the caller did before.
+    pub(crate) fn load_ordered(&self) -> State {
+        // AcqRel: pairs with every write of the word, both ways.
+        State(self.0.fetch_or(0, Ordering::AcqRel))
+    }
+
+    /// Applies `f` until it sticks; returns the old and the new value.
+    #[inline(always)]
+    fn update(&self, f: impl Fn(u64) -> u64) -> (State, State) {
+        let mut old = self.0.load(Ordering::Relaxed);
+        loop {
+            let new = f(old);
+            // AcqRel: the word is a chain (see the module's text). The failure value is only retried with.
+            match self.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return (State(old), State(new)),
+                Err(now) => old = now,
+            }
+        }
+    }
+}
+
+/// The value without some holder: dead if that was the last one.
+const fn without(old: u64, holder: u64) -> u64 {
+    let new = old - holder;
+    if State(new).has_holder() { new } else { DEAD }
+}
+
+/// Takes away the holder that the caller stands for.
+///
+/// # Safety
+/// The caller must hold what `holder` names, and must not use it or `irq` afterwards.
+unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: u64) {
+    // SAFETY: the holder keeps the object alive until the update below, after which it is not touched
+    // unless the update made it dead, which makes it the caller's alone.
+    let state = unsafe { &irq.as_ref().state };
+    let (_, new) = state.update(|old| without(old & !clear, holder));
+    if new.is_dead() {
+        // SAFETY: as above; rule 3: only one update makes the word dead.
+        unsafe { Irq::bury(irq) };
+    }
+}
+
+impl Irq {
+    /// A reference, unless there are none any more.
+    ///
+    /// The caller sees `self` under a pin, or holds another reference.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn try_get(&self) -> Option<IrqRef> {
+        // AcqRel: in the word's chain, so that who gets a reference sees what was done under others.
+        let old = State(self.state.0.fetch_add(ONE_REF, Ordering::AcqRel));
+        if old.is_dead() && !cfg!(mutant = "revive_from_zero") {
+            // The count of a dead word means nothing (rule 1), so there is nothing to undo.
+            return None;
+        }
+        trace(Trace::Get, self);
+        Some(IrqRef(NonNull::from(self)))
+    }
+
+    /// Says that something about the interrupt has changed.
+    ///
+    /// The caller sees `self` under a pin, or holds another reference.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn signal(&self) -> Signal {
+        // AcqRel: see "Happens-before" above.
+        let order =
+            if cfg!(mutant = "signal_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        let old = State(self.state.0.fetch_or(SIGNALED, order));
+        if old.is_dead() {
+            Signal::Dead
+        } else if old.is_signaled() {
+            Signal::Already
+        } else {
+            trace(Trace::Post, self);
+            Signal::New(Posted(NonNull::from(self)))
+        }
+    }
+}
+
+macro_rules! reference {
+    ($(#[$doc:meta])* $name:ident, $holder:expr, $clear:expr, $trace:expr) => {
+        $(#[$doc])*
+        #[must_use]
+        pub(crate) struct $name(NonNull<Irq>);
+
+        // SAFETY: a counted reference to an object whose every field is atomic, or belongs to the
+        // owner, who is the one holder of `Owned`.
+        unsafe impl Send for $name {}
+
+        impl $name {
+            /// Gives the reference up without dropping it.
+            pub(crate) fn into_raw(self) -> NonNull<Irq> {
+                ManuallyDrop::new(self).0
+            }
+
+            /// Looks at the object as its holder, without ending the reference that was given up.
+            ///
+            /// # Safety
+            /// The pointer must come from `into_raw` of the same type, and must not be used up while
+            /// this lives.
+            #[allow(dead_code)]
+            pub(crate) unsafe fn borrow(irq: NonNull<Irq>) -> ManuallyDrop<Self> {
+                ManuallyDrop::new(Self(irq))
+            }
+
+            /// Takes back a reference that was given up.
+            ///
+            /// # Safety
+            /// The pointer must come from `into_raw` of the same type, and is used up.
+            pub(crate) unsafe fn from_raw(irq: NonNull<Irq>) -> Self {
+                Self(irq)
+            }
+        }
+
+        impl Deref for $name {
+            type Target = Irq;
+            #[inline(always)]
+            fn deref(&self) -> &Irq {
+                // SAFETY: the reference keeps the object alive.
+                unsafe { self.0.as_ref() }
+            }
+        }
+
+        impl Drop for $name {
+            #[inline]
+            fn drop(&mut self) {
+                trace($trace, self);
+                // SAFETY: this value stands for its holder, and ends here.
+                unsafe { release(self.0, $holder, $clear) };
+            }
+        }
+    };
+}
+
+reference! {
+    /// A counted reference: a mapping's, or a passing one.
+    IrqRef, ONE_REF, 0, Trace::Put
+}
+reference! {
+    /// The mailbox's reference. Dropping it withdraws the interrupt from where it was to go.
+    Posted, SIGNALED, 0, Trace::Unpost
+}
+reference! {
+    /// The owner's reference: this vCPU has the interrupt in a bucket or a list register.
+    /// Dropping it leaves the interrupt unowned.
+    Owned, OWNED, OWNER, Trace::Disown
+}
+
+impl Posted {
+    /// Makes `vcpu` the owner, if nobody is, and ends the mailbox's reference, if `vcpu` is then the owner.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn claim(self, vcpu: VcpuId) -> Claim {
+        let mine = OWNED | (vcpu.0 as u64) << OWNER_SHIFT;
+        let (old, new) = self.state.update(|old| match State(old).owner() {
+            Some(owner) if owner != vcpu => old,
+            Some(_) => old & !SIGNALED,
+            None => old & !SIGNALED | mine,
+        });
+        if new.is_signaled() {
+            return Claim::Elsewhere(self);
+        }
+        trace(Trace::Unpost, &self);
+        let irq = self.into_raw();
+        match old.owner() {
+            Some(_) => Claim::Mine(irq),
+            None => {
+                let owned = Owned(irq);
+                trace(Trace::Own, &owned);
+                Claim::New(owned)
+            }
+        }
+    }
+
+    /// Takes the interrupt back from a mailbox that would not have it, keeping it alive for another look.
+    pub(crate) fn withdraw(self) -> IrqRef {
+        let _ = self.state.update(|old| (old & !SIGNALED) + ONE_REF);
+        trace(Trace::Get, &self);
+        trace(Trace::Unpost, &self);
+        IrqRef(self.into_raw())
+    }
+}
+
+impl Owned {
+    /// Gives the interrupt up to whom it now belongs: the result, if any, must be posted there. If there is
+    /// none, the interrupt is in a mailbox already.
+    #[track_caller]
+    pub(crate) fn hand_over(self) -> Option<Posted> {
+        let (old, _) = self.state.update(|old| old & !(OWNED | OWNER) | SIGNALED);
+        trace(Trace::Disown, &self);
+        let irq = self.into_raw();
+        if old.is_signaled() {
+            return None;
+        }
+        let posted = Posted(irq);
+        trace(Trace::Post, &posted);
+        Some(posted)
+    }
+
+    /// Records that the interrupt is active, for the time without an owner; or takes the record back,
+    /// and returns whether there was one.
+    pub(crate) fn set_active(&self, active: bool) -> bool {
+        // AcqRel: in the word's chain.
+        let old = if active {
+            self.state.0.fetch_or(ACTIVE, Ordering::AcqRel)
+        } else {
+            self.state.0.fetch_and(!ACTIVE, Ordering::AcqRel)
+        };
+        State(old).is_active()
+    }
+}

@@ -1,0 +1,589 @@
+//! The vCPU thread's side: from the mailbox to the list registers and back.
+//!
+//! An interrupt that a [`VcpuInterface`] owns is in exactly one place: waiting in a bucket ([`ReadyQueue`]), in a list
+//! register ([`Entry`]), or active without one (`spilled`). The way in is `take_in`, for every interrupt of the mailbox;
+//! the way out is dropping its [`Owned`], which is the prune of the ancestor: the reference that was taken
+//! when the interrupt was queued ends there, and not when a list register is folded.
+//!
+//! Everything is re-evaluated from scratch (`verdict`, `review`): no event says what changed.
+//!
+//! Costs: a flush takes as long as the number of interrupts in the mailbox plus the number of list registers; how many
+//! wait in the buckets does not matter.
+
+#![allow(unsafe_code)] // Interrupts found through the mailbox that this vCPU owns already.
+
+use alloc::sync::Arc;
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use crate::control::Control;
+use crate::counters::Counter;
+use crate::engine::{Error, Flushed, Trigger, Vcpu, Wired};
+use crate::ids::{Intid, VcpuId};
+use crate::irq::{Irq, Place};
+use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
+use crate::ready::ReadyQueue;
+use crate::reclaim::{Epoch, Participant, Reclaim};
+use crate::refs::{Claim, Owned, Posted};
+use crate::sync::{Ordering, fence};
+use crate::vgic::Shared;
+
+/// An interrupt in a list register.
+struct Entry {
+    owned: Owned,
+    /// What the register is to hold.
+    want: Lr,
+    /// It is pending there because its pending bit was taken (and not only because its line is high).
+    latched: bool,
+    /// When it is deactivated, it may still be pending.
+    recheck: bool,
+}
+
+/// What is to become of an interrupt that this vCPU has.
+enum Verdict {
+    /// It is to be offered, at this level.
+    Offer(u8),
+    /// It is pending, for another vCPU.
+    Elsewhere,
+    /// There is nothing to do.
+    Idle,
+}
+
+/// A vCPU's own side of the engine. Owned by the thread that runs the vCPU: not Clone, not Sync.
+pub struct VcpuInterface<R: Reclaim = Epoch> {
+    id: VcpuId,
+    open: bool,
+    /// Between a flush and the fold after it: the list registers are the guest's.
+    in_guest: bool,
+    ready: ReadyQueue,
+    /// Active, and in no list register: the newest of a level first.
+    spilled: ReadyQueue,
+    /// The first `used` are in use, and the older of two pending ones of a priority comes first.
+    entries: [Option<Entry>; MAX_LRS],
+    used: usize,
+    /// What the list registers hold, as far as we know; those from `written` on hold nothing.
+    held: [Lr; MAX_LRS],
+    written: usize,
+    maintenance: Maintenance,
+    participant: R::Participant,
+    /// Last: everything above points to it.
+    shared: Arc<Shared<R>>,
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+impl<R: Reclaim> VcpuInterface<R> {
+    pub(crate) fn new(shared: Arc<Shared<R>>, id: VcpuId) -> Result<Self, Error> {
+        if !shared.hub.has_vcpu(id) {
+            return Err(Error::NoSuchVcpu(id));
+        }
+        let participant = shared.reclaim.register().ok_or(Error::TooManyParticipants)?;
+        if !shared.hub.vcpu(id).take_interface() {
+            return Err(Error::VcpuInUse(id));
+        }
+        Ok(Self {
+            id,
+            open: false,
+            in_guest: false,
+            ready: ReadyQueue::new(Place::Ready),
+            spilled: ReadyQueue::new(Place::Spilled),
+            entries: [const { None }; MAX_LRS],
+            used: 0,
+            held: [Lr::EMPTY; MAX_LRS],
+            written: 0,
+            maintenance: Maintenance::default(),
+            participant,
+            shared,
+            _not_sync: PhantomData,
+        })
+    }
+
+    /// Which vCPU this is.
+    pub fn id(&self) -> VcpuId {
+        self.id
+    }
+
+    /// Whether an interrupt with this configuration may be offered by this vCPU, if it is pending.
+    #[inline]
+    fn willing(&self, irq: &Irq, control: Control) -> bool {
+        if !control.enabled() || control.target() != self.id {
+            return false;
+        }
+        // "Unmapped" can be a moment old: who maps it attends.
+        !irq.intid().is_lpi() || (irq.state.load().is_mapped() && self.lpis_enabled())
+    }
+
+    #[inline]
+    fn lpis_enabled(&self) -> bool {
+        let shared = self.shared.hub.vcpu(self.id);
+        shared.lpis_enabled() || {
+            // Pairs with the fence in `vgic::Shared::scan`, which follows enabling.
+            fence(Ordering::SeqCst);
+            shared.lpis_enabled()
+        }
+    }
+
+    #[inline]
+    fn verdict(&self, irq: &Irq) -> Verdict {
+        let control = irq.control().load();
+        if !irq.pending().is_pending(irq.lane()) && !control.asserted() {
+            Verdict::Idle
+        } else if control.target() != self.id {
+            Verdict::Elsewhere
+        } else if self.willing(irq, control) {
+            Verdict::Offer(control.priority().level() as u8)
+        } else {
+            Verdict::Idle
+        }
+    }
+
+    /// Puts an interrupt that has no place yet where it belongs.
+    #[inline]
+    fn settle(&mut self, owned: Owned) {
+        if !owned.intid().is_lpi() && owned.state.load().is_active() {
+            // It was active when its vCPU was powered off.
+            owned.set_active(false);
+            let level = owned.level();
+            return self.spilled.push_front(level, owned);
+        }
+        match self.verdict(&owned) {
+            Verdict::Offer(level) => self.ready.push_back(level, owned),
+            Verdict::Elsewhere => self.hand_over(owned),
+            Verdict::Idle => drop(owned),
+        }
+    }
+
+    /// Gives an interrupt to the vCPU that it is for now.
+    fn hand_over(&self, owned: Owned) {
+        self.shared.hub.vcpu(self.id).counters.add(Counter::HandedOver, 1);
+        if let Some(posted) = owned.hand_over() {
+            self.shared.hub.post(posted);
+        }
+    }
+
+    /// Takes in an interrupt from the mailbox: something about it has changed.
+    #[inline]
+    fn take_in(&mut self, posted: Posted) {
+        match posted.claim(self.id) {
+            Claim::New(owned) => self.settle(owned),
+            Claim::Mine(irq) => self.reconsider(irq),
+            Claim::Elsewhere(posted) => self.shared.hub.post(posted),
+        }
+    }
+
+    /// Looks once more at an interrupt that this vCPU has.
+    fn reconsider(&mut self, irq: NonNull<Irq>) {
+        // SAFETY: this vCPU owns it: `claim` says so, and nobody else ends that.
+        let owned = unsafe { Owned::borrow(irq) };
+        match owned.place() {
+            Place::Ready(level) => {
+                // One that stays at its level keeps its turn.
+                if !matches!(self.verdict(&owned), Verdict::Offer(now) if now == level) {
+                    // SAFETY: its place says so.
+                    let owned = unsafe { self.ready.remove(level, irq) };
+                    self.settle(owned);
+                }
+            }
+            Place::InLr(n) => self.review(n as usize),
+            // It is looked at when it is deactivated, or gets a list register again.
+            Place::Spilled(_) => {}
+            Place::Nowhere => debug_assert!(false, "owned, but nowhere"),
+        }
+    }
+
+    /// Looks once more at everything that this vCPU has.
+    #[cold]
+    fn review_all(&mut self) {
+        // From the end: a review can take its entry out.
+        for n in (0..self.used).rev() {
+            self.review(n);
+        }
+        let mut waiting = self.ready.take_all();
+        while let Some(owned) = waiting.pop() {
+            self.settle(owned);
+        }
+    }
+
+    /// Makes a list-register entry agree with the interrupt's state, or takes it out.
+    fn review(&mut self, n: usize) {
+        let Some(entry) = &self.entries[n] else { return };
+        let control = entry.owned.control().load();
+        let willing = self.willing(&entry.owned, control);
+        let Some(entry) = &mut self.entries[n] else { return };
+        let lane = entry.owned.lane();
+        let taken = entry.owned.pending().take(lane);
+        entry.latched = taken.pending || (entry.latched && !taken.cleared);
+        if entry.want.state().is_active() {
+            // A level is sampled again when the interrupt is deactivated, not before.
+            if willing && control.trigger() == Trigger::Edge {
+                let state = if entry.latched { LrState::PendingActive } else { LrState::Active };
+                entry.want = entry.want.with_state(state);
+            } else {
+                entry.give_back_latch();
+                entry.want = entry.want.with_state(LrState::Active);
+                entry.recheck = true;
+            }
+            return;
+        }
+        let offered = willing
+            && (entry.latched || control.asserted())
+            && control.priority() == entry.want.priority()
+            && control.group() == entry.want.group();
+        if !offered && let Some(entry) = self.remove_entry(n) {
+            let owned = entry.withdraw();
+            self.settle(owned);
+        }
+    }
+
+    /// Takes an entry out; those behind it move up.
+    fn remove_entry(&mut self, n: usize) -> Option<Entry> {
+        let entry = self.entries[n].take()?;
+        entry.owned.set_place(Place::Nowhere);
+        self.entries[n..self.used].rotate_left(1);
+        self.used -= 1;
+        for (i, entry) in self.entries[n..self.used].iter().enumerate() {
+            if let Some(entry) = entry {
+                entry.owned.set_place(Place::InLr((n + i) as u8));
+            }
+        }
+        Some(entry)
+    }
+
+    #[inline]
+    fn push_entry(&mut self, entry: Entry) {
+        entry.owned.set_place(Place::InLr(self.used as u8));
+        self.entries[self.used] = Some(entry);
+        self.used += 1;
+    }
+
+    /// Fills `count` list registers, the most urgent first.
+    #[inline]
+    fn fill(&mut self, count: usize) {
+        loop {
+            // Active interrupts come back into list registers before what they keep waiting.
+            if let Some(spilled) = self.spilled.highest()
+                && self.used < count
+                && self.ready.highest().is_none_or(|ready| spilled <= ready)
+            {
+                self.restore_spilled();
+                continue;
+            }
+            let Some(level) = self.ready.highest() else { return };
+            if self.used == count && !self.make_room(level) {
+                return;
+            }
+            if let Some(owned) = self.ready.pop() {
+                self.offer(level, owned);
+            }
+        }
+    }
+
+    /// Puts a waiting interrupt into the next list register.
+    #[inline]
+    fn offer(&mut self, level: u8, owned: Owned) {
+        let taken = owned.pending().take(owned.lane());
+        let control = owned.control().load();
+        if !taken.pending && !control.asserted() {
+            // Cleared since it was taken in.
+            return drop(owned);
+        }
+        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
+        let sampled = control.trigger() == Trigger::Level;
+        let want = if sampled { lr.with_eoi_maintenance() } else { lr };
+        self.push_entry(Entry { owned, want, latched: taken.pending, recheck: sampled });
+    }
+
+    #[cold]
+    fn restore_spilled(&mut self) {
+        let Some(level) = self.spilled.highest() else { return };
+        let Some(owned) = self.spilled.pop() else { return };
+        let group = owned.control().load().group();
+        let want = Lr::pending(owned.intid(), Owned::priority_of(level), group)
+            .with_eoi_maintenance()
+            .with_state(LrState::Active);
+        self.push_entry(Entry { owned, want, latched: false, recheck: true });
+        self.review(self.used - 1);
+    }
+
+    /// Takes a less urgent interrupt out of the full list registers: the youngest of the least urgent pending ones,
+    /// or else the least urgent active one. Returns whether there was one.
+    #[cold]
+    fn make_room(&mut self, level: u8) -> bool {
+        let victim = |active: bool| {
+            let entries = self.entries[..self.used].iter().flatten().enumerate();
+            entries
+                .filter(|(_, e)| e.want.state().is_active() == active)
+                .map(|(n, e)| (e.want.priority().level() as u8, n))
+                .max()
+                .filter(|&(worst, _)| worst > level)
+        };
+        let Some((worst, n)) = victim(false).or_else(|| victim(true)) else { return false };
+        let Some(entry) = self.remove_entry(n) else { return false };
+        let active = entry.want.state().is_active();
+        let owned = entry.withdraw();
+        if !active {
+            // Older than everything in its bucket.
+            self.ready.push_front(worst, owned);
+        } else if owned.intid().is_lpi() {
+            // An LPI has no active state but its list register's: its EOI needs none (IHI 0069, 4.1.2).
+            self.settle(owned);
+        } else {
+            self.spilled.push_front(worst, owned);
+        }
+        true
+    }
+
+    /// What to be told while more is waiting than the list registers hold.
+    fn wanted_maintenance(&mut self, count: usize) -> Maintenance {
+        let waiting = !self.ready.is_empty();
+        let pending = self.entries[..self.used]
+            .iter()
+            .flatten()
+            .any(|e| e.want.state() == LrState::Pending);
+        if waiting && !pending {
+            // All list registers are active: "none is pending" would hold at once, for ever. What waits
+            // is not more urgent than they are, so it can wait until one is deactivated.
+            for entry in self.entries[..self.used].iter_mut().flatten() {
+                entry.want = entry.want.with_eoi_maintenance();
+            }
+        }
+        Maintenance {
+            // "At most one in use" would hold at once with a single list register.
+            underflow: waiting && count > 1,
+            no_pending: waiting && pending,
+            not_present: !self.spilled.is_empty(),
+            trap_dir: !self.spilled.is_empty(),
+        }
+    }
+
+    /// Writes what has changed; returns the number of pending entries.
+    #[inline]
+    fn write_back<L: ListRegisters>(&mut self, lrs: &mut L) -> usize {
+        let mut pending = 0;
+        for n in 0..self.used.max(self.written) {
+            let want = match &self.entries[n] {
+                Some(entry) => entry.want,
+                None => Lr::EMPTY,
+            };
+            pending += usize::from(want.state().is_pending());
+            if want != self.held[n] {
+                lrs.write(n, want);
+                self.held[n] = want;
+            }
+        }
+        self.written = self.used;
+        pending
+    }
+
+    /// Takes back what the guest did with one list register. Returns whether the entry is gone.
+    #[inline]
+    fn fold_entry(&mut self, n: usize, lr: Lr) -> bool {
+        let Some(entry) = &mut self.entries[n] else { return false };
+        let (was, now) = (entry.want.state(), lr.state());
+        if was.is_pending() && !now.is_pending() {
+            entry.latched = false;
+            self.shared.hub.vcpu(self.id).counters.add(Counter::Delivered, 1);
+        }
+        entry.want = lr;
+        if cfg!(mutant = "put_in_fold") && was == LrState::Pending && now.is_active() {
+            // The ancestor's bug: the reference ends with the fold, while the interrupt is still in its place.
+            // SAFETY: none; this is a seeded bug.
+            drop(unsafe { Owned::from_raw(NonNull::from(&*entry.owned)) });
+        }
+        now == LrState::Invalid
+    }
+
+    /// An interrupt is no longer active.
+    #[inline]
+    fn finish(&mut self, owned: Owned, recheck: bool) {
+        // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
+        if recheck { self.settle(owned) } else { drop(owned) }
+    }
+
+    fn finish_gone(&mut self) {
+        let mut n = 0;
+        while n < self.used {
+            let gone = self.entries[n].as_ref().is_none_or(|e| e.want.state() == LrState::Invalid);
+            if !gone {
+                let pending = self.entries[n].as_ref().is_some_and(|e| e.recheck && !e.want.state().is_active());
+                let used = self.used;
+                if pending {
+                    self.review(n);
+                }
+                if self.used == used {
+                    n += 1;
+                }
+            } else if let Some(entry) = self.remove_entry(n) {
+                self.finish(entry.owned, entry.recheck);
+            }
+        }
+    }
+
+    /// Everything that this vCPU has goes back to where others can have it.
+    fn power_off(&mut self) {
+        let hub = Arc::clone(&self.shared.hub);
+        let give_back = |posted: Posted| {
+            if let Some(posted) = hub.look_again(posted) {
+                hub.post(posted);
+            }
+        };
+        // What is for another vCPU by now must not be left lying: hence the second look at each.
+        hub.vcpu(self.id).mailbox.close().for_each(give_back);
+        let entries = self.entries.iter_mut().filter_map(Option::take);
+        let mut owned = ReadyQueue::new(Place::Ready);
+        for entry in entries {
+            let active = entry.want.state().is_active();
+            let irq = entry.withdraw();
+            if active && !irq.intid().is_lpi() {
+                irq.set_active(true);
+            }
+            owned.push_back(0, irq);
+        }
+        self.used = 0;
+        while let Some(irq) = self.spilled.pop() {
+            irq.set_active(true);
+            owned.push_back(0, irq);
+        }
+        while let Some(irq) = owned.pop().or_else(|| self.ready.pop()) {
+            if let Some(posted) = irq.hand_over() {
+                give_back(posted);
+            }
+        }
+        self.open = false;
+    }
+}
+
+impl Entry {
+    /// Makes the interrupt pending again where others can take it, if it is pending here.
+    fn give_back_latch(&mut self) {
+        if self.latched {
+            self.owned.pending().restore(self.owned.lane());
+            self.latched = false;
+        }
+    }
+
+    /// Ends the entry.
+    fn withdraw(mut self) -> Owned {
+        self.give_back_latch();
+        self.owned
+    }
+}
+
+impl<R: Reclaim> Vcpu for VcpuInterface<R> {
+    fn open(&mut self) {
+        if !self.open {
+            self.open = true;
+            self.shared.hub.vcpu(self.id).mailbox.open();
+            self.shared.scan(self.id, true, &self.participant.pin());
+        }
+    }
+
+    fn close<L: ListRegisters>(&mut self, lrs: &mut L) {
+        if self.open {
+            self.power_off();
+            self.write_back(lrs);
+            self.maintenance = Maintenance::default();
+            lrs.set_maintenance(self.maintenance);
+        }
+    }
+
+    #[inline]
+    fn flush<L: ListRegisters>(&mut self, lrs: &mut L) -> Flushed {
+        let hub = Arc::as_ptr(&self.shared.hub);
+        // SAFETY: `self.shared` keeps it.
+        let shared = unsafe { &*hub }.vcpu(self.id);
+        shared.counters.add(Counter::Entries, 1);
+        if shared.wants_review() && shared.take_review() {
+            self.review_all();
+        }
+        for posted in shared.mailbox.drain() {
+            self.take_in(posted);
+        }
+        let count = lrs.count().min(MAX_LRS);
+        self.fill(count);
+        let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
+        let maintenance =
+            if waiting { self.wanted_maintenance(count) } else { Maintenance::default() };
+        if maintenance != self.maintenance {
+            self.maintenance = maintenance;
+            lrs.set_maintenance(maintenance);
+        }
+        let pending = self.write_back(lrs);
+        self.in_guest = true;
+        Flushed { in_lrs: self.used, pending, waiting }
+    }
+
+    #[inline]
+    fn fold<L: ListRegisters>(&mut self, lrs: &mut L) {
+        let mut changed = false;
+        self.in_guest = false;
+        for n in 0..self.written {
+            let lr = lrs.read(n);
+            if lr != self.held[n] {
+                self.held[n] = lr;
+                changed = true;
+                self.fold_entry(n, lr);
+            }
+        }
+        if changed {
+            self.finish_gone();
+        }
+        // EOIs without a list register belong to the most urgent active interrupts that have none.
+        for _ in 0..lrs.take_eoi_count() {
+            match self.spilled.pop() {
+                Some(owned) => self.finish(owned, true),
+                None => break,
+            }
+        }
+    }
+
+    fn deactivate(&mut self, intid: Intid) -> bool {
+        let wired = if intid.is_private() { Wired::Private(self.id, intid) } else { Wired::Spi(intid) };
+        let Ok(irq) = self.shared.wired(wired) else { return false };
+        if irq.state.load().owner() != Some(self.id) {
+            return false;
+        }
+        let irq = NonNull::from(irq);
+        // SAFETY: this vCPU is its owner, and only this thread could change that.
+        let owned = unsafe { Owned::borrow(irq) };
+        match owned.place() {
+            Place::Spilled(level) => {
+                // SAFETY: its place says so.
+                let owned = unsafe { self.spilled.remove(level, irq) };
+                self.finish(owned, true);
+                true
+            }
+            // While the guest has the list registers, deactivation there is the CPU interface's.
+            Place::InLr(_) if self.in_guest => false,
+            Place::InLr(n) => {
+                let Some(entry) = &mut self.entries[n as usize] else { return false };
+                let state = entry.want.state();
+                entry.want = entry.want.with_state(match state {
+                    LrState::PendingActive => LrState::Pending,
+                    LrState::Active => LrState::Invalid,
+                    unchanged => unchanged,
+                });
+                entry.recheck = true;
+                self.finish_gone();
+                state.is_active()
+            }
+            Place::Ready(_) | Place::Nowhere => false,
+        }
+    }
+
+    #[inline]
+    fn has_mail(&self) -> bool {
+        let shared = self.shared.hub.vcpu(self.id);
+        shared.mailbox.has_mail() || shared.wants_review()
+    }
+}
+
+impl<R: Reclaim> Drop for VcpuInterface<R> {
+    fn drop(&mut self) {
+        if self.open {
+            self.power_off();
+        }
+        self.shared.hub.vcpu(self.id).return_interface();
+        self.shared.collect(&self.participant);
+    }
+}

@@ -1,0 +1,375 @@
+//! The engine of one VM, and a thread's handle to inject.
+
+#![allow(unsafe_code)] // Wired interrupts point into the engine that has them.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::ptr::NonNull;
+
+use crate::bitmap::{BLOCK, Lane, PendingBlock, PendingWord};
+use crate::block::Block;
+use crate::collect::Limbo;
+use crate::control::Control;
+use crate::counters::Counter;
+use crate::engine::{
+    Config, Engine, Error, Injected, Injector, Kick, Trigger, Usage, Wired, WiredConfig,
+};
+use crate::hub::Hub;
+use crate::ids::{Intid, PRIVATE_INTIDS, VcpuId};
+use crate::irq::Irq;
+use crate::lpis::Lpis;
+use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
+use crate::reclaim::{Epoch, Participant, Pin, Reclaim};
+use crate::sync::{CachePadded, Ordering, fence};
+use crate::tree::Node;
+use crate::vcpu::VcpuInterface;
+
+/// Everything of one VM.
+pub(crate) struct Shared<R: Reclaim> {
+    pub(crate) config: Config,
+    pub(crate) lpis: Lpis,
+    pub(crate) limbo: Limbo<R>,
+    wired: WiredIrqs,
+    pub(crate) reclaim: R,
+    /// Last: everything above points to it.
+    pub(crate) hub: Arc<Hub>,
+}
+
+/// The interrupts that exist from the start, and their pending bits.
+struct WiredIrqs {
+    /// 32 for each vCPU.
+    private: Box<[Irq]>,
+    spis: Box<[Irq]>,
+    _private_bits: Arc<[CachePadded<PendingWord>]>,
+    _spi_bits: Arc<[PendingBlock]>,
+}
+
+impl WiredIrqs {
+    fn new(config: &Config, hub: &Arc<Hub>) -> Self {
+        let private_bits: Arc<[CachePadded<PendingWord>]> =
+            (0..config.vcpus).map(|_| CachePadded::new(PendingWord::new())).collect();
+        let spi_bits: Arc<[PendingBlock]> =
+            (0..usize::from(config.spis).div_ceil(BLOCK)).map(|_| PendingBlock::new()).collect();
+        // SAFETY: the bits are kept by this struct, and the hub by `Shared`, for longer than the interrupts.
+        let make = |intid, target, bit: (&PendingWord, Lane)| unsafe {
+            let control = Control::RESET.with_target(target);
+            Irq::new(Intid(intid), control, (NonNull::from(bit.0), bit.1), NonNull::from(&**hub))
+        };
+        let private = (0..config.vcpus).flat_map(|vcpu| {
+            let word: &PendingWord = &private_bits[usize::from(vcpu)];
+            (0..PRIVATE_INTIDS)
+                .map(move |intid| make(intid, VcpuId(vcpu), (word, Lane::new(intid as usize))))
+        });
+        let spis = (0..usize::from(config.spis)).map(|spi| {
+            let bit = spi_bits[spi / BLOCK].locate(spi);
+            make(spi as u32 + PRIVATE_INTIDS, VcpuId(0), bit)
+        });
+        Self {
+            private: private.collect(),
+            spis: spis.collect(),
+            _private_bits: Arc::clone(&private_bits),
+            _spi_bits: Arc::clone(&spi_bits),
+        }
+    }
+}
+
+impl<R: Reclaim> Shared<R> {
+    /// A wired interrupt.
+    pub(crate) fn wired(&self, wired: Wired) -> Result<&Irq, Error> {
+        match wired {
+            Wired::Private(vcpu, _) if !self.hub.has_vcpu(vcpu) => Err(Error::NoSuchVcpu(vcpu)),
+            Wired::Private(vcpu, intid) if intid.is_private() => {
+                Ok(&self.wired.private[vcpu.index() * PRIVATE_INTIDS as usize + intid.0 as usize])
+            }
+            Wired::Spi(intid) => {
+                let index = intid.0.checked_sub(PRIVATE_INTIDS).map(|i| i as usize);
+                index.and_then(|i| self.wired.spis.get(i)).ok_or(Error::IntidRange(intid))
+            }
+            Wired::Private(_, intid) => Err(Error::IntidRange(intid)),
+        }
+    }
+
+    /// Makes an interrupt pending.
+    #[inline]
+    pub(crate) fn inject(&self, irq: &Irq, pin: &Pin) -> Injected {
+        if irq.pending().set(irq.lane()) {
+            self.count(irq, Counter::Coalesced);
+            return Injected::Coalesced;
+        }
+        self.count(irq, Counter::Injected);
+        let mut irq = irq;
+        while !self.hub.attend(irq) {
+            // Unmapped meanwhile. If the INTID was mapped again, the bit that was just set is the new object's:
+            // see `lpis`.
+            match self.lpis.get(irq.intid(), pin) {
+                Some(new) => irq = new,
+                None => return Injected::Unmapped,
+            }
+        }
+        Injected::Pending
+    }
+
+    #[inline(always)]
+    fn count(&self, irq: &Irq, counter: Counter) {
+        if cfg!(feature = "counters") {
+            self.hub.vcpu(irq.control().load().target()).counters.add(counter, 1);
+        }
+    }
+
+    /// Attends to everything that may be waiting for a vCPU, which has just become willing to take it.
+    ///
+    /// Who makes an interrupt pending and finds the vCPU unwilling looks once more, after a fence. Of the two fences
+    /// one comes first: either the scan sees the interrupt, or the second look sees that the vCPU is willing.
+    pub(crate) fn scan(&self, vcpu: VcpuId, wired: bool, pin: &Pin) {
+        if !cfg!(mutant = "scan_without_fence") {
+            // Pairs with the fences in `hub::Hub::look_again` and `vcpu`'s look at EnableLPIs.
+            fence(Ordering::SeqCst);
+        }
+        let attend = |irq: &Irq| {
+            let waits = irq.looks_pending() || irq.state.load().is_active();
+            if waits && irq.control().load().target() == vcpu {
+                self.hub.attend(irq);
+            }
+        };
+        if wired {
+            let first = vcpu.index() * PRIVATE_INTIDS as usize;
+            self.wired.private[first..first + PRIVATE_INTIDS as usize].iter().for_each(attend);
+            self.wired.spis.iter().for_each(attend);
+        }
+        self.lpis.blocks.for_each(pin, &mut |key, block: &Block| {
+            let mut from = 0;
+            while let Some(i) = block.pending.next_pending(from) {
+                if let Some(irq) = self.lpis.irqs.get(key * BLOCK as u64 + i as u64, pin) {
+                    attend(irq);
+                }
+                from = i + 1;
+            }
+        });
+    }
+}
+
+impl<R: Reclaim> Drop for Shared<R> {
+    fn drop(&mut self) {
+        // All participants are gone, as each has a handle of the engine: there is room for one.
+        if let Some(participant) = self.reclaim.register() {
+            self.free_everything(&participant.pin());
+        }
+    }
+}
+
+/// A virtual interrupt controller without locks: the handle of one VM's engine.
+///
+/// ```
+/// use std::sync::Arc;
+/// use vgic_core::cpuif::CpuInterface;
+/// use vgic_core::engine::*;
+/// use vgic_core::ids::*;
+/// use vgic_core::Vgic;
+///
+/// struct NoKick; // this example has one thread
+/// impl Kick for NoKick {
+///     fn kick(&self, _: VcpuId) {}
+/// }
+///
+/// let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), Arc::new(NoKick))?;
+/// let (device, event) = (DeviceId(8), EventId(0));
+/// let mut msi = vgic.msi()?;
+/// msi.map(device, event, Intid(8192), VcpuId(0), LpiConfig::enabled(0xa0))?;
+///
+/// let mut vcpu = vgic.vcpu(VcpuId(0))?;
+/// vcpu.open();
+/// let injector = vgic.injector()?;
+/// assert_eq!(injector.inject(&msi.domain(), device, event), Injected::Pending);
+///
+/// // The software CPU interface stands for the hardware's list registers and the guest.
+/// let mut cpu = CpuInterface::new(4).unwrap();
+/// cpu.set_pmr(0xff);
+/// cpu.set_igrpen1(1);
+/// vcpu.flush(&mut cpu);
+/// assert_eq!(cpu.iar1(), Intid(8192));
+/// cpu.eoir1(Intid(8192));
+/// vcpu.fold(&mut cpu);
+/// # Ok::<(), Error>(())
+/// ```
+pub struct Vgic<R: Reclaim = Epoch>(Arc<Shared<R>>);
+
+impl<R: Reclaim> Clone for Vgic<R> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<R: Reclaim> Vgic<R> {
+    fn build(config: &Config, hub: Hub) -> Self {
+        let hub = Arc::new(hub);
+        Self(Arc::new(Shared {
+            config: config.clone(),
+            lpis: Lpis::new(config.lpis, config.max_lpis, &hub),
+            limbo: Limbo::new(),
+            wired: WiredIrqs::new(config, &hub),
+            reclaim: R::new(config.participants),
+            hub,
+        }))
+    }
+
+    /// An engine whose every reference is reported to `tracer`.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    #[cfg(feature = "trace")]
+    pub fn with_tracer(
+        config: &Config,
+        kick: Arc<dyn Kick>,
+        tracer: Arc<dyn crate::trace::Tracer>,
+    ) -> Result<Self, Error> {
+        config.check()?;
+        let mut hub = Hub::new(config.vcpus, kick);
+        hub.tracer = Some(tracer);
+        Ok(Self::build(config, hub))
+    }
+
+    /// The counters of a vCPU; `None` if there is no such vCPU.
+    #[cfg(feature = "counters")]
+    pub fn counters(&self, vcpu: VcpuId) -> Option<crate::counters::VcpuCounters> {
+        self.0.hub.has_vcpu(vcpu).then(|| self.0.hub.vcpu(vcpu).counters.get())
+    }
+}
+
+impl<R: Reclaim> Engine for Vgic<R> {
+    type Vcpu = VcpuInterface<R>;
+    type Msi = Msi<R>;
+    type Domain = MsiDomain<R>;
+    type Route = MsiRoute<R>;
+    type Injector = VgicInjector<R>;
+
+    const NAME: &'static str = "lockfree";
+
+    fn new(config: &Config, kick: Arc<dyn Kick>) -> Result<Self, Error> {
+        config.check()?;
+        Ok(Self::build(config, Hub::new(config.vcpus, kick)))
+    }
+
+    fn vcpu(&self, vcpu: VcpuId) -> Result<VcpuInterface<R>, Error> {
+        VcpuInterface::new(Arc::clone(&self.0), vcpu)
+    }
+
+    fn msi(&self) -> Result<Msi<R>, Error> {
+        Msi::new(Arc::clone(&self.0))
+    }
+
+    fn injector(&self) -> Result<VgicInjector<R>, Error> {
+        let participant = self.0.reclaim.register().ok_or(Error::TooManyParticipants)?;
+        Ok(VgicInjector { participant, shared: Arc::clone(&self.0) })
+    }
+
+    fn usage(&self) -> Usage {
+        let counts = &self.0.hub.graveyard.counts;
+        Usage {
+            lpis: counts.irqs.get(),
+            garbage: counts.garbage.get(),
+            bytes: counts.irqs.get() * size_of::<Irq>()
+                + counts.nodes.get() * size_of::<Node>()
+                + counts.blocks.get() * Block::BYTES
+                + counts.devices.get() * size_of::<Device>(),
+        }
+    }
+}
+
+/// One thread's handle for injecting. It can be sent to another thread, but not shared.
+pub struct VgicInjector<R: Reclaim = Epoch> {
+    /// First: a participant ends before the engine that it belongs to.
+    participant: R::Participant,
+    shared: Arc<Shared<R>>,
+}
+
+impl<R: Reclaim> Injector for VgicInjector<R> {
+    type Domain = MsiDomain<R>;
+    type Route = MsiRoute<R>;
+
+    #[inline]
+    fn inject(
+        &self,
+        domain: &MsiDomain<R>,
+        device: crate::ids::DeviceId,
+        event: crate::ids::EventId,
+    ) -> Injected {
+        assert!(Arc::ptr_eq(&self.shared, &domain.shared), "a domain of another engine");
+        let pin = &*self.participant.pin();
+        match domain.translate(device, event, pin) {
+            Some(irq) => self.shared.inject(irq, pin),
+            None => Injected::Unmapped,
+        }
+    }
+
+    #[inline]
+    fn inject_route(&self, route: &MsiRoute<R>) -> Injected {
+        assert!(Arc::ptr_eq(&self.shared, &route.shared), "a route of another engine");
+        let pin = &*self.participant.pin();
+        match route.translate(pin) {
+            Some(irq) => self.shared.inject(irq, pin),
+            None => Injected::Unmapped,
+        }
+    }
+
+    fn set_level(&self, wired: Wired, high: bool) -> Result<(), Error> {
+        let irq = self.shared.wired(wired)?;
+        let (old, new) = irq.control().update(|c| c.with_line(high));
+        if old.line() == new.line() {
+            return Ok(());
+        }
+        match new.trigger() {
+            Trigger::Level => {
+                self.shared.hub.attend(irq);
+            }
+            Trigger::Edge if high => {
+                let _ = self.shared.inject(irq, &self.participant.pin());
+            }
+            Trigger::Edge => {}
+        }
+        Ok(())
+    }
+
+    fn pulse(&self, wired: Wired) -> Result<Injected, Error> {
+        let irq = self.shared.wired(wired)?;
+        Ok(self.shared.inject(irq, &self.participant.pin()))
+    }
+
+    fn clear_pulse(&self, wired: Wired) -> Result<(), Error> {
+        self.shared.hub.clear(self.shared.wired(wired)?);
+        Ok(())
+    }
+
+    fn configure(&self, wired: Wired, config: WiredConfig) -> Result<(), Error> {
+        let irq = self.shared.wired(wired)?;
+        let spi = matches!(wired, Wired::Spi(_));
+        if spi && !self.shared.hub.has_vcpu(config.target) {
+            return Err(Error::NoSuchVcpu(config.target));
+        }
+        let trigger = if irq.intid().is_sgi() { Trigger::Edge } else { config.trigger };
+        irq.control().update(|c| {
+            let c = c
+                .with_enabled(config.enabled)
+                .with_priority(config.priority)
+                .with_group(config.group)
+                .with_trigger(trigger);
+            if spi { c.with_target(config.target) } else { c }
+        });
+        self.shared.hub.attend(irq);
+        Ok(())
+    }
+
+    fn set_lpis_enabled(&self, vcpu: VcpuId, enabled: bool) -> Result<(), Error> {
+        let hub = &self.shared.hub;
+        if !hub.has_vcpu(vcpu) {
+            return Err(Error::NoSuchVcpu(vcpu));
+        }
+        hub.vcpu(vcpu).set_lpis_enabled(enabled);
+        if enabled {
+            self.shared.scan(vcpu, false, &self.participant.pin());
+        } else {
+            hub.vcpu(vcpu).request_review();
+            hub.kick(vcpu);
+        }
+        Ok(())
+    }
+}

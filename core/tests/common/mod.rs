@@ -1,0 +1,124 @@
+//! A guest that acknowledges and ends interrupts, and a machine of such guests on any engine.
+
+#![allow(dead_code)] // Each test file uses its own part.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vgic_core::cpuif::CpuInterface;
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+
+/// Counts kicks, one number for each vCPU.
+pub struct Kicks(pub Vec<AtomicU64>);
+
+impl Kick for Kicks {
+    fn kick(&self, vcpu: VcpuId) {
+        self.0[vcpu.index()].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One VM on one thread.
+pub struct Machine<E: Engine> {
+    // Before `vgic`, as a VMM would have it: vCPUs and controls end before the engine's handle.
+    pub vcpus: Vec<E::Vcpu>,
+    pub msi: E::Msi,
+    pub injector: E::Injector,
+    pub cpus: Vec<CpuInterface>,
+    pub kicks: Arc<Kicks>,
+    pub vgic: E,
+}
+
+pub const DEV: DeviceId = DeviceId(7);
+
+/// The n-th LPI.
+pub fn lpi(n: u32) -> Intid {
+    Intid(LPI_BASE + n)
+}
+
+pub fn cpu(lrs: usize) -> CpuInterface {
+    let mut cpu = CpuInterface::new(lrs).expect("1 to 16");
+    cpu.set_pmr(0xff);
+    cpu.set_igrpen0(1);
+    cpu.set_igrpen1(1);
+    cpu
+}
+
+impl<E: Engine> Machine<E> {
+    pub fn new(vcpus: u16, lrs: usize) -> Self {
+        Self::with(Config::with_vcpus(vcpus), lrs)
+    }
+
+    pub fn with(config: Config, lrs: usize) -> Self {
+        let kicks = Arc::new(Kicks((0..config.vcpus).map(|_| AtomicU64::new(0)).collect()));
+        let vgic = E::new(&config, kicks.clone()).expect("a good configuration");
+        let mut vcpus: Vec<_> =
+            (0..config.vcpus).map(|v| vgic.vcpu(VcpuId(v)).expect("a free vCPU")).collect();
+        vcpus.iter_mut().for_each(Vcpu::open);
+        Self {
+            vcpus,
+            msi: vgic.msi().expect("room"),
+            injector: vgic.injector().expect("room"),
+            cpus: (0..config.vcpus).map(|_| cpu(lrs)).collect(),
+            kicks,
+            vgic,
+        }
+    }
+
+    /// Maps event `n` of [`DEV`] to the n-th LPI.
+    pub fn map(&mut self, n: u32, target: u16, priority: u8) {
+        self.msi
+            .map(DEV, EventId(n), lpi(n), VcpuId(target), LpiConfig::enabled(priority))
+            .expect("a good mapping");
+    }
+
+    pub fn inject(&self, n: u32) -> Injected {
+        self.injector.inject(&self.msi.domain(), DEV, EventId(n))
+    }
+
+    pub fn enter(&mut self, vcpu: usize) -> Flushed {
+        self.vcpus[vcpu].flush(&mut self.cpus[vcpu])
+    }
+
+    pub fn exit(&mut self, vcpu: usize) {
+        self.vcpus[vcpu].fold(&mut self.cpus[vcpu]);
+    }
+
+    /// The guest acknowledges and ends everything that it can.
+    pub fn serve(&mut self, vcpu: usize) -> Vec<u32> {
+        let mut seen = Vec::new();
+        let cpu = &mut self.cpus[vcpu];
+        loop {
+            let intid = cpu.iar1();
+            if intid.0 == SPURIOUS {
+                return seen;
+            }
+            seen.push(intid.0);
+            cpu.eoir1(intid);
+        }
+    }
+
+    /// Entry, guest, exit: what the guest took.
+    pub fn run(&mut self, vcpu: usize) -> Vec<u32> {
+        self.enter(vcpu);
+        let seen = self.serve(vcpu);
+        self.exit(vcpu);
+        seen
+    }
+
+    /// Runs until nothing comes any more.
+    pub fn drain(&mut self, vcpu: usize) -> Vec<u32> {
+        let mut all = Vec::new();
+        loop {
+            let seen = self.run(vcpu);
+            if seen.is_empty() && !self.vcpus[vcpu].has_mail() {
+                return all;
+            }
+            all.extend(seen);
+        }
+    }
+
+    pub fn kicks(&self, vcpu: usize) -> u64 {
+        self.kicks.0[vcpu].load(Ordering::Relaxed)
+    }
+}

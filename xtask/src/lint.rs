@@ -1,0 +1,53 @@
+//! What is checked without running the code: formatting, lints, documentation, dependencies.
+
+use anyhow::{Result, bail};
+
+use crate::process::{answers, cargo, root, run};
+use crate::{loom, no_std};
+
+pub(crate) fn fmt() -> Result<()> {
+    run(&mut cargo(["fmt", "--all", "--check"]))?;
+    // Not in the workspace, so not in its `--all`.
+    run(&mut cargo(["fmt", "--manifest-path", no_std::PROBE, "--check"]))
+}
+
+/// Every set of features that is supported: code behind a feature is linted nowhere else.
+const CLIPPY_SETS: &[&[&str]] = &[
+    // The workspace's other crates turn features of the core on, so the core is there alone too.
+    &["--workspace"],
+    &["--package", "vgic-core"],
+    &["--package", "vgic-core", "--all-features"],
+    &["--package", "vgic-core", "--no-default-features"],
+];
+
+pub(crate) fn clippy() -> Result<()> {
+    const DENY: [&str; 4] = ["--all-targets", "--", "--deny", "warnings"];
+    for set in CLIPPY_SETS {
+        run(cargo(["clippy"]).args(*set).args(DENY))?;
+    }
+    run(no_std::probe("clippy")?.args(&DENY[1..]))?;
+    run(loom::cargo("clippy", loom::MODELS).args(DENY))?;
+    // The core once more, with the rule that can only be checked there. Not the feature `locked`:
+    // that engine is no part of the models, and free to use real atomics.
+    let rules = root().join("xtask/clippy-under-loom");
+    run(loom::cargo("clippy", "vgic-core")
+        .args(["--lib", "--features", "counters,trace"])
+        .args(&DENY[1..])
+        .env("CLIPPY_CONF_DIR", rules))
+}
+
+pub(crate) fn doc() -> Result<()> {
+    run(cargo(["doc", "--workspace", "--no-deps", "--all-features"])
+        .env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+pub(crate) fn deny(advisories: bool) -> Result<()> {
+    if !answers(&mut cargo(["deny", "--version"])) {
+        bail!("cargo-deny is missing: cargo install --locked cargo-deny");
+    }
+    let mut command = cargo(["deny", "check", "bans", "licenses", "sources"]);
+    if advisories {
+        command.arg("advisories");
+    }
+    run(&mut command)
+}

@@ -1,0 +1,52 @@
+//! The models: the core's own code, with loom's atomics, in every interleaving that loom explores.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::{process, unit};
+
+/// What the whole run of the models may take on 2 cores.
+const BUDGET: Duration = Duration::from_secs(8 * 60);
+
+pub(crate) const MODELS: &str = "vgic-loom-tests";
+
+/// `cargo test` on the models.
+pub(crate) fn cargo_test() -> Command {
+    cargo("test", MODELS)
+}
+
+/// `cargo SUBCOMMAND` on a package and what it depends on, everything under loom.
+pub(crate) fn cargo(subcommand: &str, package: &str) -> Command {
+    let mut command = process::cargo([subcommand, "--package", package]);
+    command.args(["--profile", "loom", "--target-dir"]).arg(target_dir());
+    // crossbeam_loom too: without it crossbeam's part of the protocols is not explored.
+    process::rustflags(&mut command, "--cfg loom --cfg crossbeam_loom");
+    // Set by us alone, for one build at a time.
+    command.env_remove(crate::mutants::VARIABLE);
+    command
+}
+
+/// The flags differ from those of all other builds; in a shared directory each would undo the other.
+pub(crate) fn target_dir() -> PathBuf {
+    process::root().join("target-loom")
+}
+
+/// Runs the models; `args` go to `cargo test`.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let start = Instant::now();
+    process::run(cargo_test().arg("--no-run").args(args))?;
+    println!("built in {:.0} s", start.elapsed().as_secs_f64());
+
+    let start = Instant::now();
+    let output = process::tee(cargo_test().arg("--no-fail-fast").args(args))?;
+    let models = unit::passed(&output).context("no model was explored")?;
+    let (took, budget) = (start.elapsed().as_secs_f64(), BUDGET.as_secs());
+    println!("{models} tests in {took:.0} s; the budget of a whole run is {budget} s on 2 cores");
+    if start.elapsed() > BUDGET {
+        println!("warning: OVER BUDGET: bound the models more tightly, or split them");
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! The core's tests under tools that only nightly has. A machine without them is told so: a
+//! step is left out when the caller asks for it, never by itself.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process::{self, answer, answers, cargo, root};
+use crate::unit;
+
+/// ThreadSanitizer runs the tests that have this in their name. It does not understand fences, and
+/// std is not instrumented: such a test must order what it checks by atomics of its own or by
+/// `JoinHandle::join`, not by a `Mutex`, a `Barrier`, a channel or the end of a `thread::scope`.
+const TSAN_FILTER: &str = "stress";
+
+pub(crate) fn asan() -> Result<()> {
+    sanitized("asan", "-Zsanitizer=address", &[], None)
+}
+
+pub(crate) fn tsan() -> Result<()> {
+    // std is not instrumented; the second flag says that we know.
+    let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
+    let suppressions = root().join("xtask/tsan-suppressions.txt");
+    let options = format!("suppressions={}", suppressions.display());
+    sanitized("tsan", flags, &[TSAN_FILTER], Some(("TSAN_OPTIONS", options)))
+}
+
+fn sanitized(
+    name: &str,
+    flags: &str,
+    args: &[&str],
+    options: Option<(&str, String)>,
+) -> Result<()> {
+    let host = nightly_host(name)?;
+    // With an explicit target the flags stay away from build scripts and procedural macros.
+    let mut command = cargo(["+nightly", "test", "--package", "vgic-core", "--target", &host]);
+    command.args(["--features", "locked", "--tests", "--no-fail-fast", "--target-dir"]);
+    command.arg(root().join(format!("target-{name}"))).args(args).envs(options);
+    process::rustflags(&mut command, flags);
+    let output = process::tee(&mut command)?;
+    println!("{} tests passed", unit::passed(&output)?);
+    Ok(())
+}
+
+/// The host's triple, if a nightly is there that has the sanitizer's runtime for it.
+fn nightly_host(sanitizer: &str) -> Result<String> {
+    let advice = format!(
+        "install it with `rustup toolchain install nightly --profile minimal`, \
+         or leave this step out with `cargo xtask test --skip {sanitizer}`"
+    );
+    let version = answer(Command::new("rustc").args(["+nightly", "--version", "--verbose"]));
+    let Some(version) = version else {
+        bail!("the Rust toolchain `nightly` is missing: {advice}");
+    };
+    let Some(host) = version.lines().find_map(|line| line.strip_prefix("host: ")) else {
+        bail!("`rustc +nightly --version --verbose` names no host");
+    };
+    let libraries = answer(Command::new("rustc").args(["+nightly", "--print", "target-libdir"]));
+    let runtime = format!("_rt.{sanitizer}.");
+    let found = libraries
+        .and_then(|dir| fs::read_dir(dir).ok())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().contains(&runtime));
+    if !found {
+        bail!("the Rust toolchain `nightly` for {host} has no {sanitizer} runtime: {advice}");
+    }
+    Ok(host.to_owned())
+}
+
+pub(crate) fn miri(args: &[String]) -> Result<()> {
+    if !answers(&mut cargo(["+nightly", "miri", "--version"])) {
+        bail!(
+            "Miri is missing: `rustup toolchain install nightly --profile minimal \
+             --component miri --component rust-src`"
+        );
+    }
+    let mut command = cargo(["+nightly", "miri", "test", "--package", "vgic-core"]);
+    command.args(["--features", "locked", "--target-dir"]).arg(root().join("target-miri"));
+    // Isolation keeps proptest from its seed files; permissive: crossbeam-epoch tags its pointers.
+    command.env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-permissive-provenance");
+    process::run(command.args(args))
+}

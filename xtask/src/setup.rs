@@ -1,0 +1,124 @@
+//! What the other steps need on the machine, and how to get it. Crates come through cargo itself.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process;
+
+struct Need {
+    what: &'static str,
+    /// The program and arguments that succeed if it is there.
+    probe: &'static [&'static str],
+    from: Source,
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Debian(&'static [&'static str]),
+    Rustup(&'static str),
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        what: "a C linker (gcc, as cc)",
+        probe: &["cc", "--version"],
+        // libc6-dev has the start files; gcc only recommends it.
+        from: Source::Debian(&["gcc", "libc6-dev"]),
+    },
+    Need {
+        what: "rustfmt",
+        probe: &["cargo", "fmt", "--version"],
+        from: Source::Rustup("rustfmt"),
+    },
+    Need {
+        what: "clippy",
+        probe: &["cargo", "clippy", "--version"],
+        from: Source::Rustup("clippy"),
+    },
+];
+
+impl Need {
+    fn is_there(&self) -> bool {
+        process::answers(Command::new(self.probe[0]).args(&self.probe[1..]))
+    }
+
+    /// How a person would install it.
+    fn advice(&self) -> String {
+        match self.from {
+            Source::Debian(packages) => {
+                format!("on Debian: apt-get install {}", packages.join(" "))
+            }
+            Source::Rustup(component) => {
+                format!("rustup component add {component}, or your distribution's package of it")
+            }
+        }
+    }
+}
+
+/// Installs what is missing; an error names what still is.
+pub(crate) fn run() -> Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_there()).collect();
+    if missing.is_empty() {
+        println!("everything needed is there");
+        return Ok(());
+    }
+    for need in &missing {
+        println!("missing: {}", need.what);
+    }
+    let packages = wanted(&missing, |from| match from {
+        Source::Debian(packages) => packages.to_vec(),
+        Source::Rustup(_) => Vec::new(),
+    });
+    let components = wanted(&missing, |from| match from {
+        Source::Debian(_) => Vec::new(),
+        Source::Rustup(component) => vec![component],
+    });
+    // A failed installation is reported by what is missing after it, with advice for each.
+    for result in [install_packages(&packages), install_components(&components)] {
+        if let Err(error) = result {
+            println!("{error:#}");
+        }
+    }
+    let still: Vec<String> = missing
+        .iter()
+        .filter(|need| !need.is_there())
+        .map(|need| format!("\n  {}: {}", need.what, need.advice()))
+        .collect();
+    if !still.is_empty() {
+        bail!("these are missing and could not be installed:{}", still.concat());
+    }
+    println!("installed; everything needed is there");
+    Ok(())
+}
+
+fn wanted(missing: &[&Need], of: fn(Source) -> Vec<&'static str>) -> Vec<&'static str> {
+    missing.iter().flat_map(|need| of(need.from)).collect()
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if !Path::new("/etc/debian_version").exists() {
+        bail!("not a Debian system: cannot install {}", packages.join(" "));
+    }
+    if process::answer(Command::new("id").arg("-u")).as_deref() != Some("0") {
+        bail!("not root: cannot install {}", packages.join(" "));
+    }
+    process::run(Command::new("apt-get").arg("update"))?;
+    process::run(
+        Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(packages),
+    )
+}
+
+fn install_components(components: &[&str]) -> Result<()> {
+    if components.is_empty() {
+        return Ok(());
+    }
+    process::run(Command::new("rustup").args(["component", "add"]).args(components))
+}
