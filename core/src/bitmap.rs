@@ -34,7 +34,7 @@
 
 use alloc::boxed::Box;
 
-use crate::sync::{AtomicU64, CachePadded, Ordering};
+use crate::sync::{AtomicU64, CachePadded, Ordering, update};
 
 /// Interrupts in one word.
 pub(crate) const LANES: usize = if cfg!(loom) { 4 } else { 32 };
@@ -109,20 +109,20 @@ impl PendingWord {
     /// Makes the interrupt not pending, wherever its owner has it.
     pub(crate) fn clear(&self, lane: Lane) {
         // AcqRel: in the word's order with `set` and `take`.
-        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |w| {
-            Some(if cfg!(mutant = "clear_without_mark") {
+        update(&self.0, |w| {
+            if cfg!(mutant = "clear_without_mark") {
                 w & !lane.pending()
             } else {
                 w & !lane.pending() | lane.cleared()
-            })
+            }
         });
     }
 
     /// Gives back what was taken, unless it was cleared meanwhile. For the owner.
     pub(crate) fn restore(&self, lane: Lane) {
         // AcqRel: in the word's order with `set` and `clear`.
-        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |w| {
-            Some(if w & lane.cleared() != 0 { w & !lane.cleared() } else { w | lane.pending() })
+        update(&self.0, |w| {
+            if w & lane.cleared() != 0 { w & !lane.cleared() } else { w | lane.pending() }
         });
     }
 

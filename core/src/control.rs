@@ -16,7 +16,7 @@
 
 use crate::engine::Trigger;
 use crate::ids::{Group, Priority, VcpuId};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, update};
 
 const ENABLED: u64 = 1 << 8;
 const GROUP1: u64 = 1 << 9;
@@ -114,15 +114,9 @@ impl ControlWord {
 
     /// Replaces the value by `f` of it, and returns the old and the new one. Lock-free.
     pub(crate) fn update(&self, f: impl Fn(Control) -> Control) -> (Control, Control) {
-        let mut old = self.0.load(Ordering::Relaxed);
-        loop {
-            let new = f(Control(old)).0;
-            // Release: pairs with `load`. Acquire: the caller may depend on the old value.
-            match self.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return (Control(old), Control(new)),
-                Err(now) => old = now,
-            }
-        }
+        // Release: pairs with `load`. Acquire: the caller may depend on the old value.
+        let old = Control(update(&self.0, |old| f(Control(old)).0));
+        (old, f(old))
     }
 }
 

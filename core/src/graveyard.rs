@@ -23,7 +23,7 @@ use core::ptr::{self, NonNull};
 use crate::block::Block;
 use crate::irq::Irq;
 use crate::msi::Device;
-use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{AtomicPtr, AtomicUsize, FirstLook, Ordering};
 use crate::tree::Node;
 
 /// A count for information and limits: exact when nothing else is going on.
@@ -125,8 +125,7 @@ impl Graveyard {
 
     fn push(&self, corpse: Corpse) {
         self.counts.garbage.add(1);
-        // Relaxed: the value is only compared.
-        let mut head = self.head.load(Ordering::Relaxed);
+        let mut head = self.head.first_look();
         loop {
             // Relaxed: published by the compare-exchange.
             corpse.link().store(head, Ordering::Relaxed);

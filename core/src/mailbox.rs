@@ -22,7 +22,7 @@ use core::ptr::{self, NonNull};
 
 use crate::irq::Irq;
 use crate::refs::Posted;
-use crate::sync::{AtomicPtr, Ordering};
+use crate::sync::{AtomicPtr, FirstLook, Ordering};
 
 /// A mailbox.
 pub(crate) struct Mailbox {
@@ -53,9 +53,9 @@ impl Mailbox {
     /// Puts an interrupt in.
     #[inline]
     pub(crate) fn push(&self, posted: Posted) -> Push {
-        // Acquire (here and on failure): pairs with `close` and `open`, for the caller that is refused.
-        let mut head = self.head.load(Ordering::Acquire);
+        let mut head = self.head.first_look();
         loop {
+            // No ordering needed: who is refused looks again, after a fence (`hub::Hub::look_again`).
             if head == closed() {
                 return Push::Closed(posted);
             }
@@ -65,7 +65,7 @@ impl Mailbox {
             let order =
                 if cfg!(mutant = "push_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
             // Release: pairs with the Acquire of `drain`.
-            match self.head.compare_exchange_weak(head, irq, order, Ordering::Acquire) {
+            match self.head.compare_exchange_weak(head, irq, order, Ordering::Relaxed) {
                 Ok(_) => {
                     let _ = posted.into_raw();
                     return if head.is_null() { Push::WasEmpty } else { Push::Queued };
@@ -78,8 +78,8 @@ impl Mailbox {
     /// Takes everything out, oldest first. For the owner.
     #[inline]
     pub(crate) fn drain(&self) -> Drained {
-        // Relaxed: an empty look takes nothing; what is pushed after it kicks.
-        let head = self.head.load(Ordering::Relaxed);
+        // An empty look takes nothing; what is pushed after it kicks.
+        let head = self.head.first_look();
         if head.is_null() || head == closed() {
             return Drained { next: ptr::null_mut() };
         }

@@ -11,27 +11,24 @@ use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{AtomicU64, update};
 
-const DEAD: usize = usize::MAX;
+const DEAD: u64 = u64::MAX;
 
 /// A count.
-pub(crate) struct RefCount(AtomicUsize);
+pub(crate) struct RefCount(AtomicU64);
 
 impl RefCount {
     /// With one reference, the caller's.
     pub(crate) fn new() -> Self {
-        Self(AtomicUsize::new(1))
+        Self(AtomicU64::new(1))
     }
 
     /// One more reference, unless it is dead.
     #[must_use]
     pub(crate) fn try_get(&self) -> bool {
         // AcqRel: in one chain with `put`, so that who gets a reference sees what was done under others.
-        let got = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| {
-            if n == DEAD { None } else { Some(n + 1) }
-        });
-        got.is_ok()
+        update(&self.0, |n| if n == DEAD { DEAD } else { n + 1 }) != DEAD
     }
 
     /// One reference less; returns whether the object is now dead, by the caller's hand.
@@ -40,10 +37,7 @@ impl RefCount {
     #[must_use]
     pub(crate) fn put(&self) -> bool {
         // AcqRel: in one chain with `try_get`: all use of the object comes before its death.
-        let put = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| {
-            Some(if n == 1 { DEAD } else { n - 1 })
-        });
-        put == Ok(1)
+        update(&self.0, |n| if n == 1 { DEAD } else { n - 1 }) == 1
     }
 }
 

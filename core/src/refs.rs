@@ -45,7 +45,7 @@ use core::ptr::NonNull;
 
 use crate::ids::VcpuId;
 use crate::irq::Irq;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, update};
 use crate::trace::{Trace, trace};
 
 const ONE_REF: u64 = 1;
@@ -134,15 +134,9 @@ impl StateWord {
     /// Applies `f` until it sticks; returns the old and the new value.
     #[inline(always)]
     fn update(&self, f: impl Fn(u64) -> u64) -> (State, State) {
-        let mut old = self.0.load(Ordering::Relaxed);
-        loop {
-            let new = f(old);
-            // AcqRel: the word is a chain (see the module's text). The failure value is only retried with.
-            match self.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return (State(old), State(new)),
-                Err(now) => old = now,
-            }
-        }
+        // AcqRel: the word is a chain (see the module's text).
+        let old = update(&self.0, &f);
+        (State(old), State(f(old)))
     }
 }
 

@@ -35,6 +35,9 @@ pub(crate) struct Shared<R: Reclaim> {
     pub(crate) hub: Arc<Hub>,
 }
 
+/// Private interrupts of each vCPU that exist. Models have no use for all of them.
+const PRIVATE: usize = if cfg!(loom) { 2 } else { PRIVATE_INTIDS as usize };
+
 /// The interrupts that exist from the start, and their pending bits.
 struct WiredIrqs {
     /// 32 for each vCPU.
@@ -57,8 +60,8 @@ impl WiredIrqs {
         };
         let private = (0..config.vcpus).flat_map(|vcpu| {
             let word: &PendingWord = &private_bits[usize::from(vcpu)];
-            (0..PRIVATE_INTIDS)
-                .map(move |intid| make(intid, VcpuId(vcpu), (word, Lane::new(intid as usize))))
+            (0..PRIVATE)
+                .map(move |intid| make(intid as u32, VcpuId(vcpu), (word, Lane::new(intid))))
         });
         let spis = (0..usize::from(config.spis)).map(|spi| {
             let bit = spi_bits[spi / BLOCK].locate(spi);
@@ -79,7 +82,8 @@ impl<R: Reclaim> Shared<R> {
         match wired {
             Wired::Private(vcpu, _) if !self.hub.has_vcpu(vcpu) => Err(Error::NoSuchVcpu(vcpu)),
             Wired::Private(vcpu, intid) if intid.is_private() => {
-                Ok(&self.wired.private[vcpu.index() * PRIVATE_INTIDS as usize + intid.0 as usize])
+                let index = vcpu.index() * PRIVATE + intid.0 as usize;
+                self.wired.private.get(index).ok_or(Error::IntidRange(intid))
             }
             Wired::Spi(intid) => {
                 let index = intid.0.checked_sub(PRIVATE_INTIDS).map(|i| i as usize);
@@ -132,8 +136,7 @@ impl<R: Reclaim> Shared<R> {
             }
         };
         if wired {
-            let first = vcpu.index() * PRIVATE_INTIDS as usize;
-            self.wired.private[first..first + PRIVATE_INTIDS as usize].iter().for_each(attend);
+            self.wired.private[vcpu.index() * PRIVATE..][..PRIVATE].iter().for_each(attend);
             self.wired.spis.iter().for_each(attend);
         }
         self.lpis.blocks.for_each(pin, &mut |key, block: &Block| {

@@ -1,1 +1,92 @@
 //! Helpers shared by the models in `tests/`.
+#![cfg(loom)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_core::lr::{ListRegisters, Lr, LrState, Maintenance};
+use vgic_core::reclaim::Slots;
+
+/// The engine that models run on: the fixed-slot backend can be explored exhaustively.
+pub type Vgic = vgic_core::Vgic<Slots>;
+/// A vCPU of [`Vgic`].
+pub type VcpuInterface = vgic_core::VcpuInterface<Slots>;
+
+/// Runs a model, and insists on a minimum number of explored interleavings.
+pub fn model(preemptions: usize, at_least: usize, f: impl Fn() + Sync + Send + 'static) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&runs);
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
+    builder.check(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        f();
+    });
+    let runs = runs.load(Ordering::Relaxed);
+    println!("{runs} interleavings");
+    assert!(runs >= at_least, "only {runs} interleavings were explored, not {at_least}");
+}
+
+/// A host that does not need kicks.
+pub struct NoKick;
+impl Kick for NoKick {
+    fn kick(&self, _: VcpuId) {}
+}
+
+/// A small VM.
+pub fn vgic(vcpus: u16) -> Vgic {
+    let config = Config {
+        vcpus,
+        spis: 0,
+        lpis: 2,
+        device_bits: 1,
+        event_bits: 1,
+        participants: 8,
+        ..Config::default()
+    };
+    Vgic::new(&config, Arc::new(NoKick)).unwrap()
+}
+
+/// List registers, and a guest that takes what is in them.
+#[derive(Default)]
+pub struct Guest([Lr; 2]);
+
+impl ListRegisters for Guest {
+    fn count(&self) -> usize {
+        2
+    }
+    fn read(&self, n: usize) -> Lr {
+        self.0[n]
+    }
+    fn write(&mut self, n: usize, lr: Lr) {
+        self.0[n] = lr;
+    }
+    fn take_eoi_count(&mut self) -> u32 {
+        0
+    }
+    fn set_maintenance(&mut self, _: Maintenance) {}
+}
+
+impl Guest {
+    /// Acknowledges and ends everything; returns how many there were.
+    pub fn serve(&mut self) -> usize {
+        let mut n = 0;
+        for lr in &mut self.0 {
+            if lr.state().is_pending() {
+                *lr = lr.with_state(LrState::Invalid);
+                n += 1;
+            }
+        }
+        n
+    }
+}
+
+/// Ends a model: when everything of a VM is gone, nothing may be left.
+pub fn end(vgic: Vgic) {
+    // Whoever dropped the last handle has collected; what was pinned meanwhile is collected here.
+    vgic.msi().unwrap().collect();
+    assert_eq!(vgic.usage(), Usage::default(), "something is left");
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::irq::{Irq, IrqState, SortKey};
+use super::irq::{Irq, IrqState, Place, SortKey};
 use super::spin::{SpinGuard, SpinLock};
 use crate::ids::{Intid, PRIVATE_INTIDS, VcpuId};
 
@@ -137,11 +137,12 @@ impl Cpu {
             return false;
         }
         let kick = self.request(&mut state);
-        state.take_place();
+        let place = Place::when(state.changed);
+        state.take_place(place);
         state.vcpu = Some(state.target);
         drop(state);
         // The reference that is dropped when the interrupt is pruned from the list.
-        ap_list.list.push_back(Listed { irq: Arc::clone(irq), key: SortKey::LEAVES });
+        ap_list.list.push_back(Listed { irq: Arc::clone(irq), key: SortKey::NONE });
         kick
     }
 }

@@ -37,10 +37,10 @@ impl Vm {
     pub(super) fn wired(&self, wired: Wired) -> Result<&Arc<Irq>, Error> {
         match wired {
             Wired::Spi(intid) => self.spi(intid),
-            Wired::Private(_, intid) if !intid.is_private() => Err(Error::IntidRange(intid)),
             Wired::Private(vcpu, intid) => {
                 self.check_vcpu(vcpu)?;
-                Ok(&self.cpu(vcpu).private[intid.0 as usize])
+                let private = &self.cpu(vcpu).private;
+                private.get(intid.0 as usize).ok_or(Error::IntidRange(intid))
             }
         }
     }
@@ -87,9 +87,8 @@ impl Injector for LockedInjector {
 
     fn clear_pulse(&self, wired: Wired) -> Result<(), Error> {
         self.change(wired, |state| {
-            let changed = state.pending_latch || state.lr_latch;
             state.clear_pending();
-            (changed, ())
+            (state.vcpu.is_some(), ())
         })
     }
 

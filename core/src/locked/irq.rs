@@ -27,9 +27,11 @@ pub(super) struct Irq {
 /// What the `irq_lock` protects.
 pub(super) struct IrqState {
     pub(super) intid: Intid,
-    /// Where it waits in its priority: the clock of its vCPU ([`Cpu`]) when it came to wait there.
-    pub(super) place: u64,
-    /// When it was first changed since its vCPU's last flush, by the same clock; 0: never by this vCPU's clock.
+    /// Its place in its priority's line.
+    place: Place,
+    /// The priority in whose line that is; while active, the one that it was taken with.
+    place_priority: Priority,
+    /// When it was first changed since its vCPU's last flush, by that vCPU's clock; before it, if it was not.
     pub(super) changed: u64,
     /// Number of events that are mapped to this LPI.
     pub(super) mappings: u32,
@@ -38,8 +40,6 @@ pub(super) struct IrqState {
     /// The vCPU whose `ap_list` it is on.
     pub(super) vcpu: Option<VcpuId>,
     pub(super) priority: Priority,
-    /// The priority in which it has its place.
-    pub(super) place_priority: Priority,
     pub(super) group: Group,
     pub(super) trigger: Trigger,
     pub(super) enabled: bool,
@@ -60,13 +60,13 @@ impl IrqState {
     fn new(intid: Intid, target: VcpuId) -> Self {
         Self {
             intid,
-            place: 0,
+            place: Place::default(),
+            place_priority: Priority::HIGHEST,
             changed: 0,
             mappings: 0,
             target,
             vcpu: None,
             priority: Priority::HIGHEST,
-            place_priority: Priority::HIGHEST,
             group: Group::Group0,
             trigger: Trigger::Edge,
             enabled: false,
@@ -98,22 +98,26 @@ impl IrqState {
 
     /// Where it belongs in the `ap_list` of vCPU `me`, which it is on; nowhere if it is to leave it.
     ///
-    /// The keys of one list are different, and sort as list registers are filled: what is
-    /// active, then what is pending; the highest priority first; what waits longest first.
+    /// The keys of one list are different, and sort as list registers are filled: the highest priority first;
+    /// what is active before what it keeps waiting; what waits longest first.
     pub(super) fn sort_key(&mut self, me: VcpuId, lpis_enabled: bool) -> Option<SortKey> {
         if !self.active && !self.is_offered(me, lpis_enabled) {
             return None;
         }
-        if (self.spent && self.is_pending()) || self.place_priority != self.priority {
-            self.take_place();
+        if self.spent && self.is_pending() {
+            self.spent = false;
+            self.place = Place::when(self.changed);
         }
-        Some(SortKey::new(self.active, self.priority, self.place))
+        if self.place_priority != self.priority && !self.active {
+            self.take_place(Place::when(self.changed));
+        }
+        Some(SortKey::new(self.place_priority, self.active, self.place))
     }
 
-    /// Puts it at the end of its priority's line.
-    pub(super) fn take_place(&mut self) {
+    /// Gives it a place in its present priority's line.
+    pub(super) fn take_place(&mut self, place: Place) {
         self.spent = false;
-        self.place = self.changed;
+        self.place = place;
         self.place_priority = self.priority;
     }
 
@@ -133,29 +137,35 @@ impl IrqState {
             (true, false) => LrState::Active,
             (true, true) => LrState::PendingActive,
         };
-        let lr = Lr::pending(self.intid, self.priority, self.group).with_state(state);
+        let lr = Lr::pending(self.intid, self.place_priority, self.group).with_state(state);
         if self.trigger == Trigger::Level { lr.with_eoi_maintenance() } else { lr }
     }
 
-    /// Takes it back out of a list register that the guest left in this state.
-    pub(super) fn fold_lr(&mut self, state: LrState, cpu: &Cpu) {
+    /// Takes it back out of a list register that the guest left in this state. `end` is where it goes if that makes it
+    /// pending anew; returns whether it went there.
+    pub(super) fn fold_lr(&mut self, state: LrState, cpu: &Cpu, end: Place) -> bool {
         self.in_lr = false;
         self.active = state.is_active();
+        let latch = core::mem::take(&mut self.lr_latch);
         if state.is_pending() {
             // Unless it was withdrawn meanwhile. It keeps its place.
-            self.pending_latch |= self.lr_latch;
-        } else {
-            self.end_offer(cpu);
+            self.pending_latch |= latch;
+            return false;
         }
-        self.lr_latch = false;
+        // An edge that came since the flush has its place by the time when it came.
+        self.spent = true;
+        (self.trigger == Trigger::Level || self.changed <= cpu.last_flush()) && self.end_offer(end)
     }
 
-    /// It has been acknowledged or deactivated: if it is pending, then anew.
-    pub(super) fn end_offer(&mut self, cpu: &Cpu) {
+    /// It has been acknowledged or deactivated. If it is pending and not active now, then anew: it goes to `end`. Returns
+    /// whether it does.
+    pub(super) fn end_offer(&mut self, end: Place) -> bool {
         self.spent = true;
-        if self.is_pending() {
-            self.note_change(cpu);
+        let anew = !self.active && self.is_pending();
+        if anew {
+            self.take_place(end);
         }
+        anew
     }
 
     /// Records that it has changed, for its place in line. Changes are taken in at the next flush,
@@ -231,20 +241,40 @@ impl Drop for Irq {
     }
 }
 
+/// A place in the line of one priority at one vCPU: the lower, the earlier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Place(u64);
+
+impl Place {
+    const FOLDED_BITS: u32 = 6;
+
+    /// Of what changed when the clock showed `changed`.
+    pub(super) const fn when(changed: u64) -> Self {
+        Self(changed << Self::FOLDED_BITS)
+    }
+
+    /// Of the `n`th that a fold found pending anew: before everything that changed since the last flush, since
+    /// nobody knows when the guest was done with it.
+    pub(super) const fn folded(last_flush: u64, n: u64) -> Self {
+        let last = (1 << Self::FOLDED_BITS) - 1;
+        Self(last_flush << Self::FOLDED_BITS | if n < last { n } else { last })
+    }
+}
+
 /// See [`IrqState::sort_key`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SortKey(u64);
 
 impl SortKey {
-    /// Of what is to leave the list.
-    pub(super) const LEAVES: Self = Self(u64::MAX);
+    /// Of what is to leave the list, or has not been looked at.
+    pub(super) const NONE: Self = Self(u64::MAX);
 
-    const PENDING: u64 = 1 << 61;
-    const LEVEL_SHIFT: u32 = 56;
+    const LEVEL_SHIFT: u32 = 59;
+    const PENDING: u64 = 1 << 58;
 
-    fn new(active: bool, priority: Priority, place: u64) -> Self {
+    fn new(priority: Priority, active: bool, place: Place) -> Self {
         let class = if active { 0 } else { Self::PENDING };
-        Self(class | (priority.level() as u64) << Self::LEVEL_SHIFT | place)
+        Self((priority.level() as u64) << Self::LEVEL_SHIFT | class | place.0)
     }
 
     pub(super) fn is_active(self) -> bool {

@@ -42,13 +42,14 @@
 //!
 //! # Order
 //!
-//! Changes are taken in at a vCPU's next flush, in the order in which the interrupts were first changed since its last
-//! one. What is offered for the first time, or again after it was taken, or at another priority, or from another
-//! vCPU, goes to the end of its priority's line. What still waits, or comes back from a list register still pending,
-//! keeps its place.
+//! List registers go to the most urgent: by priority, what is active before what it keeps waiting, then by place in line.
+//! So an active interrupt can lose its list register, to a pending one of higher priority.
 //!
-//! When not everything fits, active interrupts get list registers first, by priority; but if anything is pending, one
-//! list register is for it, even if an active interrupt must do without.
+//! Changes are taken in at a vCPU's next flush, in the order in which the interrupts were first changed since its last
+//! one. What is offered for the first time, or again after it was taken, or at another priority, or by another
+//! vCPU, goes to the end of its priority's line then. What still waits, or comes back from a list register still
+//! pending, keeps its place. What is found pending anew when it is deactivated (a level), joins at the fold,
+//! before those changes.
 
 // This engine is the one that has locks.
 #![allow(clippy::disallowed_types)]
@@ -131,7 +132,8 @@ impl Vm {
             let target = state.target;
             let cpu = self.cpu(target);
             if !state.is_wanted() {
-                if state.is_pending() {
+                // What is idle has no place yet. But a wired interrupt was configured for a purpose.
+                if state.is_pending() || !state.intid.is_lpi() {
                     state.note_change(cpu);
                 }
                 return None;

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use core::sync::atomic::{AtomicUsize, Ordering};
-
 use super::irq::{Irq, IrqState};
 use super::spin::SpinLock;
 use super::{Participant, Vm};
@@ -48,22 +46,15 @@ impl Event {
     }
 }
 
-/// The mapping goes with its domain, if nobody unmaps it before.
-impl Drop for Event {
-    fn drop(&mut self) {
-        if let Some(irq) = self.lpi.get_mut() {
-            let mut state = irq.lock();
-            state.mappings -= 1;
-            state.clear_pending();
-        }
-    }
-}
-
 /// A (DeviceID, EventID) pair as one number, events of a device next to each other.
 type Key = u64;
 
 fn key(device: DeviceId, event: EventId) -> Key {
     u64::from(device.0) << 32 | u64::from(event.0)
+}
+
+fn parts(key: Key) -> (DeviceId, EventId) {
+    (DeviceId((key >> 32) as u32), EventId(key as u32))
 }
 
 /// One multiplication, folded: enough for keys that are numbers already, with a seed that the guest does not know.
@@ -105,20 +96,11 @@ const SHARDS: usize = 16;
 struct Domain {
     vm: Arc<Vm>,
     shards: [CachePadded<Shard>; SHARDS],
-    devices: AtomicUsize,
-    events: AtomicUsize,
 }
 
 impl Domain {
     fn shard(&self, device: DeviceId, event: EventId) -> &Shard {
         &self.shards[(event.0 ^ device.0.wrapping_mul(7)) as usize % SHARDS]
-    }
-}
-
-impl Drop for Domain {
-    fn drop(&mut self) {
-        self.vm.devices.give_back(*self.devices.get_mut());
-        self.vm.events.give_back(*self.events.get_mut());
     }
 }
 
@@ -186,8 +168,6 @@ impl LockedMsi {
             shards: core::array::from_fn(|_| {
                 CachePadded::new(RwLock::new(HashMap::with_hasher(hash.clone())))
             }),
-            devices: AtomicUsize::new(0),
-            events: AtomicUsize::new(0),
         };
         Ok(Self { participant, domain: Arc::new(domain), events: BTreeMap::new(), routed: 0 })
     }
@@ -234,8 +214,6 @@ impl LockedMsi {
                     return Err(Error::TooManyDevices);
                 }
             }
-            // Relaxed, here and below: a number that publishes nothing.
-            self.domain.devices.fetch_add(1, Ordering::Relaxed);
         }
         let made = Arc::new(Event::default());
         let mut shard =
@@ -245,6 +223,15 @@ impl LockedMsi {
         self.events.insert(key(device, event), Arc::clone(&made));
         self.routed += 1;
         Ok(made)
+    }
+
+    /// A reference to an LPI, for one event more.
+    fn take_event(&self, intid: Intid, target: VcpuId) -> Result<Arc<Irq>, Error> {
+        if !self.vm().events.take() {
+            return Err(Error::TooManyEvents);
+        }
+        let irq = self.vm().lpis.get_or_make(intid, target);
+        irq.inspect_err(|_| self.vm().events.give_back(1))
     }
 
     /// Removes an event's entry, if it is not mapped and has no route.
@@ -261,7 +248,6 @@ impl LockedMsi {
         self.events.remove(&key(device, event));
         self.routed -= 1;
         if !self.has_device(device) {
-            self.domain.devices.fetch_sub(1, Ordering::Relaxed);
             self.vm().devices.give_back(1);
         }
     }
@@ -272,6 +258,34 @@ impl LockedMsi {
         f(&mut state);
         let kick = self.vm().attend(irq, state);
         self.vm().kick(kick);
+    }
+}
+
+impl Vm {
+    /// Makes an LPI not pending, and ends one of its mappings if it is `unmapped`.
+    fn clear(&self, irq: &Arc<Irq>, unmapped: bool) {
+        let mut state = irq.lock();
+        state.mappings -= u32::from(unmapped);
+        state.clear_pending();
+        if state.vcpu.is_some() {
+            let kick = self.attend(irq, state);
+            self.kick(kick);
+        }
+    }
+}
+
+/// Dropping it unmaps everything.
+impl Drop for LockedMsi {
+    fn drop(&mut self) {
+        let keys: Vec<Key> = self.events.keys().copied().collect();
+        for (device, event) in keys.into_iter().map(parts) {
+            let _ = self.unmap(device, event);
+        }
+        // What is left has a route, which finds nothing mapped there from now on.
+        while let Some((&left, _)) = self.events.first_key_value() {
+            self.events.retain(|&key, _| parts(key).0 != parts(left).0);
+            self.vm().devices.give_back(1);
+        }
     }
 }
 
@@ -292,19 +306,20 @@ impl MsiControl for LockedMsi {
         config: LpiConfig,
     ) -> Result<(), Error> {
         self.check(device, event)?;
-        self.vm().lpis.check(intid)?;
         self.vm().check_vcpu(target)?;
+        self.vm().lpis.check(intid)?;
         if self.events.get(&key(device, event)).is_some_and(|event| event.is_mapped()) {
             return Err(Error::EventMapped);
         }
-        let irq = self.vm().lpis.get_or_make(intid, target)?;
         let entry = self.get_or_make(device, event)?;
-        if !self.vm().events.take() {
-            drop(entry);
-            self.forget(device, event);
-            return Err(Error::TooManyEvents);
-        }
-        self.domain.events.fetch_add(1, Ordering::Relaxed);
+        let irq = match self.take_event(intid, target) {
+            Ok(irq) => irq,
+            Err(error) => {
+                drop(entry);
+                self.forget(device, event);
+                return Err(error);
+            }
+        };
         self.routed -= 1;
         self.change(&irq, |state| {
             state.mappings += 1;
@@ -320,13 +335,9 @@ impl MsiControl for LockedMsi {
         let entry = self.events.get(&key(device, event)).ok_or(Error::NotMapped)?;
         // An injection holds the lock until the LPI is pending and queued: it comes before this, or finds nothing.
         let irq = entry.lpi.lock().take().ok_or(Error::NotMapped)?;
-        self.change(&irq, |state| {
-            state.mappings -= 1;
-            state.clear_pending();
-        });
+        self.vm().clear(&irq, true);
         drop(irq);
         self.vm().events.give_back(1);
-        self.domain.events.fetch_sub(1, Ordering::Relaxed);
         self.routed += 1;
         self.forget(device, event);
         Ok(())
@@ -338,8 +349,8 @@ impl MsiControl for LockedMsi {
     }
 
     fn retarget(&mut self, device: DeviceId, event: EventId, target: VcpuId) -> Result<(), Error> {
-        let irq = self.lpi(device, event)?;
         self.vm().check_vcpu(target)?;
+        let irq = self.lpi(device, event)?;
         self.change(&irq, |state| state.set_target(target));
         Ok(())
     }
@@ -379,7 +390,7 @@ impl MsiControl for LockedMsi {
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
         let irq = self.lpi(device, event)?;
-        self.change(&irq, IrqState::clear_pending);
+        self.vm().clear(&irq, false);
         Ok(())
     }
 
@@ -395,8 +406,8 @@ impl MsiControl for LockedMsi {
         }
         let unmapped = self.events.iter().filter(|(_, event)| !event.is_mapped());
         let keys: Vec<Key> = unmapped.map(|(&key, _)| key).collect();
-        for key in keys {
-            self.forget(DeviceId((key >> 32) as u32), EventId(key as u32));
+        for (device, event) in keys.into_iter().map(parts) {
+            self.forget(device, event);
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::cpu::{ApList, Listed};
-use super::irq::{Irq, SortKey};
+use super::cpu::{ApList, Cpu, Listed};
+use super::irq::{Irq, Place, SortKey};
 use super::{Participant, Vm};
 use crate::engine::{Error, Flushed, Vcpu};
 use crate::ids::{Intid, VcpuId};
@@ -27,6 +27,9 @@ struct Entry {
     spilled: usize,
     /// What the list held when it was last looked at; what has been added since then requests a flush.
     listed: usize,
+    /// Places that folds have given since the clock showed what it did at the last flush.
+    folded: u64,
+    maintenance: Maintenance,
     /// References on their way off the list, kept to be dropped without its lock. Empty between calls.
     pruned: Vec<Arc<Irq>>,
 }
@@ -35,22 +38,26 @@ struct Entry {
 #[derive(Default)]
 struct Tally {
     flushed: Flushed,
+    /// List registers with something for the guest to take now.
+    offered: usize,
+    /// Whether something pending did not fit.
+    pending_waits: bool,
     spilled: usize,
 }
 
 impl Tally {
     fn add(&mut self, lr: Lr) {
         self.flushed.in_lrs += 1;
-        self.flushed.pending += usize::from(lr.state() == LrState::Pending);
+        self.flushed.pending += usize::from(lr.state().is_pending());
+        self.offered += usize::from(lr.state() == LrState::Pending);
     }
 
-    /// What the virtual CPU interface is to report.
-    fn maintenance(&self) -> Maintenance {
-        let Flushed { in_lrs, pending, waiting } = self.flushed;
+    /// What the virtual CPU interface is to report. Nothing that is the case from the start: else the guest
+    /// would never get to run.
+    fn maintenance(&self, count: usize) -> Maintenance {
         Maintenance {
-            // Only what is not the case from the start: else the guest would never get to run.
-            underflow: waiting && in_lrs > 1,
-            no_pending: waiting && pending > 0,
+            underflow: self.pending_waits && count > 1,
+            no_pending: self.pending_waits && self.offered > 0,
             not_present: self.spilled > 0,
             trap_dir: self.spilled > 0,
         }
@@ -71,6 +78,8 @@ impl LockedVcpu {
             written: 0,
             spilled: 0,
             listed: 0,
+            folded: 0,
+            maintenance: Maintenance::default(),
             pruned: Vec::new(),
         };
         Ok(Self { participant, entry })
@@ -99,7 +108,7 @@ impl Vcpu for LockedVcpu {
         let vm = &*self.participant.vm;
         self.entry.fold(vm, lrs);
         self.entry.clear_lrs(lrs, 0);
-        lrs.set_maintenance(Maintenance::default());
+        self.entry.set_maintenance(lrs, Maintenance::default());
         self.entry.shut(vm);
     }
 
@@ -108,9 +117,7 @@ impl Vcpu for LockedVcpu {
         if !self.entry.open {
             return Flushed::default();
         }
-        let tally = self.entry.flush(&self.participant.vm, lrs);
-        lrs.set_maintenance(tally.maintenance());
-        tally.flushed
+        self.entry.flush(&self.participant.vm, lrs)
     }
 
     #[inline]
@@ -120,30 +127,16 @@ impl Vcpu for LockedVcpu {
 
     fn deactivate(&mut self, intid: Intid) -> bool {
         let (vm, me) = (&*self.participant.vm, self.entry.me);
-        let lpi;
-        let irq = if intid.is_private() {
-            &vm.cpu(me).private[intid.0 as usize]
-        } else if let Ok(spi) = vm.spi(intid) {
-            spi
-        } else {
-            lpi = vm.lpis.get(intid);
-            match &lpi {
-                Some(lpi) => lpi,
-                None => return false,
-            }
-        };
+        let cpu = vm.cpu(me);
+        let private = cpu.private.get(intid.0 as usize);
+        let Some(irq) = private.or_else(|| vm.spi(intid).ok()) else { return false };
         let mut state = irq.lock();
-        if !state.active || state.in_lr {
+        if state.vcpu != Some(me) || !state.active || state.in_lr {
             return false;
         }
+        // The flush to come does the rest.
         state.active = false;
-        // The clock is that of the vCPU on whose list it is; this one's own flush is to come anyway.
-        let vcpu = state.vcpu.unwrap_or(state.target);
-        state.end_offer(vm.cpu(vcpu));
-        if state.vcpu != Some(me) {
-            let kick = vm.attend(irq, state);
-            vm.kick(kick);
-        }
+        self.entry.folded += u64::from(state.end_offer(self.entry.next_place(cpu)));
         true
     }
 
@@ -164,18 +157,24 @@ impl Drop for LockedVcpu {
 }
 
 impl Entry {
-    fn flush<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) -> Tally {
+    fn flush<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) -> Flushed {
         if self.in_lrs > 0 {
             self.fold(vm, lrs);
         }
         let cpu = vm.cpu(self.me);
+        if self.folded > 0 {
+            // The places of the next fold come after those of the last.
+            cpu.tick();
+            self.folded = 0;
+        }
+        let count = lrs.count();
         let mut tally = Tally::default();
         if cpu.take_request() || self.listed > 0 {
             let mut ap_list = cpu.ap_list.lock();
-            if ap_list.list.len() <= lrs.count() {
+            if ap_list.list.len() <= count {
                 self.fill_all(&mut ap_list, lrs, &mut tally);
             } else {
-                self.fill_first(&mut ap_list, lrs, &mut tally);
+                self.fill_first(cpu, &mut ap_list, lrs, &mut tally);
             }
             self.listed = ap_list.list.len();
         }
@@ -183,11 +182,24 @@ impl Entry {
         self.spilled = tally.spilled;
         self.clear_lrs(lrs, self.in_lrs);
         self.written = self.in_lrs;
+        self.set_maintenance(lrs, tally.maintenance(count));
         for irq in self.pruned.drain(..) {
             // Another vCPU's now, perhaps.
             vm.requeue(&irq, None);
         }
-        tally
+        tally.flushed
+    }
+
+    fn set_maintenance<L: ListRegisters>(&mut self, lrs: &mut L, wanted: Maintenance) {
+        if self.maintenance != wanted {
+            self.maintenance = wanted;
+            lrs.set_maintenance(wanted);
+        }
+    }
+
+    /// For what is pending anew once it has been deactivated.
+    fn next_place(&self, cpu: &Cpu) -> Place {
+        Place::folded(cpu.last_flush(), self.folded + 1)
     }
 
     /// Fills the list registers with the whole list, which fits: one walk, each interrupt locked once.
@@ -217,7 +229,7 @@ impl Entry {
             }
         }
         if !sorted {
-            let mut filled = [(SortKey::LEAVES, Lr::EMPTY); MAX_LRS];
+            let mut filled = [(SortKey::NONE, Lr::EMPTY); MAX_LRS];
             let filled = &mut filled[..list.len()];
             for (n, (to, listed)) in filled.iter_mut().zip(list.iter()).enumerate() {
                 *to = (listed.key, lrs.read(n));
@@ -228,61 +240,60 @@ impl Entry {
         }
     }
 
-    /// Fills the list registers with the first of the list.
+    /// Fills the list registers with the most urgent of the list.
     fn fill_first<L: ListRegisters>(
         &mut self,
+        cpu: &Cpu,
         ap_list: &mut ApList,
         lrs: &mut L,
         tally: &mut Tally,
     ) {
         let ApList { list, lpis_enabled, .. } = ap_list;
-        let (mut active, mut pending, mut leaving) = (0, 0, 0);
+        let mut leaving = 0;
         for listed in list.iter_mut() {
             let mut state = listed.irq.lock();
-            listed.key = match state.sort_key(self.me, *lpis_enabled) {
-                Some(key) => {
-                    *(if key.is_active() { &mut active } else { &mut pending }) += 1;
-                    key
-                }
-                None => {
-                    state.unlist();
-                    leaving += 1;
-                    SortKey::LEAVES
-                }
-            };
+            listed.key = state.sort_key(self.me, *lpis_enabled).unwrap_or(SortKey::NONE);
+            if listed.key == SortKey::NONE {
+                state.unlist();
+                leaving += 1;
+            }
         }
-        let list = list.make_contiguous();
-        // Mostly sorted: a sorted list, with what is new at its end. A stable sort makes use of that.
-        if !list.is_sorted_by_key(|listed| listed.key) {
-            list.sort_by_key(|listed| listed.key);
+        let sorted = list.make_contiguous();
+        // Mostly it is: a sorted list, with what is new at its end. A stable sort makes use of that.
+        if !sorted.is_sorted_by_key(|listed| listed.key) {
+            sorted.sort_by_key(|listed| listed.key);
         }
-        let kept = list.len() - leaving;
-        let in_lrs = kept.min(lrs.count());
-        if pending > 0 && active >= in_lrs {
-            // The first pending one gets the last list register.
-            list[in_lrs - 1..=active].rotate_right(1);
-        }
-        for (n, listed) in list[..in_lrs].iter().enumerate() {
+        let (kept, leaving) = sorted.split_at_mut(sorted.len() - leaving);
+        let (first, rest) = kept.split_at_mut(kept.len().min(lrs.count()));
+        for (n, listed) in first.iter().enumerate() {
             let lr = listed.irq.lock().fill_lr(self.me, *lpis_enabled);
             lrs.write(n, lr);
             tally.add(lr);
         }
-        let spilled = list[in_lrs..kept].iter().take_while(|listed| listed.key.is_active());
-        for listed in spilled {
+        for listed in rest {
+            if !listed.key.is_active() {
+                tally.pending_waits = true;
+                continue;
+            }
             let mut state = listed.irq.lock();
             if state.intid.is_lpi() {
-                // Forgotten. If it is not pending, the next flush finds that it is not to be here.
+                // Forgotten. If it is not pending either, the next flush prunes it.
                 state.active = false;
-                state.spent = true;
-                pending += usize::from(state.sort_key(self.me, *lpis_enabled).is_some());
+                state.end_offer(Place::when(cpu.tick()));
+                tally.pending_waits |= state.sort_key(self.me, *lpis_enabled).is_some();
             } else {
                 tally.spilled += 1;
             }
         }
-        let pending_in_lrs = in_lrs - list[..in_lrs].iter().filter(|l| l.key.is_active()).count();
-        tally.flushed.waiting = pending > pending_in_lrs;
-        // What leaves is at the end.
-        self.pruned.extend(ap_list.list.drain(kept..).map(|listed| listed.irq));
+        tally.flushed.waiting = tally.pending_waits || tally.spilled > 0;
+        if tally.pending_waits && tally.offered == 0 {
+            // What waits is not more urgent than what is active: it can wait until one of those is deactivated.
+            for n in 0..first.len() {
+                lrs.write(n, lrs.read(n).with_eoi_maintenance());
+            }
+        }
+        let leaving = leaving.len();
+        self.pruned.extend(list.drain(list.len() - leaving..).map(|listed| listed.irq));
     }
 
     fn fold<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) {
@@ -293,27 +304,14 @@ impl Entry {
         let cpu = vm.cpu(self.me);
         let mut ap_list = cpu.ap_list.lock();
         let list = &mut ap_list.list;
-        if ends > 0 && self.spilled > 0 {
-            // Sorted by the last flush, up to what has been added since then.
-            let waiting = list.range(self.in_lrs..self.listed);
-            let mut ends = ends;
-            for listed in waiting.take_while(|_| ends > 0) {
-                let mut state = listed.irq.lock();
-                if state.active && !state.intid.is_lpi() {
-                    // If that is the end of it, the next flush prunes it.
-                    state.active = false;
-                    state.end_offer(cpu);
-                    self.spilled -= 1;
-                    ends -= 1;
-                }
-            }
-        }
         let mut kept = 0;
         for n in 0..self.in_lrs {
             let Some(Listed { irq, key }) = list.pop_front() else { break };
+            let lr = lrs.read(n).state();
             let mut state = irq.lock();
-            state.fold_lr(lrs.read(n).state(), cpu);
-            if state.active || state.is_pending() {
+            self.folded += u64::from(state.fold_lr(lr, cpu, self.next_place(cpu)));
+            // One that was withdrawn while it was offered is the next flush's to judge.
+            if state.active || lr.is_pending() || state.is_pending() {
                 drop(state);
                 list.push_back(Listed { irq, key });
                 kept += 1;
@@ -324,6 +322,19 @@ impl Entry {
             }
         }
         list.rotate_right(kept);
+        if ends > 0 && self.spilled > 0 {
+            // EOIs without a list register are those of the most urgent active interrupts that have none.
+            let mut ends = ends;
+            for listed in list.range(kept..).filter(|listed| listed.key.is_active()) {
+                let mut state = listed.irq.lock();
+                if ends > 0 && state.active {
+                    // If that is the end of it, the next flush prunes it.
+                    ends -= 1;
+                    state.active = false;
+                    self.folded += u64::from(state.end_offer(self.next_place(cpu)));
+                }
+            }
+        }
         self.listed = list.len();
         self.in_lrs = 0;
         drop(ap_list);
