@@ -138,16 +138,25 @@ impl Hub {
         match irq.signal() {
             Signal::Dead => return false,
             Signal::Already => {}
-            Signal::New(posted) => self.post(posted),
+            Signal::New(posted, owner) => {
+                let to = owner.unwrap_or_else(|| irq.control().load().target());
+                self.post_to(posted, to);
+            }
         }
         true
     }
 
     /// Puts an interrupt into the mailbox of whom it concerns.
+    pub(crate) fn post(&self, posted: Posted) {
+        let to = posted.destination();
+        self.post_to(posted, to);
+    }
+
+    /// The same, for a caller who has just seen whom it concerns. If that is no longer so, who drains passes it on.
     #[inline]
-    pub(crate) fn post(&self, mut posted: Posted) {
+    fn post_to(&self, posted: Posted, to: VcpuId) {
+        let (mut posted, mut to) = (posted, to);
         loop {
-            let to = posted.destination();
             if cfg!(mutant = "kick_before_push") && !self.vcpu(to).mailbox.has_mail() {
                 self.kick(to);
                 let _ = self.vcpu(to).mailbox.push(posted);
@@ -157,7 +166,7 @@ impl Hub {
                 Push::WasEmpty => return self.kick(to),
                 Push::Queued => return,
                 Push::Closed(back) => match self.look_again(back) {
-                    Some(again) => posted = again,
+                    Some(again) => (posted, to) = again,
                     None => return,
                 },
             }
@@ -166,7 +175,7 @@ impl Hub {
 
     /// After a mailbox was found closed: see "Closed mailboxes" above.
     #[cold]
-    pub(crate) fn look_again(&self, posted: Posted) -> Option<Posted> {
+    pub(crate) fn look_again(&self, posted: Posted) -> Option<(Posted, VcpuId)> {
         let irq = posted.withdraw();
         if cfg!(mutant = "closed_without_second_look") {
             return None;
@@ -174,11 +183,12 @@ impl Hub {
         // Pairs with the fence of `vgic::Shared::scan`.
         fence(Ordering::SeqCst);
         // Fresh: the owner that closed its mailbox may have let go, and the target may have changed.
-        if self.vcpu(irq.destination()).mailbox.is_closed() {
+        let to = irq.destination();
+        if self.vcpu(to).mailbox.is_closed() {
             return None;
         }
         match irq.signal() {
-            Signal::New(posted) => Some(posted),
+            Signal::New(posted, _) => Some((posted, to)),
             Signal::Already | Signal::Dead => None,
         }
     }

@@ -141,6 +141,14 @@ impl Drained {
     }
 }
 
+impl Drained {
+    /// Whether nothing is left.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next.is_null()
+    }
+}
+
 impl Iterator for Drained {
     type Item = Posted;
 

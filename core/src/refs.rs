@@ -97,8 +97,8 @@ pub(crate) enum Signal {
     Dead,
     /// It is in a mailbox already: whoever drains that sees what the caller did before.
     Already,
-    /// The caller holds the mailbox's reference, and must post it.
-    New(Posted),
+    /// The caller holds the mailbox's reference, and must post it: to this owner, if there was one.
+    New(Posted, Option<VcpuId>),
 }
 
 /// What came of claiming an interrupt.
@@ -107,8 +107,8 @@ pub(crate) enum Claim {
     Elsewhere(Posted),
     /// The claiming vCPU owns it already; the mailbox's reference is gone.
     Mine(NonNull<Irq>),
-    /// The claiming vCPU owns it now.
-    New(Owned),
+    /// The claiming vCPU owns it now. The state is that of the moment of claiming.
+    New(Owned, State),
 }
 
 impl StateWord {
@@ -194,7 +194,7 @@ impl Irq {
             Signal::Already
         } else {
             trace(Trace::Post, self);
-            Signal::New(Posted(NonNull::from(self)))
+            Signal::New(Posted(NonNull::from(self)), old.owner())
         }
     }
 }
@@ -289,7 +289,7 @@ impl Posted {
             None => {
                 let owned = Owned(irq);
                 trace(Trace::Own, &owned);
-                Claim::New(owned)
+                Claim::New(owned, new)
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::irq::{Irq, Place};
 use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
 use crate::ready::ReadyQueue;
 use crate::reclaim::{Epoch, Participant, Reclaim};
-use crate::refs::{Claim, Owned, Posted};
+use crate::refs::{Claim, Owned, Posted, State};
 use crate::sync::{Ordering, fence};
 use crate::vgic::Shared;
 
@@ -105,12 +105,12 @@ impl<R: Reclaim> VcpuInterface<R> {
 
     /// Whether an interrupt with this configuration may be offered by this vCPU, if it is pending.
     #[inline]
-    fn willing(&self, irq: &Irq, control: Control) -> bool {
+    fn willing(&self, irq: &Irq, control: Control, state: State) -> bool {
         if !control.enabled() || control.target() != self.id {
             return false;
         }
         // "Unmapped" can be a moment old: who maps it attends.
-        !irq.intid().is_lpi() || (irq.state.load().is_mapped() && self.lpis_enabled())
+        !irq.intid().is_lpi() || (state.is_mapped() && self.lpis_enabled())
     }
 
     #[inline]
@@ -124,13 +124,13 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     #[inline]
-    fn verdict(&self, irq: &Irq) -> Verdict {
+    fn verdict(&self, irq: &Irq, state: State) -> Verdict {
         let control = irq.control().load();
         if !irq.pending().is_pending(irq.lane()) && !control.asserted() {
             Verdict::Idle
         } else if control.target() != self.id {
             Verdict::Elsewhere
-        } else if self.willing(irq, control) {
+        } else if self.willing(irq, control, state) {
             Verdict::Offer(control.priority().level() as u8)
         } else {
             Verdict::Idle
@@ -138,15 +138,21 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Puts an interrupt that has no place yet where it belongs.
-    #[inline]
     fn settle(&mut self, owned: Owned) {
-        if !owned.intid().is_lpi() && owned.state.load().is_active() {
+        let state = owned.state.load();
+        self.settle_in(owned, state);
+    }
+
+    /// The same, for a caller who has just read the state.
+    #[inline]
+    fn settle_in(&mut self, owned: Owned, state: State) {
+        if state.is_active() {
             // It was active when its vCPU was powered off.
             owned.set_active(false);
             let level = owned.level();
             return self.spilled.push_front(level, owned);
         }
-        match self.verdict(&owned) {
+        match self.verdict(&owned, state) {
             Verdict::Offer(level) => self.ready.push_back(level, owned),
             Verdict::Elsewhere => self.hand_over(owned),
             Verdict::Idle => drop(owned),
@@ -165,7 +171,25 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[inline]
     fn take_in(&mut self, posted: Posted) {
         match posted.claim(self.id) {
-            Claim::New(owned) => self.settle(owned),
+            Claim::New(owned, state) => self.settle_in(owned, state),
+            Claim::Mine(irq) => self.reconsider(irq),
+            Claim::Elsewhere(posted) => self.shared.hub.post(posted),
+        }
+    }
+
+    /// Takes in the only thing that waits for a list register, of which one is free: without the detour of a bucket.
+    #[inline]
+    fn take_in_alone(&mut self, posted: Posted) {
+        match posted.claim(self.id) {
+            Claim::New(owned, state) if !state.is_active() => {
+                let control = owned.control().load();
+                if self.willing(&owned, control, state) {
+                    self.offer(control.priority().level() as u8, owned, control);
+                } else {
+                    self.settle_in(owned, state);
+                }
+            }
+            Claim::New(owned, state) => self.settle_in(owned, state),
             Claim::Mine(irq) => self.reconsider(irq),
             Claim::Elsewhere(posted) => self.shared.hub.post(posted),
         }
@@ -178,7 +202,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         match owned.place() {
             Place::Ready(level) => {
                 // One that stays at its level keeps its turn.
-                if !matches!(self.verdict(&owned), Verdict::Offer(now) if now == level) {
+                if !matches!(self.verdict(&owned, owned.state.load()), Verdict::Offer(now) if now == level) {
                     // SAFETY: its place says so.
                     let owned = unsafe { self.ready.remove(level, irq) };
                     self.settle(owned);
@@ -208,7 +232,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn review(&mut self, n: usize) {
         let Some(entry) = &self.entries[n] else { return };
         let control = entry.owned.control().load();
-        let willing = self.willing(&entry.owned, control);
+        let willing = self.willing(&entry.owned, control, entry.owned.state.load());
         let Some(entry) = &mut self.entries[n] else { return };
         let lane = entry.owned.lane();
         let taken = entry.owned.pending().take(lane);
@@ -273,16 +297,16 @@ impl<R: Reclaim> VcpuInterface<R> {
                 return;
             }
             if let Some(owned) = self.ready.pop() {
-                self.offer(level, owned);
+                let control = owned.control().load();
+                self.offer(level, owned, control);
             }
         }
     }
 
     /// Puts a waiting interrupt into the next list register.
     #[inline]
-    fn offer(&mut self, level: u8, owned: Owned) {
+    fn offer(&mut self, level: u8, owned: Owned, control: Control) {
         let taken = owned.pending().take(owned.lane());
-        let control = owned.control().load();
         if !taken.pending && !control.asserted() {
             // Cleared since it was taken in.
             return drop(owned);
@@ -400,21 +424,38 @@ impl<R: Reclaim> VcpuInterface<R> {
         if recheck { self.settle(owned) } else { drop(owned) }
     }
 
+    /// Takes out the entries that the guest is done with, and looks again at those whose turn was put off.
+    #[inline]
     fn finish_gone(&mut self) {
-        let mut n = 0;
-        while n < self.used {
-            let gone = self.entries[n].as_ref().is_none_or(|e| e.want.state() == LrState::Invalid);
-            if !gone {
-                let pending = self.entries[n].as_ref().is_some_and(|e| e.recheck && !e.want.state().is_active());
-                let used = self.used;
-                if pending {
-                    self.review(n);
-                }
-                if self.used == used {
-                    n += 1;
-                }
-            } else if let Some(entry) = self.remove_entry(n) {
+        let (used, mut kept, mut review) = (self.used, 0, false);
+        for n in 0..used {
+            let Some(entry) = self.entries[n].take() else { continue };
+            let state = entry.want.state();
+            if state == LrState::Invalid {
+                entry.owned.set_place(Place::Nowhere);
                 self.finish(entry.owned, entry.recheck);
+                continue;
+            }
+            review |= entry.recheck && !state.is_active();
+            if kept != n {
+                entry.owned.set_place(Place::InLr(kept as u8));
+            }
+            self.entries[kept] = Some(entry);
+            kept += 1;
+        }
+        self.used = kept;
+        if review {
+            self.review_pending();
+        }
+    }
+
+    /// Looks again at what is pending in list registers.
+    #[cold]
+    fn review_pending(&mut self) {
+        // From the end: a review can take its entry out.
+        for n in (0..self.used).rev() {
+            if self.entries[n].as_ref().is_some_and(|e| e.want.state() == LrState::Pending) {
+                self.review(n);
             }
         }
     }
@@ -423,7 +464,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn power_off(&mut self) {
         let hub = Arc::clone(&self.shared.hub);
         let give_back = |posted: Posted| {
-            if let Some(posted) = hub.look_again(posted) {
+            if let Some((posted, _)) = hub.look_again(posted) {
                 hub.post(posted);
             }
         };
@@ -496,10 +537,16 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if shared.wants_review() && shared.take_review() {
             self.review_all();
         }
-        for posted in shared.mailbox.drain() {
-            self.take_in(posted);
-        }
         let count = lrs.count().min(MAX_LRS);
+        let mut mail = shared.mailbox.drain();
+        while let Some(posted) = mail.next() {
+            let alone = mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
+            if alone && self.used < count {
+                self.take_in_alone(posted);
+            } else {
+                self.take_in(posted);
+            }
+        }
         self.fill(count);
         let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
         let maintenance =

@@ -101,16 +101,22 @@ impl<R: Reclaim> Shared<R> {
             return Injected::Coalesced;
         }
         self.count(irq, Counter::Injected);
-        let mut irq = irq;
-        while !self.hub.attend(irq) {
-            // Unmapped meanwhile. If the INTID was mapped again, the bit that was just set is the new object's:
-            // see `lpis`.
-            match self.lpis.get(irq.intid(), pin) {
-                Some(new) => irq = new,
-                None => return Injected::Unmapped,
+        if self.hub.attend(irq) { Injected::Pending } else { self.inject_into_successor(irq, pin) }
+    }
+
+    /// An injection found its interrupt unmapped, after it had set the pending bit. If the INTID has been mapped again
+    /// since, the bit is now the new object's: see `lpis`.
+    #[cold]
+    fn inject_into_successor(&self, dead: &Irq, pin: &Pin) -> Injected {
+        if cfg!(mutant = "dead_without_second_lookup") {
+            return Injected::Unmapped;
+        }
+        while let Some(irq) = self.lpis.get(dead.intid(), pin) {
+            if self.hub.attend(irq) {
+                return Injected::Pending;
             }
         }
-        Injected::Pending
+        Injected::Unmapped
     }
 
     #[inline(always)]

@@ -106,7 +106,7 @@ impl IrqState {
         }
         if self.spent && self.is_pending() {
             self.spent = false;
-            self.place = Place::when(self.changed);
+            if !self.active { self.place = Place::when(self.changed); }
         }
         if self.place_priority != self.priority && !self.active {
             self.take_place(Place::when(self.changed));
@@ -124,8 +124,8 @@ impl IrqState {
     /// Moves it into a list register of vCPU `me`.
     pub(super) fn fill_lr(&mut self, me: VcpuId, lpis_enabled: bool) -> Lr {
         // A level-sensitive interrupt is sampled again once it has been deactivated, not before.
-        let offer = self.is_offered(me, lpis_enabled)
-            && (!self.active || self.trigger == Trigger::Edge);
+        let offer =
+            self.is_offered(me, lpis_enabled) && (!self.active || self.trigger == Trigger::Edge);
         self.in_lr = true;
         if offer {
             self.lr_latch = self.pending_latch;

@@ -120,11 +120,7 @@ impl Vm {
     /// is to be offered.
     #[inline(always)]
     #[must_use = "the vCPU must be kicked"]
-    fn attend<'i>(
-        &self,
-        irq: &'i Arc<Irq>,
-        mut state: SpinGuard<'i, IrqState>,
-    ) -> Option<VcpuId> {
+    fn attend<'i>(&self, irq: &'i Arc<Irq>, mut state: SpinGuard<'i, IrqState>) -> Option<VcpuId> {
         loop {
             if let Some(vcpu) = state.vcpu {
                 return self.cpu(vcpu).request(&mut state).then_some(vcpu);

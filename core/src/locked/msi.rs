@@ -206,13 +206,11 @@ impl LockedMsi {
         if let Some(found) = self.events.get(&key(device, event)) {
             return Ok(Arc::clone(found));
         }
-        if !self.has_device(device) {
+        if !self.has_device(device) && !self.vm().devices.take() {
+            // Devices that only a route kept, which is gone now, need not count.
+            self.collect();
             if !self.vm().devices.take() {
-                // Devices that only a route kept, which is gone now, need not count.
-                self.collect();
-                if !self.vm().devices.take() {
-                    return Err(Error::TooManyDevices);
-                }
+                return Err(Error::TooManyDevices);
             }
         }
         let made = Arc::new(Event::default());
@@ -344,7 +342,8 @@ impl MsiControl for LockedMsi {
     }
 
     fn unmap_device(&mut self, device: DeviceId) -> usize {
-        let keys: Vec<Key> = self.events.range(Self::keys_of(device)).map(|(&key, _)| key).collect();
+        let keys: Vec<Key> =
+            self.events.range(Self::keys_of(device)).map(|(&key, _)| key).collect();
         keys.into_iter().filter(|&key| self.unmap(device, EventId(key as u32)).is_ok()).count()
     }
 

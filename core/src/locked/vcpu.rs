@@ -203,12 +203,7 @@ impl Entry {
     }
 
     /// Fills the list registers with the whole list, which fits: one walk, each interrupt locked once.
-    fn fill_all<L: ListRegisters>(
-        &mut self,
-        ap_list: &mut ApList,
-        lrs: &mut L,
-        tally: &mut Tally,
-    ) {
+    fn fill_all<L: ListRegisters>(&mut self, ap_list: &mut ApList, lrs: &mut L, tally: &mut Tally) {
         let ApList { list, lpis_enabled, .. } = ap_list;
         let mut sorted = true;
         let mut last = None;
@@ -289,7 +284,10 @@ impl Entry {
         if tally.pending_waits && tally.offered == 0 {
             // What waits is not more urgent than what is active: it can wait until one of those is deactivated.
             for n in 0..first.len() {
-                lrs.write(n, lrs.read(n).with_eoi_maintenance());
+                let lr = lrs.read(n);
+                if lr.state().is_active() {
+                    lrs.write(n, lr.with_eoi_maintenance());
+                }
             }
         }
         let leaving = leaving.len();

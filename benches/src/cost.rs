@@ -1,0 +1,195 @@
+//! What the paths of an engine cost, on one thread: nanoseconds, and multiples of one uncontended
+//! atomic read-modify-write measured in the same rounds.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde::Serialize;
+use vgic_core::engine::{
+    Config, Engine, Error, Injected, Injector, Kick, LpiConfig, MsiControl, Vcpu,
+};
+use vgic_core::ids::{DeviceId, EventId, Intid, LPI_BASE, VcpuId};
+
+use crate::host::Guest;
+
+/// List registers of the measured vCPU.
+pub const LRS: usize = 4;
+
+const DEVICE: DeviceId = DeviceId(8);
+
+/// A host with one thread: nobody needs to be woken.
+struct NoKick;
+
+impl Kick for NoKick {
+    fn kick(&self, _: VcpuId) {}
+}
+
+/// One vCPU, a number of LPIs, and everything that is needed to drive them from one thread.
+pub struct Bench<E: Engine> {
+    vcpu: E::Vcpu,
+    injector: E::Injector,
+    routes: Vec<E::Route>,
+    msi: E::Msi,
+    guest: Guest,
+    engine: E,
+    next: u32,
+}
+
+impl<E: Engine> Bench<E> {
+    /// A VM with `lpis` LPIs mapped.
+    ///
+    /// # Errors
+    /// Whatever the engine says.
+    pub fn new(lpis: u32) -> Result<Self, Error> {
+        let config = Config {
+            lpis: lpis.max(1),
+            max_lpis: lpis.max(1),
+            max_events: lpis.max(1),
+            event_bits: 17,
+            ..Config::with_vcpus(1)
+        };
+        let engine = E::new(&config, Arc::new(NoKick))?;
+        let mut vcpu = engine.vcpu(VcpuId(0))?;
+        vcpu.open();
+        let mut msi = engine.msi()?;
+        let mut routes = Vec::new();
+        for n in 0..lpis {
+            let event = EventId(n);
+            msi.map(DEVICE, event, Intid(LPI_BASE + n), VcpuId(0), LpiConfig::enabled(0xa0))?;
+            routes.push(msi.route(DEVICE, event)?);
+        }
+        let injector = engine.injector()?;
+        Ok(Self { vcpu, injector, routes, msi, guest: Guest::new(LRS), engine, next: 1 })
+    }
+
+    /// Heap bytes for each mapped LPI, as the engine counts them.
+    pub fn bytes_per_lpi(&self) -> f64 {
+        let usage = self.engine.usage();
+        usage.bytes as f64 / usage.lpis.max(1) as f64
+    }
+
+    /// Makes the first `n` LPIs pending.
+    pub fn pend(&self, n: usize) {
+        for route in &self.routes[..n] {
+            let _ = self.injector.inject_route(route);
+        }
+    }
+
+    /// One of the LPIs, in no order.
+    fn pick(&mut self) -> usize {
+        // xorshift: the measured loop should not wait for a better generator.
+        self.next ^= self.next << 13;
+        self.next ^= self.next >> 17;
+        self.next ^= self.next << 5;
+        // A multiplication instead of a division, which would cost as much as an atomic operation.
+        (u64::from(self.next) * self.routes.len() as u64 >> 32) as usize
+    }
+
+    /// An injection through a route that finds the interrupt pending.
+    #[inline]
+    pub fn coalesced_by_route(&mut self) {
+        let n = self.pick();
+        assert_eq!(self.injector.inject_route(&self.routes[n]), Injected::Coalesced);
+    }
+
+    /// The same by device and event.
+    #[inline]
+    pub fn coalesced_by_event(&mut self, domain: &<E::Msi as MsiControl>::Domain) {
+        let n = self.pick() as u32;
+        assert_eq!(self.injector.inject(domain, DEVICE, EventId(n)), Injected::Coalesced);
+    }
+
+    /// The injection side of the VM's MSI domain.
+    pub fn domain(&self) -> <E::Msi as MsiControl>::Domain {
+        self.msi.domain()
+    }
+
+    /// Inject, flush, acknowledge, end, fold.
+    #[inline]
+    pub fn cycle(&mut self) {
+        let n = self.pick();
+        assert_eq!(self.injector.inject_route(&self.routes[n]), Injected::Pending);
+        self.vcpu.flush(self.guest.lrs());
+        let intid = self.guest.acknowledge();
+        assert_eq!(intid, Some(Intid(LPI_BASE + n as u32)));
+        intid.into_iter().for_each(|intid| self.guest.end(intid));
+        self.vcpu.fold(self.guest.lrs());
+    }
+
+    /// An entry in which the guest takes one of many pending interrupts, which comes again after the exit.
+    #[inline]
+    pub fn entry_with_pending(&mut self) {
+        self.vcpu.flush(self.guest.lrs());
+        let Some(intid) = self.guest.acknowledge() else { panic!("something is pending") };
+        self.guest.end(intid);
+        self.vcpu.fold(self.guest.lrs());
+        let route = &self.routes[(intid.0 - LPI_BASE) as usize];
+        assert_eq!(self.injector.inject_route(route), Injected::Pending);
+    }
+
+    /// An entry with nothing to do.
+    #[inline]
+    pub fn idle_entry(&mut self) {
+        black_box(self.vcpu.flush(self.guest.lrs()));
+        self.vcpu.fold(self.guest.lrs());
+    }
+}
+
+/// Nanoseconds of one call, over `n` calls.
+pub fn ns_per_call(n: u32, mut f: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    for _ in 0..n {
+        f();
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(n)
+}
+
+/// One uncontended atomic read-modify-write, in nanoseconds.
+pub fn rmw_ns(n: u32) -> f64 {
+    let word = AtomicU64::new(0);
+    let word = black_box(&word);
+    ns_per_call(n, || {
+        word.fetch_add(1, Ordering::AcqRel);
+    })
+}
+
+/// One figure: several rounds of it.
+#[derive(Serialize)]
+pub struct Figure {
+    /// Which engine.
+    pub engine: &'static str,
+    /// Which path.
+    pub path: String,
+    /// Nanoseconds: the quickest round.
+    pub min_ns: f64,
+    /// Nanoseconds: the median round.
+    pub median_ns: f64,
+    /// Nanoseconds: the slowest round.
+    pub max_ns: f64,
+    /// The median of the rounds' ratios to the read-modify-write of the same round.
+    pub rmws: f64,
+    /// The quickest round over the quickest read-modify-write: what is left when nothing else runs.
+    pub rmws_undisturbed: f64,
+}
+
+impl Figure {
+    /// From the rounds' nanoseconds, and the read-modify-writes of the same rounds.
+    pub fn new(engine: &'static str, path: String, ns: &[f64], rmw: &[f64]) -> Self {
+        let mut sorted = ns.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let mut ratios: Vec<f64> = ns.iter().zip(rmw).map(|(ns, rmw)| ns / rmw).collect();
+        ratios.sort_by(f64::total_cmp);
+        let at = |v: &[f64], i: usize| v.get(i).copied().unwrap_or(f64::NAN);
+        Self {
+            engine,
+            path,
+            min_ns: at(&sorted, 0),
+            median_ns: at(&sorted, sorted.len() / 2),
+            max_ns: at(&sorted, sorted.len().saturating_sub(1)),
+            rmws: at(&ratios, ratios.len() / 2),
+            rmws_undisturbed: at(&sorted, 0) / rmw.iter().copied().fold(f64::INFINITY, f64::min),
+        }
+    }
+}
