@@ -88,7 +88,8 @@ impl PendingWord {
     /// Makes the interrupt pending; returns whether it was.
     #[inline(always)]
     pub(crate) fn set(&self, lane: Lane) -> bool {
-        if cfg!(mutant = "coalesce_by_load") && self.0.load(Ordering::Acquire) & lane.pending() != 0 {
+        if cfg!(mutant = "coalesce_by_load") && self.0.load(Ordering::Acquire) & lane.pending() != 0
+        {
             return true;
         }
         // Release even if it was set: pairs with the Acquire of `take` (see the module's text).
@@ -102,7 +103,12 @@ impl PendingWord {
     #[inline(always)]
     pub(crate) fn take(&self, lane: Lane) -> Taken {
         // AcqRel: pairs with `set` and `clear`, both ways.
-        let old = self.0.fetch_and(!(lane.pending() | lane.cleared()), Ordering::AcqRel);
+        let order =
+            if cfg!(mutant = "take_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        let mut old = self.0.fetch_and(!(lane.pending() | lane.cleared()), order);
+        if cfg!(mutant = "take_ignores_clear") {
+            old &= !lane.cleared();
+        }
         Taken { pending: old & lane.pending() != 0, cleared: old & lane.cleared() != 0 }
     }
 
@@ -118,11 +124,22 @@ impl PendingWord {
         });
     }
 
+    /// Makes the interrupt not pending, and leaves no mark for an owner; returns whether it was.
+    pub(crate) fn forget(&self, lane: Lane) -> bool {
+        // AcqRel: in the word's order with `set` and `take`.
+        self.0.fetch_and(!lane.pending(), Ordering::AcqRel) & lane.pending() != 0
+    }
+
     /// Gives back what was taken, unless it was cleared meanwhile. For the owner.
     pub(crate) fn restore(&self, lane: Lane) {
         // AcqRel: in the word's order with `set` and `clear`.
         update(&self.0, |w| {
-            if w & lane.cleared() != 0 { w & !lane.cleared() } else { w | lane.pending() }
+            if w & lane.cleared() != 0 && !cfg!(mutant = "restore_despite_clear") {
+                let later = if cfg!(mutant = "clear_cancels_later") { lane.pending() } else { 0 };
+                w & !(lane.cleared() | later)
+            } else {
+                w | lane.pending()
+            }
         });
     }
 
@@ -223,7 +240,10 @@ mod tests {
         let block = PendingBlock::new();
         for i in 0..BLOCK {
             for j in i + 1..(i + LINES).min(BLOCK) {
-                let (a, b) = (core::ptr::from_ref(block.locate(i).0), core::ptr::from_ref(block.locate(j).0));
+                let (a, b) = (
+                    core::ptr::from_ref(block.locate(i).0),
+                    core::ptr::from_ref(block.locate(j).0),
+                );
                 assert!(a.addr().abs_diff(b.addr()) >= 64, "{i} and {j}");
             }
         }

@@ -35,15 +35,18 @@ impl<R: Reclaim> Shared<R> {
     /// If no one else is pinned, nothing is left when this returns.
     pub(crate) fn collect(&self, participant: &R::Participant) {
         // Acquire: pairs with the Release below: what the last collector did to `waiting`.
-        if self.limbo.busy.swap(true, Ordering::AcqRel) {
+        if self.limbo.busy.swap(true, Ordering::AcqRel) && !cfg!(mutant = "collect_unguarded") {
             return;
         }
         loop {
             let chain = self.hub.graveyard.take();
             let fresh = !chain.is_empty();
             if fresh {
+                // Too early: who pins after this can still find what is unlinked next.
+                let early =
+                    cfg!(mutant = "grace_before_unlink").then(|| self.reclaim.begin(participant));
                 self.unlink(&chain, &participant.pin());
-                let grace = self.reclaim.begin(participant);
+                let grace = early.unwrap_or_else(|| self.reclaim.begin(participant));
                 // SAFETY: `busy` is ours.
                 self.limbo.waiting.with_mut(|w| unsafe { (*w).push_back((grace, chain)) });
             }
@@ -83,7 +86,12 @@ impl<R: Reclaim> Shared<R> {
             // SAFETY (here and below): `busy` is the caller's.
             let ready = self.limbo.waiting.with_mut(|w| unsafe {
                 match (*w).front() {
-                    Some((grace, _)) if self.reclaim.is_over(participant, grace) => (*w).pop_front(),
+                    Some((grace, _))
+                        if self.reclaim.is_over(participant, grace)
+                            || cfg!(mutant = "free_without_grace") =>
+                    {
+                        (*w).pop_front()
+                    }
                     _ => None,
                 }
             });
@@ -117,6 +125,7 @@ impl<R: Reclaim> Shared<R> {
                     counts.blocks.sub(1);
                 }
                 Corpse::Device(device) => {
+                    device.as_ref().freed();
                     drop(Box::from_raw(device.as_ptr()));
                     counts.devices.sub(1);
                 }

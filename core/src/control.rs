@@ -94,7 +94,6 @@ impl Control {
     pub(crate) const fn with_target(self, target: VcpuId) -> Self {
         Self(self.0 & !(0xffff << TARGET_SHIFT) | (target.0 as u64) << TARGET_SHIFT)
     }
-
 }
 
 /// A control word in memory.

@@ -39,7 +39,7 @@ pub struct Config {
     /// Most events that are mapped at one time in all MSI domains.
     pub max_events: u32,
     /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces.
-    /// Bounds the fixed-slot reclamation backend; crossbeam-epoch does not need it.
+    /// Each has a slot (two cache lines) in the fixed-slot reclamation backend; crossbeam-epoch has no bound.
     pub participants: u16,
 }
 
@@ -55,7 +55,7 @@ impl Default for Config {
             event_bits: 16,
             max_devices: 1 << 16,
             max_events: 1 << 20,
-            participants: 1024,
+            participants: 256,
         }
     }
 }
@@ -133,7 +133,8 @@ pub enum Error {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Injected {
-    /// The interrupt was not pending and now is.
+    /// The interrupt's pending bit was clear, and now is set. An earlier occurrence that waits in a list register,
+    /// where the guest may take it at any moment, is merged with this one if it turns out not to have been taken.
     Pending,
     /// The interrupt was pending already: the one delivery to come stands for both.
     Coalesced,

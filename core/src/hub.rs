@@ -185,6 +185,9 @@ impl Hub {
         // Fresh: the owner that closed its mailbox may have let go, and the target may have changed.
         let to = irq.destination();
         if self.vcpu(to).mailbox.is_closed() {
+            if cfg!(mutant = "closed_keeps_reference") {
+                core::mem::forget(irq);
+            }
             return None;
         }
         match irq.signal() {
@@ -199,7 +202,17 @@ impl Hub {
     /// Two read-modify-writes instead of two looks: if the first sees no pending bit, any injection it missed comes later
     /// and reads the new control word; if the second sees no holder, any later claim does.
     pub(crate) fn attend_unless_idle(&self, irq: &Irq) {
+        if cfg!(mutant = "attend_by_looks") {
+            let state = irq.state.load();
+            if irq.looks_pending() || state.is_signaled() || state.owner().is_some() {
+                self.attend(irq);
+            }
+            return;
+        }
         let pending = irq.pending().is_pending_ordered(irq.lane());
+        if cfg!(mutant = "attend_only_pending") && !pending {
+            return;
+        }
         let state = irq.state.load_ordered();
         if pending || state.is_signaled() || state.owner().is_some() {
             self.attend(irq);
@@ -209,6 +222,9 @@ impl Hub {
     /// Makes an interrupt not pending, wherever it is waiting.
     pub(crate) fn clear(&self, irq: &Irq) {
         irq.pending().clear(irq.lane());
+        if cfg!(mutant = "clear_without_attend") {
+            return;
+        }
         // Its owner withdraws what it has taken already. Nothing else is left to do if there is none.
         if irq.state.load_ordered().owner().is_some() {
             self.attend(irq);

@@ -84,7 +84,10 @@ impl Irq {
             link: AtomicPtr::new(core::ptr::null_mut()),
             pending: pending.0,
             hub,
-            links: UnsafeCell::new(Links { prev: core::ptr::null_mut(), next: core::ptr::null_mut() }),
+            links: UnsafeCell::new(Links {
+                prev: core::ptr::null_mut(),
+                next: core::ptr::null_mut(),
+            }),
             place: UnsafeCell::new(Place::Nowhere),
             id: intid.0 | pending.1.index() << 24,
             canary: Canary::default(),
@@ -139,6 +142,12 @@ impl Irq {
         let hub = unsafe { irq.as_ref().hub };
         // SAFETY: the hub outlives every interrupt.
         unsafe { hub.as_ref() }.graveyard.push_irq(irq);
+    }
+
+    /// A use of the object, for models (see [`Canary`]).
+    #[inline(always)]
+    pub(crate) fn touch(&self) {
+        self.canary.touch();
     }
 
     /// Called once, right before the memory is freed.

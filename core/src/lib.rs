@@ -14,9 +14,9 @@ mod graveyard;
 mod hub;
 pub mod ids;
 mod irq;
-mod lpis;
 #[cfg(feature = "locked")]
 pub mod locked;
+mod lpis;
 pub mod lr;
 mod mailbox;
 mod msi;

@@ -15,8 +15,11 @@
 //!   read-modify-write, and attends if it is set ([`crate::hub::Hub::attend_unless_idle`]).
 //!
 //! The two read-modify-writes of the pending word are ordered: either the mapper sees the bit, or the injector sees
-//! the new object. Such a bit can give the new mapping one interrupt that was meant for the old one, if the
-//! injection overlapped with both the unmapping and the mapping; it cannot lose one.
+//! the new object. So no bit is lost.
+//!
+//! Nor does the new mapping inherit what came before it: an INTID's first mapper clears the bit before the event
+//! leads anywhere ([`Lpis::forget_leftover`]). What is left is an injection that overlaps with both the unmapping and the
+//! mapping (or with a mapping of the same INTID in another domain at the same time): it can be the new mapping's.
 
 #![allow(unsafe_code)] // Objects are boxed by hand, and freed by `collect`.
 
@@ -77,10 +80,10 @@ impl Lpis {
         key / BLOCK as u64
     }
 
-    /// The living interrupt of an INTID.
+    /// The interrupt of an INTID that an event is mapped to.
     pub(crate) fn get<'p>(&'p self, intid: Intid, pin: &'p Pin) -> Option<&'p Irq> {
         let irq = self.irqs.get(self.key(intid).ok()?, pin)?;
-        (!irq.state.load().is_dead()).then_some(irq)
+        irq.state.load().is_mapped().then_some(irq)
     }
 
     /// A reference to the interrupt of an INTID, made with `control` if there is none; and whether it was made.
@@ -98,6 +101,12 @@ impl Lpis {
         loop {
             let found = self.irqs.get(key, pin);
             if let Some(irq) = found.and_then(Irq::try_get) {
+                if cfg!(mutant = "existing_without_get") {
+                    let existing = NonNull::from(&*irq);
+                    drop(irq);
+                    // SAFETY: none; this is a seeded bug.
+                    return Ok((unsafe { IrqRef::from_raw(existing) }, false));
+                }
                 return Ok((irq, false));
             }
             let new = match fresh.take() {
@@ -115,6 +124,26 @@ impl Lpis {
                 return Ok((irq, true));
             }
             fresh = Some(new);
+        }
+    }
+
+    /// Forgets a pending bit that was there before the caller mapped the INTID. The caller has its mapping's reference,
+    /// and has not filled the event's slot yet.
+    ///
+    /// If there is no other reference, nothing is mapped to the INTID, so the bit was left by an injection into an
+    /// earlier mapping. Another domain can come between: it takes its reference before anyone injects through it, so
+    /// if the bit that is cleared here is such an injection's, the second look sees that reference, and the bit
+    /// is set again. The caller then attends to it.
+    pub(crate) fn forget_leftover(irq: &IrqRef) {
+        if cfg!(mutant = "leftover_inherited") || !irq.state.load_ordered().has_one_ref() {
+            return;
+        }
+        let pending = irq.pending();
+        if pending.forget(irq.lane())
+            && !irq.state.load_ordered().has_one_ref()
+            && !cfg!(mutant = "leftover_taken_for_granted")
+        {
+            let _ = pending.set(irq.lane());
         }
     }
 

@@ -96,11 +96,7 @@ impl Lr {
 
     /// The group, bit 60.
     pub const fn group(self) -> Group {
-        if self.0 & Self::GROUP1 != 0 {
-            Group::Group1
-        } else {
-            Group::Group0
-        }
+        if self.0 & Self::GROUP1 != 0 { Group::Group1 } else { Group::Group0 }
     }
 
     /// The state, bits 63:62.
@@ -167,7 +163,8 @@ impl Lr {
         if source > 7 || (source != 0 && intid >= 16) {
             return None;
         }
-        let mut v = intid | (self.priority().byte() as u32 >> 3) << 23 | (self.state() as u32) << 28;
+        let mut v =
+            intid | (self.priority().byte() as u32 >> 3) << 23 | (self.state() as u32) << 28;
         if let Group::Group1 = self.group() {
             v |= 1 << 30;
         }

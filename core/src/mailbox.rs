@@ -54,6 +54,7 @@ impl Mailbox {
     #[inline]
     pub(crate) fn push(&self, posted: Posted) -> Push {
         let mut head = self.head.first_look();
+        let first = head;
         loop {
             // No ordering needed: who is refused looks again, after a fence (`hub::Hub::look_again`).
             if head == closed() {
@@ -68,7 +69,9 @@ impl Mailbox {
             match self.head.compare_exchange_weak(head, irq, order, Ordering::Relaxed) {
                 Ok(_) => {
                     let _ = posted.into_raw();
-                    return if head.is_null() { Push::WasEmpty } else { Push::Queued };
+                    // Seeded bug: the owner may have drained since the first look.
+                    let before = if cfg!(mutant = "kick_by_first_look") { first } else { head };
+                    return if before.is_null() { Push::WasEmpty } else { Push::Queued };
                 }
                 Err(now) => head = now,
             }
@@ -78,10 +81,15 @@ impl Mailbox {
     /// Takes everything out, oldest first. For the owner.
     #[inline]
     pub(crate) fn drain(&self) -> Drained {
-        // An empty look takes nothing; what is pushed after it kicks.
-        let head = self.head.first_look();
+        // Relaxed: an empty look takes nothing. What it missed kicks, and the owner that was kicked does not miss it.
+        let head = self.head.load(Ordering::Relaxed);
         if head.is_null() || head == closed() {
             return Drained { next: ptr::null_mut() };
+        }
+        if cfg!(mutant = "drain_in_two_steps") {
+            // Seeded bug: loses what is pushed between the two.
+            self.head.store(ptr::null_mut(), Ordering::Release);
+            return Drained::new(head);
         }
         // Acquire: pairs with `push`. The mailbox cannot be closed here: only the owner does that.
         Drained::new(self.head.swap(ptr::null_mut(), Ordering::AcqRel))

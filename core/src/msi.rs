@@ -18,10 +18,11 @@ use crate::engine::{Error, LpiConfig, MsiControl};
 use crate::graveyard::Graveyard;
 use crate::ids::{DeviceId, EventId, Group, Intid, VcpuId};
 use crate::irq::Irq;
-use crate::reclaim::{Epoch, Participant, Pin, Reclaim};
+use crate::lpis::Lpis;
+use crate::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::refcount::{Counted, Ref, RefCount};
 use crate::refs::IrqRef;
-use crate::sync::AtomicPtr;
+use crate::sync::{AtomicPtr, Canary};
 use crate::tree::{HeldSlot, Tree};
 use crate::vgic::Shared;
 
@@ -34,6 +35,7 @@ pub(crate) struct Device {
     events: Tree<Irq>,
     domain: Arc<Devices>,
     graveyard: NonNull<Graveyard>,
+    canary: Canary,
 }
 
 // SAFETY: everything in it is atomic or constant, and `graveyard`, which is Sync, outlives it (see `Devices::find`).
@@ -43,6 +45,7 @@ unsafe impl Sync for Device {}
 
 impl Counted for Device {
     fn count(&self) -> &RefCount {
+        self.canary.touch();
         &self.count
     }
 
@@ -54,12 +57,18 @@ impl Counted for Device {
 }
 
 impl Device {
+    /// Called once, right before the memory is freed.
+    pub(crate) fn freed(&self) {
+        self.canary.bury();
+    }
+
     /// Takes a dead device out of its domain.
     pub(crate) fn unlink(&self, pin: &Pin) {
         let _ = self.domain.tree.remove(self.id.0.into(), NonNull::from(self), pin);
     }
 
     fn event<'p>(&'p self, event: EventId, pin: &'p Pin) -> Option<&'p Irq> {
+        self.canary.touch();
         self.events.get(event.0.into(), pin)
     }
 }
@@ -70,7 +79,7 @@ struct Devices {
 }
 
 /// The injection side of a domain.
-pub struct MsiDomain<R: Reclaim = Epoch> {
+pub struct MsiDomain<R: Reclaim = Slots> {
     devices: Arc<Devices>,
     /// After `devices`: what they point to is kept alive by this.
     pub(crate) shared: Arc<Shared<R>>,
@@ -114,6 +123,7 @@ impl<R: Reclaim> MsiDomain<R> {
                 events: unsafe { Tree::new(self.shared.config.event_bits.into(), graveyard) },
                 domain: Arc::clone(&self.devices),
                 graveyard: NonNull::from(graveyard),
+                canary: Canary::default(),
             })));
             let put = match found {
                 // SAFETY: a device is freed by `collect`, after it was unlinked and a grace period.
@@ -136,7 +146,7 @@ impl<R: Reclaim> MsiDomain<R> {
 
 /// One event of one device, resolved: an injection through it is one load away from the LPI.
 /// It sees every later remap of the event.
-pub struct MsiRoute<R: Reclaim = Epoch> {
+pub struct MsiRoute<R: Reclaim = Slots> {
     slot: HeldSlot<Irq>,
     /// Keeps the slot where it is: the tree of events goes with the device.
     _device: Ref<Device>,
@@ -153,7 +163,7 @@ impl<R: Reclaim> MsiRoute<R> {
 }
 
 /// The control side of a domain. Dropping it unmaps everything.
-pub struct Msi<R: Reclaim = Epoch> {
+pub struct Msi<R: Reclaim = Slots> {
     /// First: a participant ends before the engine that it belongs to.
     participant: R::Participant,
     domain: MsiDomain<R>,
@@ -198,6 +208,9 @@ impl<R: Reclaim> Msi<R> {
         let pin = &*self.participant.pin();
         let device = self.domain.find_or_make(device, pin)?;
         if device.event(event, pin).is_some() {
+            if cfg!(mutant = "refused_map_keeps_device") {
+                core::mem::forget(device);
+            }
             return Err(Error::EventMapped);
         }
         let events = &shared.hub.graveyard.counts.events;
@@ -208,18 +221,22 @@ impl<R: Reclaim> Msi<R> {
             c.with_target(target).with_enabled(config.enabled).with_priority(config.priority)
         };
         let control = set(Control::RESET.with_group(Group::Group1));
-        let (irq, made) = shared.lpis.get_or_insert(intid, control, pin).inspect_err(|_| events.sub(1))?;
+        let (irq, made) =
+            shared.lpis.get_or_insert(intid, control, pin).inspect_err(|_| events.sub(1))?;
         if !made {
             irq.control().update(set);
         }
+        Lpis::forget_leftover(&irq);
         let irq = irq.into_raw();
         // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
         // it for as long as a pin that could see it. The slot is empty: only this handle fills slots of the domain.
         let put = unsafe { device.events.insert(event.0.into(), irq, pin) };
         debug_assert!(put.is_ok(), "one handle maps");
         let _ = device.into_raw();
-        // SAFETY: seen under the pin.
-        shared.hub.attend_unless_idle(unsafe { irq.as_ref() });
+        if !cfg!(mutant = "map_without_attend") {
+            // SAFETY: seen under the pin.
+            shared.hub.attend_unless_idle(unsafe { irq.as_ref() });
+        }
         Ok(())
     }
 
@@ -236,6 +253,10 @@ impl<R: Reclaim> Msi<R> {
         if cfg!(mutant = "unmap_without_put") {
             let _ = irq.into_raw();
         } else {
+            if cfg!(mutant = "put_twice") {
+                // SAFETY: none; this is a seeded bug.
+                drop(unsafe { IrqRef::from_raw(NonNull::from(&*irq)) });
+            }
             drop(irq);
         }
         self.shared().hub.graveyard.counts.events.sub(1);
@@ -336,8 +357,9 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         let mut moved = 0;
         let pin = &*self.participant.pin();
         self.shared().lpis.irqs.for_each(pin, &mut |_, irq| {
-            let (old, _) = irq.control().update(|c| if c.target() == from { c.with_target(to) } else { c });
-            if old.target() == from && !irq.state.load().is_dead() {
+            let (old, _) =
+                irq.control().update(|c| if c.target() == from { c.with_target(to) } else { c });
+            if old.target() == from && irq.state.load().is_mapped() {
                 self.shared().hub.attend_unless_idle(irq);
                 moved += 1;
             }

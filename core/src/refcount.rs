@@ -28,7 +28,9 @@ impl RefCount {
     #[must_use]
     pub(crate) fn try_get(&self) -> bool {
         // AcqRel: in one chain with `put`, so that who gets a reference sees what was done under others.
-        update(&self.0, |n| if n == DEAD { DEAD } else { n + 1 }) != DEAD
+        let dead = if cfg!(mutant = "revive_count") { 1 } else { DEAD };
+        let old = update(&self.0, |n| if n == DEAD { dead } else { n + 1 });
+        old != DEAD || cfg!(mutant = "revive_count")
     }
 
     /// One reference less; returns whether the object is now dead, by the caller's hand.
@@ -37,6 +39,10 @@ impl RefCount {
     #[must_use]
     pub(crate) fn put(&self) -> bool {
         // AcqRel: in one chain with `try_get`: all use of the object comes before its death.
+        if cfg!(mutant = "count_in_two_steps") {
+            // Between the two, the count is zero, and can be revived.
+            return update(&self.0, |n| n - 1) == 1 && update(&self.0, |_| DEAD) != DEAD;
+        }
         update(&self.0, |n| if n == 1 { DEAD } else { n - 1 }) == 1
     }
 }

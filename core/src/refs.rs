@@ -76,7 +76,13 @@ impl State {
 
     /// Whether an event is mapped to it. (A passing [`IrqRef`] can make this true for a moment longer.)
     pub(crate) const fn is_mapped(self) -> bool {
-        self.0 & REFS != 0
+        // The count of a dead word means nothing (rule 1).
+        self.0 & REFS != 0 && !self.is_dead()
+    }
+
+    /// Whether a single counted reference exists, which is then the asking holder's.
+    pub(crate) const fn has_one_ref(self) -> bool {
+        self.0 & REFS == ONE_REF
     }
 
     pub(crate) const fn is_active(self) -> bool {
@@ -154,6 +160,16 @@ unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: u64) {
     // SAFETY: the holder keeps the object alive until the update below, after which it is not touched
     // unless the update made it dead, which makes it the caller's alone.
     let state = unsafe { &irq.as_ref().state };
+    if cfg!(mutant = "dead_in_two_steps") {
+        // Between the two, the count is zero, and can be revived.
+        let (_, new) = state.update(|old| (old & !clear) - holder);
+        if !new.has_holder() {
+            state.0.swap(DEAD, Ordering::AcqRel);
+            // SAFETY: none; this is a seeded bug.
+            unsafe { Irq::bury(irq) };
+        }
+        return;
+    }
     let (_, new) = state.update(|old| without(old & !clear, holder));
     if new.is_dead() {
         // SAFETY: as above; rule 3: only one update makes the word dead.
@@ -168,6 +184,7 @@ impl Irq {
     #[inline]
     #[track_caller]
     pub(crate) fn try_get(&self) -> Option<IrqRef> {
+        self.touch();
         // AcqRel: in the word's chain, so that who gets a reference sees what was done under others.
         let old = State(self.state.0.fetch_add(ONE_REF, Ordering::AcqRel));
         if old.is_dead() && !cfg!(mutant = "revive_from_zero") {
@@ -184,11 +201,12 @@ impl Irq {
     #[inline]
     #[track_caller]
     pub(crate) fn signal(&self) -> Signal {
+        self.touch();
         // AcqRel: see "Happens-before" above.
         let order =
             if cfg!(mutant = "signal_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
         let old = State(self.state.0.fetch_or(SIGNALED, order));
-        if old.is_dead() {
+        if old.is_dead() && !cfg!(mutant = "post_dead") {
             Signal::Dead
         } else if old.is_signaled() {
             Signal::Already
@@ -239,7 +257,9 @@ macro_rules! reference {
             #[inline(always)]
             fn deref(&self) -> &Irq {
                 // SAFETY: the reference keeps the object alive.
-                unsafe { self.0.as_ref() }
+                let irq = unsafe { self.0.as_ref() };
+                irq.touch();
+                irq
             }
         }
 
@@ -308,8 +328,9 @@ impl Owned {
     /// none, the interrupt is in a mailbox already.
     #[track_caller]
     pub(crate) fn hand_over(self) -> Option<Posted> {
-        let (old, _) = self.state.update(|old| old & !(OWNED | OWNER) | SIGNALED);
         trace(Trace::Disown, &self);
+        let (old, _) = self.state.update(|old| old & !(OWNED | OWNER) | SIGNALED);
+        // If it was signaled, it is the mailbox's now, and may be gone: not to be looked at any more.
         let irq = self.into_raw();
         if old.is_signaled() {
             return None;

@@ -44,7 +44,11 @@ pub trait Tracer: Send + Sync + 'static {
 #[track_caller]
 pub(crate) fn trace(kind: Trace, irq: &Irq) {
     if let Some(tracer) = &irq.hub().tracer {
-        tracer.event(&TraceEvent { kind, intid: irq.intid(), site: core::panic::Location::caller() });
+        tracer.event(&TraceEvent {
+            kind,
+            intid: irq.intid(),
+            site: core::panic::Location::caller(),
+        });
     }
 }
 

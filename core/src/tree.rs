@@ -207,6 +207,10 @@ impl<T> Tree<T> {
     /// and retires it.
     fn unlink(&self, parent: &Node, dead: &Node, key: u64, level: u32) {
         let dead = ptr::from_ref(dead).cast_mut();
+        if cfg!(mutant = "unlink_by_store") {
+            // Erases whatever has taken the dead node's place.
+            parent.slot(key, level).swap(ptr::null_mut(), Ordering::AcqRel);
+        }
         // AcqRel: unlinked before it is retired.
         let cut = parent.slot(key, level).compare_exchange(
             dead.cast(),
@@ -240,7 +244,7 @@ impl<T> Tree<T> {
                     _ => return,
                 }
             }
-            if !parent.reserve() {
+            if !cfg!(mutant = "prune_without_reserve") && !parent.reserve() {
                 // Dead: so it has no child, and the node is unlinked.
                 return;
             }
@@ -280,7 +284,13 @@ impl<T> Tree<T> {
     ///
     /// # Safety
     /// As for [`Tree::insert`]; and `old` must be protected by the pin.
-    pub(crate) unsafe fn replace(&self, key: u64, old: NonNull<T>, new: NonNull<T>, pin: &Pin) -> bool {
+    pub(crate) unsafe fn replace(
+        &self,
+        key: u64,
+        old: NonNull<T>,
+        new: NonNull<T>,
+        pin: &Pin,
+    ) -> bool {
         self.exchange(key, old, new.as_ptr(), pin).is_some()
     }
 
@@ -296,7 +306,13 @@ impl<T> Tree<T> {
     }
 
     /// The leaf of `key`, if its slot held `old`, which is now `new`.
-    fn exchange<'p>(&'p self, key: u64, old: NonNull<T>, new: *mut T, pin: &'p Pin) -> Option<&'p Node> {
+    fn exchange<'p>(
+        &'p self,
+        key: u64,
+        old: NonNull<T>,
+        new: *mut T,
+        pin: &'p Pin,
+    ) -> Option<&'p Node> {
         let mut node = &self.root;
         for level in (1..self.levels).rev() {
             node = self.child(node, key, level, pin)?;
@@ -312,6 +328,9 @@ impl<T> Tree<T> {
     pub(crate) fn hold_slot(&self, key: u64, pin: &Pin) -> HeldSlot<T> {
         // The reservation is never given back, so the node and those above it never die.
         let leaf = self.reserve_leaf(key, pin);
+        if cfg!(mutant = "held_slot_not_held") {
+            self.unreserve_leaf(leaf, key, pin);
+        }
         HeldSlot { slot: NonNull::from(leaf.slot(key, 0)), _value: PhantomData }
     }
 
@@ -357,7 +376,9 @@ impl<T> Tree<T> {
     fn clear_node(node: &Node, level: u32, f: &mut dyn FnMut(NonNull<T>), freed: &mut usize) {
         for slot in &node.slots {
             // Relaxed: nobody else uses the tree (see `clear`).
-            let Some(p) = NonNull::new(slot.swap(ptr::null_mut(), Ordering::Relaxed)) else { continue };
+            let Some(p) = NonNull::new(slot.swap(ptr::null_mut(), Ordering::Relaxed)) else {
+                continue;
+            };
             if level == 0 {
                 f(p.cast());
             } else {

@@ -24,7 +24,7 @@ use crate::ids::{Intid, VcpuId};
 use crate::irq::{Irq, Place};
 use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
 use crate::ready::ReadyQueue;
-use crate::reclaim::{Epoch, Participant, Reclaim};
+use crate::reclaim::{Participant, Reclaim, Slots};
 use crate::refs::{Claim, Owned, Posted, State};
 use crate::sync::{Ordering, fence};
 use crate::vgic::Shared;
@@ -51,7 +51,7 @@ enum Verdict {
 }
 
 /// A vCPU's own side of the engine. Owned by the thread that runs the vCPU: not Clone, not Sync.
-pub struct VcpuInterface<R: Reclaim = Epoch> {
+pub struct VcpuInterface<R: Reclaim = Slots> {
     id: VcpuId,
     open: bool,
     /// Between a flush and the fold after it: the list registers are the guest's.
@@ -116,11 +116,12 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[inline]
     fn lpis_enabled(&self) -> bool {
         let shared = self.shared.hub.vcpu(self.id);
-        shared.lpis_enabled() || {
-            // Pairs with the fence in `vgic::Shared::scan`, which follows enabling.
-            fence(Ordering::SeqCst);
-            shared.lpis_enabled()
-        }
+        shared.lpis_enabled()
+            || !cfg!(mutant = "lpis_enabled_one_look") && {
+                // Pairs with the fence in `vgic::Shared::scan`, which follows enabling.
+                fence(Ordering::SeqCst);
+                shared.lpis_enabled()
+            }
     }
 
     #[inline]
@@ -154,6 +155,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
         match self.verdict(&owned, state) {
             Verdict::Offer(level) => self.ready.push_back(level, owned),
+            Verdict::Elsewhere if cfg!(mutant = "elsewhere_dropped") => drop(owned),
             Verdict::Elsewhere => self.hand_over(owned),
             Verdict::Idle => drop(owned),
         }
@@ -170,6 +172,11 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Takes in an interrupt from the mailbox: something about it has changed.
     #[inline]
     fn take_in(&mut self, posted: Posted) {
+        if cfg!(mutant = "verdict_before_claim")
+            && matches!(self.verdict(&posted, posted.state.load()), Verdict::Idle)
+        {
+            return drop(posted);
+        }
         match posted.claim(self.id) {
             Claim::New(owned, state) => self.settle_in(owned, state),
             Claim::Mine(irq) => self.reconsider(irq),
@@ -202,7 +209,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         match owned.place() {
             Place::Ready(level) => {
                 // One that stays at its level keeps its turn.
-                if !matches!(self.verdict(&owned, owned.state.load()), Verdict::Offer(now) if now == level) {
+                if !matches!(self.verdict(&owned, owned.state.load()), Verdict::Offer(now) if now == level)
+                {
                     // SAFETY: its place says so.
                     let owned = unsafe { self.ready.remove(level, irq) };
                     self.settle(owned);
@@ -242,12 +250,20 @@ impl<R: Reclaim> VcpuInterface<R> {
             if willing && control.trigger() == Trigger::Edge {
                 let state = if entry.latched { LrState::PendingActive } else { LrState::Active };
                 entry.want = entry.want.with_state(state);
+                // Its priority stays until it is deactivated, as the running priority does.
+                entry.recheck |= control.priority() != entry.want.priority()
+                    || control.group() != entry.want.group();
             } else {
                 entry.give_back_latch();
                 entry.want = entry.want.with_state(LrState::Active);
                 entry.recheck = true;
             }
             return;
+        }
+        if control.trigger() == Trigger::Level {
+            // It may have been edge-triggered when it was offered.
+            entry.want = entry.want.with_eoi_maintenance();
+            entry.recheck = true;
         }
         let offered = willing
             && (entry.latched || control.asserted())
@@ -312,7 +328,8 @@ impl<R: Reclaim> VcpuInterface<R> {
             return drop(owned);
         }
         let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
-        let sampled = control.trigger() == Trigger::Level;
+        let sampled =
+            control.trigger() == Trigger::Level && !cfg!(mutant = "level_not_sampled_again");
         let want = if sampled { lr.with_eoi_maintenance() } else { lr };
         self.push_entry(Entry { owned, want, latched: taken.pending, recheck: sampled });
     }
@@ -360,10 +377,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// What to be told while more is waiting than the list registers hold.
     fn wanted_maintenance(&mut self, count: usize) -> Maintenance {
         let waiting = !self.ready.is_empty();
-        let pending = self.entries[..self.used]
-            .iter()
-            .flatten()
-            .any(|e| e.want.state() == LrState::Pending);
+        let pending =
+            self.entries[..self.used].iter().flatten().any(|e| e.want.state() == LrState::Pending);
         if waiting && !pending {
             // All list registers are active: "none is pending" would hold at once, for ever. What waits
             // is not more urgent than they are, so it can wait until one is deactivated.
@@ -406,6 +421,9 @@ impl<R: Reclaim> VcpuInterface<R> {
         let (was, now) = (entry.want.state(), lr.state());
         if was.is_pending() && !now.is_pending() {
             entry.latched = false;
+            if cfg!(mutant = "fold_clears_pending") {
+                let _ = entry.owned.pending().take(entry.owned.lane());
+            }
             self.shared.hub.vcpu(self.id).counters.add(Counter::Delivered, 1);
         }
         entry.want = lr;
@@ -464,6 +482,9 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn power_off(&mut self) {
         let hub = Arc::clone(&self.shared.hub);
         let give_back = |posted: Posted| {
+            if cfg!(mutant = "close_without_second_look") {
+                return drop(posted);
+            }
             if let Some((posted, _)) = hub.look_again(posted) {
                 hub.post(posted);
             }
@@ -497,7 +518,7 @@ impl<R: Reclaim> VcpuInterface<R> {
 impl Entry {
     /// Makes the interrupt pending again where others can take it, if it is pending here.
     fn give_back_latch(&mut self) {
-        if self.latched {
+        if self.latched && !cfg!(mutant = "withdraw_without_restore") {
             self.owned.pending().restore(self.owned.lane());
             self.latched = false;
         }
@@ -585,7 +606,8 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
     }
 
     fn deactivate(&mut self, intid: Intid) -> bool {
-        let wired = if intid.is_private() { Wired::Private(self.id, intid) } else { Wired::Spi(intid) };
+        let wired =
+            if intid.is_private() { Wired::Private(self.id, intid) } else { Wired::Spi(intid) };
         let Ok(irq) = self.shared.wired(wired) else { return false };
         if irq.state.load().owner() != Some(self.id) {
             return false;

@@ -19,7 +19,7 @@ use crate::ids::{Intid, PRIVATE_INTIDS, VcpuId};
 use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
-use crate::reclaim::{Epoch, Participant, Pin, Reclaim};
+use crate::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::sync::{CachePadded, Ordering, fence};
 use crate::tree::Node;
 use crate::vcpu::VcpuInterface;
@@ -96,6 +96,11 @@ impl<R: Reclaim> Shared<R> {
     /// Makes an interrupt pending.
     #[inline]
     pub(crate) fn inject(&self, irq: &Irq, pin: &Pin) -> Injected {
+        if cfg!(mutant = "attend_before_pending") && !irq.looks_pending() {
+            self.hub.attend(irq);
+            let _ = irq.pending().set(irq.lane());
+            return Injected::Pending;
+        }
         if irq.pending().set(irq.lane()) {
             self.count(irq, Counter::Coalesced);
             return Injected::Coalesced;
@@ -196,11 +201,11 @@ impl<R: Reclaim> Drop for Shared<R> {
 /// cpu.set_igrpen1(1);
 /// vcpu.flush(&mut cpu);
 /// assert_eq!(cpu.iar1(), Intid(8192));
-/// cpu.eoir1(Intid(8192));
+/// let _ = cpu.eoir1(Intid(8192)); // nothing physical to deactivate
 /// vcpu.fold(&mut cpu);
 /// # Ok::<(), Error>(())
 /// ```
-pub struct Vgic<R: Reclaim = Epoch>(Arc<Shared<R>>);
+pub struct Vgic<R: Reclaim = Slots>(Arc<Shared<R>>);
 
 impl<R: Reclaim> Clone for Vgic<R> {
     fn clone(&self) -> Self {
@@ -285,7 +290,7 @@ impl<R: Reclaim> Engine for Vgic<R> {
 }
 
 /// One thread's handle for injecting. It can be sent to another thread, but not shared.
-pub struct VgicInjector<R: Reclaim = Epoch> {
+pub struct VgicInjector<R: Reclaim = Slots> {
     /// First: a participant ends before the engine that it belongs to.
     participant: R::Participant,
     shared: Arc<Shared<R>>,
@@ -327,6 +332,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
             return Ok(());
         }
         match new.trigger() {
+            Trigger::Level if !high && cfg!(mutant = "fall_without_attend") => {}
             Trigger::Level => {
                 self.shared.hub.attend(irq);
             }
@@ -371,6 +377,12 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
         let hub = &self.shared.hub;
         if !hub.has_vcpu(vcpu) {
             return Err(Error::NoSuchVcpu(vcpu));
+        }
+        if cfg!(mutant = "review_before_disable") && !enabled {
+            hub.vcpu(vcpu).request_review();
+            hub.kick(vcpu);
+            hub.vcpu(vcpu).set_lpis_enabled(enabled);
+            return Ok(());
         }
         hub.vcpu(vcpu).set_lpis_enabled(enabled);
         if enabled {

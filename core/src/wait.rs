@@ -53,7 +53,9 @@ impl WaitCell {
     pub fn kick(&self) -> bool {
         // AcqRel: Release pairs with the swap and the compare-exchange in `sleep`, so that what
         // was done before the kick is seen by the thread that consumes it.
-        self.state.swap(KICKED, Ordering::AcqRel) == ASLEEP
+        let order =
+            if cfg!(mutant = "kick_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        self.state.swap(KICKED, order) == ASLEEP
     }
 
     /// Takes a kick that has come since the last [`WaitCell::sleep`] or `take`, without sleeping.
@@ -67,6 +69,9 @@ impl WaitCell {
     /// `block` puts the thread to sleep until it is woken; it may return early, and must return
     /// at once if the wake-up came before it was called (as `std::thread::park` does).
     pub fn sleep(&self, mut block: impl FnMut()) {
+        if cfg!(mutant = "sleep_forgets_kick") {
+            self.state.swap(AWAKE, Ordering::AcqRel);
+        }
         // Success: Release is not needed for data, but keeps this word to AcqRel throughout.
         // Failure: a kick is there; the swap below acquires it.
         if self.state.compare_exchange(AWAKE, ASLEEP, Ordering::AcqRel, Ordering::Acquire).is_ok() {

@@ -65,7 +65,7 @@ on_every_engine! {
         // Active, and pending again: not taken before it is ended.
         m.enter(0);
         assert_eq!(m.cpus[0].iar1(), Intid(SPURIOUS));
-        m.cpus[0].eoir1(lpi(0));
+        let _ = m.cpus[0].eoir1(lpi(0));
         assert_eq!(m.serve(0), [8192]);
         m.exit(0);
         assert!(m.drain(0).is_empty());
@@ -182,7 +182,7 @@ on_every_engine! {
         m.msi.retarget(DEV, EventId(0), VcpuId(1)).unwrap();
         let _ = m.inject(0);
         m.enter(0);
-        m.cpus[0].eoir1(lpi(0));
+        let _ = m.cpus[0].eoir1(lpi(0));
         assert_eq!(m.cpus[0].iar1(), Intid(SPURIOUS), "the new one is for vCPU 1");
         m.exit(0);
         assert!(m.drain(0).is_empty());
@@ -232,7 +232,7 @@ on_every_engine! {
         assert_eq!(m.cpus[0].iar1(), lpi(0));
         m.msi.unmap(DEV, EventId(0)).unwrap();
         m.map(0, 0, 0xa0);
-        m.cpus[0].eoir1(lpi(0));
+        let _ = m.cpus[0].eoir1(lpi(0));
         m.exit(0);
         let _ = m.inject(0);
         assert_eq!(m.drain(0), [8192]);
@@ -318,7 +318,7 @@ on_every_engine! {
         m.vcpus[0].open();
         m.enter(0);
         assert_eq!(m.cpus[0].iar1(), Intid(SPURIOUS), "still active");
-        m.cpus[0].eoir1(Intid(40));
+        let _ = m.cpus[0].eoir1(Intid(40));
         assert_eq!(m.serve(0), [40]);
         m.exit(0);
     }
@@ -382,7 +382,7 @@ on_every_engine! {
         }
         for n in (0..4).rev() {
             m.enter(0);
-            m.cpus[0].eoir1(Intid(40 + n));
+            let _ = m.cpus[0].eoir1(Intid(40 + n));
             m.exit(0);
         }
         for n in 0..4 {
@@ -407,7 +407,7 @@ on_every_engine! {
             assert!(m.enter(0).waiting);
             assert!(!m.cpus[0].maintenance_pending(), "{lrs} LRs: nothing for the host to do yet");
             for n in (0..lrs).rev() {
-                m.cpus[0].eoir1(Intid(40 + n));
+                let _ = m.cpus[0].eoir1(Intid(40 + n));
             }
             assert!(m.cpus[0].maintenance_pending(), "{lrs} LRs: now there is room");
             m.exit(0);

@@ -1,6 +1,9 @@
 //! Helpers shared by the models in `tests/`.
 #![cfg(loom)]
 
+pub mod delivery;
+pub mod lifetime;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! Sends a storm of LPIs through the engine and accounts for every one: see [`vgic_benches::storm`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vgic_benches::storm::main()
+}

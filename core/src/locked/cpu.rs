@@ -133,7 +133,11 @@ impl Cpu {
         irq: &Arc<Irq>,
         mut state: SpinGuard<'_, IrqState>,
     ) -> bool {
-        if !ap_list.open || (state.intid.is_lpi() && !ap_list.lpis_enabled) {
+        if !ap_list.open {
+            return false;
+        }
+        if state.intid.is_lpi() && !ap_list.lpis_enabled {
+            state.note_change(self);
             return false;
         }
         let kick = self.request(&mut state);

@@ -44,12 +44,13 @@ pub(super) struct IrqState {
     pub(super) trigger: Trigger,
     pub(super) enabled: bool,
     pub(super) line_level: bool,
-    /// Pending, whatever the line says. In a list register, it is not here but in `lr_latch`.
+    /// Pending, whatever the line says. From the flush that offers it to the next one, that is in `lr_latch` instead:
+    /// the guest may have taken it, so an injection means another one.
     pub(super) pending_latch: bool,
     pub(super) active: bool,
     /// It is in a list register.
     pub(super) in_lr: bool,
-    /// The list register's pending bit stands for `pending_latch`, and goes back there if it is not acknowledged.
+    /// The list register's pending bit is what was in `pending_latch`, and goes back there if it is not acknowledged.
     pub(super) lr_latch: bool,
     /// It has been taken since it came to its place: once it is pending again, it goes to the end, which is
     /// where `changed` says.
@@ -80,7 +81,7 @@ impl IrqState {
     }
 
     pub(super) fn is_pending(&self) -> bool {
-        self.pending_latch || (self.trigger == Trigger::Level && self.line_level)
+        self.pending_latch || self.lr_latch || (self.trigger == Trigger::Level && self.line_level)
     }
 
     /// Whether some vCPU should have it on its `ap_list`.
@@ -96,22 +97,22 @@ impl IrqState {
             && (lpis_enabled || !self.intid.is_lpi())
     }
 
-    /// Where it belongs in the `ap_list` of vCPU `me`, which it is on; nowhere if it is to leave it.
+    /// Where it belongs in the `ap_list` of vCPU `me`, which it is on.
     ///
     /// The keys of one list are different, and sort as list registers are filled: the highest priority first;
-    /// what is active before what it keeps waiting; what waits longest first.
-    pub(super) fn sort_key(&mut self, me: VcpuId, lpis_enabled: bool) -> Option<SortKey> {
+    /// what is active before what it keeps waiting; what waits longest first. What is to leave the list is behind all that.
+    pub(super) fn sort_key(&mut self, me: VcpuId, lpis_enabled: bool) -> SortKey {
+        self.pending_latch |= core::mem::take(&mut self.lr_latch);
         if !self.active && !self.is_offered(me, lpis_enabled) {
-            return None;
+            return SortKey::leaving(Place::when(self.changed));
         }
-        if self.spent && self.is_pending() {
-            self.spent = false;
-            if !self.active { self.place = Place::when(self.changed); }
-        }
-        if self.place_priority != self.priority && !self.active {
+        if self.active {
+            // Pending again while it is active, it keeps its place.
+            self.spent &= !self.is_pending();
+        } else if self.spent || self.place_priority != self.priority {
             self.take_place(Place::when(self.changed));
         }
-        Some(SortKey::new(self.place_priority, self.active, self.place))
+        SortKey::new(self.place_priority, self.active, self.place)
     }
 
     /// Gives it a place in its present priority's line.
@@ -146,12 +147,11 @@ impl IrqState {
     pub(super) fn fold_lr(&mut self, state: LrState, cpu: &Cpu, end: Place) -> bool {
         self.in_lr = false;
         self.active = state.is_active();
-        let latch = core::mem::take(&mut self.lr_latch);
         if state.is_pending() {
-            // Unless it was withdrawn meanwhile. It keeps its place.
-            self.pending_latch |= latch;
+            // It keeps its place. If it was withdrawn meanwhile, the next flush finds that it is not pending.
             return false;
         }
+        self.lr_latch = false;
         // An edge that came since the flush has its place by the time when it came.
         self.spent = true;
         (self.trigger == Trigger::Level || self.changed <= cpu.last_flush()) && self.end_offer(end)
@@ -190,10 +190,12 @@ impl IrqState {
         self.target = target;
     }
 
-    /// Takes it off its vCPU's list.
-    pub(super) fn unlist(&mut self) {
+    /// Takes it off the list of vCPU `me`.
+    pub(super) fn unlist(&mut self, me: VcpuId) {
         self.vcpu = None;
-        self.changed = 0;
+        if self.target != me {
+            self.changed = 0;
+        }
         self.in_lr = false;
         if self.intid.is_lpi() {
             // An LPI is active only as far as the CPU interface remembers it, in a list register.
@@ -266,18 +268,27 @@ impl Place {
 pub(super) struct SortKey(u64);
 
 impl SortKey {
-    /// Of what is to leave the list, or has not been looked at.
-    pub(super) const NONE: Self = Self(u64::MAX);
-
     const LEVEL_SHIFT: u32 = 59;
     const PENDING: u64 = 1 << 58;
+    /// Above every place, in the lowest level.
+    const LEAVING: u64 = !((1 << 57) - 1);
+    /// Of what has not been looked at.
+    pub(super) const NONE: Self = Self(u64::MAX);
 
     fn new(priority: Priority, active: bool, place: Place) -> Self {
         let class = if active { 0 } else { Self::PENDING };
         Self((priority.level() as u64) << Self::LEVEL_SHIFT | class | place.0)
     }
 
+    fn leaving(place: Place) -> Self {
+        Self(Self::LEAVING | place.0)
+    }
+
     pub(super) fn is_active(self) -> bool {
         self.0 & Self::PENDING == 0
+    }
+
+    pub(super) fn is_leaving(self) -> bool {
+        self.0 >= Self::LEAVING
     }
 }

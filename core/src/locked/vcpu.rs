@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cpu::{ApList, Cpu, Listed};
-use super::irq::{Irq, Place, SortKey};
+use super::irq::{Place, SortKey};
 use super::{Participant, Vm};
 use crate::engine::{Error, Flushed, Vcpu};
 use crate::ids::{Intid, VcpuId};
@@ -31,7 +31,7 @@ struct Entry {
     folded: u64,
     maintenance: Maintenance,
     /// References on their way off the list, kept to be dropped without its lock. Empty between calls.
-    pruned: Vec<Arc<Irq>>,
+    pruned: Vec<Listed>,
 }
 
 /// What a flush has found.
@@ -183,10 +183,9 @@ impl Entry {
         self.clear_lrs(lrs, self.in_lrs);
         self.written = self.in_lrs;
         self.set_maintenance(lrs, tally.maintenance(count));
-        for irq in self.pruned.drain(..) {
-            // Another vCPU's now, perhaps.
-            vm.requeue(&irq, None);
-        }
+        // Another vCPU's now, perhaps, in the order in which that was decided.
+        self.pruned.sort_unstable_by_key(|listed| listed.key);
+        self.pruned.drain(..).for_each(|listed| vm.requeue(&listed.irq, None));
         tally.flushed
     }
 
@@ -210,7 +209,8 @@ impl Entry {
         for _ in 0..list.len() {
             let Some(Listed { irq, .. }) = list.pop_front() else { break };
             let mut state = irq.lock();
-            if let Some(key) = state.sort_key(self.me, *lpis_enabled) {
+            let key = state.sort_key(self.me, *lpis_enabled);
+            if !key.is_leaving() {
                 let lr = state.fill_lr(self.me, *lpis_enabled);
                 drop(state);
                 lrs.write(tally.flushed.in_lrs, lr);
@@ -218,9 +218,9 @@ impl Entry {
                 sorted &= last.replace(key) < Some(key);
                 list.push_back(Listed { irq, key });
             } else {
-                state.unlist();
+                state.unlist(self.me);
                 drop(state);
-                self.pruned.push(irq);
+                self.pruned.push(Listed { irq, key });
             }
         }
         if !sorted {
@@ -247,9 +247,9 @@ impl Entry {
         let mut leaving = 0;
         for listed in list.iter_mut() {
             let mut state = listed.irq.lock();
-            listed.key = state.sort_key(self.me, *lpis_enabled).unwrap_or(SortKey::NONE);
-            if listed.key == SortKey::NONE {
-                state.unlist();
+            listed.key = state.sort_key(self.me, *lpis_enabled);
+            if listed.key.is_leaving() {
+                state.unlist(self.me);
                 leaving += 1;
             }
         }
@@ -265,7 +265,7 @@ impl Entry {
             lrs.write(n, lr);
             tally.add(lr);
         }
-        for listed in rest {
+        for listed in rest.iter().rev() {
             if !listed.key.is_active() {
                 tally.pending_waits = true;
                 continue;
@@ -275,7 +275,7 @@ impl Entry {
                 // Forgotten. If it is not pending either, the next flush prunes it.
                 state.active = false;
                 state.end_offer(Place::when(cpu.tick()));
-                tally.pending_waits |= state.sort_key(self.me, *lpis_enabled).is_some();
+                tally.pending_waits |= !state.sort_key(self.me, *lpis_enabled).is_leaving();
             } else {
                 tally.spilled += 1;
             }
@@ -291,7 +291,7 @@ impl Entry {
             }
         }
         let leaving = leaving.len();
-        self.pruned.extend(list.drain(list.len() - leaving..).map(|listed| listed.irq));
+        self.pruned.extend(list.drain(list.len() - leaving..));
     }
 
     fn fold<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) {
@@ -314,9 +314,9 @@ impl Entry {
                 list.push_back(Listed { irq, key });
                 kept += 1;
             } else {
-                state.unlist();
+                state.unlist(self.me);
                 drop(state);
-                self.pruned.push(irq);
+                self.pruned.push(Listed { irq, key });
             }
         }
         list.rotate_right(kept);
@@ -351,20 +351,17 @@ impl Entry {
         let cpu = vm.cpu(self.me);
         let mut ap_list = cpu.ap_list.lock();
         ap_list.open = false;
-        for Listed { irq, .. } in ap_list.list.drain(..) {
-            let mut state = irq.lock();
-            state.pending_latch |= state.lr_latch;
-            state.lr_latch = false;
-            state.unlist();
+        for listed in ap_list.list.drain(..) {
+            let mut state = listed.irq.lock();
+            state.pending_latch |= core::mem::take(&mut state.lr_latch);
+            state.unlist(self.me);
             drop(state);
-            self.pruned.push(irq);
+            self.pruned.push(listed);
         }
         drop(ap_list);
         cpu.take_request();
         (self.open, self.in_lrs, self.spilled, self.listed) = (false, 0, 0, 0);
-        for irq in self.pruned.drain(..) {
-            // One that was active here while its target changed is its target's now.
-            vm.requeue(&irq, None);
-        }
+        // One that was active here while its target changed is its target's now.
+        self.pruned.drain(..).for_each(|listed| vm.requeue(&listed.irq, None));
     }
 }

@@ -68,6 +68,9 @@ impl Reclaim for Epoch {
         // Whoever runs this only sets a flag: freeing is left to who collects, so that no injector ever does it.
         let flag = Arc::clone(&over);
         // Release: pairs with `is_over`; crossbeam orders it after every pin that it had to wait for.
+        if cfg!(mutant = "grace_at_once") {
+            over.store(true, Ordering::Release);
+        }
         guard.defer(move || flag.store(true, Ordering::Release));
         guard.flush();
         over

@@ -5,10 +5,12 @@
 //! the object. That is the whole facade: pin, begin a grace period, ask whether it is over. What
 //! waits, and who frees it, is the same for both backends (`graveyard`, `collect`).
 //!
-//! * [`Epoch`]: crossbeam-epoch. Any number of participants.
-//! * [`Slots`]: one slot for each registered participant, `no_std`. Small enough to be modelled exhaustively. A pin
-//!   never runs anything but its own few instructions: in particular it never allocates (crossbeam's may, once in a
-//!   while, when it collects its own bookkeeping).
+//! * [`Slots`], the default: epochs with one slot for each registered participant, `no_std`. Small enough to be modelled
+//!   exhaustively. A pin runs its own few instructions and nothing else.
+//! * [`Epoch`]: crossbeam-epoch, with any number of participants. Every 128th pin of a thread collects what others have
+//!   put on crossbeam's queue: it frees that queue's nodes, and after 64 of them allocates one. With mappings changing
+//!   all the time, an injector so allocates now and then (`tests/hot_path.rs` shows it), which the engine's first
+//!   invariant rules out; hence it is not the default.
 
 mod epoch;
 mod slots;

@@ -113,9 +113,11 @@ impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         let depth = self.participant.depth.get() - 1;
         self.participant.depth.set(depth);
-        if depth == 0 {
+        if depth == 0 || cfg!(mutant = "inner_unpin") {
             // Release: what was done while pinned comes before the step that this allows.
-            self.participant.slot().store(IDLE, Ordering::Release);
+            let order =
+                if cfg!(mutant = "unpin_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            self.participant.slot().store(IDLE, order);
         }
     }
 }
@@ -132,7 +134,9 @@ impl Shared {
     fn advance(&self) {
         // Acquire: in the chain of those who advanced before.
         let epoch = self.global.load(Ordering::Acquire);
-        fence(Ordering::SeqCst);
+        if !cfg!(mutant = "advance_without_fence") {
+            fence(Ordering::SeqCst);
+        }
         let held = self.slots.iter().any(|slot| {
             // Acquire: pairs with the Release of unpinning and of pinning again.
             let slot = slot.load(Ordering::Acquire);
@@ -140,12 +144,8 @@ impl Shared {
         });
         if !held {
             // Release: what the readers did, acquired above, comes before the step.
-            let _ = self.global.compare_exchange(
-                epoch,
-                epoch + 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let _ =
+                self.global.compare_exchange(epoch, epoch + 1, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 }
@@ -162,6 +162,10 @@ impl Reclaim for Slots {
 
     fn register(&self) -> Option<SlotParticipant> {
         let index = self.0.slots.iter().position(|slot| {
+            if cfg!(mutant = "slot_taken_twice") && slot.load(Ordering::Acquire) == FREE {
+                slot.store(IDLE, Ordering::Release);
+                return true;
+            }
             // Acquire: pairs with the Release of who had the slot before.
             slot.compare_exchange(FREE, IDLE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })?;
@@ -169,8 +173,10 @@ impl Reclaim for Slots {
     }
 
     fn begin(&self, _participant: &SlotParticipant) -> u64 {
-        // B of the module's text.
-        fence(Ordering::SeqCst);
+        if !cfg!(mutant = "begin_without_fence") {
+            // B of the module's text.
+            fence(Ordering::SeqCst);
+        }
         // Relaxed: ordered by the fence.
         self.0.global.load(Ordering::Relaxed)
     }

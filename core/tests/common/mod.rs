@@ -10,7 +10,7 @@ use vgic_core::engine::*;
 use vgic_core::ids::*;
 
 /// Counts kicks, one number for each vCPU.
-pub struct Kicks(pub Vec<AtomicU64>);
+pub(crate) struct Kicks(pub(crate) Vec<AtomicU64>);
 
 impl Kick for Kicks {
     fn kick(&self, vcpu: VcpuId) {
@@ -19,24 +19,24 @@ impl Kick for Kicks {
 }
 
 /// One VM on one thread.
-pub struct Machine<E: Engine> {
+pub(crate) struct Machine<E: Engine> {
     // Before `vgic`, as a VMM would have it: vCPUs and controls end before the engine's handle.
-    pub vcpus: Vec<E::Vcpu>,
-    pub msi: E::Msi,
-    pub injector: E::Injector,
-    pub cpus: Vec<CpuInterface>,
-    pub kicks: Arc<Kicks>,
-    pub vgic: E,
+    pub(crate) vcpus: Vec<E::Vcpu>,
+    pub(crate) msi: E::Msi,
+    pub(crate) injector: E::Injector,
+    pub(crate) cpus: Vec<CpuInterface>,
+    pub(crate) kicks: Arc<Kicks>,
+    pub(crate) vgic: E,
 }
 
-pub const DEV: DeviceId = DeviceId(7);
+pub(crate) const DEV: DeviceId = DeviceId(7);
 
 /// The n-th LPI.
-pub fn lpi(n: u32) -> Intid {
+pub(crate) fn lpi(n: u32) -> Intid {
     Intid(LPI_BASE + n)
 }
 
-pub fn cpu(lrs: usize) -> CpuInterface {
+pub(crate) fn cpu(lrs: usize) -> CpuInterface {
     let mut cpu = CpuInterface::new(lrs).expect("1 to 16");
     cpu.set_pmr(0xff);
     cpu.set_igrpen0(1);
@@ -45,11 +45,11 @@ pub fn cpu(lrs: usize) -> CpuInterface {
 }
 
 impl<E: Engine> Machine<E> {
-    pub fn new(vcpus: u16, lrs: usize) -> Self {
+    pub(crate) fn new(vcpus: u16, lrs: usize) -> Self {
         Self::with(Config::with_vcpus(vcpus), lrs)
     }
 
-    pub fn with(config: Config, lrs: usize) -> Self {
+    pub(crate) fn with(config: Config, lrs: usize) -> Self {
         let kicks = Arc::new(Kicks((0..config.vcpus).map(|_| AtomicU64::new(0)).collect()));
         let vgic = E::new(&config, kicks.clone()).expect("a good configuration");
         let mut vcpus: Vec<_> =
@@ -66,26 +66,26 @@ impl<E: Engine> Machine<E> {
     }
 
     /// Maps event `n` of [`DEV`] to the n-th LPI.
-    pub fn map(&mut self, n: u32, target: u16, priority: u8) {
+    pub(crate) fn map(&mut self, n: u32, target: u16, priority: u8) {
         self.msi
             .map(DEV, EventId(n), lpi(n), VcpuId(target), LpiConfig::enabled(priority))
             .expect("a good mapping");
     }
 
-    pub fn inject(&self, n: u32) -> Injected {
+    pub(crate) fn inject(&self, n: u32) -> Injected {
         self.injector.inject(&self.msi.domain(), DEV, EventId(n))
     }
 
-    pub fn enter(&mut self, vcpu: usize) -> Flushed {
+    pub(crate) fn enter(&mut self, vcpu: usize) -> Flushed {
         self.vcpus[vcpu].flush(&mut self.cpus[vcpu])
     }
 
-    pub fn exit(&mut self, vcpu: usize) {
+    pub(crate) fn exit(&mut self, vcpu: usize) {
         self.vcpus[vcpu].fold(&mut self.cpus[vcpu]);
     }
 
     /// The guest acknowledges and ends everything that it can.
-    pub fn serve(&mut self, vcpu: usize) -> Vec<u32> {
+    pub(crate) fn serve(&mut self, vcpu: usize) -> Vec<u32> {
         let mut seen = Vec::new();
         let cpu = &mut self.cpus[vcpu];
         loop {
@@ -94,12 +94,12 @@ impl<E: Engine> Machine<E> {
                 return seen;
             }
             seen.push(intid.0);
-            cpu.eoir1(intid);
+            let _ = cpu.eoir1(intid);
         }
     }
 
     /// Entry, guest, exit: what the guest took.
-    pub fn run(&mut self, vcpu: usize) -> Vec<u32> {
+    pub(crate) fn run(&mut self, vcpu: usize) -> Vec<u32> {
         self.enter(vcpu);
         let seen = self.serve(vcpu);
         self.exit(vcpu);
@@ -107,7 +107,7 @@ impl<E: Engine> Machine<E> {
     }
 
     /// Runs until nothing comes any more.
-    pub fn drain(&mut self, vcpu: usize) -> Vec<u32> {
+    pub(crate) fn drain(&mut self, vcpu: usize) -> Vec<u32> {
         let mut all = Vec::new();
         loop {
             let seen = self.run(vcpu);
@@ -118,7 +118,7 @@ impl<E: Engine> Machine<E> {
         }
     }
 
-    pub fn kicks(&self, vcpu: usize) -> u64 {
+    pub(crate) fn kicks(&self, vcpu: usize) -> u64 {
         self.kicks.0[vcpu].load(Ordering::Relaxed)
     }
 }

@@ -1,0 +1,291 @@
+//! The command line: the flags of Linux's `vgic_lpi_stress`, and some more.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::RangedU64ValueParser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use vgic_core::ids::MAX_VCPUS;
+
+use super::plan::{Length, MAX_LPIS, MAX_PRIORITIES, Plan};
+
+/// Injections of a storm whose length is not given.
+const DEFAULT_INJECTIONS: u64 = 10_000_000;
+
+/// Most injector threads.
+const MAX_DEVICES: u64 = 4096;
+
+/// Which engines to run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Choice {
+    /// The lock-free engine.
+    Lockfree,
+    /// The locked baseline.
+    Locked,
+    /// The one, then the other, and their ratio.
+    Both,
+}
+
+/// Sends a storm of LPIs through the virtual interrupt controller, accounts for every one, and measures.
+///
+/// Each device is a thread that injects its events in random order; each vCPU is a thread whose guest takes
+/// its interrupts from a software CPU interface. Injectors do not wait for deliveries, so that injections
+/// of an LPI that is pending already are coalesced. Exit status: 0 if nothing is lost, 1 if something is or
+/// the accounts do not balance, 2 if the arguments are wrong.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "lpi-storm", version, max_term_width = 100)]
+pub struct Cli {
+    /// Number of vCPUs, each a thread
+    #[arg(short, long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_VCPUS)))]
+    vcpus: u16,
+
+    /// Number of devices, each an injector thread
+    #[arg(short, long, value_name = "N", default_value_t = 2,
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..=MAX_DEVICES))]
+    devices: u32,
+
+    /// Number of events (LPIs) of each device
+    #[arg(short, long, value_name = "N", default_value_t = 250,
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(MAX_LPIS)))]
+    events: u32,
+
+    /// Number of injections of each event [default: as many as make 10 million in all]
+    #[arg(short, long, value_name = "N", conflicts_with = "duration",
+          value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    iterations: Option<u64>,
+
+    /// Inject for this many seconds instead of a number of iterations
+    #[arg(long, value_name = "SECONDS", value_parser = duration)]
+    duration: Option<Duration>,
+
+    /// Which engine to run
+    #[arg(long, value_enum, default_value = "lockfree")]
+    engine: Choice,
+
+    /// Number of list registers of each vCPU
+    #[arg(long, value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u8).range(1..=vgic_core::lr::MAX_LRS as i64))]
+    lrs: u8,
+
+    /// Number of priorities that the LPIs are spread over: 31 can be signaled, as the priority
+    /// mask never lets the lowest of the 32 through
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_PRIORITIES)))]
+    priorities: u8,
+
+    /// Meanwhile unmap and map some events (DISCARD, MAPTI), and move others to other vCPUs (MOVI)
+    #[arg(long)]
+    churn: bool,
+
+    /// Inject an event only when the guest has seen its last injection: nothing is coalesced, and the rates are
+    /// those of whole deliveries
+    #[arg(long, conflicts_with = "churn")]
+    paced: bool,
+
+    /// Write the results here as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Draw latencies and rates here as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
+    /// Seed of every random choice
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+/// A checked command line.
+#[derive(Debug)]
+pub struct Job {
+    /// The storm.
+    pub plan: Plan,
+    /// The engines to run it on.
+    pub engine: Choice,
+    /// Where the JSON goes.
+    pub json: Option<Output>,
+    /// Where the picture goes.
+    pub svg: Option<Output>,
+}
+
+impl Cli {
+    /// Checks what no single argument shows, and opens the output files: better to fail now than after the run.
+    ///
+    /// # Errors
+    /// One that `exit` prints, with exit status 2.
+    pub fn check(self) -> Result<Job, clap::Error> {
+        let lpis = u64::from(self.devices) * u64::from(self.events);
+        if lpis > u64::from(MAX_LPIS) {
+            let (devices, events) = (self.devices, self.events);
+            return Err(refusal(format!(
+                "{devices} devices with {events} events need {lpis} LPIs, but there are only \
+                 {MAX_LPIS} INTIDs for them (2^24 - 8192)"
+            )));
+        }
+        let iterations = self.iterations.unwrap_or(DEFAULT_INJECTIONS.div_ceil(lpis));
+        if lpis.checked_mul(iterations).is_none() {
+            return Err(refusal(format!(
+                "{lpis} LPIs with {iterations} iterations each are more than 64 bits can count"
+            )));
+        }
+        let open = |path: Option<PathBuf>| path.map(Output::open).transpose();
+        let (json, svg) = (open(self.json)?, open(self.svg)?);
+        if let (Some(json), Some(svg)) = (&json, &svg)
+            && json.is_same_file(svg)
+        {
+            return Err(refusal(format!("--json and --svg both name `{}`", json.path.display())));
+        }
+        Ok(Job {
+            plan: Plan {
+                vcpus: self.vcpus,
+                devices: self.devices,
+                events: self.events,
+                length: self.duration.map_or(Length::Iterations(iterations), Length::Time),
+                lrs: self.lrs,
+                priorities: self.priorities,
+                churn: self.churn,
+                paced: self.paced,
+                seed: self.seed,
+                ..Plan::default()
+            },
+            engine: self.engine,
+            json,
+            svg,
+        })
+    }
+}
+
+fn refusal(message: String) -> clap::Error {
+    Cli::command().error(ErrorKind::ValueValidation, message)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be more than 0, and not absurd".to_owned()),
+    }
+}
+
+/// A file that is known to be writable. What was in it stays there until something is written.
+#[derive(Debug)]
+pub struct Output {
+    path: PathBuf,
+    file: File,
+}
+
+impl Output {
+    fn open(path: PathBuf) -> Result<Self, clap::Error> {
+        match OpenOptions::new().write(true).create(true).truncate(false).open(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => Err(refusal(format!("cannot write `{}`: {error}", path.display()))),
+        }
+    }
+
+    fn is_same_file(&self, other: &Self) -> bool {
+        let real = |path: &Path| path.canonicalize().ok();
+        // Both exist by now. /dev/stdout and its like may be shared.
+        self.file.metadata().is_ok_and(|meta| meta.is_file())
+            && real(&self.path).is_some_and(|path| Some(path) == real(&other.path))
+    }
+
+    /// Replaces the file's content.
+    ///
+    /// # Errors
+    /// Whatever writing meets.
+    pub fn write(mut self, content: &str) -> io::Result<()> {
+        // A pipe or a terminal has no length.
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        self.file.write_all(content.as_bytes())
+    }
+
+    /// The file's name as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Job, clap::Error> {
+        Cli::try_parse_from(["lpi-storm"].iter().chain(args))?.check()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ten_million_by_default() {
+        let job = parse(&[]).unwrap();
+        assert_eq!(job.plan.injections(), Some(10_000_000));
+        assert_eq!(job.engine, Choice::Lockfree);
+        assert_eq!((job.plan.lrs, job.plan.priorities, job.plan.churn), (4, 1, false));
+        let all = parse(&["-v", "1", "-d", "3", "-e", "7"]).unwrap().plan.injections().unwrap();
+        assert!((10_000_000..10_000_021).contains(&all));
+        assert_eq!(parse(&["-e", "16000"]).unwrap().plan.injections(), Some(10_016_000));
+    }
+
+    #[test]
+    fn the_flags_of_vgic_lpi_stress() {
+        let plan = parse(&["-v", "4", "-d", "3", "-e", "17", "-i", "1000"]).unwrap().plan;
+        assert_eq!((plan.vcpus, plan.devices, plan.events), (4, 3, 17));
+        assert_eq!(plan.length, Length::Iterations(1000));
+    }
+
+    #[test]
+    fn a_duration_takes_the_place_of_iterations() {
+        let plan = parse(&["--duration", "1.5"]).unwrap().plan;
+        assert_eq!(plan.length, Length::Time(Duration::from_millis(1500)));
+        assert_eq!(plan.injections(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let wrong: [&[&str]; 22] = [
+            &["-v", "0"],
+            &["-d", "0"],
+            &["-e", "0"],
+            &["-i", "0"],
+            &["-v", "513"],
+            &["-v", "two"],
+            &["-d", "-1"],
+            &["-e", "1.5"],
+            &["-d", "4097"],
+            &["-d", "4096", "-e", "4096"],
+            &["-e", "16769025"],
+            &["-d", "2", "-e", "2", "-i", "9223372036854775808"],
+            &["--lrs", "0"],
+            &["--lrs", "17"],
+            &["--priorities", "0"],
+            &["--priorities", "32"],
+            &["--duration", "0"],
+            &["--duration", "-3"],
+            &["--duration", "1e30"],
+            &["-i", "5", "--duration", "1"],
+            // A paced injector would wait for what was discarded.
+            &["--paced", "--churn"],
+            &["--engine", "neither"],
+        ];
+        for args in wrong {
+            let error = parse(args).expect_err(&args.join(" "));
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+        }
+        parse(&["-v", "512", "-d", "4095", "-e", "4094", "-i", "1"]).unwrap();
+    }
+
+    #[test]
+    fn too_many_lpis_are_counted_out() {
+        let message = parse(&["-d", "4096", "-e", "4096"]).unwrap_err().to_string();
+        assert!(message.contains("16777216 LPIs") && message.contains("16769024"), "{message}");
+    }
+}

@@ -1,0 +1,157 @@
+//! The control plane at work while the storm runs: DISCARD and MAPTI on some events, MOVI on others.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use vgic_core::engine::{Engine, Error, Injector, MsiControl};
+use vgic_core::ids::VcpuId;
+
+use super::injector::Tally;
+use super::ledger::Ledger;
+use super::plan::Plan;
+use crate::rng::Rng;
+
+/// How many injections there are to one operation: in proportion, so that engines of different speed are
+/// disturbed alike. A guest's driver does it far more rarely.
+const INJECTIONS_PER_OPERATION: u64 = 100;
+
+/// How many operations go between two calls of `collect`.
+const OPERATIONS_PER_COLLECT: u64 = 256;
+
+/// How often mapping is tried at the end.
+const ATTEMPTS: usize = 1000;
+
+/// The events that are disturbed: an eighth of all (at least one) is unmapped and mapped, another moved.
+#[derive(Debug)]
+pub(super) struct Churn {
+    /// (index, whether it is mapped now)
+    remapped: Vec<(u32, bool)>,
+    moved: Vec<u32>,
+    rng: Rng,
+}
+
+impl Churn {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let mut rng = Rng::new(plan.seed, u64::MAX);
+        let mut all: Vec<u32> = (0..plan.lpis()).collect();
+        rng.shuffle(&mut all);
+        let share = (all.len() / 8).max(1);
+        let remapped = all.iter().take(share).map(|index| (*index, true)).collect();
+        let moved = all.iter().skip(share).take(share).copied().collect();
+        Self { remapped, moved, rng }
+    }
+
+    /// Disturbs events, as many as are due for the injections made so far, whenever it is woken; until `halt`.
+    /// Returns how many operations that were.
+    pub(super) fn run<M: MsiControl>(
+        &mut self,
+        msi: &mut M,
+        plan: &Plan,
+        ledger: &Ledger,
+        injected: impl Fn() -> u64,
+        halt: &AtomicBool,
+    ) -> Result<u64, Error> {
+        let mut operations = 0;
+        // Relaxed: only a wish to stop soon; the thread is joined.
+        while !halt.load(Ordering::Relaxed) {
+            let due = injected() / INJECTIONS_PER_OPERATION;
+            while operations < due && !halt.load(Ordering::Relaxed) {
+                if operations.is_multiple_of(2) || self.moved.is_empty() {
+                    self.remap_one(msi, plan, ledger)?;
+                } else {
+                    self.move_one(msi, plan)?;
+                }
+                operations += 1;
+                if operations.is_multiple_of(OPERATIONS_PER_COLLECT) {
+                    msi.collect();
+                }
+            }
+            // Woken by injectors now and then. By itself it would, on few CPUs, do nothing for long, and
+            // then take a CPU from the storm.
+            thread::park();
+        }
+        Ok(operations)
+    }
+
+    fn move_one<M: MsiControl>(&mut self, msi: &mut M, plan: &Plan) -> Result<(), Error> {
+        let at = self.rng.below(self.moved.len() as u32) as usize;
+        let (device, event) = plan.event(self.moved[at]);
+        msi.retarget(device, event, self.any_vcpu(plan))
+    }
+
+    /// Unmaps an event, or maps it again, to another vCPU perhaps.
+    fn remap_one<M: MsiControl>(
+        &mut self,
+        msi: &mut M,
+        plan: &Plan,
+        ledger: &Ledger,
+    ) -> Result<(), Error> {
+        let at = self.rng.below(self.remapped.len() as u32) as usize;
+        let (index, mapped) = self.remapped[at];
+        let (device, event) = plan.event(index);
+        if mapped {
+            msi.unmap(device, event)?;
+            ledger.discarded(index);
+        } else {
+            let target = self.any_vcpu(plan);
+            match msi.map(device, event, plan.intid(index), target, plan.config_of(index)) {
+                // What is dead counts until it is reclaimed, which may wait for a thread that does not run: not
+                // now, then.
+                Err(Error::TooManyLpis | Error::TooManyDevices) => return Ok(()),
+                result => result?,
+            }
+        }
+        self.remapped[at].1 = !mapped;
+        Ok(())
+    }
+
+    fn any_vcpu(&mut self, plan: &Plan) -> VcpuId {
+        VcpuId(self.rng.below(u32::from(plan.vcpus)) as u16)
+    }
+
+    /// After the storm: maps what is unmapped, and injects every disturbed event once more. A DISCARD may rightly
+    /// drop what was pending, but nothing may drop these.
+    pub(super) fn finish<E: Engine>(
+        &mut self,
+        msi: &mut E::Msi,
+        injector: &E::Injector,
+        plan: &Plan,
+        ledger: &Ledger,
+    ) -> Result<Tally, Error> {
+        let domain = msi.domain();
+        let mut tally = Tally::default();
+        for (index, mapped) in &mut self.remapped {
+            if !*mapped {
+                map_at_last(msi, plan, *index)?;
+                *mapped = true;
+            }
+        }
+        for index in self.remapped.iter().map(|(index, _)| *index).chain(self.moved.iter().copied())
+        {
+            let (device, event) = plan.event(index);
+            ledger.send(index, ledger.sent(index) + 1);
+            // Through the tables, unlike the storm itself: they must agree with the routes.
+            tally.injected += 1;
+            tally.count(injector.inject(&domain, device, event));
+        }
+        Ok(tally)
+    }
+}
+
+/// Maps an event to its first vCPU, if need be after what is dead has been reclaimed: nothing else goes on that could
+/// keep it for long.
+fn map_at_last<M: MsiControl>(msi: &mut M, plan: &Plan, index: u32) -> Result<(), Error> {
+    let (device, event) = plan.event(index);
+    let mut attempts = 0;
+    loop {
+        let target = plan.target(index);
+        match msi.map(device, event, plan.intid(index), target, plan.config_of(index)) {
+            Err(Error::TooManyLpis | Error::TooManyDevices) if attempts < ATTEMPTS => {
+                attempts += 1;
+                msi.collect();
+                thread::yield_now();
+            }
+            result => return result,
+        }
+    }
+}

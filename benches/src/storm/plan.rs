@@ -1,0 +1,173 @@
+//! What one storm does: its shape, its length, and what both ask of the engine.
+
+use std::time::Duration;
+
+use vgic_core::engine::{Config, LpiConfig};
+use vgic_core::ids::{DeviceId, EventId, INTID_END, Intid, LPI_BASE, Priority, VcpuId};
+
+use super::ledger::Ledger;
+
+/// Most LPIs that there can be.
+pub const MAX_LPIS: u32 = INTID_END - LPI_BASE;
+
+/// Most priorities that LPIs can be spread over. The lowest of the [`Priority::LEVELS`] is left out: no
+/// value of the guest's priority mask lets it through.
+pub const MAX_PRIORITIES: u8 = Priority::LEVELS as u8 - 1;
+
+/// When a storm ends.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Length {
+    /// When each event has been injected this often.
+    Iterations(u64),
+    /// When this time is over.
+    Time(Duration),
+}
+
+/// One storm.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Plan {
+    /// Number of vCPUs, each a thread.
+    pub vcpus: u16,
+    /// Number of devices, each an injector thread.
+    pub devices: u32,
+    /// Events per device, each with an LPI of its own.
+    pub events: u32,
+    /// When it ends.
+    pub length: Length,
+    /// List registers of each vCPU.
+    pub lrs: u8,
+    /// Number of priorities that the LPIs are spread over, at most [`MAX_PRIORITIES`].
+    pub priorities: u8,
+    /// Whether events are unmapped, mapped again and moved meanwhile.
+    pub churn: bool,
+    /// Whether an event is injected only when its last injection has been seen, so that none is coalesced.
+    pub paced: bool,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// How long nothing may be delivered after the injectors are done before what is missing counts as lost.
+    pub stall: Duration,
+}
+
+impl Default for Plan {
+    /// A storm of one event, injected once.
+    fn default() -> Self {
+        Self {
+            vcpus: 1,
+            devices: 1,
+            events: 1,
+            length: Length::Iterations(1),
+            lrs: 4,
+            priorities: 1,
+            churn: false,
+            paced: false,
+            seed: 1,
+            stall: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Plan {
+    /// Number of events of all devices, which is the number of LPIs.
+    pub fn lpis(&self) -> u32 {
+        self.devices * self.events
+    }
+
+    /// How many injections there will be, if that is known.
+    pub fn injections(&self) -> Option<u64> {
+        match self.length {
+            Length::Iterations(iterations) => Some(u64::from(self.lpis()) * iterations),
+            Length::Time(_) => None,
+        }
+    }
+
+    /// What the engine is asked to be.
+    pub fn config(&self) -> Config {
+        let lpis = self.lpis();
+        // What is unmapped exists until it is reclaimed, so that churn needs more than what is mapped. A device
+        // dies with its last event, once its injector has dropped its routes.
+        let spare = |mapped: u32| if self.churn { mapped + 4096 } else { 0 };
+        // The vCPUs, the injectors, the MSI domain, and the injector of the last round.
+        let participants = u32::from(self.vcpus) + self.devices + 2;
+        Config {
+            vcpus: self.vcpus,
+            spis: 0,
+            lpis,
+            max_lpis: lpis + spare(lpis),
+            device_bits: bits_for(self.devices),
+            event_bits: bits_for(self.events),
+            max_devices: self.devices + spare(self.devices),
+            max_events: lpis,
+            participants: participants as u16,
+        }
+    }
+
+    /// The event behind an index: its device, and its number there.
+    pub fn event(&self, index: u32) -> (DeviceId, EventId) {
+        (DeviceId(index / self.events), EventId(index % self.events))
+    }
+
+    /// The INTID of an event.
+    pub fn intid(&self, index: u32) -> Intid {
+        Ledger::intid(index)
+    }
+
+    /// The vCPU that takes an event at first: neighbours go to different ones, as queues do.
+    pub fn target(&self, index: u32) -> VcpuId {
+        VcpuId((index % u32::from(self.vcpus)) as u16)
+    }
+
+    /// An event's configuration: each vCPU gets every priority.
+    pub fn config_of(&self, index: u32) -> LpiConfig {
+        let level = if self.priorities == 1 {
+            // What Linux gives every LPI (0xa0).
+            Priority::new(0xa0).level() as u8
+        } else {
+            (index / u32::from(self.vcpus) % u32::from(self.priorities)) as u8
+        };
+        LpiConfig::enabled(level << (8 - Priority::BITS))
+    }
+}
+
+/// Bits that hold 0 to `count` - 1, at least one.
+fn bits_for(count: u32) -> u8 {
+    (u32::BITS - (count - 1).leading_zeros()).max(1) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits() {
+        for (count, bits) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (1 << 20, 20)] {
+            assert_eq!(bits_for(count), bits, "{count}");
+        }
+    }
+
+    #[test]
+    fn the_largest_plan_is_a_valid_configuration() {
+        let plan = Plan {
+            vcpus: 512,
+            devices: 4096,
+            events: MAX_LPIS / 4096,
+            churn: true,
+            ..Plan::default()
+        };
+        plan.config().check().unwrap();
+        assert_eq!(plan.config().participants, 512 + 4096 + 2);
+    }
+
+    #[test]
+    fn each_vcpu_gets_each_priority_and_the_lowest_is_not_used() {
+        let plan = Plan { vcpus: 2, events: 64, priorities: MAX_PRIORITIES, ..Plan::default() };
+        let levels = |vcpu: u16| {
+            let mine = (0..plan.lpis()).filter(|i| plan.target(*i) == VcpuId(vcpu));
+            let mut levels: Vec<_> = mine.map(|i| plan.config_of(i).priority.level()).collect();
+            levels.sort_unstable();
+            levels.dedup();
+            levels
+        };
+        assert_eq!(levels(0), (0..31).collect::<Vec<_>>());
+        assert_eq!(levels(0), levels(1));
+    }
+}

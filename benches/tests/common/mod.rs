@@ -1,0 +1,99 @@
+//! An engine that does wrong on purpose: the storm must notice.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use vgic_core::engine::{
+    Config, Engine, Error, Injected, Injector, Kick, Usage, Wired, WiredConfig,
+};
+use vgic_core::ids::{DeviceId, EventId, VcpuId};
+
+/// What goes wrong.
+pub(crate) trait Fault: Clone + Send + Sync + 'static {
+    /// Replaces injection `n` of an injector, counted from 0 up, by what is returned.
+    fn strike(n: u64) -> Option<Injected>;
+}
+
+/// Engine `E` with fault `F`.
+#[derive(Clone)]
+pub(crate) struct Faulty<E, F>(E, PhantomData<F>);
+
+/// An injector with fault `F`.
+pub(crate) struct FaultyInjector<I, F> {
+    inner: I,
+    count: Cell<u64>,
+    fault: PhantomData<F>,
+}
+
+impl<E: Engine, F: Fault> Engine for Faulty<E, F> {
+    type Vcpu = E::Vcpu;
+    type Msi = E::Msi;
+    type Domain = E::Domain;
+    type Route = E::Route;
+    type Injector = FaultyInjector<E::Injector, F>;
+
+    const NAME: &'static str = E::NAME;
+
+    fn new(config: &Config, kick: Arc<dyn Kick>) -> Result<Self, Error> {
+        E::new(config, kick).map(|engine| Self(engine, PhantomData))
+    }
+
+    fn vcpu(&self, vcpu: VcpuId) -> Result<E::Vcpu, Error> {
+        self.0.vcpu(vcpu)
+    }
+
+    fn msi(&self) -> Result<E::Msi, Error> {
+        self.0.msi()
+    }
+
+    fn injector(&self) -> Result<Self::Injector, Error> {
+        let inner = self.0.injector()?;
+        Ok(FaultyInjector { inner, count: Cell::new(0), fault: PhantomData })
+    }
+
+    fn usage(&self) -> Usage {
+        self.0.usage()
+    }
+}
+
+impl<I: Injector, F: Fault> FaultyInjector<I, F> {
+    fn next(&self) -> Option<Injected> {
+        let n = self.count.get();
+        self.count.set(n + 1);
+        F::strike(n)
+    }
+}
+
+impl<I: Injector, F: Fault> Injector for FaultyInjector<I, F> {
+    type Domain = I::Domain;
+    type Route = I::Route;
+
+    fn inject(&self, domain: &I::Domain, device: DeviceId, event: EventId) -> Injected {
+        self.next().unwrap_or_else(|| self.inner.inject(domain, device, event))
+    }
+
+    fn inject_route(&self, route: &I::Route) -> Injected {
+        self.next().unwrap_or_else(|| self.inner.inject_route(route))
+    }
+
+    fn set_level(&self, wired: Wired, high: bool) -> Result<(), Error> {
+        self.inner.set_level(wired, high)
+    }
+
+    fn pulse(&self, wired: Wired) -> Result<Injected, Error> {
+        self.inner.pulse(wired)
+    }
+
+    fn clear_pulse(&self, wired: Wired) -> Result<(), Error> {
+        self.inner.clear_pulse(wired)
+    }
+
+    fn configure(&self, wired: Wired, config: WiredConfig) -> Result<(), Error> {
+        self.inner.configure(wired, config)
+    }
+
+    fn set_lpis_enabled(&self, vcpu: VcpuId, enabled: bool) -> Result<(), Error> {
+        self.inner.set_lpis_enabled(vcpu, enabled)
+    }
+}

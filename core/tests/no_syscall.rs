@@ -1,0 +1,102 @@
+//! Injection, entry and exit make no system call: this program puts itself under strict seccomp, where any call but
+//! read, write and exit kills it, runs them, and exits.
+//!
+//! The kick is the host's; the one here makes none.
+
+#![allow(unsafe_code)] // prctl and exit, by number.
+
+mod common;
+
+use std::process::{Command, ExitCode};
+
+#[cfg(target_os = "linux")]
+fn child(call_something: bool) -> ! {
+    use common::{Machine, lpi};
+    use vgic_core::engine::{Engine, Injected, Injector, LpiConfig, MsiControl, Vcpu};
+    use vgic_core::ids::{EventId, SPURIOUS, VcpuId};
+
+    let mut m = Machine::<vgic_core::Vgic>::new(2, 4);
+    for n in 0..64 {
+        let config = LpiConfig::enabled((n % 8 * 16) as u8);
+        m.msi.map(common::DEV, EventId(n), lpi(n), VcpuId((n % 2) as u16), config).unwrap();
+    }
+    let routes: Vec<_> = (0..64).map(|n| m.msi.route(common::DEV, EventId(n)).unwrap()).collect();
+    let domain = m.msi.domain();
+    let mut delivered = 0u32;
+    // SAFETY: takes no pointers; from here on only read, write, exit and sigreturn are allowed.
+    let strict = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT, 0, 0, 0) };
+    if strict != 0 {
+        // SAFETY: ends the program.
+        unsafe { libc::_exit(77) };
+    }
+    for round in 0..2000 {
+        for (n, route) in routes.iter().enumerate() {
+            let _ = m.injector.inject_route(route);
+            if m.injector.inject(&domain, common::DEV, EventId(n as u32)) != Injected::Coalesced {
+                // SAFETY: ends the program.
+                unsafe { libc::syscall(libc::SYS_exit, 3) };
+            }
+        }
+        for v in 0..2 {
+            // Hand-overs, and more pending than list registers, are part of it.
+            let moved = EventId(round % 64);
+            let _ = m.msi.retarget(common::DEV, moved, VcpuId((round % 2) as u16));
+            m.vcpus[v].flush(&mut m.cpus[v]);
+            loop {
+                let intid = m.cpus[v].iar1();
+                if intid.0 == SPURIOUS {
+                    break;
+                }
+                delivered += 1;
+                let _ = m.cpus[v].eoir1(intid);
+            }
+            m.vcpus[v].fold(&mut m.cpus[v]);
+        }
+    }
+    if call_something {
+        // SAFETY: a harmless call that strict mode does not allow.
+        unsafe { libc::syscall(libc::SYS_getpid) };
+    }
+    let status = i32::from(delivered < 2000);
+    // SAFETY: ends the program (its one thread): `exit`, as `exit_group` is not allowed.
+    unsafe { libc::syscall(libc::SYS_exit, status) };
+    unreachable!("exit does not return")
+}
+
+#[cfg(target_os = "linux")]
+fn main() -> ExitCode {
+    const MODE: &str = "VGIC_NO_SYSCALL_CHILD";
+    match std::env::var(MODE).as_deref() {
+        Ok("clean") => child(false),
+        Ok("calls") => child(true),
+        _ => {}
+    }
+    let run = |mode: &str| {
+        let me = std::env::current_exe().expect("this program has a path");
+        Command::new(me).env(MODE, mode).status().expect("it can be run again")
+    };
+    println!("running 2 tests");
+    let (clean, calls) = (run("clean"), run("calls"));
+    if clean.code() == Some(77) {
+        println!("strict seccomp is not available here: {clean}");
+    }
+    println!("clean: {clean}; calls: {calls}");
+    let passed =
+        [("no_system_call", clean.success()), ("a_system_call_is_noticed", calls.code().is_none())];
+    for (name, ok) in passed {
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
+    }
+    let failed = passed.iter().filter(|(_, ok)| !ok).count();
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out\n",
+        2 - failed
+    );
+    ExitCode::from(u8::from(failed != 0))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> ExitCode {
+    println!("strict seccomp exists on Linux only");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,252 @@
+//! What the models of delivery share: a small VM, its sources of interrupts, and vCPUs with a guest.
+//!
+//! Handles are made and dropped by the model's main thread, before and after what is explored: the threads
+//! of a model take them and give them back.
+
+use std::sync::Arc;
+
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_core::lr::{ListRegisters, Lr, LrState, Maintenance};
+use vgic_core::reclaim::Slots;
+use vgic_core::{MsiRoute, VgicInjector};
+
+use crate::{NoKick, VcpuInterface, Vgic, end};
+
+/// The control side of the VM's MSI domain.
+pub type Msi = vgic_core::Msi<Slots>;
+
+/// The one device.
+pub const DEVICE: DeviceId = DeviceId(0);
+/// Its first event.
+pub const EVENT: EventId = EventId(0);
+/// The first vCPU.
+pub const A: VcpuId = VcpuId(0);
+/// The second vCPU.
+pub const B: VcpuId = VcpuId(1);
+/// The third vCPU.
+pub const C: VcpuId = VcpuId(2);
+/// The one SPI.
+pub const SPI: Wired = Wired::Spi(Intid(PRIVATE_INTIDS));
+/// The priority of all LPIs, unless a model says otherwise.
+pub const PRIORITY: u8 = 0xa0;
+/// An enabled LPI.
+pub const ON: LpiConfig = LpiConfig::enabled(PRIORITY);
+/// An enabled LPI that goes before those that are [`ON`].
+pub const URGENT: LpiConfig = LpiConfig::enabled(PRIORITY - 0x20);
+/// A disabled LPI.
+pub const OFF: LpiConfig = LpiConfig { enabled: false, ..ON };
+
+/// The LPI of an event.
+pub fn lpi(event: u32) -> Intid {
+    Intid(LPI_BASE + event)
+}
+
+/// A VM.
+pub struct Vm {
+    /// The control side of its one MSI domain.
+    pub msi: Msi,
+    vgic: Vgic,
+}
+
+impl Vm {
+    /// A VM with one device of two events, and a host that is not interested in kicks.
+    pub fn new(vcpus: u16) -> Self {
+        Self::with(vcpus, 0, Arc::new(NoKick))
+    }
+
+    /// The same with `spis` SPIs, and with kicks.
+    pub fn with(vcpus: u16, spis: u16, kick: Arc<dyn Kick>) -> Self {
+        let config = Config {
+            vcpus,
+            spis,
+            lpis: 2,
+            device_bits: 1,
+            event_bits: 1,
+            // Few: whoever collects looks at each of them.
+            participants: vcpus + 4,
+            ..Config::default()
+        };
+        let vgic = Vgic::new(&config, kick).unwrap();
+        Self { msi: vgic.msi().unwrap(), vgic }
+    }
+
+    /// Maps an event to its LPI.
+    pub fn map(&mut self, event: u32, target: VcpuId, config: LpiConfig) {
+        self.msi.map(DEVICE, EventId(event), lpi(event), target, config).unwrap();
+    }
+
+    /// A thread's means to raise one event.
+    pub fn source(&mut self, event: u32) -> Source {
+        let route = self.msi.route(DEVICE, EventId(event)).unwrap();
+        Source { injector: self.injector(), route }
+    }
+
+    /// A thread's injector.
+    pub fn injector(&self) -> VgicInjector<Slots> {
+        self.vgic.injector().unwrap()
+    }
+
+    /// A vCPU, open, with two list registers.
+    pub fn cpu(&self, id: VcpuId) -> Cpu {
+        let mut cpu = self.closed_cpu(id);
+        cpu.vcpu.open();
+        cpu
+    }
+
+    /// A vCPU, closed.
+    pub fn closed_cpu(&self, id: VcpuId) -> Cpu {
+        Cpu { vcpu: self.vgic.vcpu(id).unwrap(), lrs: Lrs::new(2) }
+    }
+
+    /// Unmaps everything; what no vCPU and no mailbox has then is gone.
+    pub fn nobody_has_any(&mut self) {
+        self.msi.unmap_device(DEVICE);
+        self.msi.collect();
+        assert_eq!(self.vgic.usage().lpis, 0, "someone has an LPI that nobody needs");
+    }
+
+    /// The end, when every other handle is gone: nothing may be left.
+    pub fn end(self) {
+        drop(self.msi);
+        end(self.vgic);
+    }
+}
+
+/// One thread's means to raise one event.
+pub struct Source {
+    /// The thread's injector.
+    pub injector: VgicInjector<Slots>,
+    route: MsiRoute<Slots>,
+}
+
+impl Source {
+    /// Raises the event; returns how many deliveries that makes due: none if it coalesced.
+    pub fn raise(&self) -> usize {
+        match self.injector.inject_route(&self.route) {
+            Injected::Pending => 1,
+            Injected::Coalesced => 0,
+            Injected::Unmapped => panic!("it is mapped"),
+        }
+    }
+}
+
+/// A vCPU with its guest.
+pub struct Cpu {
+    /// The vCPU.
+    pub vcpu: VcpuInterface,
+    /// What the guest sees.
+    pub lrs: Lrs,
+}
+
+impl Cpu {
+    /// The same with one list register.
+    pub fn with_one_lr(mut self) -> Self {
+        self.lrs = Lrs::new(1);
+        self
+    }
+
+    /// Entry.
+    pub fn enter(&mut self) {
+        let flushed = self.vcpu.flush(&mut self.lrs);
+        assert_eq!(flushed.in_lrs, self.lrs.used(), "what flush says is what is there");
+    }
+
+    /// Exit.
+    pub fn exit(&mut self) {
+        self.vcpu.fold(&mut self.lrs);
+    }
+
+    /// Entry, a guest that takes what is offered, exit; returns how many interrupts it took.
+    pub fn run(&mut self) -> usize {
+        self.enter();
+        let taken = self.lrs.take();
+        self.exit();
+        taken
+    }
+
+    /// Runs until nothing comes any more; returns how many interrupts the guest took.
+    pub fn settle(&mut self) -> usize {
+        let mut all = 0;
+        loop {
+            let taken = self.run();
+            all += taken;
+            // A taken interrupt can make room for the next.
+            if taken == 0 && !self.vcpu.has_mail() {
+                return all;
+            }
+        }
+    }
+
+    /// Powers the vCPU off.
+    pub fn close(&mut self) {
+        self.vcpu.close(&mut self.lrs);
+        assert_eq!(self.lrs.used(), 0, "a closed vCPU has nothing");
+    }
+}
+
+/// List registers in memory.
+pub struct Lrs {
+    lrs: Vec<Lr>,
+}
+
+impl ListRegisters for Lrs {
+    fn count(&self) -> usize {
+        self.lrs.len()
+    }
+    fn read(&self, n: usize) -> Lr {
+        self.lrs[n]
+    }
+    fn write(&mut self, n: usize, lr: Lr) {
+        self.lrs[n] = lr;
+    }
+    fn take_eoi_count(&mut self) -> u32 {
+        0
+    }
+    fn set_maintenance(&mut self, _: Maintenance) {}
+}
+
+impl Lrs {
+    fn new(count: usize) -> Self {
+        Self { lrs: vec![Lr::EMPTY; count] }
+    }
+
+    fn used(&self) -> usize {
+        self.lrs.iter().filter(|lr| lr.state() != LrState::Invalid).count()
+    }
+
+    /// How many interrupts are offered.
+    pub fn pending(&self) -> usize {
+        self.lrs.iter().filter(|lr| lr.state().is_pending()).count()
+    }
+
+    /// The guest acknowledges everything that is offered; returns how much that was.
+    pub fn acknowledge(&mut self) -> usize {
+        let mut taken = 0;
+        for lr in &mut self.lrs {
+            if lr.state() == LrState::Pending {
+                *lr = lr.with_state(LrState::Active);
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    /// The guest ends everything that is active.
+    pub fn eoi(&mut self) {
+        for lr in &mut self.lrs {
+            match lr.state() {
+                LrState::Active => *lr = lr.with_state(LrState::Invalid),
+                LrState::PendingActive => *lr = lr.with_state(LrState::Pending),
+                LrState::Invalid | LrState::Pending => {}
+            }
+        }
+    }
+
+    /// The guest acknowledges and ends everything that is offered; returns how much that was.
+    pub fn take(&mut self) -> usize {
+        let taken = self.acknowledge();
+        self.eoi();
+        taken
+    }
+}

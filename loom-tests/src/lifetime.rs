@@ -1,0 +1,200 @@
+//! What the models of lifetimes share: VMs of a few sizes, several MSI domains, and a vCPU with its guest.
+//!
+//! Handles are made and dropped by a model's main thread, outside of what is explored: threads take them, and give
+//! them back when they are joined.
+
+use std::sync::Arc;
+
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_core::lr::{ListRegisters, LrState};
+use vgic_core::reclaim::Slots;
+use vgic_core::{MsiDomain, MsiRoute, VgicInjector};
+
+use crate::{Guest, NoKick, VcpuInterface, Vgic};
+
+/// The control side of an MSI domain.
+pub type Msi = vgic_core::Msi<Slots>;
+
+/// The first vCPU.
+pub const A: VcpuId = VcpuId(0);
+/// The second vCPU.
+pub const B: VcpuId = VcpuId(1);
+/// The device of most models.
+pub const DEV: DeviceId = DeviceId(0);
+/// The event of most models.
+pub const EV: EventId = EventId(0);
+/// The LPI of most models.
+pub const LPI: Intid = Intid(LPI_BASE);
+/// An enabled LPI.
+pub const ON: LpiConfig = LpiConfig::enabled(0xa0);
+
+/// A VM. It has been given back when `end` is called.
+pub struct Vm(Vgic);
+
+impl Vm {
+    /// A VM whose trees have one level. `participants` counts all handles but those of `end`: whoever asks whether a
+    /// grace period is over looks at each, so there should be no more than are used.
+    pub fn new(vcpus: u16, participants: u16) -> Self {
+        Self::with(Config { participants, ..Self::shape(vcpus) })
+    }
+
+    /// What `new` builds, with three participants.
+    pub fn shape(vcpus: u16) -> Config {
+        let participants = 3;
+        Config { vcpus, participants, spis: 0, lpis: 2, device_bits: 1, event_bits: 1, ..Config::default() }
+    }
+
+    /// A VM of another shape.
+    pub fn with(config: Config) -> Self {
+        let config = Config { participants: config.participants + 1, ..config };
+        Self(Vgic::new(&config, Arc::new(NoKick)).unwrap())
+    }
+
+    /// A domain.
+    pub fn msi(&self) -> Msi {
+        self.0.msi().unwrap()
+    }
+
+    /// A domain with one event mapped.
+    pub fn mapped(&self) -> Msi {
+        let mut msi = self.msi();
+        map(&mut msi, EV, LPI);
+        msi
+    }
+
+    /// A vCPU, open.
+    pub fn cpu(&self, id: VcpuId) -> Cpu {
+        let mut vcpu = self.0.vcpu(id).unwrap();
+        vcpu.open();
+        Cpu { vcpu, guest: Guest::default() }
+    }
+
+    /// A handle to inject.
+    pub fn injector(&self) -> VgicInjector<Slots> {
+        self.0.injector().unwrap()
+    }
+
+    /// A thread's means to raise an event of a domain, by looking it up.
+    pub fn source(&self, msi: &Msi, event: EventId) -> Source {
+        Source { injector: self.injector(), way: Way::LookUp(msi.domain(), event) }
+    }
+
+    /// A thread's means to raise an event of a domain, resolved.
+    pub fn route(&self, msi: &mut Msi, event: EventId) -> Source {
+        let route = msi.route(DEV, event).unwrap();
+        Source { injector: self.injector(), way: Way::Route(route) }
+    }
+
+    /// What exists.
+    pub fn usage(&self) -> Usage {
+        self.0.usage()
+    }
+
+    /// The end, when every other handle is gone: nothing may be left.
+    pub fn end(self) {
+        crate::end(self.0);
+    }
+}
+
+/// Maps an event of the device to an LPI for the first vCPU.
+pub fn map(msi: &mut Msi, event: EventId, intid: Intid) {
+    msi.map(DEV, event, intid, A, ON).unwrap();
+}
+
+enum Way {
+    LookUp(MsiDomain<Slots>, EventId),
+    Route(MsiRoute<Slots>),
+}
+
+/// One thread's means to raise one event.
+pub struct Source {
+    injector: VgicInjector<Slots>,
+    way: Way,
+}
+
+impl Source {
+    /// Raises the event.
+    pub fn fire(&self) -> Injected {
+        match &self.way {
+            Way::LookUp(domain, event) => self.injector.inject(domain, DEV, *event),
+            Way::Route(route) => self.injector.inject_route(route),
+        }
+    }
+}
+
+/// A vCPU with its guest.
+pub struct Cpu {
+    /// The vCPU.
+    pub vcpu: VcpuInterface,
+    guest: Guest,
+}
+
+impl Cpu {
+    /// Entry; returns how many interrupts are offered.
+    pub fn enter(&mut self) -> usize {
+        self.vcpu.flush(&mut self.guest).pending
+    }
+
+    /// The guest takes and ends everything that is offered.
+    pub fn serve(&mut self) -> usize {
+        self.guest.serve()
+    }
+
+    /// The guest goes from one state to another in every list register that is in the first.
+    fn step(&mut self, from: LrState, to: LrState) -> usize {
+        let mut n = 0;
+        for i in 0..self.guest.count() {
+            let lr = self.guest.read(i);
+            if lr.state() == from {
+                self.guest.write(i, lr.with_state(to));
+                n += 1;
+            }
+        }
+        n
+    }
+
+    /// The guest acknowledges what is offered.
+    pub fn acknowledge(&mut self) -> usize {
+        self.step(LrState::Pending, LrState::Active)
+    }
+
+    /// The guest ends what it has acknowledged.
+    pub fn eoi(&mut self) {
+        let again = self.step(LrState::PendingActive, LrState::Pending);
+        let done = self.step(LrState::Active, LrState::Invalid);
+        assert!(again + done > 0, "nothing is active");
+    }
+
+    /// Powers the vCPU off.
+    pub fn close(&mut self) {
+        self.vcpu.close(&mut self.guest);
+    }
+
+    /// Exit.
+    pub fn leave(&mut self) {
+        self.vcpu.fold(&mut self.guest);
+    }
+
+    /// Entry, a guest that takes what is offered, exit; returns how many interrupts it took.
+    pub fn run(&mut self) -> usize {
+        self.enter();
+        let taken = self.serve();
+        self.leave();
+        taken
+    }
+
+    /// Runs until there is no reason to any more; returns how many interrupts the guest took.
+    pub fn settle(&mut self) -> usize {
+        let mut all = 0;
+        // Bounded, so that a seeded bug ends in a failure.
+        for _ in 0..8 {
+            let taken = self.run();
+            all += taken;
+            if taken == 0 && !self.vcpu.has_mail() {
+                return all;
+            }
+        }
+        panic!("a vCPU without an end to its mail");
+    }
+}
