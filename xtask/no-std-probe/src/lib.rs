@@ -8,14 +8,44 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::panic::PanicInfo;
 use core::ptr;
 
-use vgic_core::engine::Config;
+use vgic_core::Vgic;
+use vgic_core::cpuif::CpuInterface;
+use vgic_core::engine::{Config, Engine, Injected, Injector, Kick, LpiConfig, MsiControl, Vcpu};
+use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
 use vgic_core::wait::WaitCell;
+
+extern crate alloc;
+
+/// A host that leaves a token.
+struct Token(WaitCell);
+
+impl Kick for Token {
+    fn kick(&self, _: VcpuId) {
+        let _ = self.0.kick();
+    }
+}
+
+/// One LPI, from the device to the end of interrupt.
+fn cycle(vcpus: u16) -> Option<bool> {
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(vcpus), alloc::sync::Arc::new(Token(WaitCell::new()))).ok()?;
+    let mut msi = vgic.msi().ok()?;
+    let (device, event, intid) = (DeviceId(1), EventId(2), Intid(8192));
+    msi.map(device, event, intid, VcpuId(0), LpiConfig::enabled(0xa0)).ok()?;
+    let mut vcpu = vgic.vcpu(VcpuId(0)).ok()?;
+    vcpu.open();
+    let pending = vgic.injector().ok()?.inject(&msi.domain(), device, event) == Injected::Pending;
+    let mut cpu = CpuInterface::new(4)?;
+    vcpu.flush(&mut cpu);
+    let taken = cpu.iar1();
+    let _ = cpu.eoir1(taken);
+    vcpu.fold(&mut cpu);
+    Some(pending && taken == intid)
+}
 
 /// Calls into the core, so that its code is generated and linked, not just checked.
 #[unsafe(no_mangle)]
 pub extern "C" fn probe(vcpus: u16) -> bool {
-    let cell = WaitCell::new();
-    Config::with_vcpus(vcpus).check().is_ok() && !cell.kick() && cell.take()
+    cycle(vcpus) == Some(true)
 }
 
 /// Has no memory: what matters is that an allocator is all that the core asks of its host.
