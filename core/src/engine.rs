@@ -221,8 +221,8 @@ pub trait Engine: Clone + Send + Sync + 'static {
     type Msi: MsiControl<Domain = Self::Domain, Route = Self::Route>;
     /// The injection side of one MSI domain.
     type Domain: Clone + Send + Sync + 'static;
-    /// One event of one device, resolved.
-    type Route: Send + Sync + 'static;
+    /// One event of one device, resolved. For one thread at a time.
+    type Route: Send + 'static;
     /// One thread's handle for injecting.
     type Injector: Injector<Domain = Self::Domain, Route = Self::Route>;
 

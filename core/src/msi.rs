@@ -2,7 +2,8 @@
 //!
 //! One domain is what one ITS translates with. Its control side ([`Msi`]) exists once, so commands happen in order;
 //! its injection side ([`MsiDomain`]) is cloned freely and takes no lock: two trees are walked, devices first,
-//! then the device's events. A [`MsiRoute`] has that behind it: it holds the event's slot itself.
+//! then the device's events. A [`MsiRoute`] has that behind it: it holds the event's slot itself, and keeps the LPI that
+//! it found there, so that it needs a pin only when that changes.
 //!
 //! An event's slot owns one reference to its LPI; each mapped event and each route owns one to its device.
 
@@ -11,6 +12,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use crate::control::Control;
@@ -21,7 +23,7 @@ use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::refcount::{Counted, Ref, RefCount};
-use crate::refs::IrqRef;
+use crate::refs::{IrqRef, Kept};
 use crate::sync::{AtomicPtr, Canary};
 use crate::tree::{HeldSlot, Tree};
 use crate::vgic::Shared;
@@ -144,21 +146,58 @@ impl<R: Reclaim> MsiDomain<R> {
     }
 }
 
-/// One event of one device, resolved: an injection through it is one load away from the LPI.
-/// It sees every later remap of the event.
+/// One event of one device, resolved: an injection through it is one load away from the LPI, and needs no pin while
+/// the event's mapping does not change. It sees every remap.
+///
+/// It remembers the LPI that it injected last, and keeps its memory: after an event is unmapped, the LPI's 64 bytes are
+/// freed when the route is used again or dropped. It can be sent to another thread, but not shared.
 pub struct MsiRoute<R: Reclaim = Slots> {
     slot: HeldSlot<Irq>,
+    /// What the slot held last: a `Kept` that was given up.
+    kept: Cell<Option<NonNull<Irq>>>,
     /// Keeps the slot where it is: the tree of events goes with the device.
     _device: Ref<Device>,
     /// After `_device`: what it points to is kept alive by this.
     pub(crate) shared: Arc<Shared<R>>,
 }
 
+// SAFETY: `kept` is a reference that this value owns; who has the value uses it, one thread at a time (it is not Sync).
+unsafe impl<R: Reclaim> Send for MsiRoute<R> {}
+
 impl<R: Reclaim> MsiRoute<R> {
+    /// The LPI that the event is mapped to, if it is the one that the route keeps. That is valid without a pin.
     #[inline(always)]
-    pub(crate) fn translate<'p>(&'p self, pin: &'p Pin) -> Option<&'p Irq> {
+    pub(crate) fn kept(&self) -> Option<&Irq> {
+        let kept = self.kept.get()?;
         // SAFETY: the device, and so its tree of events, is kept by the reference.
-        unsafe { self.slot.get(pin) }
+        let now = unsafe { self.slot.load() };
+        // SAFETY: the `Kept` that `kept` stands for is ended only by `keep`, which takes this route's LPI out of
+        // use first, and by dropping the route.
+        (now == kept.as_ptr()).then(|| unsafe { kept.as_ref() })
+    }
+
+    /// What the event is mapped to, which is kept from now on instead of what was kept so far.
+    pub(crate) fn keep<'p>(&self, _pin: &'p Pin) -> Option<&'p Irq> {
+        // SAFETY: as in `kept`.
+        let now = unsafe { self.slot.load() };
+        // SAFETY: what a slot holds stays allocated for as long as a pin that could see it.
+        let now = unsafe { now.as_ref() };
+        let kept = now.and_then(Irq::try_keep).map(Kept::into_raw);
+        self.end(self.kept.replace(kept));
+        now
+    }
+
+    fn end(&self, kept: Option<NonNull<Irq>>) {
+        if let Some(kept) = kept {
+            // SAFETY: given up in `keep`, and taken out of `self.kept` by the caller.
+            drop(unsafe { Kept::from_raw(kept) });
+        }
+    }
+}
+
+impl<R: Reclaim> Drop for MsiRoute<R> {
+    fn drop(&mut self) {
+        self.end(self.kept.take());
     }
 }
 
@@ -384,7 +423,8 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         let pin = &*self.participant.pin();
         let device = self.domain.find_or_make(device, pin)?;
         let slot = device.events.hold_slot(event.0.into(), pin);
-        Ok(MsiRoute { slot, _device: device, shared: Arc::clone(&self.domain.shared) })
+        let shared = Arc::clone(&self.domain.shared);
+        Ok(MsiRoute { slot, kept: Cell::new(None), _device: device, shared })
     }
 
     fn collect(&mut self) {

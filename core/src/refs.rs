@@ -12,10 +12,11 @@
 //! | 33 | `OWNED`: a vCPU has it in its buckets or list registers. *Is* that vCPU's reference. | the vCPU named by `OWNER` |
 //! | 34 | `DEAD`: there are no references, and never will be again | who drops the last one |
 //! | 35 | `ACTIVE`: active, while its vCPU is closed | the owner |
+//! | 47:36 | `KEEPS`: routes that remember the object ([`Kept`]). They keep its memory, but do not make it mapped. | anyone |
 //! | 63:48 | `OWNER`: which vCPU, if `OWNED` | the owner |
 //!
-//! References are three types: [`IrqRef`] (one of `REFS`), [`Posted`] (`SIGNALED`) and [`Owned`] (`OWNED`).
-//! Two of them are bits since there is never more than one: this is what makes "in at most one
+//! References are four types: [`IrqRef`] (one of `REFS`), [`Kept`] (one of `KEEPS`), [`Posted`] (`SIGNALED`) and [`Owned`]
+//! (`OWNED`). The last two are bits since there is never more than one: this is what makes "in at most one
 //! mailbox" and "in at most one vCPU" properties of one word.
 //!
 //! # Rules
@@ -54,6 +55,8 @@ const SIGNALED: u64 = 1 << 32;
 const OWNED: u64 = 1 << 33;
 const DEAD: u64 = 1 << 34;
 const ACTIVE: u64 = 1 << 35;
+const ONE_KEEP: u64 = 1 << 36;
+const KEEPS: u64 = 0xfff << 36;
 const OWNER_SHIFT: u32 = 48;
 const OWNER: u64 = 0xffff << OWNER_SHIFT;
 
@@ -63,7 +66,7 @@ pub(crate) struct State(u64);
 
 impl State {
     const fn has_holder(self) -> bool {
-        self.0 & (REFS | SIGNALED | OWNED) != 0
+        self.0 & (REFS | SIGNALED | OWNED | KEEPS) != 0
     }
 
     pub(crate) const fn is_dead(self) -> bool {
@@ -195,6 +198,22 @@ impl Irq {
         Some(IrqRef(NonNull::from(self)))
     }
 
+    /// Keeps the object's memory; `None` if it is dead, or kept by 4,095 others.
+    ///
+    /// The caller sees `self` under a pin, or holds another reference.
+    #[track_caller]
+    pub(crate) fn try_keep(&self) -> Option<Kept> {
+        let full = |state: u64| state & KEEPS == KEEPS;
+        let (old, _) = self
+            .state
+            .update(|old| if State(old).is_dead() || full(old) { old } else { old + ONE_KEEP });
+        if old.is_dead() || full(old.0) {
+            return None;
+        }
+        trace(Trace::Keep, self);
+        Some(Kept(NonNull::from(self)))
+    }
+
     /// Says that something about the interrupt has changed.
     ///
     /// The caller sees `self` under a pin, or holds another reference.
@@ -277,6 +296,10 @@ macro_rules! reference {
 reference! {
     /// A counted reference: a mapping's, or a passing one.
     IrqRef, ONE_REF, 0, Trace::Put
+}
+reference! {
+    /// A reference to the memory alone: the interrupt may be unmapped, and mapped again.
+    Kept, ONE_KEEP, 0, Trace::Unkeep
 }
 reference! {
     /// The mailbox's reference. Dropping it withdraws the interrupt from where it was to go.

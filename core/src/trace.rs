@@ -13,6 +13,10 @@ pub enum Trace {
     Get,
     /// A counted reference was given back.
     Put,
+    /// A route began to keep an interrupt's memory.
+    Keep,
+    /// A route no longer keeps it.
+    Unkeep,
     /// A mailbox's reference was taken.
     Post,
     /// A mailbox's reference was given back.

@@ -106,17 +106,15 @@ unsafe impl<T: Send + Sync> Send for HeldSlot<T> {}
 unsafe impl<T: Send + Sync> Sync for HeldSlot<T> {}
 
 impl<T> HeldSlot<T> {
-    /// What is in the slot.
+    /// What is in the slot: valid under a pin from before this call, or for who keeps it by other means.
     ///
     /// # Safety
     /// The tree must still exist.
     #[inline(always)]
-    pub(crate) unsafe fn get<'p>(&self, _pin: &'p Pin) -> Option<&'p T> {
+    pub(crate) unsafe fn load(&self) -> *mut T {
         // SAFETY: the node is never freed before the tree (see `hold_slot`). Acquire: pairs with
         // the compare-exchange that filled the slot.
-        let value = unsafe { self.slot.as_ref() }.load(Ordering::Acquire);
-        // SAFETY: values stay allocated for as long as a pin that could see them.
-        unsafe { value.cast::<T>().as_ref() }
+        unsafe { self.slot.as_ref() }.load(Ordering::Acquire).cast()
     }
 }
 

@@ -96,17 +96,18 @@ impl<R: Reclaim> Shared<R> {
     /// Makes an interrupt pending.
     #[inline]
     pub(crate) fn inject(&self, irq: &Irq, pin: &Pin) -> Injected {
-        if cfg!(mutant = "attend_before_pending") && !irq.looks_pending() {
-            self.hub.attend(irq);
-            let _ = irq.pending().set(irq.lane());
-            return Injected::Pending;
-        }
+        self.try_inject(irq).unwrap_or_else(|| self.inject_into_successor(irq, pin))
+    }
+
+    /// The same; `None` if the interrupt is dead. The caller sees it under a pin, or keeps it.
+    #[inline]
+    fn try_inject(&self, irq: &Irq) -> Option<Injected> {
         if irq.pending().set(irq.lane()) {
             self.count(irq, Counter::Coalesced);
-            return Injected::Coalesced;
+            return Some(Injected::Coalesced);
         }
         self.count(irq, Counter::Injected);
-        if self.hub.attend(irq) { Injected::Pending } else { self.inject_into_successor(irq, pin) }
+        self.hub.attend(irq).then_some(Injected::Pending)
     }
 
     /// An injection found its interrupt unmapped, after it had set the pending bit. If the INTID has been mapped again
@@ -296,6 +297,18 @@ pub struct VgicInjector<R: Reclaim = Slots> {
     shared: Arc<Shared<R>>,
 }
 
+impl<R: Reclaim> VgicInjector<R> {
+    /// The route's event is mapped to something else than last time, or not mapped.
+    #[cold]
+    fn inject_remapped(&self, route: &MsiRoute<R>) -> Injected {
+        let pin = &*self.participant.pin();
+        match route.keep(pin) {
+            Some(irq) => self.shared.inject(irq, pin),
+            None => Injected::Unmapped,
+        }
+    }
+}
+
 impl<R: Reclaim> Injector for VgicInjector<R> {
     type Domain = MsiDomain<R>;
     type Route = MsiRoute<R>;
@@ -318,10 +331,10 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     #[inline]
     fn inject_route(&self, route: &MsiRoute<R>) -> Injected {
         assert!(Arc::ptr_eq(&self.shared, &route.shared), "a route of another engine");
-        let pin = &*self.participant.pin();
-        match route.translate(pin) {
-            Some(irq) => self.shared.inject(irq, pin),
-            None => Injected::Unmapped,
+        // What is kept is not dead, so there is no successor to look for.
+        match route.kept().and_then(|irq| self.shared.try_inject(irq)) {
+            Some(injected) => injected,
+            None => self.inject_remapped(route),
         }
     }
 

@@ -439,7 +439,7 @@ on_every_engine! {
         let config = Config { max_lpis: 2, max_devices: 1, max_events: 3, lpis: 16, device_bits: 4, event_bits: 2, ..Config::with_vcpus(1) };
         let mut m = Machine::<E>::with(config, 4);
         let on = LpiConfig::enabled(0xa0);
-        let mut map = |m: &mut Machine<E>, d, e, n, v| m.msi.map(DeviceId(d), EventId(e), lpi(n), VcpuId(v), on);
+        let map = |m: &mut Machine<E>, d, e, n, v| m.msi.map(DeviceId(d), EventId(e), lpi(n), VcpuId(v), on);
         assert_eq!(map(&mut m, 16, 0, 0, 0), Err(Error::DeviceRange(DeviceId(16))));
         assert_eq!(map(&mut m, 0, 4, 0, 0), Err(Error::EventRange(EventId(4))));
         assert_eq!(map(&mut m, 0, 0, 16, 0), Err(Error::IntidRange(lpi(16))));
