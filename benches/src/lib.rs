@@ -5,3 +5,8 @@ pub mod cost;
 pub mod host;
 pub mod rng;
 pub mod storm;
+
+/// The examples of the repository's README: they compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct ReadmeExamples;

@@ -15,6 +15,9 @@ use super::plan::{Length, MAX_LPIS, MAX_PRIORITIES, Plan};
 /// Injections of a storm whose length is not given.
 const DEFAULT_INJECTIONS: u64 = 10_000_000;
 
+/// Microseconds: about what waking a thread costs.
+const DEFAULT_HALT_POLL: u32 = 20;
+
 /// Most injector threads.
 const MAX_DEVICES: u64 = 4096;
 
@@ -86,6 +89,11 @@ pub struct Cli {
     #[arg(long, conflicts_with = "churn")]
     paced: bool,
 
+    /// Microseconds that a vCPU with nothing to do looks for more before it sleeps, as KVM's halt_poll_ns [default: 20
+    /// if every thread can have a CPU of its own, otherwise 0]
+    #[arg(long, value_name = "MICROSECONDS")]
+    halt_poll: Option<u32>,
+
     /// Write the results here as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -132,6 +140,10 @@ impl Cli {
                 "{lpis} LPIs with {iterations} iterations each are more than 64 bits can count"
             )));
         }
+        let threads = u64::from(self.vcpus) + u64::from(self.devices);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let halt_poll =
+            self.halt_poll.unwrap_or(if threads <= cpus as u64 { DEFAULT_HALT_POLL } else { 0 });
         let open = |path: Option<PathBuf>| path.map(Output::open).transpose();
         let (json, svg) = (open(self.json)?, open(self.svg)?);
         if let (Some(json), Some(svg)) = (&json, &svg)
@@ -149,6 +161,7 @@ impl Cli {
                 priorities: self.priorities,
                 churn: self.churn,
                 paced: self.paced,
+                halt_poll: Duration::from_micros(halt_poll.into()),
                 seed: self.seed,
                 ..Plan::default()
             },

@@ -42,6 +42,8 @@ pub struct Plan {
     pub churn: bool,
     /// Whether an event is injected only when its last injection has been seen, so that none is coalesced.
     pub paced: bool,
+    /// How long a vCPU with nothing to do looks for more before it sleeps.
+    pub halt_poll: Duration,
     /// Seed of every random choice.
     pub seed: u64,
     /// How long nothing may be delivered after the injectors are done before what is missing counts as lost.
@@ -60,6 +62,7 @@ impl Default for Plan {
             priorities: 1,
             churn: false,
             paced: false,
+            halt_poll: Duration::ZERO,
             seed: 1,
             stall: Duration::from_secs(5),
         }

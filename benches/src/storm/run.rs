@@ -192,7 +192,14 @@ impl Stage {
             let id = VcpuId(v as u16);
             named("vcpu", v).spawn_scoped(scope, move || {
                 let guest = Guest::new(lrs);
-                vcpu::run(id, vcpu, guest, &self.kick, &self.ledger, &self.phases, pulse)
+                let host = vcpu::Host {
+                    kick: &self.kick,
+                    halt_poll: self.plan.halt_poll,
+                    ledger: &self.ledger,
+                    phases: &self.phases,
+                    pulse,
+                };
+                vcpu::run(id, vcpu, guest, &host)
             })
         });
         let vcpus = vcpus.collect::<io::Result<_>>()?;

@@ -1,7 +1,8 @@
 //! A vCPU: a thread that runs a guest which does nothing but take its interrupts.
 
+use std::hint;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use vgic_core::engine::Vcpu;
@@ -42,16 +43,19 @@ pub(super) struct Takings {
     pub(super) last: Instant,
 }
 
+/// What a vCPU thread shares with the rest of the storm.
+pub(super) struct Host<'s> {
+    pub(super) kick: &'s HostKick,
+    /// How long to look for more before going to sleep.
+    pub(super) halt_poll: Duration,
+    pub(super) ledger: &'s Ledger,
+    pub(super) phases: &'s Phases,
+    pub(super) pulse: &'s Pulse,
+}
+
 /// Runs a vCPU until the storm is over and nothing is left for it.
-pub(super) fn run<V: Vcpu>(
-    id: VcpuId,
-    mut vcpu: V,
-    mut guest: Guest,
-    kick: &HostKick,
-    ledger: &Ledger,
-    phases: &Phases,
-    pulse: &Pulse,
-) -> Takings {
+pub(super) fn run<V: Vcpu>(id: VcpuId, mut vcpu: V, mut guest: Guest, host: &Host<'_>) -> Takings {
+    let &Host { kick, halt_poll, ledger, phases, pulse } = host;
     kick.attach(id);
     vcpu.open();
     let mut takings = Takings {
@@ -90,10 +94,26 @@ pub(super) fn run<V: Vcpu>(
         if phase == Phase::Over {
             break;
         }
-        kick.sleep(id);
+        if !poll(&vcpu, halt_poll) {
+            kick.sleep(id);
+        }
     }
     vcpu.close(guest.lrs());
     takings
+}
+
+/// Looks for more for a while; returns whether there is.
+fn poll<V: Vcpu>(vcpu: &V, time: Duration) -> bool {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        for _ in 0..16 {
+            if vcpu.has_mail() {
+                return true;
+            }
+            hint::spin_loop();
+        }
+    }
+    false
 }
 
 /// The guest: takes every interrupt that it is offered, and returns how many there were.
