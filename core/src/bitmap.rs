@@ -184,6 +184,15 @@ impl PendingBlock {
         (&self.lines[index % LINES], Lane::new(index / LINES))
     }
 
+    /// The pending bits of 64 consecutive interrupts, from `first` up: bit `i` is that of `first + i`.
+    pub(crate) fn word(&self, first: usize) -> u64 {
+        let pending = |&i: &usize| {
+            let (word, lane) = self.locate(first + i);
+            word.is_pending(lane)
+        };
+        (0..BLOCK.min(64)).filter(pending).fold(0, |bits, i| bits | 1 << i)
+    }
+
     /// The first pending interrupt at or after `from`, by index.
     pub(crate) fn next_pending(&self, from: usize) -> Option<usize> {
         // A row is one lane across all lines: LINES consecutive interrupts.

@@ -15,12 +15,12 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
+use crate::bitmap::BLOCK;
 use crate::control::Control;
 use crate::engine::{Error, LpiConfig, MsiControl};
 use crate::graveyard::Graveyard;
-use crate::ids::{DeviceId, EventId, Group, Intid, VcpuId};
+use crate::ids::{DeviceId, EventId, Group, Intid, LPI_BASE, VcpuId};
 use crate::irq::Irq;
-use crate::lpis::Lpis;
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::refcount::{Counted, Ref, RefCount};
 use crate::refs::{IrqRef, Kept};
@@ -60,8 +60,10 @@ impl Counted for Device {
 
 impl Device {
     /// Called once, right before the memory is freed.
-    pub(crate) fn freed(&self) {
+    pub(crate) fn freed(&mut self) {
         self.canary.bury();
+        // Under loom, the memory stays; its nodes are not to count any more.
+        self.events.clear(&mut |_| ());
     }
 
     /// Takes a dead device out of its domain.
@@ -182,13 +184,19 @@ impl<R: Reclaim> MsiRoute<R> {
         let now = unsafe { self.slot.load() };
         // SAFETY: what a slot holds stays allocated for as long as a pin that could see it.
         let now = unsafe { now.as_ref() };
-        let kept = now.and_then(Irq::try_keep).map(Kept::into_raw);
+        let kept = if cfg!(mutant = "kept_without_reference") {
+            now.map(NonNull::from)
+        } else {
+            now.and_then(Irq::try_keep).map(Kept::into_raw)
+        };
         self.end(self.kept.replace(kept));
         now
     }
 
     fn end(&self, kept: Option<NonNull<Irq>>) {
-        if let Some(kept) = kept {
+        if let Some(kept) = kept
+            && !cfg!(mutant = "kept_without_reference")
+        {
             // SAFETY: given up in `keep`, and taken out of `self.kept` by the caller.
             drop(unsafe { Kept::from_raw(kept) });
         }
@@ -215,6 +223,43 @@ impl<R: Reclaim> Msi<R> {
         // SAFETY: whoever has the devices has the engine, too; the fields' order ends the devices first.
         let tree = unsafe { Tree::new(bits, &shared.hub.graveyard) };
         Ok(Self { participant, domain: MsiDomain { devices: Arc::new(Devices { tree }), shared } })
+    }
+
+    /// Saves the pending bits of the VM's LPIs: calls `f` with an INTID, a multiple of 64, and the bits of the 64 LPIs
+    /// from there on, in ascending order, leaving out what is not mapped. That is the order of an LPI pending table
+    /// (IHI 0069, 5.1.2).
+    ///
+    /// What a vCPU has in its list registers is not among them: close the vCPUs first.
+    pub fn save_pending(&self, mut f: impl FnMut(Intid, u64)) {
+        let pin = &*self.participant.pin();
+        self.shared().lpis.blocks.for_each(pin, &mut |key, block| {
+            for first in (0..BLOCK).step_by(64) {
+                let intid = key * BLOCK as u64 + first as u64 + u64::from(LPI_BASE);
+                f(Intid(intid as u32), block.pending.word(first));
+            }
+        });
+    }
+
+    /// Makes LPIs pending, 64 at a time as [`Msi::save_pending`] saves them. Returns the bits that found no LPI mapped.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`] if `first` is not a multiple of 64, or not an LPI.
+    pub fn load_pending(&mut self, first: Intid, bits: u64) -> Result<u64, Error> {
+        if first.0 % 64 != 0 || !first.is_lpi() {
+            return Err(Error::IntidRange(first));
+        }
+        let shared = self.shared();
+        let pin = &*self.participant.pin();
+        let mut missed = 0;
+        for i in (0..64).filter(|i| bits & 1 << i != 0) {
+            match shared.lpis.get(Intid(first.0 + i), pin) {
+                Some(irq) => {
+                    let _ = shared.inject(irq, pin);
+                }
+                None => missed |= 1 << i,
+            }
+        }
+        Ok(missed)
     }
 
     fn shared(&self) -> &Shared<R> {
@@ -265,7 +310,6 @@ impl<R: Reclaim> Msi<R> {
         if !made {
             irq.control().update(set);
         }
-        Lpis::forget_leftover(&irq);
         let irq = irq.into_raw();
         // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
         // it for as long as a pin that could see it. The slot is empty: only this handle fills slots of the domain.
@@ -277,6 +321,14 @@ impl<R: Reclaim> Msi<R> {
             shared.hub.attend_unless_idle(unsafe { irq.as_ref() });
         }
         Ok(())
+    }
+
+    fn try_route(&self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {
+        let pin = &*self.participant.pin();
+        let device = self.domain.find_or_make(device, pin)?;
+        let slot = device.events.hold_slot(event.0.into(), pin);
+        let shared = Arc::clone(&self.domain.shared);
+        Ok(MsiRoute { slot, kept: Cell::new(None), _device: device, shared })
     }
 
     /// Takes an event's mapping out.
@@ -420,11 +472,14 @@ impl<R: Reclaim> MsiControl for Msi<R> {
 
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {
         self.check(device, event)?;
-        let pin = &*self.participant.pin();
-        let device = self.domain.find_or_make(device, pin)?;
-        let slot = device.events.hold_slot(event.0.into(), pin);
-        let shared = Arc::clone(&self.domain.shared);
-        Ok(MsiRoute { slot, kept: Cell::new(None), _device: device, shared })
+        match self.try_route(device, event) {
+            // What is dead counts until it is freed.
+            Err(Error::TooManyDevices) => {
+                self.shared().collect(&self.participant);
+                self.try_route(device, event)
+            }
+            done => done,
+        }
     }
 
     fn collect(&mut self) {

@@ -476,3 +476,41 @@ on_every_engine! {
         assert_eq!(vgic.usage(), Usage::default());
     }
 }
+
+#[test]
+fn pending_lpis_are_saved_and_loaded_64_at_a_time() {
+    let mut m = Machine::<vgic_core::Vgic>::new(1, 4);
+    let pending = [0, 1, 63, 64, 511, 512, 1500];
+    for n in 0..1501 {
+        m.map(n, 0, 0xa0);
+    }
+    m.vcpus[0].close(&mut m.cpus[0]);
+    for n in pending {
+        assert_eq!(m.inject(n), Injected::Pending);
+    }
+    let mut saved = Vec::new();
+    m.msi.save_pending(|first, bits| {
+        assert_eq!(first.0 % 64, 0);
+        if bits != 0 {
+            saved.push((first, bits));
+        }
+    });
+    let mut found = Vec::new();
+    for &(first, bits) in &saved {
+        found.extend((0..64).filter(|i| bits & 1 << i != 0).map(|i| first.0 + i - LPI_BASE));
+    }
+    assert_eq!(found, pending);
+
+    let mut other = Machine::<vgic_core::Vgic>::new(1, 4);
+    for n in 0..1500 {
+        other.map(n, 0, 0xa0);
+    }
+    let missed: Vec<u64> =
+        saved.iter().map(|&(first, bits)| other.msi.load_pending(first, bits).unwrap()).collect();
+    assert_eq!(missed.iter().map(|bits| bits.count_ones()).sum::<u32>(), 1, "1500 is not mapped");
+    let mut seen = other.drain(0);
+    seen.sort_unstable();
+    assert_eq!(seen, pending[..6].iter().map(|n| n + LPI_BASE).collect::<Vec<_>>());
+    assert_eq!(other.msi.load_pending(Intid(8193), 1), Err(Error::IntidRange(Intid(8193))));
+    assert_eq!(other.msi.load_pending(Intid(64), 1), Err(Error::IntidRange(Intid(64))));
+}
