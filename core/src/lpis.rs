@@ -17,9 +17,9 @@
 //! The two read-modify-writes of the pending word are ordered: either the mapper sees the bit, or the injector sees
 //! the new object. So no bit is lost.
 //!
-//! Nor does the new mapping inherit what came before it: an INTID's first mapper clears the bit before the event
-//! leads anywhere ([`Lpis::forget_leftover`]). What is left is an injection that overlaps with both the unmapping and the
-//! mapping (or with a mapping of the same INTID in another domain at the same time): it can be the new mapping's.
+//! Nor does a new mapping inherit what came before it: the first mapper of an INTID clears the bit before it takes its
+//! reference ([`Lpis::forget_leftover`]). What is left is an injection that overlaps with both the unmapping and the
+//! mapping, or with the unmapping and an entry that has offered it to the guest: it can be taken for the new mapping's.
 
 #![allow(unsafe_code)] // Objects are boxed by hand, and freed by `collect`.
 
@@ -27,7 +27,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
 
-use crate::bitmap::BLOCK;
+use crate::bitmap::{BLOCK, Lane, PendingWord};
 use crate::block::Block;
 use crate::control::Control;
 use crate::engine::Error;
@@ -37,6 +37,8 @@ use crate::irq::Irq;
 use crate::reclaim::Pin;
 use crate::refcount::Ref;
 use crate::refs::IrqRef;
+use crate::sync::free;
+use crate::trace::{Trace, trace};
 use crate::tree::Tree;
 
 /// The map.
@@ -100,6 +102,9 @@ impl Lpis {
         let mut fresh = None;
         loop {
             let found = self.irqs.get(key, pin);
+            if let Some(irq) = found {
+                self.forget_leftover(intid, (irq.pending(), irq.lane()), pin);
+            }
             if let Some(irq) = found.and_then(Irq::try_get) {
                 if cfg!(mutant = "existing_without_get") {
                     let existing = NonNull::from(&*irq);
@@ -127,23 +132,23 @@ impl Lpis {
         }
     }
 
-    /// Forgets a pending bit that was there before the caller mapped the INTID. The caller has its mapping's reference,
-    /// and has not filled the event's slot yet.
+    /// Forgets the pending bit of an INTID to which nothing is mapped, and which the caller is about to map: it was left by
+    /// an injection into an earlier mapping.
     ///
-    /// If there is no other reference, nothing is mapped to the INTID, so the bit was left by an injection into an
-    /// earlier mapping. Another domain can come between: it takes its reference before anyone injects through it, so
-    /// if the bit that is cleared here is such an injection's, the second look sees that reference, and the bit
-    /// is set again. The caller then attends to it.
-    pub(crate) fn forget_leftover(irq: &IrqRef) {
-        if cfg!(mutant = "leftover_inherited") || !irq.state.load_ordered().has_one_ref() {
+    /// Another domain can map the INTID meanwhile, so that the bit which is cleared here is that of an injection through
+    /// its mapping. It took its reference before anyone could inject through it: so the second look, which comes after
+    /// the clearing of that bit, sees an interrupt that is mapped, and gives it back.
+    fn forget_leftover(&self, intid: Intid, bit: (&PendingWord, Lane), pin: &Pin) {
+        let (word, lane) = bit;
+        if cfg!(mutant = "leftover_inherited") || self.get(intid, pin).is_some() {
             return;
         }
-        let pending = irq.pending();
-        if pending.forget(irq.lane())
-            && !irq.state.load_ordered().has_one_ref()
+        if word.forget(lane)
             && !cfg!(mutant = "leftover_taken_for_granted")
+            && let Some(irq) = self.get(intid, pin)
         {
-            let _ = pending.set(irq.lane());
+            let _ = word.set(lane);
+            self.hub.attend(irq);
         }
     }
 
@@ -160,6 +165,7 @@ impl Lpis {
         }
         let block = self.block(Self::block_key(key), pin);
         let (word, lane) = block.pending.locate(key as usize);
+        self.forget_leftover(intid, (word, lane), pin);
         let hub = NonNull::from(&*self.hub);
         // SAFETY: the block is kept by the reference that goes into `Fresh`, and then with the object until
         // `collect` frees it; the hub outlives the trees and everything in them.
@@ -202,8 +208,10 @@ impl Lpis {
         // SAFETY: boxed in `make`; the caller has the only pointer.
         let irq = unsafe { Box::from_raw(irq.as_ptr()) };
         irq.freed();
+        let intid = irq.intid();
+        free(irq);
         self.hub.graveyard.counts.irqs.sub(1);
-        if let Ok(key) = self.key(irq.intid())
+        if let Ok(key) = self.key(intid)
             && let Some(block) = self.blocks.get(Self::block_key(key), pin)
         {
             // SAFETY: `make` gave this reference up for the object; it kept the block alive, and so the one in the tree.
@@ -220,7 +228,9 @@ impl Fresh<'_> {
     fn publish(self) -> IrqRef {
         let irq = core::mem::ManuallyDrop::new(self).0;
         // SAFETY: made with one reference, nobody's so far.
-        unsafe { IrqRef::from_raw(irq) }
+        let irq = unsafe { IrqRef::from_raw(irq) };
+        trace(Trace::Get, &irq);
+        irq
     }
 }
 
