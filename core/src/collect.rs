@@ -9,9 +9,8 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
 use crate::graveyard::{Chain, Corpse};
-use crate::lpis::Lpis;
 use crate::reclaim::{Participant, Pin, Reclaim};
-use crate::sync::{AtomicBool, Ordering, UnsafeCell};
+use crate::sync::{AtomicBool, Ordering, UnsafeCell, free};
 use crate::vgic::Shared;
 
 /// What waits for the end of a grace period, oldest first.
@@ -83,14 +82,15 @@ impl<R: Reclaim> Shared<R> {
     fn free_expired(&self, participant: &R::Participant) -> bool {
         let mut progress = false;
         loop {
-            // SAFETY (here and below): `busy` is the caller's.
-            let ready = self.limbo.waiting.with_mut(|w| unsafe {
-                match (*w).front() {
+            let ready = self.limbo.waiting.with_mut(|waiting| {
+                // SAFETY: `busy` is the caller's.
+                let waiting = unsafe { &mut *waiting };
+                match waiting.front() {
                     Some((grace, _))
                         if self.reclaim.is_over(participant, grace)
                             || cfg!(mutant = "free_without_grace") =>
                     {
-                        (*w).pop_front()
+                        waiting.pop_front()
                     }
                     _ => None,
                 }
@@ -110,25 +110,29 @@ impl<R: Reclaim> Shared<R> {
     /// Nobody else can reach it any more.
     unsafe fn free(&self, corpse: Corpse, pin: &Pin) {
         let counts = &self.hub.graveyard.counts;
-        // SAFETY (all): boxed where it was made; the caller has the only pointer.
-        unsafe {
-            match corpse {
-                Corpse::Irq(irq) => Lpis::free(&self.lpis, irq, pin),
-                Corpse::Node(node) => {
-                    node.as_ref().freed();
-                    drop(Box::from_raw(node.as_ptr()));
-                    counts.nodes.sub(1);
-                }
-                Corpse::Block(block) => {
-                    block.as_ref().freed();
-                    drop(Box::from_raw(block.as_ptr()));
-                    counts.blocks.sub(1);
-                }
-                Corpse::Device(device) => {
-                    device.as_ref().freed();
-                    drop(Box::from_raw(device.as_ptr()));
-                    counts.devices.sub(1);
-                }
+        match corpse {
+            // SAFETY: the caller has the only pointer.
+            Corpse::Irq(irq) => unsafe { self.lpis.free(irq, pin) },
+            Corpse::Node(node) => {
+                // SAFETY: boxed where it was made; the caller has the only pointer.
+                let node = unsafe { Box::from_raw(node.as_ptr()) };
+                node.freed();
+                free(node);
+                counts.nodes.sub(1);
+            }
+            Corpse::Block(block) => {
+                // SAFETY: as above.
+                let block = unsafe { Box::from_raw(block.as_ptr()) };
+                block.freed();
+                free(block);
+                counts.blocks.sub(1);
+            }
+            Corpse::Device(device) => {
+                // SAFETY: as above.
+                let mut device = unsafe { Box::from_raw(device.as_ptr()) };
+                device.freed();
+                free(device);
+                counts.devices.sub(1);
             }
         }
     }

@@ -34,10 +34,13 @@ mod imp {
     use super::{Counter, VcpuCounters};
     use crate::sync::{AtomicU64, CachePadded, Ordering};
 
-    #[derive(Default)]
     pub(crate) struct Counters(CachePadded<[AtomicU64; 6]>);
 
     impl Counters {
+        pub(crate) fn new() -> Self {
+            Self(CachePadded::new(core::array::from_fn(|_| AtomicU64::new(0))))
+        }
+
         /// Counts an event.
         pub(crate) fn add(&self, counter: Counter, n: u64) {
             // Relaxed: a statistic; nothing is published through it.
@@ -63,10 +66,13 @@ mod imp {
 mod imp {
     use super::Counter;
 
-    #[derive(Default)]
-    pub(crate) struct Counters;
+    pub(crate) struct Counters(());
 
     impl Counters {
+        pub(crate) fn new() -> Self {
+            Self(())
+        }
+
         #[inline(always)]
         pub(crate) fn add(&self, _counter: Counter, _n: u64) {}
     }

@@ -50,7 +50,7 @@ impl VcpuShared {
             lpis_enabled: AtomicBool::new(true),
             review: AtomicBool::new(false),
             taken: AtomicBool::new(false),
-            counters: Counters::default(),
+            counters: Counters::new(),
         }
     }
 

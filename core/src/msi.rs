@@ -175,7 +175,8 @@ impl<R: Reclaim> MsiRoute<R> {
         let now = unsafe { self.slot.load() };
         // SAFETY: the `Kept` that `kept` stands for is ended only by `keep`, which takes this route's LPI out of
         // use first, and by dropping the route.
-        (now == kept.as_ptr()).then(|| unsafe { kept.as_ref() })
+        let kept = unsafe { kept.as_ref() };
+        ptr::eq(now, kept).then_some(kept)
     }
 
     /// What the event is mapped to, which is kept from now on instead of what was kept so far.
@@ -245,7 +246,7 @@ impl<R: Reclaim> Msi<R> {
     /// # Errors
     /// [`Error::IntidRange`] if `first` is not a multiple of 64, or not an LPI.
     pub fn load_pending(&mut self, first: Intid, bits: u64) -> Result<u64, Error> {
-        if first.0 % 64 != 0 || !first.is_lpi() {
+        if !first.0.is_multiple_of(64) || !first.is_lpi() {
             return Err(Error::IntidRange(first));
         }
         let shared = self.shared();

@@ -83,11 +83,6 @@ impl State {
         self.0 & REFS != 0 && !self.is_dead()
     }
 
-    /// Whether a single counted reference exists, which is then the asking holder's.
-    pub(crate) const fn has_one_ref(self) -> bool {
-        self.0 & REFS == ONE_REF
-    }
-
     pub(crate) const fn is_active(self) -> bool {
         self.0 & ACTIVE != 0
     }

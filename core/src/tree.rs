@@ -29,7 +29,7 @@ use core::ptr::{self, NonNull};
 use crate::graveyard::{Counts, Graveyard};
 use crate::reclaim::Pin;
 use crate::refcount::RefCount;
-use crate::sync::{AtomicPtr, Canary, Ordering};
+use crate::sync::{AtomicPtr, Canary, Ordering, free};
 
 /// Bits of the key that one level consumes.
 const BITS: u32 = if cfg!(loom) { 1 } else { 6 };
@@ -334,17 +334,11 @@ impl<T> Tree<T> {
 
     /// Calls `f` with every key and value, in ascending order of the keys.
     pub(crate) fn for_each<'p>(&'p self, pin: &'p Pin, f: &mut dyn FnMut(u64, &'p T)) {
-        self.visit(&self.root, self.levels - 1, 0, pin, f);
+        let _ = pin; // what it protects has the pin's lifetime
+        self.visit(&self.root, self.levels - 1, 0, f);
     }
 
-    fn visit<'p>(
-        &'p self,
-        node: &'p Node,
-        level: u32,
-        prefix: u64,
-        pin: &'p Pin,
-        f: &mut dyn FnMut(u64, &'p T),
-    ) {
+    fn visit<'p>(&'p self, node: &'p Node, level: u32, prefix: u64, f: &mut dyn FnMut(u64, &'p T)) {
         node.canary.touch();
         for (i, slot) in node.slots.iter().enumerate() {
             // Acquire: pairs with the compare-exchange that filled the slot.
@@ -358,7 +352,7 @@ impl<T> Tree<T> {
                 f(key, unsafe { &*p.cast::<T>() });
             } else {
                 // SAFETY: as in `child`.
-                self.visit(unsafe { &*p.cast::<Node>() }, level - 1, key, pin, f);
+                self.visit(unsafe { &*p.cast::<Node>() }, level - 1, key, f);
             }
         }
     }
@@ -384,6 +378,7 @@ impl<T> Tree<T> {
                 let child = unsafe { Box::from_raw(p.cast::<Node>().as_ptr()) };
                 Self::clear_node(&child, level - 1, f, freed);
                 child.freed();
+                free(child);
                 *freed += 1;
             }
         }

@@ -102,6 +102,12 @@ impl<R: Reclaim> Shared<R> {
     /// The same; `None` if the interrupt is dead. The caller sees it under a pin, or keeps it.
     #[inline]
     fn try_inject(&self, irq: &Irq) -> Option<Injected> {
+        if cfg!(mutant = "attend_before_pending") && !irq.looks_pending() {
+            // Seeded bug: notifies before it publishes.
+            let lives = self.hub.attend(irq);
+            let _ = irq.pending().set(irq.lane());
+            return lives.then_some(Injected::Pending);
+        }
         if irq.pending().set(irq.lane()) {
             self.count(irq, Counter::Coalesced);
             return Some(Injected::Coalesced);

@@ -272,8 +272,19 @@ fn pile() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// As many cases as the build is fast for; `PROPTEST_CASES` overrides it.
+fn tries() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => default.cases,
+        None if cfg!(debug_assertions) => 250,
+        None => 2500,
+    };
+    ProptestConfig { cases, failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: std::env::var("PROPTEST_CASES").map_or(2000, |n| n.parse().unwrap()), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(tries())]
 
     #[test]
     fn slots_against_locked(lrs in 1..5usize, ops in prop::collection::vec(op(), 1..80)) {

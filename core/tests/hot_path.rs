@@ -100,7 +100,9 @@ fn churn<R: Reclaim>(rounds: u32) -> [(u64, u64); 2] {
                         }
                         vcpu.fold(cpu);
                         if cpu.rpr() < 0x10 {
-                            (0..LPIS).for_each(|n| drop(cpu.eoir1(lpi(n))));
+                            for n in 0..LPIS {
+                                let _ = cpu.eoir1(lpi(n));
+                            }
                         }
                     }
                 }

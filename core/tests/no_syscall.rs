@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode};
 #[cfg(target_os = "linux")]
 fn child(call_something: bool) -> ! {
     use common::{Machine, lpi};
-    use vgic_core::engine::{Engine, Injected, Injector, LpiConfig, MsiControl, Vcpu};
+    use vgic_core::engine::{Injected, Injector, LpiConfig, MsiControl, Vcpu};
     use vgic_core::ids::{EventId, SPURIOUS, VcpuId};
 
     let mut m = Machine::<vgic_core::Vgic>::new(2, 4);

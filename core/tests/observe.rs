@@ -16,8 +16,11 @@ mod trace {
     use vgic_core::ids::*;
     use vgic_core::trace::*;
 
+    /// Taken and given back, by INTID and kind.
+    type Balances = BTreeMap<(u32, &'static str), (u64, u64)>;
+
     #[derive(Default)]
-    struct Ledger(Mutex<BTreeMap<(u32, &'static str), (u64, u64)>>);
+    struct Ledger(Mutex<Balances>);
 
     impl Tracer for Ledger {
         fn event(&self, event: &TraceEvent) {
