@@ -38,6 +38,9 @@ pub struct Config {
     pub max_devices: u32,
     /// Most events that are mapped at one time in all MSI domains.
     pub max_events: u32,
+    /// Most dead objects (LPIs, blocks of pending bits, tree nodes, devices) that wait for memory to be reclaimed before
+    /// mapping is refused. They wait while someone is pinned, as a thread is that was preempted while it injects.
+    pub max_garbage: u32,
     /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces.
     /// Each has a slot (two cache lines) in the fixed-slot reclamation backend; crossbeam-epoch has no bound.
     pub participants: u16,
@@ -55,6 +58,7 @@ impl Default for Config {
             event_bits: 16,
             max_devices: 1 << 16,
             max_events: 1 << 20,
+            max_garbage: 1 << 18,
             participants: 256,
         }
     }
@@ -127,6 +131,9 @@ pub enum Error {
     /// [`Config::max_events`] events are mapped.
     #[error("the VM's limit on mapped events is reached")]
     TooManyEvents,
+    /// [`Config::max_garbage`] dead objects wait to be reclaimed. That passes: try again.
+    #[error("too much waits to be reclaimed; try again")]
+    TooMuchGarbage,
 }
 
 /// What became of an injection.
@@ -296,7 +303,7 @@ pub trait MsiControl: Send + 'static {
     ///
     /// # Errors
     /// A range error, [`Error::NoSuchVcpu`], [`Error::EventMapped`], [`Error::TooManyLpis`],
-    /// [`Error::TooManyDevices`], [`Error::TooManyEvents`].
+    /// [`Error::TooManyDevices`], [`Error::TooManyEvents`], [`Error::TooMuchGarbage`].
     fn map(
         &mut self,
         device: DeviceId,

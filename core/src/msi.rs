@@ -290,6 +290,9 @@ impl<R: Reclaim> Msi<R> {
         config: LpiConfig,
     ) -> Result<(), Error> {
         let shared = self.shared();
+        if shared.hub.graveyard.counts.garbage.get() >= shared.config.max_garbage as usize {
+            return Err(Error::TooMuchGarbage);
+        }
         let pin = &*self.participant.pin();
         let device = self.domain.find_or_make(device, pin)?;
         if device.event(event, pin).is_some() {
@@ -404,7 +407,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         self.tidy();
         match self.try_map(device, event, intid, target, config) {
             // What is dead counts until it is freed.
-            Err(Error::TooManyLpis | Error::TooManyDevices) => {
+            Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) => {
                 self.shared().collect(&self.participant);
                 self.try_map(device, event, intid, target, config)
             }

@@ -100,6 +100,7 @@ impl Plan {
             event_bits: bits_for(self.events),
             max_devices: self.devices + spare(self.devices),
             max_events: lpis,
+            max_garbage: Config::default().max_garbage,
             participants: participants as u16,
         }
     }

@@ -38,7 +38,7 @@ fn moves<'a, E: Engine>(
 }
 
 /// With nothing going on: each LPI is delivered once, and where it was moved to.
-fn probe_targets<E: Engine>(world: &mut World<E>, storm: &mut Storm<E>, targets: &[u32]) {
+fn probe_targets<E: Build>(world: &mut World<E>, storm: &mut Storm<E>, targets: &[u32]) {
     world.probe(storm, targets.len() as u32);
     for (n, &target) in targets.iter().enumerate() {
         assert_eq!(world.host.book(lpi(n as u32)).taken_by(), target, "LPI {n} was moved there");

@@ -2,15 +2,17 @@
 
 #![allow(clippy::disallowed_types)] // the tests take turns
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::{env, hint, panic};
 
+use vgic_core::Vgic;
 use vgic_core::cpuif::CpuInterface;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
+use vgic_core::reclaim::Reclaim;
 
 /// Runs one test at a time: the threads of one test are enough for a machine.
 pub(crate) fn alone(test: impl FnOnce()) {
@@ -158,6 +160,46 @@ impl Kick for Host {
     fn kick(&self, vcpu: VcpuId) {
         // Release: pairs with the Acquire of `Guest::turn`, as the contract of a kick wants it.
         self.vcpus[vcpu.index()].kicked.swap(true, Ordering::AcqRel);
+        // A real one is a system call.
+        dawdle();
+    }
+}
+
+/// Lets others go first, now and then.
+fn dawdle() {
+    thread_local! {
+        static RNG: Cell<u64> = const { Cell::new(1) };
+    }
+    let mut rng = Rng(RNG.get());
+    rng.dawdle();
+    RNG.set(rng.0);
+}
+
+/// An engine that dawdles in its critical moments, if it has been built to be watched.
+pub(crate) trait Build: Engine {
+    fn build(config: &Config, kick: Arc<dyn Kick>) -> Self {
+        Self::new(config, kick).expect("a good configuration")
+    }
+}
+
+#[cfg(feature = "locked")]
+impl Build for vgic_core::locked::LockedVgic {}
+
+#[cfg(not(feature = "trace"))]
+impl<R: Reclaim> Build for Vgic<R> {}
+
+#[cfg(feature = "trace")]
+impl<R: Reclaim> Build for Vgic<R> {
+    fn build(config: &Config, kick: Arc<dyn Kick>) -> Self {
+        use vgic_core::trace::{TraceEvent, Tracer};
+        /// Whenever a reference is taken or given back, what belongs to that is half done.
+        struct Dawdler;
+        impl Tracer for Dawdler {
+            fn event(&self, _: &TraceEvent) {
+                dawdle();
+            }
+        }
+        Self::with_tracer(config, kick, Arc::new(Dawdler)).expect("a good configuration")
     }
 }
 
@@ -463,7 +505,7 @@ pub(crate) fn lpi(n: u32) -> Intid {
 }
 
 /// One VM.
-pub(crate) struct World<E: Engine> {
+pub(crate) struct World<E: Build> {
     pub(crate) guests: Vec<Guest<E>>,
     pub(crate) msi: E::Msi,
     pub(crate) host: Arc<Host>,
@@ -474,10 +516,10 @@ pub(crate) fn config(vcpus: u16) -> Config {
     Config { participants: 32, ..Config::with_vcpus(vcpus) }
 }
 
-impl<E: Engine> World<E> {
+impl<E: Build> World<E> {
     /// All vCPUs open, with `lrs` list registers each; books for `lpis` LPIs.
     pub(crate) fn new(config: &Config, lrs: usize, host: &Arc<Host>) -> Self {
-        let vgic = E::new(config, host.clone()).expect("a good configuration");
+        let vgic = E::build(config, host.clone());
         let guest = |id: u16| {
             let mut cpu = CpuInterface::new(lrs).expect("1 to 16");
             cpu.set_pmr(0xff);
