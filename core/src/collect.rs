@@ -41,11 +41,8 @@ impl<R: Reclaim> Shared<R> {
             let chain = self.hub.graveyard.take();
             let fresh = !chain.is_empty();
             if fresh {
-                // Too early: who pins after this can still find what is unlinked next.
-                let early =
-                    cfg!(mutant = "grace_before_unlink").then(|| self.reclaim.begin(participant));
                 self.unlink(&chain, &participant.pin());
-                let grace = early.unwrap_or_else(|| self.reclaim.begin(participant));
+                let grace = self.reclaim.begin(participant);
                 // SAFETY: `busy` is ours.
                 self.limbo.waiting.with_mut(|w| unsafe { (*w).push_back((grace, chain)) });
             }

@@ -88,9 +88,21 @@ impl Vm {
     }
 
     /// A vCPU, open, with two list registers.
-    pub fn cpu(&self, id: VcpuId) -> Cpu {
+    pub fn cpu(&mut self, id: VcpuId) -> Cpu {
         let mut cpu = self.closed_cpu(id);
         cpu.vcpu.open();
+        cpu
+    }
+
+    /// A vCPU whose one list register has an active interrupt, event 1's, until the guest ends it: what it
+    /// takes in waits in a bucket. (A lone interrupt that finds a free list register goes a shorter way.)
+    pub fn busy_cpu(&mut self, id: VcpuId) -> Cpu {
+        self.map(1, id, URGENT);
+        let mut cpu = self.cpu(id).with_one_lr();
+        assert_eq!(self.source(1).raise(), 1);
+        cpu.enter();
+        assert_eq!(cpu.lrs.acknowledge(), 1);
+        cpu.exit();
         cpu
     }
 
@@ -99,16 +111,13 @@ impl Vm {
         Cpu { vcpu: self.vgic.vcpu(id).unwrap(), lrs: Lrs::new(2) }
     }
 
-    /// Unmaps everything; what no vCPU and no mailbox has then is gone.
-    pub fn nobody_has_any(&mut self) {
+    /// The end, when every source is gone: what is unmapped then, no vCPU may have, and when the vCPUs are
+    /// gone, nothing may be left.
+    pub fn end<T>(mut self, cpus: T) {
         self.msi.unmap_device(DEVICE);
         self.msi.collect();
         assert_eq!(self.vgic.usage().lpis, 0, "someone has an LPI that nobody needs");
-    }
-
-    /// The end, when every other handle is gone: nothing may be left.
-    pub fn end(self) {
-        drop(self.msi);
+        drop((cpus, self.msi));
         end(self.vgic);
     }
 }
@@ -130,6 +139,9 @@ impl Source {
         }
     }
 }
+
+/// [`Vm::cpu`] or [`Vm::busy_cpu`].
+pub type MakeCpu = fn(&mut Vm, VcpuId) -> Cpu;
 
 /// A vCPU with its guest.
 pub struct Cpu {

@@ -1,0 +1,232 @@
+//! CLEAR against injection and delivery (T21): the outcome is that of one of the two orders. A CLEAR that returned before
+//! the injection began does not cancel it; an injection that returned before the CLEAR began is cancelled,
+//! wherever it is, unless the guest has acknowledged it.
+#![cfg(loom)]
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use loom::thread;
+use vgic_core::engine::*;
+use vgic_loom_tests::delivery::*;
+use vgic_loom_tests::model;
+
+/// In which order things happen in an interleaving. Not loom's: looking at it orders nothing.
+#[derive(Clone, Default)]
+struct Clock(Arc<AtomicUsize>);
+
+impl Clock {
+    fn during<T>(&self, f: impl FnOnce() -> T) -> (Range<usize>, T) {
+        let begin = self.0.fetch_add(1, Ordering::Relaxed);
+        let result = f();
+        (begin..self.0.fetch_add(1, Ordering::Relaxed), result)
+    }
+}
+
+fn clear(vm: &mut Vm) {
+    vm.msi.clear(DEVICE, EVENT).unwrap();
+}
+
+/// Nobody runs meanwhile.
+#[test]
+fn t21_clear_vs_inject() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.cpu(A);
+        let clock = Clock::default();
+        let control = thread::spawn({
+            let clock = clock.clone();
+            move || (clock.during(|| clear(&mut vm)).0, vm)
+        });
+        let (injected, due) = clock.during(|| source.raise());
+        let (cleared, vm) = control.join().unwrap();
+        assert_eq!(due, 1);
+        let taken = cpu.settle();
+        if cleared.end < injected.start {
+            assert_eq!(taken, 1);
+        } else if injected.end < cleared.start {
+            assert_eq!(taken, 0);
+        }
+        assert!(taken <= 1);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// The vCPU runs meanwhile, with a guest that is slow at first.
+fn t21_clear_vs_inject_vs_delivery_on(at_least: usize, cpu: MakeCpu) {
+    model(3, at_least, move || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = cpu(&mut vm, A);
+        let clock = Clock::default();
+        let control = thread::spawn({
+            let clock = clock.clone();
+            move || (clock.during(|| clear(&mut vm)).0, vm)
+        });
+        let injector = thread::spawn({
+            let clock = clock.clone();
+            move || (clock.during(|| source.raise()), source)
+        });
+        cpu.enter();
+        cpu.exit();
+        let before = cpu.run();
+        let (cleared, vm) = control.join().unwrap();
+        let ((injected, _), source) = injector.join().unwrap();
+        let after = cpu.settle();
+        if cleared.end < injected.start {
+            assert_eq!(before + after, 1);
+        } else if injected.end < cleared.start {
+            assert_eq!(after, 0);
+        }
+        assert!(before + after <= 1);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+#[test]
+fn t21_clear_vs_inject_vs_delivery() {
+    t21_clear_vs_inject_vs_delivery_on(1, Vm::cpu);
+}
+
+#[test]
+fn t21_clear_vs_inject_vs_delivery_busy() {
+    t21_clear_vs_inject_vs_delivery_on(1, Vm::busy_cpu);
+}
+
+/// It is in a list register, and the guest has not seen it: the vCPU withdraws it.
+#[test]
+fn t21_clear_vs_list_register() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.cpu(A);
+        assert_eq!(source.raise(), 1);
+        let control = thread::spawn(move || {
+            clear(&mut vm);
+            vm
+        });
+        cpu.enter();
+        cpu.exit();
+        cpu.enter();
+        cpu.exit();
+        let vm = control.join().unwrap();
+        assert_eq!(cpu.settle(), 0);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// It is on its way from a list register back to its pending bit, since it was disabled.
+#[test]
+fn t21_clear_vs_withdrawal() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.cpu(A);
+        assert_eq!(source.raise(), 1);
+        cpu.enter();
+        cpu.exit();
+        vm.msi.set_config(lpi(0), OFF).unwrap();
+        let control = thread::spawn(move || {
+            clear(&mut vm);
+            vm
+        });
+        cpu.enter();
+        cpu.exit();
+        let mut vm = control.join().unwrap();
+        vm.msi.set_config(lpi(0), ON).unwrap();
+        assert_eq!(cpu.settle(), 0);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// The same, and it is raised again after the CLEAR: that one stands.
+#[test]
+fn t21_clear_and_inject_vs_withdrawal() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.cpu(A);
+        assert_eq!(source.raise(), 1);
+        cpu.enter();
+        cpu.exit();
+        vm.msi.set_config(lpi(0), OFF).unwrap();
+        let control = thread::spawn(move || {
+            clear(&mut vm);
+            (source.raise(), source, vm)
+        });
+        cpu.enter();
+        cpu.exit();
+        let (due, source, mut vm) = control.join().unwrap();
+        vm.msi.set_config(lpi(0), ON).unwrap();
+        assert_eq!((due, cpu.settle()), (1, 1));
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// It is in the one list register, and is evicted by a more urgent one.
+#[test]
+fn t21_clear_vs_eviction() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        vm.map(1, A, URGENT);
+        let (source, urgent) = (vm.source(0), vm.source(1));
+        let mut cpu = vm.cpu(A).with_one_lr();
+        assert_eq!(source.raise(), 1);
+        cpu.enter();
+        assert_eq!(urgent.raise(), 1);
+        let control = thread::spawn(move || {
+            clear(&mut vm);
+            vm
+        });
+        cpu.exit();
+        assert_eq!(cpu.run(), 1, "the urgent one");
+        let vm = control.join().unwrap();
+        assert_eq!(cpu.settle(), 0);
+        drop((source, urgent));
+        vm.end(cpu);
+    });
+}
+
+/// It moves to another vCPU: the CLEAR finds it there, too.
+#[test]
+fn t21_clear_vs_hand_over() {
+    model(4, 1, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
+        assert_eq!(source.raise(), 1);
+        a.enter();
+        a.exit();
+        vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+        let control = thread::spawn(move || {
+            clear(&mut vm);
+            vm
+        });
+        let giver = thread::spawn(move || {
+            a.enter();
+            a.exit();
+            a
+        });
+        b.enter();
+        b.exit();
+        let vm = control.join().unwrap();
+        let mut a = giver.join().unwrap();
+        assert_eq!(a.settle() + b.settle(), 0);
+        drop(source);
+        vm.end([a, b]);
+    });
+}

@@ -1,0 +1,192 @@
+//! Injection against enabling and disabling: while it is disabled, an LPI stays pending; when it is
+//! enabled, it is delivered.
+#![cfg(loom)]
+
+use loom::thread;
+use vgic_core::engine::*;
+use vgic_loom_tests::delivery::*;
+use vgic_loom_tests::model;
+
+/// Enabled while it is raised. The vCPU runs in between.
+fn inject_vs_enable_on(at_least: usize, cpu: MakeCpu) {
+    model(3, at_least, move || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, OFF);
+        let source = vm.source(0);
+        let mut cpu = cpu(&mut vm, A);
+        let injector = thread::spawn(move || (source.raise(), source));
+        let control = thread::spawn(move || {
+            vm.msi.set_config(lpi(0), ON).unwrap();
+            vm
+        });
+        let taken = cpu.run();
+        let (due, source) = injector.join().unwrap();
+        let vm = control.join().unwrap();
+        assert_eq!(due, 1);
+        assert_eq!(taken + cpu.settle(), due);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+#[test]
+fn inject_vs_enable() {
+    inject_vs_enable_on(1, Vm::cpu);
+}
+
+#[test]
+fn inject_vs_enable_busy() {
+    inject_vs_enable_on(1, Vm::busy_cpu);
+}
+
+/// Disabled while it is raised: what has not been delivered by then is pending, and delivered when it is enabled.
+fn inject_vs_disable_on(at_least: usize, cpu: MakeCpu) {
+    model(3, at_least, move || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = cpu(&mut vm, A);
+        let injector = thread::spawn(move || (source.raise(), source));
+        let control = thread::spawn(move || {
+            vm.msi.set_config(lpi(0), OFF).unwrap();
+            vm
+        });
+        // A slow guest: it has it in a list register when it is disabled.
+        cpu.enter();
+        cpu.exit();
+        let mut taken = cpu.run();
+        let (due, source) = injector.join().unwrap();
+        let mut vm = control.join().unwrap();
+        assert_eq!(due, 1);
+        assert_eq!(cpu.settle(), 0, "it is disabled");
+        vm.msi.set_config(lpi(0), ON).unwrap();
+        taken += cpu.settle();
+        assert_eq!(taken, due);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+#[test]
+fn inject_vs_disable() {
+    inject_vs_disable_on(1, Vm::cpu);
+}
+
+#[test]
+fn inject_vs_disable_busy() {
+    inject_vs_disable_on(1, Vm::busy_cpu);
+}
+
+/// Pending in a list register, then disabled and enabled, and raised once more.
+#[test]
+fn inject_vs_disable_and_enable() {
+    model(3, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.cpu(A);
+        let mut due = source.raise();
+        cpu.enter();
+        let injector = thread::spawn(move || (source.raise(), source));
+        let control = thread::spawn(move || {
+            vm.msi.set_config(lpi(0), OFF).unwrap();
+            vm.msi.set_config(lpi(0), ON).unwrap();
+            vm
+        });
+        cpu.exit();
+        let mut taken = cpu.run();
+        let (more, source) = injector.join().unwrap();
+        let vm = control.join().unwrap();
+        due += more;
+        taken += cpu.settle();
+        // The second may have come while the first was back in the pending bit, or the other way round.
+        assert!(taken >= 1 && taken <= due, "{taken} of {due}");
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// Enabled by another thread while a vCPU thread sends itself an MSI: each sees what the other did, or is seen.
+fn self_inject_vs_enable_on(at_least: usize, cpu: MakeCpu) {
+    model(3, at_least, move || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, OFF);
+        let source = vm.source(0);
+        let mut cpu = cpu(&mut vm, A);
+        let control = thread::spawn(move || {
+            vm.msi.set_config(lpi(0), ON).unwrap();
+            vm
+        });
+        let due = source.raise();
+        let taken = cpu.run();
+        let vm = control.join().unwrap();
+        assert_eq!(taken + cpu.settle(), due);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+#[test]
+fn self_inject_vs_enable() {
+    self_inject_vs_enable_on(1, Vm::cpu);
+}
+
+#[test]
+fn self_inject_vs_enable_busy() {
+    self_inject_vs_enable_on(1, Vm::busy_cpu);
+}
+
+/// Its configuration changes while it is delivered, so that it can be in a mailbox when it is raised again.
+#[test]
+fn inject_into_a_mailbox() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.cpu(A);
+        let mut due = source.raise();
+        cpu.enter();
+        let control = thread::spawn(move || {
+            vm.msi.set_config(lpi(0), URGENT).unwrap();
+            (source.raise(), source, vm)
+        });
+        let mut taken = cpu.lrs.take();
+        cpu.exit();
+        taken += cpu.run();
+        let (more, source, vm) = control.join().unwrap();
+        due += more;
+        assert_eq!(taken + cpu.settle(), due);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// The same, while another one waits for the only list register.
+#[test]
+fn inject_into_a_mailbox_behind_another() {
+    model(4, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        vm.map(1, A, ON);
+        let (source, other) = (vm.source(0), vm.source(1));
+        let mut cpu = vm.cpu(A).with_one_lr();
+        let mut due = source.raise();
+        cpu.enter();
+        let mut taken = cpu.lrs.acknowledge();
+        cpu.exit();
+        due += other.raise();
+        cpu.enter();
+        let control = thread::spawn(move || {
+            vm.msi.set_config(lpi(0), URGENT).unwrap();
+            (source.raise(), source, vm)
+        });
+        cpu.lrs.eoi();
+        cpu.exit();
+        taken += cpu.run();
+        let (more, source, vm) = control.join().unwrap();
+        due += more;
+        assert_eq!(taken + cpu.settle(), due);
+        drop((source, other));
+        vm.end(cpu);
+    });
+}

@@ -1,0 +1,174 @@
+//! Injection and delivery against GICR_CTLR.EnableLPIs: while it is clear, LPIs stay pending; when it is set, they are
+//! delivered.
+#![cfg(loom)]
+
+use loom::thread;
+use vgic_core::engine::*;
+use vgic_loom_tests::delivery::*;
+use vgic_loom_tests::model;
+
+/// Set by another thread while a vCPU thread sends itself an MSI: each sees what the other did, or is seen.
+fn self_inject_vs_enable_lpis_on(at_least: usize, cpu: MakeCpu) {
+    model(4, at_least, move || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let redist = vm.injector();
+        let mut cpu = cpu(&mut vm, A);
+        redist.set_lpis_enabled(A, false).unwrap();
+        cpu.enter();
+        cpu.exit();
+        let control = thread::spawn(move || {
+            redist.set_lpis_enabled(A, true).unwrap();
+            redist
+        });
+        let due = source.raise();
+        let taken = cpu.run();
+        let redist = control.join().unwrap();
+        assert_eq!(taken + cpu.settle(), due);
+        drop((source, redist));
+        vm.end(cpu);
+    });
+}
+
+#[test]
+fn self_inject_vs_enable_lpis() {
+    self_inject_vs_enable_lpis_on(1, Vm::cpu);
+}
+
+#[test]
+fn self_inject_vs_enable_lpis_busy() {
+    self_inject_vs_enable_lpis_on(1, Vm::busy_cpu);
+}
+
+/// Set while an LPI is raised and the vCPU runs.
+fn inject_vs_enable_lpis_on(at_least: usize, cpu: MakeCpu) {
+    model(4, at_least, move || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let redist = vm.injector();
+        let mut cpu = cpu(&mut vm, A);
+        redist.set_lpis_enabled(A, false).unwrap();
+        cpu.enter();
+        cpu.exit();
+        let injector = thread::spawn(move || (source.raise(), source));
+        let control = thread::spawn(move || {
+            redist.set_lpis_enabled(A, true).unwrap();
+            redist
+        });
+        let taken = cpu.run();
+        let (due, source) = injector.join().unwrap();
+        let redist = control.join().unwrap();
+        assert_eq!(taken + cpu.settle(), due);
+        drop((source, redist));
+        vm.end(cpu);
+    });
+}
+
+#[test]
+fn inject_vs_enable_lpis() {
+    inject_vs_enable_lpis_on(1, Vm::cpu);
+}
+
+#[test]
+fn inject_vs_enable_lpis_busy() {
+    inject_vs_enable_lpis_on(1, Vm::busy_cpu);
+}
+
+/// Cleared while an LPI is raised and the vCPU runs: what has not been acknowledged by then stays pending.
+fn inject_vs_disable_lpis_on(at_least: usize, cpu: MakeCpu) {
+    model(4, at_least, move || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let redist = vm.injector();
+        let mut cpu = cpu(&mut vm, A);
+        let injector = thread::spawn(move || (source.raise(), source));
+        let control = thread::spawn(move || {
+            redist.set_lpis_enabled(A, false).unwrap();
+            redist
+        });
+        // A slow guest.
+        cpu.enter();
+        cpu.exit();
+        let taken = cpu.run();
+        let (due, source) = injector.join().unwrap();
+        let redist = control.join().unwrap();
+        assert_eq!(cpu.settle(), 0, "they are disabled");
+        redist.set_lpis_enabled(A, true).unwrap();
+        assert_eq!(taken + cpu.settle(), due);
+        drop((source, redist));
+        vm.end(cpu);
+    });
+}
+
+#[test]
+fn inject_vs_disable_lpis() {
+    inject_vs_disable_lpis_on(1, Vm::cpu);
+}
+
+#[test]
+fn inject_vs_disable_lpis_busy() {
+    inject_vs_disable_lpis_on(1, Vm::busy_cpu);
+}
+
+/// In a list register, and active in another, while it is cleared.
+#[test]
+fn disable_lpis_vs_delivery() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        vm.map(1, A, ON);
+        let (first, second) = (vm.source(0), vm.source(1));
+        let redist = vm.injector();
+        let mut cpu = vm.cpu(A);
+        let mut due = first.raise();
+        cpu.enter();
+        let mut taken = cpu.lrs.acknowledge();
+        cpu.exit();
+        due += second.raise() + first.raise();
+        let control = thread::spawn(move || {
+            redist.set_lpis_enabled(A, false).unwrap();
+            redist
+        });
+        cpu.enter();
+        cpu.exit();
+        cpu.enter();
+        cpu.lrs.eoi();
+        cpu.exit();
+        let redist = control.join().unwrap();
+        assert_eq!(cpu.settle(), 0, "they are disabled");
+        redist.set_lpis_enabled(A, true).unwrap();
+        taken += cpu.settle();
+        assert_eq!(taken, due);
+        drop((first, second, redist));
+        vm.end(cpu);
+    });
+}
+
+/// Two vCPUs write it for a third party, which is being interrupted.
+#[test]
+fn t02_two_toggle_enable_lpis() {
+    model(2, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let redists = [vm.injector(), vm.injector()];
+        let mut cpu = vm.cpu(A);
+        let togglers = redists.map(|redist| {
+            thread::spawn(move || {
+                redist.set_lpis_enabled(A, false).unwrap();
+                redist.set_lpis_enabled(A, true).unwrap();
+                redist
+            })
+        });
+        let due = source.raise();
+        let taken = cpu.run();
+        let redists = togglers.map(|toggler| toggler.join().unwrap());
+        // Whoever wrote last set it.
+        assert_eq!(taken + cpu.settle(), due);
+        drop((source, redists));
+        vm.end(cpu);
+    });
+}

@@ -1,0 +1,254 @@
+//! Injection and retargeting against powering vCPUs on and off: what a vCPU cannot take stays pending, and is there
+//! when it, or another vCPU, can.
+#![cfg(loom)]
+
+use loom::thread;
+use vgic_core::engine::*;
+use vgic_loom_tests::delivery::*;
+use vgic_loom_tests::model;
+
+/// Raised while its vCPU opens: the opener's scan finds it, or the injector finds the mailbox open.
+#[test]
+fn open_vs_inject() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.closed_cpu(A);
+        let injector = thread::spawn(move || (source.raise(), source));
+        cpu.vcpu.open();
+        let taken = cpu.run();
+        let (due, source) = injector.join().unwrap();
+        assert_eq!((due, taken + cpu.settle()), (1, 1));
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// Two injectors.
+#[test]
+fn open_vs_two_injectors() {
+    model(3, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let sources = [vm.source(0), vm.source(0)];
+        let mut cpu = vm.closed_cpu(A);
+        let injectors = sources.map(|source| thread::spawn(move || (source.raise(), source)));
+        cpu.vcpu.open();
+        let taken = cpu.run();
+        let sources = injectors.map(|injector| injector.join().unwrap());
+        assert_eq!(taken + cpu.settle(), sources[0].0 + sources[1].0);
+        drop(sources);
+        vm.end(cpu);
+    });
+}
+
+/// Mapped for the first time, and raised, while its vCPU opens: the scan may be past the tree node that is
+/// not there yet.
+#[test]
+fn open_vs_map_and_inject() {
+    model(3, 1, || {
+        let mut vm = Vm::new(1);
+        let source = vm.source(0);
+        let mut cpu = vm.closed_cpu(A);
+        let control = thread::spawn(move || {
+            vm.map(0, A, ON);
+            (source.raise(), source, vm)
+        });
+        cpu.vcpu.open();
+        let taken = cpu.run();
+        let (due, source, vm) = control.join().unwrap();
+        assert_eq!((due, taken + cpu.settle()), (1, 1));
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// Raised while its vCPU runs and closes: delivered, or there when it opens again.
+#[test]
+fn close_vs_inject() {
+    model(4, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.cpu(A);
+        let injector = thread::spawn(move || (source.raise() + source.raise(), source));
+        cpu.enter();
+        let mut taken = cpu.lrs.acknowledge();
+        cpu.exit();
+        cpu.close();
+        let (due, source) = injector.join().unwrap();
+        cpu.vcpu.open();
+        taken += cpu.settle();
+        assert_eq!(taken, due);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// Raised while its vCPU closes and opens.
+#[test]
+fn close_and_open_vs_inject() {
+    model(4, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut cpu = vm.cpu(A);
+        // In a list register, and then back.
+        let due = source.raise();
+        cpu.enter();
+        cpu.exit();
+        let injector = thread::spawn(move || (source.raise(), source));
+        cpu.close();
+        cpu.vcpu.open();
+        let mut taken = cpu.run();
+        let (more, source) = injector.join().unwrap();
+        taken += cpu.settle();
+        // Given back while the second came, or after it: one of the two, or both.
+        assert!(taken >= 1 && taken <= due + more, "{taken} of {due} + {more}");
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// In the mailbox of a vCPU that closes, while it moves to one that is open.
+#[test]
+fn close_with_mail_vs_retarget() {
+    model(6, 1, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
+        let due = source.raise();
+        let control = thread::spawn(move || {
+            vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+            vm
+        });
+        a.close();
+        let taken = b.run();
+        let vm = control.join().unwrap();
+        assert_eq!(taken + b.settle(), due);
+        drop(source);
+        vm.end([a, b]);
+    });
+}
+
+/// In a list register of a vCPU that closes, while it moves to one that is open.
+#[test]
+fn close_of_the_owner_vs_retarget() {
+    model(4, 1, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
+        let due = source.raise();
+        a.enter();
+        a.exit();
+        let control = thread::spawn(move || {
+            vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+            vm
+        });
+        a.close();
+        let taken = b.run();
+        let vm = control.join().unwrap();
+        assert_eq!(taken + b.settle(), due);
+        drop(source);
+        vm.end([a, b]);
+    });
+}
+
+/// Active on a vCPU that closes, and already another's: the injector sees the owner, and turns to its mailbox.
+#[test]
+fn close_of_the_owner_vs_inject_for_another() {
+    model(4, 1, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
+        assert_eq!(source.raise(), 1);
+        a.enter();
+        assert_eq!(a.lrs.acknowledge(), 1);
+        a.exit();
+        vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+        let injector = thread::spawn(move || (source.raise(), source));
+        a.close();
+        let taken = b.run();
+        let (due, source) = injector.join().unwrap();
+        assert_eq!((due, taken + b.settle()), (1, 1));
+        drop(source);
+        vm.end([a, b]);
+    });
+}
+
+/// Raised while it moves away from a closed vCPU.
+#[test]
+fn retarget_from_a_closed_vcpu_vs_inject() {
+    model(3, 1, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut b = vm.cpu(B);
+        let injector = thread::spawn(move || (source.raise(), source));
+        let control = thread::spawn(move || {
+            vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+            vm
+        });
+        let taken = b.run();
+        let (due, source) = injector.join().unwrap();
+        let vm = control.join().unwrap();
+        assert_eq!((due, taken + b.settle()), (1, 1));
+        drop(source);
+        vm.end(b);
+    });
+}
+
+/// Pending for a closed vCPU, it moves to one that opens.
+#[test]
+fn open_vs_retarget() {
+    model(4, 1, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let due = source.raise();
+        let mut b = vm.closed_cpu(B);
+        let control = thread::spawn(move || {
+            vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+            vm
+        });
+        b.vcpu.open();
+        let taken = b.run();
+        let vm = control.join().unwrap();
+        assert_eq!(taken + b.settle(), due);
+        drop(source);
+        vm.end(b);
+    });
+}
+
+/// It moves from a vCPU that closes to one that opens.
+#[test]
+fn close_vs_open_vs_retarget() {
+    model(2, 1, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let (mut a, mut b) = (vm.cpu(A), vm.closed_cpu(B));
+        let due = source.raise();
+        let control = thread::spawn(move || {
+            vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+            vm
+        });
+        let closing = thread::spawn(move || {
+            a.enter();
+            a.exit();
+            a.close();
+            a
+        });
+        b.vcpu.open();
+        let taken = b.run();
+        let vm = control.join().unwrap();
+        let a = closing.join().unwrap();
+        assert_eq!(taken + b.settle(), due);
+        drop(source);
+        vm.end([a, b]);
+    });
+}

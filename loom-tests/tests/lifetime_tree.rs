@@ -1,0 +1,243 @@
+//! The radix trees (INTIDs, blocks of pending bits, devices, events), as commands and injections use them. Under loom a
+//! level has one bit, so these VMs have trees of two or three levels, whose nodes come and go with what is mapped.
+//!
+//! What races in one tree: look-ups; `map`s of several domains; and whoever collects, who takes out what is dead and
+//! prunes what is then empty.
+#![cfg(loom)]
+
+use loom::thread;
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_loom_tests::lifetime::*;
+use vgic_loom_tests::model;
+
+/// Two levels for INTIDs (of one block), devices and events.
+fn two_levels(participants: u16) -> Vm {
+    let config = Config { lpis: 4, device_bits: 2, event_bits: 2, ..Vm::shape(1) };
+    Vm::with(Config { participants, ..config })
+}
+
+/// The `n`th LPI. 0 and 1 share their lowest node, as do 2 and 3.
+fn lpi(n: u32) -> Intid {
+    Intid(LPI.0 + n)
+}
+
+/// The `n`th device, likewise.
+fn dev(n: u32) -> DeviceId {
+    DeviceId(n)
+}
+
+/// Fires, and expects the interrupt to arrive.
+fn arrives(source: &Source, cpu: &mut Cpu) {
+    assert_eq!(source.fire(), Injected::Pending);
+    assert_eq!(cpu.settle(), 1, "lost");
+}
+
+/// Two domains map neighbours at once: the node between them is made once, and has both.
+#[test]
+fn neighbours_mapped_at_once() {
+    model(2, 1, || {
+        let vm = two_levels(5);
+        let (mut one, mut two) = (vm.msi(), vm.msi());
+        let (first, second) = (vm.source(&one, EV), vm.source(&two, EV));
+        let mut cpu = vm.cpu(A);
+        let other = thread::spawn(move || {
+            map(&mut two, EV, lpi(1));
+            two
+        });
+        map(&mut one, EV, lpi(0));
+        let two = other.join().unwrap();
+        one.set_config(lpi(0), ON).expect("it is in the tree");
+        one.set_config(lpi(1), ON).expect("it is in the tree");
+        arrives(&first, &mut cpu);
+        arrives(&second, &mut cpu);
+        drop((first, second, cpu, one, two));
+        vm.end();
+    });
+}
+
+/// A domain unmaps an LPI, and its node and its block of pending bits are emptied and pruned, while another domain maps the
+/// LPI's neighbour there.
+#[test]
+fn prune_vs_insert_of_the_neighbour() {
+    model(2, 1, || {
+        let vm = two_levels(4);
+        let (mut one, mut two) = (vm.mapped(), vm.msi());
+        let source = vm.source(&two, EV);
+        let mut cpu = vm.cpu(A);
+        let other = thread::spawn(move || {
+            map(&mut two, EV, lpi(1));
+            two
+        });
+        one.unmap(DEV, EV).unwrap();
+        let two = other.join().unwrap();
+        one.set_config(lpi(1), ON).expect("it is in the tree");
+        arrives(&source, &mut cpu);
+        drop((source, cpu, one, two));
+        vm.end();
+    });
+}
+
+/// The same with a node of two generations above: three levels, so that pruning goes on upwards.
+#[test]
+fn prune_upwards_vs_insert_of_the_cousin() {
+    model(2, 1, || {
+        let config = Config { lpis: 8, participants: 4, ..Vm::shape(1) };
+        let vm = Vm::with(config);
+        let (mut one, mut two) = (vm.mapped(), vm.msi());
+        let source = vm.source(&two, EV);
+        let mut cpu = vm.cpu(A);
+        let other = thread::spawn(move || {
+            map(&mut two, EV, lpi(2));
+            two
+        });
+        one.unmap(DEV, EV).unwrap();
+        let two = other.join().unwrap();
+        one.set_config(lpi(2), ON).expect("it is in the tree");
+        arrives(&source, &mut cpu);
+        drop((source, cpu, one, two));
+        vm.end();
+    });
+}
+
+/// Two domains unmap neighbours at once. Whoever collects takes out both, and the node with the second.
+#[test]
+fn neighbours_unmapped_at_once() {
+    model(2, 1, || {
+        let vm = two_levels(3);
+        let (mut one, mut two) = (vm.mapped(), vm.msi());
+        map(&mut two, EV, lpi(1));
+        let other = thread::spawn(move || {
+            two.unmap(DEV, EV).unwrap();
+            two
+        });
+        one.unmap(DEV, EV).unwrap();
+        let two = other.join().unwrap();
+        one.collect();
+        assert_eq!(vm.usage(), Usage::default());
+        drop((one, two));
+        vm.end();
+    });
+}
+
+/// An injector walks down the trees of a domain, while device, event and LPI are taken out and their nodes pruned,
+/// and the neighbour of each is put in.
+#[test]
+fn look_up_vs_prune() {
+    model(3, 1, || {
+        let vm = two_levels(3);
+        let mut msi = vm.mapped();
+        let source = vm.source(&msi, EV);
+        let mut cpu = vm.cpu(A);
+        let injector = thread::spawn(move || {
+            let _ = source.fire();
+            source
+        });
+        msi.unmap(DEV, EV).unwrap();
+        msi.map(dev(1), EventId(1), lpi(1), A, ON).unwrap();
+        let source = injector.join().unwrap();
+        assert_eq!(source.fire(), Injected::Unmapped);
+        assert_eq!(cpu.settle(), 0);
+        msi.unmap(dev(1), EventId(1)).unwrap();
+        drop((source, cpu, msi));
+        vm.end();
+    });
+}
+
+/// A dead device is still in its domain's tree, and is collected by somebody else while the domain maps an event of the same
+/// device again: the dead one is replaced or taken out, and the new one stays.
+#[test]
+fn device_collected_vs_mapped_again() {
+    model(2, 1, || {
+        let vm = two_levels(4);
+        let (mut one, mut two) = (vm.msi(), vm.msi());
+        // It lived for a route only.
+        drop(vm.route(&mut one, EV));
+        let source = vm.source(&one, EV);
+        let mut cpu = vm.cpu(A);
+        let other = thread::spawn(move || {
+            two.collect();
+            two
+        });
+        map(&mut one, EV, lpi(0));
+        let two = other.join().unwrap();
+        arrives(&source, &mut cpu);
+        drop((source, cpu, one, two));
+        vm.end();
+    });
+}
+
+/// A route holds the slot of its event: unmapping, collecting and mapping again go on behind it, in a tree of which nothing
+/// but that slot may be left.
+#[test]
+fn held_slot_vs_unmap_and_collect() {
+    model(3, 1, || {
+        let vm = two_levels(3);
+        let mut msi = vm.mapped();
+        let source = vm.route(&mut msi, EV);
+        let mut cpu = vm.cpu(A);
+        let injector = thread::spawn(move || {
+            let _ = source.fire();
+            source
+        });
+        msi.unmap(DEV, EV).unwrap();
+        let source = injector.join().unwrap();
+        assert_eq!(source.fire(), Injected::Unmapped);
+        assert_eq!(cpu.settle(), 0);
+        map(&mut msi, EV, lpi(3));
+        arrives(&source, &mut cpu);
+        msi.unmap(DEV, EV).unwrap();
+        assert_eq!(source.fire(), Injected::Unmapped);
+        drop((source, cpu, msi));
+        vm.end();
+    });
+}
+
+/// A vCPU is powered on, and scans all blocks of pending bits, while the block that it looks at goes and another comes.
+#[test]
+fn scan_vs_prune() {
+    model(3, 1, || {
+        // Four blocks: two levels.
+        let vm = Vm::with(Config { lpis: 16, event_bits: 2, participants: 4, ..Vm::shape(1) });
+        let mut msi = vm.mapped();
+        let source = vm.source(&msi, EV);
+        map(&mut msi, EventId(2), lpi(12));
+        let stays = vm.source(&msi, EventId(2));
+        let mut cpu = vm.cpu(A);
+        cpu.close();
+        assert_eq!(source.fire(), Injected::Pending);
+        assert_eq!(stays.fire(), Injected::Pending);
+        let vcpu = thread::spawn(move || {
+            cpu.vcpu.open();
+            cpu
+        });
+        msi.unmap(DEV, EV).unwrap();
+        map(&mut msi, EventId(1), lpi(4));
+        let mut cpu = vcpu.join().unwrap();
+        assert_eq!(cpu.settle(), 1, "the one that is mapped all the time");
+        drop((source, stays, cpu, msi));
+        vm.end();
+    });
+}
+
+/// MOVALL goes through all LPIs while some of them go and come.
+#[test]
+fn move_all_vs_prune() {
+    model(2, 1, || {
+        let vm = Vm::with(Config { lpis: 4, participants: 5, ..Vm::shape(2) });
+        let (mut one, mut two) = (vm.mapped(), vm.msi());
+        map(&mut two, EV, lpi(2));
+        let source = vm.source(&two, EV);
+        let (a, mut b) = (vm.cpu(A), vm.cpu(B));
+        let other = thread::spawn(move || {
+            assert!(two.move_all(A, B).unwrap() >= 1);
+            two
+        });
+        one.unmap(DEV, EV).unwrap();
+        map(&mut one, EV, lpi(1));
+        let two = other.join().unwrap();
+        arrives(&source, &mut b);
+        drop((source, a, b, one, two));
+        vm.end();
+    });
+}
