@@ -71,6 +71,8 @@ impl<R: Reclaim> Shared<R> {
             }
             // SAFETY: as above.
             Corpse::Device(device) => unsafe { device.as_ref() }.unlink(pin),
+            // SAFETY: as above.
+            Corpse::Hold(hold) => unsafe { hold.as_ref() }.release(pin),
             Corpse::Node(_) => {}
         });
     }
@@ -123,6 +125,10 @@ impl<R: Reclaim> Shared<R> {
                 block.freed();
                 free(block);
                 counts.blocks.sub(1);
+            }
+            Corpse::Hold(hold) => {
+                // SAFETY: as above.
+                drop(unsafe { Box::from_raw(hold.as_ptr()) });
             }
             Corpse::Device(device) => {
                 // SAFETY: as above.

@@ -13,7 +13,8 @@ use crate::lr::ListRegisters;
 /// do either it does not. A kick is a token: one that arrives early is not lost
 /// ([`crate::wait::WaitCell`] is such a token).
 ///
-/// Any thread may call it; it must not block, and must not call the engine back.
+/// Any thread may call it; it must not block, and must not call the engine back. Nothing is reclaimed while it runs, and
+/// others who make interrupts pending for the same vCPU rely on it.
 pub trait Kick: Send + Sync + 'static {
     /// Kicks one vCPU.
     fn kick(&self, vcpu: VcpuId);
@@ -28,7 +29,8 @@ pub struct Config {
     pub spis: u16,
     /// Number of LPI INTIDs, 0 to 2^24 - 8192: INTIDs 8192 up. Costs no memory until they are mapped.
     pub lpis: u32,
-    /// Most LPIs that exist at one time, those waiting to be reclaimed included.
+    /// Most LPIs that exist at one time, including those that wait to be reclaimed, and those that an idle route
+    /// still remembers.
     pub max_lpis: u32,
     /// DeviceID bits of each MSI domain, 1 to 32.
     pub device_bits: u8,
@@ -75,7 +77,7 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] names the first field that is out of its range.
     pub fn check(&self) -> Result<(), Error> {
-        let checks: [(bool, &'static str); 7] = [
+        let checks: [(bool, &'static str); 9] = [
             (self.vcpus >= 1 && self.vcpus <= crate::ids::MAX_VCPUS, "vcpus"),
             (u32::from(self.spis) <= crate::ids::SPI_END - crate::ids::PRIVATE_INTIDS, "spis"),
             (self.lpis <= crate::ids::INTID_END - crate::ids::LPI_BASE, "lpis"),
@@ -83,6 +85,9 @@ impl Config {
             (self.event_bits >= 1 && self.event_bits <= 32, "event_bits"),
             (self.participants >= 1, "participants"),
             (self.max_lpis >= 1, "max_lpis"),
+            // References to one LPI are counted in 32 bits.
+            (self.max_events <= 1 << 31, "max_events"),
+            (self.max_garbage >= 1, "max_garbage"),
         ];
         match checks.iter().find(|(ok, _)| !ok) {
             Some((_, field)) => Err(Error::Config(field)),
@@ -190,7 +195,8 @@ pub struct WiredConfig {
     pub enabled: bool,
     /// Its priority.
     pub priority: Priority,
-    /// Its group.
+    /// Its group. An interrupt of a group that the guest's CPU interface has not enabled is offered all the same, and
+    /// takes a list register.
     pub group: Group,
     /// How its input is read. SGIs are always edge-triggered.
     pub trigger: Trigger,
@@ -280,11 +286,12 @@ pub trait Vcpu: Send + 'static {
     /// After the guest has been left: takes back what the guest did with the list registers.
     fn fold<L: ListRegisters>(&mut self, lrs: &mut L);
 
-    /// The guest deactivates an interrupt (DIR, or EOIR with EOImode 0) that is active but
-    /// in no list register. Returns whether there was such an interrupt.
+    /// The guest deactivates an interrupt (DIR, or EOIR with EOImode 0) that this vCPU has active. Between a flush and
+    /// the fold after it, this is about interrupts without a list register: the others are the CPU interface's.
+    /// Returns whether there was such an interrupt.
     fn deactivate(&mut self, intid: Intid) -> bool;
 
-    /// Whether something has changed since the last flush, so that the vCPU must not go to sleep.
+    /// Whether something has changed since the last flush, so that the vCPU must flush again before it goes to sleep.
     fn has_mail(&self) -> bool;
 }
 

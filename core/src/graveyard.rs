@@ -22,7 +22,7 @@ use core::ptr::{self, NonNull};
 
 use crate::block::Block;
 use crate::irq::Irq;
-use crate::msi::Device;
+use crate::msi::{Device, Hold};
 use crate::sync::{AtomicPtr, AtomicUsize, FirstLook, Ordering};
 use crate::tree::Node;
 
@@ -71,9 +71,11 @@ pub(crate) enum Corpse {
     Node(NonNull<Node>),
     Block(NonNull<Block>),
     Device(NonNull<Device>),
+    /// Not dead itself: a slot that is no longer held.
+    Hold(NonNull<Hold>),
 }
 
-const TAGS: usize = 3;
+const TAGS: usize = 7;
 
 impl Corpse {
     fn tagged(self) -> *mut () {
@@ -82,8 +84,9 @@ impl Corpse {
             Self::Node(p) => (p.cast(), 1),
             Self::Block(p) => (p.cast(), 2),
             Self::Device(p) => (p.cast(), 3),
+            Self::Hold(p) => (p.cast(), 4),
         };
-        // All four are aligned to at least 8 bytes.
+        // All are aligned to at least 8 bytes.
         p.as_ptr().map_addr(|a| a | tag)
     }
 
@@ -93,7 +96,8 @@ impl Corpse {
             0 => Self::Irq(p.cast()),
             1 => Self::Node(p.cast()),
             2 => Self::Block(p.cast()),
-            _ => Self::Device(p.cast()),
+            3 => Self::Device(p.cast()),
+            _ => Self::Hold(p.cast()),
         })
     }
 
@@ -107,6 +111,7 @@ impl Corpse {
                 Self::Node(p) => &p.as_ref().link,
                 Self::Block(p) => &p.as_ref().link,
                 Self::Device(p) => &p.as_ref().link,
+                Self::Hold(p) => &p.as_ref().link,
             }
         }
     }
@@ -154,6 +159,10 @@ impl Graveyard {
 
     pub(crate) fn push_block(&self, block: NonNull<Block>) {
         self.push(Corpse::Block(block));
+    }
+
+    pub(crate) fn push_hold(&self, hold: NonNull<Hold>) {
+        self.push(Corpse::Hold(hold));
     }
 
     pub(crate) fn push_device(&self, device: NonNull<Device>) {

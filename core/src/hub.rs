@@ -210,9 +210,6 @@ impl Hub {
             return;
         }
         let pending = irq.pending().is_pending_ordered(irq.lane());
-        if cfg!(mutant = "attend_only_pending") && !pending {
-            return;
-        }
         let state = irq.state.load_ordered();
         if pending || state.is_signaled() || state.owner().is_some() {
             self.attend(irq);

@@ -40,7 +40,7 @@ pub(crate) struct Device {
     canary: Canary,
 }
 
-// SAFETY: everything in it is atomic or constant, and `graveyard`, which is Sync, outlives it (see `Devices::find`).
+// SAFETY: everything in it is atomic or constant, and `graveyard`, which is Sync, outlives it (see `MsiDomain::find_or_make`).
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
@@ -151,16 +151,32 @@ impl<R: Reclaim> MsiDomain<R> {
 /// One event of one device, resolved: an injection through it is one load away from the LPI, and needs no pin while
 /// the event's mapping does not change. It sees every remap.
 ///
-/// It remembers the LPI that it injected last, and keeps its memory: after an event is unmapped, the LPI's 64 bytes are
-/// freed when the route is used again or dropped. It can be sent to another thread, but not shared.
+/// It remembers the LPI that it injected last, and keeps its memory: after an event is unmapped, the LPI (and with it
+/// its block of pending bits and its place in the trees) counts against [`Config::max_lpis`](crate::engine::Config)
+/// until the route is used again or dropped. It can be sent to another thread, but not shared.
 pub struct MsiRoute<R: Reclaim = Slots> {
     slot: HeldSlot<Irq>,
     /// What the slot held last: a `Kept` that was given up.
     kept: Cell<Option<NonNull<Irq>>>,
-    /// Keeps the slot where it is: the tree of events goes with the device.
-    _device: Ref<Device>,
-    /// After `_device`: what it points to is kept alive by this.
+    /// Keeps the slot where it is, until it is collected. `None` only while this is dropped.
+    hold: Option<Box<Hold>>,
+    /// Last: what the others point to is kept alive by this.
     pub(crate) shared: Arc<Shared<R>>,
+}
+
+/// What a route holds: a slot of its device's tree of events. Made with the route, so that dropping one allocates nothing;
+/// given up through the graveyard, as releasing a slot can prune the tree.
+pub(crate) struct Hold {
+    /// Next in the graveyard.
+    pub(crate) link: AtomicPtr<()>,
+    device: Ref<Device>,
+    event: EventId,
+}
+
+impl Hold {
+    pub(crate) fn release(&self, pin: &Pin) {
+        self.device.events.release_slot(self.event.0.into(), pin);
+    }
 }
 
 // SAFETY: `kept` is a reference that this value owns; who has the value uses it, one thread at a time (it is not Sync).
@@ -171,7 +187,7 @@ impl<R: Reclaim> MsiRoute<R> {
     #[inline(always)]
     pub(crate) fn kept(&self) -> Option<&Irq> {
         let kept = self.kept.get()?;
-        // SAFETY: the device, and so its tree of events, is kept by the reference.
+        // SAFETY: `hold` keeps the device, and so its tree of events, and the slot in it.
         let now = unsafe { self.slot.load() };
         // SAFETY: the `Kept` that `kept` stands for is ended only by `keep`, which takes this route's LPI out of
         // use first, and by dropping the route.
@@ -207,6 +223,9 @@ impl<R: Reclaim> MsiRoute<R> {
 impl<R: Reclaim> Drop for MsiRoute<R> {
     fn drop(&mut self) {
         self.end(self.kept.take());
+        if let Some(hold) = self.hold.take() {
+            self.shared.hub.graveyard.push_hold(NonNull::from(Box::leak(hold)));
+        }
     }
 }
 
@@ -226,17 +245,27 @@ impl<R: Reclaim> Msi<R> {
         Ok(Self { participant, domain: MsiDomain { devices: Arc::new(Devices { tree }), shared } })
     }
 
-    /// Saves the pending bits of the VM's LPIs: calls `f` with an INTID, a multiple of 64, and the bits of the 64 LPIs
-    /// from there on, in ascending order, leaving out what is not mapped. That is the order of an LPI pending table
-    /// (IHI 0069, 5.1.2).
+    /// Saves the pending bits of the VM's mapped LPIs: calls `f` with an INTID, a multiple of 64, and the bits of the 64
+    /// LPIs from there on, in ascending order, for every 64 of which one is pending. That is the order of an LPI pending
+    /// table (IHI 0069, 5.1.2).
     ///
     /// What a vCPU has in its list registers is not among them: close the vCPUs first.
     pub fn save_pending(&self, mut f: impl FnMut(Intid, u64)) {
         let pin = &*self.participant.pin();
-        self.shared().lpis.blocks.for_each(pin, &mut |key, block| {
+        let lpis = &self.shared().lpis;
+        lpis.blocks.for_each(pin, &mut |key, block| {
             for first in (0..BLOCK).step_by(64) {
-                let intid = key * BLOCK as u64 + first as u64 + u64::from(LPI_BASE);
-                f(Intid(intid as u32), block.pending.word(first));
+                let intid = (key * BLOCK as u64 + first as u64) as u32 + LPI_BASE;
+                // A late injector may have left a bit behind of what is no longer mapped.
+                let mapped = |&i: &u32| lpis.get(Intid(intid + i), pin).is_some();
+                let bits = block.pending.word(first);
+                let bits = (0..64)
+                    .filter(|i| bits & 1 << i != 0)
+                    .filter(mapped)
+                    .fold(0, |bits, i| bits | 1 << i);
+                if bits != 0 {
+                    f(Intid(intid), bits);
+                }
             }
         });
     }
@@ -277,6 +306,13 @@ impl<R: Reclaim> Msi<R> {
         Ok(())
     }
 
+    /// Refuses to make more while too much waits to be reclaimed.
+    fn check_garbage(&self) -> Result<(), Error> {
+        let garbage = self.shared().hub.graveyard.counts.garbage.get();
+        let most = self.shared().config.max_garbage as usize;
+        if garbage < most { Ok(()) } else { Err(Error::TooMuchGarbage) }
+    }
+
     fn check_vcpu(&self, vcpu: VcpuId) -> Result<(), Error> {
         if self.shared().hub.has_vcpu(vcpu) { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
     }
@@ -290,9 +326,7 @@ impl<R: Reclaim> Msi<R> {
         config: LpiConfig,
     ) -> Result<(), Error> {
         let shared = self.shared();
-        if shared.hub.graveyard.counts.garbage.get() >= shared.config.max_garbage as usize {
-            return Err(Error::TooMuchGarbage);
-        }
+        self.check_garbage()?;
         let pin = &*self.participant.pin();
         let device = self.domain.find_or_make(device, pin)?;
         if device.event(event, pin).is_some() {
@@ -331,8 +365,9 @@ impl<R: Reclaim> Msi<R> {
         let pin = &*self.participant.pin();
         let device = self.domain.find_or_make(device, pin)?;
         let slot = device.events.hold_slot(event.0.into(), pin);
+        let hold = Box::new(Hold { link: AtomicPtr::new(ptr::null_mut()), device, event });
         let shared = Arc::clone(&self.domain.shared);
-        Ok(MsiRoute { slot, kept: Cell::new(None), _device: device, shared })
+        Ok(MsiRoute { slot, kept: Cell::new(None), hold: Some(hold), shared })
     }
 
     /// Takes an event's mapping out.
@@ -409,7 +444,15 @@ impl<R: Reclaim> MsiControl for Msi<R> {
             // What is dead counts until it is freed.
             Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) => {
                 self.shared().collect(&self.participant);
-                self.try_map(device, event, intid, target, config)
+                match self.try_map(device, event, intid, target, config) {
+                    // Somebody is still looking at what is dead, or collecting it.
+                    Err(Error::TooManyLpis | Error::TooManyDevices)
+                        if self.shared().hub.graveyard.counts.garbage.get() > 0 =>
+                    {
+                        Err(Error::TooMuchGarbage)
+                    }
+                    done => done,
+                }
             }
             done => done,
         }
@@ -476,10 +519,12 @@ impl<R: Reclaim> MsiControl for Msi<R> {
 
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {
         self.check(device, event)?;
-        match self.try_route(device, event) {
+        self.tidy();
+        match self.check_garbage().and_then(|()| self.try_route(device, event)) {
             // What is dead counts until it is freed.
-            Err(Error::TooManyDevices) => {
+            Err(Error::TooManyDevices | Error::TooMuchGarbage) => {
                 self.shared().collect(&self.participant);
+                self.check_garbage()?;
                 self.try_route(device, event)
             }
             done => done,

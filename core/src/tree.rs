@@ -83,6 +83,7 @@ impl Node {
 pub(crate) struct Tree<T> {
     root: Node,
     levels: u32,
+    key_bits: u32,
     counts: NonNull<Counts>,
     graveyard: NonNull<Graveyard>,
     _values: PhantomData<*mut T>,
@@ -94,7 +95,7 @@ unsafe impl<T: Send + Sync> Send for Tree<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for Tree<T> {}
 
-/// A slot that exists for as long as the tree does: see [`Tree::hold_slot`].
+/// A slot that stays where it is: see [`Tree::hold_slot`].
 pub(crate) struct HeldSlot<T> {
     slot: NonNull<AtomicPtr<()>>,
     _value: PhantomData<*mut T>,
@@ -109,10 +110,10 @@ impl<T> HeldSlot<T> {
     /// What is in the slot: valid under a pin from before this call, or for who keeps it by other means.
     ///
     /// # Safety
-    /// The tree must still exist.
+    /// The tree must still exist, and the slot must not have been released.
     #[inline(always)]
     pub(crate) unsafe fn load(&self) -> *mut T {
-        // SAFETY: the node is never freed before the tree (see `hold_slot`). Acquire: pairs with
+        // SAFETY: the node lives until the slot is released. Acquire: pairs with
         // the compare-exchange that filled the slot.
         unsafe { self.slot.as_ref() }.load(Ordering::Acquire).cast()
     }
@@ -127,10 +128,17 @@ impl<T> Tree<T> {
         Self {
             root: Node::new(),
             levels: key_bits.div_ceil(BITS).max(1),
+            key_bits,
             counts: NonNull::from(&graveyard.counts),
             graveyard: NonNull::from(graveyard),
             _values: PhantomData,
         }
+    }
+
+    /// Whether `key` is one that the tree can hold: the levels see only so many bits of it.
+    #[inline]
+    fn has_key(&self, key: u64) -> bool {
+        key.checked_shr(self.key_bits).unwrap_or(0) == 0
     }
 
     fn counts(&self) -> &Counts {
@@ -149,10 +157,7 @@ impl<T> Tree<T> {
     /// The value of `key`.
     #[inline]
     pub(crate) fn get<'p>(&'p self, key: u64, pin: &'p Pin) -> Option<&'p T> {
-        let mut node = &self.root;
-        for level in (1..self.levels).rev() {
-            node = self.child(node, key, level, pin)?;
-        }
+        let node = self.leaf(key, pin)?;
         // Acquire: pairs with the compare-exchange that filled the slot.
         let value = node.slot(key, 0).load(Ordering::Acquire).cast::<T>();
         // SAFETY: on level 0, slots hold values; what a pinned reader reaches stays allocated.
@@ -183,12 +188,17 @@ impl<T> Tree<T> {
                     let fresh = Box::into_raw(Box::new(Node::new()));
                     let slot = node.slot(key, level);
                     // Release: the child is seen complete.
-                    let put = slot.compare_exchange(
-                        ptr::null_mut(),
-                        fresh.cast(),
-                        Ordering::AcqRel,
-                        Ordering::Relaxed,
-                    );
+                    let put = if cfg!(mutant = "node_made_twice") {
+                        // Seeded bug: covers a node that somebody else has put there.
+                        Ok(slot.swap(fresh.cast(), Ordering::AcqRel))
+                    } else {
+                        slot.compare_exchange(
+                            ptr::null_mut(),
+                            fresh.cast(),
+                            Ordering::AcqRel,
+                            Ordering::Relaxed,
+                        )
+                    };
                     if put.is_ok() {
                         self.counts().nodes.add(1);
                         // SAFETY: just linked, and reserved by the count that it was made with.
@@ -205,18 +215,16 @@ impl<T> Tree<T> {
     /// and retires it.
     fn unlink(&self, parent: &Node, dead: &Node, key: u64, level: u32) {
         let dead = ptr::from_ref(dead).cast_mut();
-        if cfg!(mutant = "unlink_by_store") {
-            // Erases whatever has taken the dead node's place.
-            parent.slot(key, level).swap(ptr::null_mut(), Ordering::AcqRel);
-        }
         // AcqRel: unlinked before it is retired.
-        let cut = parent.slot(key, level).compare_exchange(
-            dead.cast(),
-            ptr::null_mut(),
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
-        if cut.is_ok() {
+        let slot = parent.slot(key, level);
+        let cut = if cfg!(mutant = "unlink_by_swap") {
+            // Seeded bug: takes out whatever has come into the dead node's place.
+            slot.swap(ptr::null_mut(), Ordering::AcqRel) == dead.cast()
+        } else {
+            slot.compare_exchange(dead.cast(), ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        };
+        if cut {
             // The slot's use. The caller has another, so this is not the last.
             let _ = parent.unreserve();
             // SAFETY: the graveyard outlives the tree; this is the one thread that unlinked the node.
@@ -303,6 +311,19 @@ impl<T> Tree<T> {
         }
     }
 
+    /// The lowest node of `key`, if it exists.
+    #[inline]
+    fn leaf<'p>(&'p self, key: u64, pin: &'p Pin) -> Option<&'p Node> {
+        if !self.has_key(key) {
+            return None;
+        }
+        let mut node = &self.root;
+        for level in (1..self.levels).rev() {
+            node = self.child(node, key, level, pin)?;
+        }
+        Some(node)
+    }
+
     /// The leaf of `key`, if its slot held `old`, which is now `new`.
     fn exchange<'p>(
         &'p self,
@@ -311,10 +332,7 @@ impl<T> Tree<T> {
         new: *mut T,
         pin: &'p Pin,
     ) -> Option<&'p Node> {
-        let mut node = &self.root;
-        for level in (1..self.levels).rev() {
-            node = self.child(node, key, level, pin)?;
-        }
+        let node = self.leaf(key, pin)?;
         // AcqRel: a new value is seen complete; an old one is unlinked before it is retired.
         node.slot(key, 0)
             .compare_exchange(old.as_ptr().cast(), new.cast(), Ordering::AcqRel, Ordering::Relaxed)
@@ -322,14 +340,21 @@ impl<T> Tree<T> {
             .then_some(node)
     }
 
-    /// Makes the slot of `key` stay where it is for as long as the tree exists.
+    /// Makes the slot of `key` stay where it is, until [`Tree::release_slot`].
     pub(crate) fn hold_slot(&self, key: u64, pin: &Pin) -> HeldSlot<T> {
-        // The reservation is never given back, so the node and those above it never die.
+        // The reservation keeps the node alive, and so those above it.
         let leaf = self.reserve_leaf(key, pin);
         if cfg!(mutant = "held_slot_not_held") {
             self.unreserve_leaf(leaf, key, pin);
         }
         HeldSlot { slot: NonNull::from(leaf.slot(key, 0)), _value: PhantomData }
+    }
+
+    /// Ends what [`Tree::hold_slot`] began.
+    pub(crate) fn release_slot(&self, key: u64, pin: &Pin) {
+        if let Some(leaf) = self.leaf(key, pin) {
+            self.unreserve_leaf(leaf, key, pin);
+        }
     }
 
     /// Calls `f` with every key and value, in ascending order of the keys.

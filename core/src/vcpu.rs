@@ -56,6 +56,10 @@ pub struct VcpuInterface<R: Reclaim = Slots> {
     open: bool,
     /// Between a flush and the fold after it: the list registers are the guest's.
     in_guest: bool,
+    /// Something has begun to wait since the last flush, other than by mail.
+    unflushed: bool,
+    /// Nothing is known yet of what the list registers hold.
+    fresh: bool,
     ready: ReadyQueue,
     /// Active, and in no list register: the newest of a level first.
     spilled: ReadyQueue,
@@ -85,6 +89,8 @@ impl<R: Reclaim> VcpuInterface<R> {
             id,
             open: false,
             in_guest: false,
+            unflushed: false,
+            fresh: true,
             ready: ReadyQueue::new(Place::Ready),
             spilled: ReadyQueue::new(Place::Spilled),
             entries: [const { None }; MAX_LRS],
@@ -255,7 +261,8 @@ impl<R: Reclaim> VcpuInterface<R> {
                     || control.group() != entry.want.group();
             } else {
                 entry.give_back_latch();
-                entry.want = entry.want.with_state(LrState::Active);
+                // Whoever is to have it next must hear of its end: the guest may stay in for long after that.
+                entry.want = entry.want.with_state(LrState::Active).with_eoi_maintenance();
                 entry.recheck = true;
             }
             return;
@@ -358,20 +365,37 @@ impl<R: Reclaim> VcpuInterface<R> {
                 .max()
                 .filter(|&(worst, _)| worst > level)
         };
-        let Some((worst, n)) = victim(false).or_else(|| victim(true)) else { return false };
-        let Some(entry) = self.remove_entry(n) else { return false };
-        let active = entry.want.state().is_active();
+        let Some((_, n)) = victim(false).or_else(|| victim(true)) else { return false };
+        self.displace(n);
+        true
+    }
+
+    /// Takes an interrupt's list register away.
+    #[cold]
+    fn displace(&mut self, n: usize) {
+        let Some(entry) = self.remove_entry(n) else { return };
+        let (active, level) = (entry.want.state().is_active(), entry.want.priority().level() as u8);
         let owned = entry.withdraw();
         if !active {
             // Older than everything in its bucket.
-            self.ready.push_front(worst, owned);
+            self.ready.push_front(level, owned);
         } else if owned.intid().is_lpi() {
             // An LPI has no active state but its list register's: its EOI needs none (IHI 0069, 4.1.2).
             self.settle(owned);
         } else {
-            self.spilled.push_front(worst, owned);
+            self.spilled.push_front(level, owned);
         }
-        true
+    }
+
+    /// Clears what an earlier user of the list registers may have left in them.
+    #[cold]
+    fn clear_registers<L: ListRegisters>(&mut self, lrs: &mut L, count: usize) {
+        for n in 0..count {
+            lrs.write(n, Lr::EMPTY);
+        }
+        lrs.set_maintenance(self.maintenance);
+        let _ = lrs.take_eoi_count();
+        self.fresh = false;
     }
 
     /// What to be told while more is waiting than the list registers hold.
@@ -439,7 +463,12 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[inline]
     fn finish(&mut self, owned: Owned, recheck: bool) {
         // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
-        if recheck { self.settle(owned) } else { drop(owned) }
+        if recheck {
+            self.unflushed = true;
+            self.settle(owned);
+        } else {
+            drop(owned);
+        }
     }
 
     /// Takes out the entries that the guest is done with, and looks again at those whose turn was put off.
@@ -535,12 +564,17 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
     fn open(&mut self) {
         if !self.open {
             self.open = true;
+            // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
+            let pin = self.participant.pin();
             self.shared.hub.vcpu(self.id).mailbox.open();
-            self.shared.scan(self.id, true, &self.participant.pin());
+            self.shared.scan(self.id, true, &pin);
         }
     }
 
     fn close<L: ListRegisters>(&mut self, lrs: &mut L) {
+        if self.in_guest {
+            self.fold(lrs);
+        }
         if self.open {
             self.power_off();
             self.write_back(lrs);
@@ -555,10 +589,20 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         // SAFETY: `self.shared` keeps it.
         let shared = unsafe { &*hub }.vcpu(self.id);
         shared.counters.add(Counter::Entries, 1);
+        if self.in_guest {
+            self.fold(lrs);
+        }
+        self.unflushed = false;
         if shared.wants_review() && shared.take_review() {
             self.review_all();
         }
         let count = lrs.count().min(MAX_LRS);
+        if self.fresh {
+            self.clear_registers(lrs, count);
+        }
+        while self.used > count {
+            self.displace(self.used - 1);
+        }
         let mut mail = shared.mailbox.drain();
         while let Some(posted) = mail.next() {
             let alone = mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
@@ -643,7 +687,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
     #[inline]
     fn has_mail(&self) -> bool {
         let shared = self.shared.hub.vcpu(self.id);
-        shared.mailbox.has_mail() || shared.wants_review()
+        shared.mailbox.has_mail() || shared.wants_review() || self.unflushed
     }
 }
 

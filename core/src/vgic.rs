@@ -403,9 +403,11 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
             hub.vcpu(vcpu).set_lpis_enabled(enabled);
             return Ok(());
         }
+        // Pinned before: a pin's own fence, if it has one, is not what orders enabling and scanning.
+        let pin = self.participant.pin();
         hub.vcpu(vcpu).set_lpis_enabled(enabled);
         if enabled {
-            self.shared.scan(vcpu, false, &self.participant.pin());
+            self.shared.scan(vcpu, false, &pin);
         } else {
             hub.vcpu(vcpu).request_review();
             hub.kick(vcpu);

@@ -18,7 +18,7 @@ const OTHER: EventId = EventId(1);
 /// is delivered, and what it sends meanwhile is delivered or cleared, but not stuck.
 #[test]
 fn shared_lpi_unmap_of_one_event_vs_the_other() {
-    model(2, 1, || {
+    model(3, 1, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         map(&mut msi, OTHER, LPI);
@@ -126,7 +126,7 @@ fn mapped_again_vs_route_that_keeps_it() {
 /// The event is mapped to another INTID: a route sees that, whatever it keeps, and lets go of it.
 #[test]
 fn mapped_to_another_intid_vs_route() {
-    model(3, 1, || {
+    model(4, 1, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let route = vm.route(&mut msi, EV);

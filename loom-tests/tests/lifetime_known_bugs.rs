@@ -106,12 +106,12 @@ fn disable_vs_move(offered_before: bool) {
 
 #[test]
 fn t03_disable_vs_move_of_a_queued_lpi() {
-    model(2, 1, || disable_vs_move(false));
+    model(3, 1, || disable_vs_move(false));
 }
 
 #[test]
 fn t03_disable_vs_move_of_an_offered_lpi() {
-    model(2, 1, || disable_vs_move(true));
+    model(3, 1, || disable_vs_move(true));
 }
 
 /// T04 (CVE-2026-72289): the LPI is moved away from B and back, while B's LPIs are disabled and B looks at what it

@@ -148,7 +148,7 @@ fn look_up_vs_prune() {
 /// device again: the dead one is replaced or taken out, and the new one stays.
 #[test]
 fn device_collected_vs_mapped_again() {
-    model(2, 1, || {
+    model(3, 1, || {
         let vm = two_levels(4);
         let (mut one, mut two) = (vm.msi(), vm.msi());
         // It lived for a route only.
@@ -171,7 +171,7 @@ fn device_collected_vs_mapped_again() {
 /// but that slot may be left.
 #[test]
 fn held_slot_vs_unmap_and_collect() {
-    model(3, 1, || {
+    model(4, 1, || {
         let vm = two_levels(3);
         let mut msi = vm.mapped();
         let source = vm.route(&mut msi, EV);
@@ -223,7 +223,7 @@ fn scan_vs_prune() {
 /// MOVALL goes through all LPIs while some of them go and come.
 #[test]
 fn move_all_vs_prune() {
-    model(2, 1, || {
+    model(3, 1, || {
         let vm = Vm::with(Config { lpis: 4, participants: 5, ..Vm::shape(2) });
         let (mut one, mut two) = (vm.mapped(), vm.msi());
         map(&mut two, EV, lpi(2));

@@ -14,8 +14,11 @@ use crate::unit;
 /// `JoinHandle::join`, not by a `Mutex`, a `Barrier`, a channel or the end of a `thread::scope`.
 const TSAN_FILTER: &str = "stress";
 
+/// The length of the stress tests, in percent of what it is without a sanitizer.
+const STRESS_SCALE: &str = "VGIC_STRESS_SCALE";
+
 pub(crate) fn asan() -> Result<()> {
-    sanitized("asan", "-Zsanitizer=address", &[], None)
+    sanitized("asan", "-Zsanitizer=address", &[], &[(STRESS_SCALE, "20")])
 }
 
 pub(crate) fn tsan() -> Result<()> {
@@ -23,20 +26,17 @@ pub(crate) fn tsan() -> Result<()> {
     let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
     let suppressions = root().join("xtask/tsan-suppressions.txt");
     let options = format!("suppressions={}", suppressions.display());
-    sanitized("tsan", flags, &[TSAN_FILTER], Some(("TSAN_OPTIONS", options)))
+    let env = [("TSAN_OPTIONS", options.as_str()), (STRESS_SCALE, "10")];
+    sanitized("tsan", flags, &[TSAN_FILTER], &env)
 }
 
-fn sanitized(
-    name: &str,
-    flags: &str,
-    args: &[&str],
-    options: Option<(&str, String)>,
-) -> Result<()> {
+fn sanitized(name: &str, flags: &str, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
     let host = nightly_host(name)?;
     // With an explicit target the flags stay away from build scripts and procedural macros.
     let mut command = cargo(["+nightly", "test", "--package", "vgic-core", "--target", &host]);
     command.args(["--features", "locked", "--tests", "--no-fail-fast", "--target-dir"]);
-    command.arg(root().join(format!("target-{name}"))).args(args).envs(options);
+    command.arg(root().join(format!("target-{name}"))).args(args);
+    command.envs(env.iter().copied());
     process::rustflags(&mut command, flags);
     let output = process::tee(&mut command)?;
     println!("{} tests passed", unit::passed(&output)?);
@@ -81,5 +81,6 @@ pub(crate) fn miri(args: &[String]) -> Result<()> {
     command.args(["--features", "locked", "--target-dir"]).arg(root().join("target-miri"));
     // Isolation keeps proptest from its seed files; permissive: crossbeam-epoch tags its pointers.
     command.env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-permissive-provenance");
+    command.env(STRESS_SCALE, "1");
     process::run(command.args(args))
 }

@@ -7,6 +7,7 @@ use core::ops::Deref;
 
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 
+use super::sealed::Sealed;
 use super::{Participant, Pin, Reclaim};
 use crate::sync::{AtomicBool, Ordering};
 
@@ -39,6 +40,9 @@ impl Deref for EpochGuard<'_> {
         &self.pin
     }
 }
+
+impl Sealed for EpochParticipant {}
+impl Sealed for Epoch {}
 
 impl Participant for EpochParticipant {
     type Guard<'p> = EpochGuard<'p>;

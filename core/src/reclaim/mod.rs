@@ -24,8 +24,13 @@ pub use slots::Slots;
 #[derive(Debug)]
 pub struct Pin(());
 
+mod sealed {
+    /// Memory safety rests on what a backend says, so there are only these two.
+    pub trait Sealed {}
+}
+
 /// A backend.
-pub trait Reclaim: Send + Sync + 'static {
+pub trait Reclaim: sealed::Sealed + Send + Sync + 'static {
     /// One thread's part.
     type Participant: Participant;
     /// A grace period.
@@ -45,7 +50,7 @@ pub trait Reclaim: Send + Sync + 'static {
 }
 
 /// One thread's part in a backend. It can be sent to another thread, but not shared.
-pub trait Participant: Send + 'static {
+pub trait Participant: sealed::Sealed + Send + 'static {
     /// Unpins when dropped.
     type Guard<'p>: Deref<Target = Pin>;
 

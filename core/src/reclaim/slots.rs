@@ -24,6 +24,7 @@ use alloc::sync::Arc;
 use core::cell::Cell;
 use core::ops::Deref;
 
+use super::sealed::Sealed;
 use super::{Participant, Pin, Reclaim};
 use crate::sync::{AtomicU64, CachePadded, Ordering, fence};
 
@@ -93,6 +94,9 @@ impl SlotParticipant {
         }
     }
 }
+
+impl Sealed for SlotParticipant {}
+impl Sealed for Slots {}
 
 impl Participant for SlotParticipant {
     type Guard<'p> = SlotGuard<'p>;

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread;
 
 use vgic_core::cpuif::CpuInterface;
@@ -108,11 +108,11 @@ fn churn<E: Engine>(
     vgic: &E,
     msi: &mut E::Msi,
     times: u32,
-    mut next: impl FnMut() -> (DeviceId, EventId, Intid),
+    mut next: impl FnMut(&mut E::Msi) -> (DeviceId, EventId, Intid),
 ) -> Usage {
     let (mut mapped, mut most) = (VecDeque::new(), Usage::default());
     for _ in 0..times {
-        let (device, event, intid) = next();
+        let (device, event, intid) = next(msi);
         let mut map = || msi.map(device, event, intid, VcpuId(0), LpiConfig::enabled(0xa0));
         let mut result = map();
         record(&mut most, vgic.usage());
@@ -164,7 +164,7 @@ impl Kick for Stalling {
 /// What [`churn`] comes to while an injector, which has LPI 3 in its hands, does not get on.
 fn churn_while_pinned<E: Build>(
     times: u32,
-    next: impl FnMut() -> (DeviceId, EventId, Intid),
+    mut next: impl FnMut() -> (DeviceId, EventId, Intid),
 ) -> Usage {
     let host = Arc::new(Stalling { stall: true.into(), stalled: false.into() });
     let vgic = E::build(&sparse(), host.clone());
@@ -177,7 +177,7 @@ fn churn_while_pinned<E: Build>(
     while !host.stalled.load(Ordering::Acquire) {
         thread::yield_now();
     }
-    let most = churn(&vgic, &mut msi, scaled(times), next);
+    let most = churn(&vgic, &mut msi, scaled(times), |_| next());
     host.stall.store(false, Ordering::Release);
     assert_eq!(stalled.join().unwrap(), Injected::Pending);
     drop(vcpu);
@@ -242,27 +242,40 @@ on_every_engine! {
     fn t05_t14_stress_churn_is_bounded<E>() {
         let host = Host::new(1, 64, Rules::default());
         let mut world = World::<E>::new(&sparse(), 4, &host);
-        let done = &AtomicBool::new(false);
-        let mut storms = [0, 1].map(|seed| world.storm(0, seed));
-        let World { guests, msi, vgic, .. } = &mut world;
-        let mut most = Usage::default();
-        let control: Work = Box::new(|_| {
-            let mut rng = Rng::new(0);
-            most = churn(vgic, msi, scaled(20_000), || far(&mut rng));
-            done.store(true, Ordering::Relaxed);
+        // Two that map the same INTIDs.
+        let mut msis = [0, 1].map(|_| world.vgic.msi().unwrap());
+        let mut storms = [0, 1].map(|seed| {
+            let mut storm = world.storm(0, seed);
+            storm.domain = msis[seed as usize].domain();
+            storm
+        });
+        let vgic = &world.vgic;
+        let running = &AtomicUsize::new(msis.len());
+        let mut most = [Usage::default(); 2];
+        let controls = msis.iter_mut().zip(&mut most).zip(0..).map(|((msi, most), seed)| -> Work<'_> {
+            Box::new(move |_| {
+                let mut rng = Rng::new(seed);
+                *most = churn(vgic, msi, scaled(10_000), |msi| {
+                    if rng.one_in(16) {
+                        msi.collect();
+                    }
+                    far(&mut rng)
+                });
+                running.fetch_sub(1, Ordering::Relaxed);
+            })
         });
         let injectors = storms.iter_mut().map(|storm| -> Work<'_> {
             Box::new(|stage| {
                 let Storm { injector, domain, rng, .. } = storm;
-                while stage.goes_on() && !done.load(Ordering::Relaxed) {
+                while stage.goes_on() && running.load(Ordering::Relaxed) > 0 {
                     let (device, event, intid) = far(rng);
                     let _ = host.book(intid).send(|| injector.inject(domain, device, event));
                 }
             })
         });
-        together(guests, injectors.chain([control]).collect());
-        check(most);
-        drop(storms);
+        together(&mut world.guests, injectors.chain(controls).collect());
+        most.into_iter().for_each(check);
+        drop((storms, msis));
         world.wind_up();
     }
 

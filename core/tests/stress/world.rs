@@ -58,9 +58,9 @@ impl Rng {
 
     /// Lets others go first, now and then.
     pub(crate) fn dawdle(&mut self) {
-        match self.below(8) {
+        match self.below(32) {
             0 => thread::yield_now(),
-            1..4 => (0..self.below(200)).for_each(|_| hint::spin_loop()),
+            1..12 => (0..self.below(200)).for_each(|_| hint::spin_loop()),
             _ => {}
         }
     }
