@@ -463,6 +463,32 @@ on_every_engine! {
         assert!(matches!(bad.check(), Err(Error::Config("lpis"))));
     }
 
+    fn t27_ids_beyond_the_advertised_bits_are_nobody<E>() {
+        let mut m = Machine::<E>::new(1, 4);
+        m.map(0, 0, 0xa0);
+        let domain = m.msi.domain();
+        for bit in 16..32 {
+            let (device, event) = (DeviceId(DEV.0 | 1 << bit), EventId(1 << bit));
+            assert_eq!(m.injector.inject(&domain, device, EventId(0)), Injected::Unmapped);
+            assert_eq!(m.injector.inject(&domain, DEV, event), Injected::Unmapped);
+            assert_eq!(m.msi.unmap(device, EventId(0)), Err(Error::NotMapped));
+            assert_eq!(m.msi.unmap(DEV, event), Err(Error::NotMapped));
+            assert_eq!(m.msi.unmap_device(device), 0);
+        }
+        assert_eq!(m.inject(0), Injected::Pending);
+    }
+
+    fn closed_without_a_fold_delivers_nothing_twice<E>() {
+        let mut m = Machine::<E>::new(1, 4);
+        m.map(0, 0, 0xa0);
+        let _ = m.inject(0);
+        m.enter(0);
+        assert_eq!(m.serve(0), [8192]);
+        m.vcpus[0].close(&mut m.cpus[0]);
+        m.vcpus[0].open();
+        assert!(m.drain(0).is_empty());
+    }
+
     fn t17_a_vm_ends_with_lpis_pending_and_queued<E>() {
         let mut m = Machine::<E>::new(2, 2);
         for n in 0..50 {
@@ -513,4 +539,43 @@ fn pending_lpis_are_saved_and_loaded_64_at_a_time() {
     assert_eq!(seen, pending[..6].iter().map(|n| n + LPI_BASE).collect::<Vec<_>>());
     assert_eq!(other.msi.load_pending(Intid(8193), 1), Err(Error::IntidRange(Intid(8193))));
     assert_eq!(other.msi.load_pending(Intid(64), 1), Err(Error::IntidRange(Intid(64))));
+}
+
+#[test]
+fn what_a_fold_queues_keeps_the_vcpu_awake() {
+    let mut m = Machine::<vgic_core::Vgic>::new(1, 4);
+    m.injector.configure(SPI, wired(Trigger::Level, 0xa0, 0)).unwrap();
+    m.injector.set_level(SPI, true).unwrap();
+    assert_eq!(m.run(0), [40]);
+    assert!(m.vcpus[0].has_mail(), "the line is still high");
+    m.injector.set_level(SPI, false).unwrap();
+    assert!(m.drain(0).is_empty());
+    assert!(!m.vcpus[0].has_mail());
+}
+
+#[test]
+fn a_new_interface_does_not_trust_the_list_registers() {
+    let mut m = Machine::<vgic_core::Vgic>::new(1, 4);
+    m.map(0, 0, 0xa0);
+    let _ = m.inject(0);
+    m.enter(0);
+    drop(m.vcpus.pop());
+    m.msi.unmap(DEV, EventId(0)).unwrap();
+    m.vcpus.push(m.vgic.vcpu(VcpuId(0)).unwrap());
+    m.vcpus[0].open();
+    assert!(m.run(0).is_empty());
+}
+
+#[test]
+fn routes_that_come_and_go_leave_nothing() {
+    let config = Config { event_bits: 32, max_events: 4, ..Config::with_vcpus(1) };
+    let mut m = Machine::<vgic_core::Vgic>::with(config, 4);
+    m.map(0, 0, 0xa0);
+    m.msi.collect();
+    let before = m.vgic.usage();
+    for n in 0..10_000 {
+        drop(m.msi.route(DEV, EventId(n << 18)).unwrap());
+    }
+    m.msi.collect();
+    assert_eq!(m.vgic.usage(), before);
 }

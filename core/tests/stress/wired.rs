@@ -161,6 +161,14 @@ on_every_engine! {
                 lines.injector.set_level(line, false).unwrap();
                 settle(&mut world.guests);
                 assert_eq!(book(number(line)).turn_page()[3], 4, "{line:?}: the line is low");
+                // One that falls before it is taken is withdrawn, out of its list register, too.
+                lines.injector.set_level(line, true).unwrap();
+                let guest = &mut world.guests[final_config(line).target.index()];
+                guest.vcpu.flush(&mut guest.cpu);
+                guest.vcpu.fold(&mut guest.cpu);
+                lines.injector.set_level(line, false).unwrap();
+                settle(&mut world.guests);
+                assert_eq!(book(number(line)).taken(), 0, "{line:?}: it fell in time");
             }
         }
     }

@@ -334,18 +334,24 @@ impl<E: Engine> Guest<E> {
             acted = true;
         }
         let habit = if self.diligent { u32::MAX } else { self.rng.below(8) };
-        if habit < 3 {
+        if habit < 2 {
             self.rng.dawdle();
         }
         while habit != 0
             && let Some(intid) = self.take()
         {
             acted = true;
+            if habit < 4 {
+                self.rng.dawdle();
+            }
             if habit == 1 {
                 self.held = Some(intid);
                 break;
             }
             self.end(intid);
+        }
+        if habit < 4 {
+            self.rng.dawdle();
         }
         acted
     }
