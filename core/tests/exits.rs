@@ -30,7 +30,6 @@ struct I {
     target: usize,
     level: bool,
     line: bool,
-    prio: u8,
     active_on: Option<usize>,
 }
 struct Sim {
@@ -65,7 +64,7 @@ impl Sim {
                 target: 0,
                 level: false,
                 line: false,
-                prio: 0xa0,
+
                 active_on: None,
             });
         }
@@ -80,7 +79,7 @@ impl Sim {
                 target: 0,
                 level: false,
                 line: false,
-                prio: 0,
+
                 active_on: None,
             });
         }

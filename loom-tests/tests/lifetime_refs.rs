@@ -304,7 +304,7 @@ fn refused_maps_leave_nothing() {
         match refused {
             Ok(()) => {}
             Err(error) => {
-                assert!(matches!(error, Error::TooManyDevices | Error::TooManyLpis), "{error}");
+                assert!(matches!(error, Error::TooMuchGarbage | Error::TooManyLpis), "{error}");
                 msi.map(DeviceId(1), EV, Intid(LPI.0 + 1), A, ON).expect("the injector is gone");
             }
         }

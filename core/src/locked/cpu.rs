@@ -1,17 +1,17 @@
 //! What a vCPU shares: its `ap_list`, and the request to look at it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::irq::{Irq, IrqState, Place, SortKey};
+use super::irq::{Irq, IrqState, SortKey};
+use super::kref::IrqRef;
 use super::spin::{SpinGuard, SpinLock};
 use crate::ids::{Intid, PRIVATE_INTIDS, VcpuId};
 
 /// An interrupt on an `ap_list`, which holds a reference to it.
 pub(super) struct Listed {
-    pub(super) irq: Arc<Irq>,
+    pub(super) irq: IrqRef,
     /// Of the last flush.
     pub(super) key: SortKey,
 }
@@ -36,7 +36,7 @@ pub(super) struct Cpu {
     /// The clock at the last flush.
     last_flush: AtomicU64,
     /// INTIDs 0 to 31.
-    pub(super) private: Box<[Arc<Irq>]>,
+    pub(super) private: Box<[IrqRef]>,
     /// Someone has the vCPU's interface.
     taken: AtomicBool,
 }
@@ -130,7 +130,7 @@ impl Cpu {
     pub(super) fn enlist(
         &self,
         mut ap_list: SpinGuard<'_, ApList>,
-        irq: &Arc<Irq>,
+        irq: &IrqRef,
         mut state: SpinGuard<'_, IrqState>,
     ) -> bool {
         if !ap_list.open {
@@ -141,12 +141,10 @@ impl Cpu {
             return false;
         }
         let kick = self.request(&mut state);
-        let place = Place::when(state.changed);
-        state.take_place(place);
-        state.vcpu = Some(state.target);
+        state.enlist();
         drop(state);
         // The reference that is dropped when the interrupt is pruned from the list.
-        ap_list.list.push_back(Listed { irq: Arc::clone(irq), key: SortKey::NONE });
+        ap_list.list.push_back(Listed { irq: irq.clone(), key: SortKey::NONE });
         kick
     }
 }

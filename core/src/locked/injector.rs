@@ -1,8 +1,7 @@
 //! Everything that makes interrupts pending.
 
-use std::sync::Arc;
-
-use super::irq::{Irq, IrqState};
+use super::irq::IrqState;
+use super::kref::IrqRef;
 use super::msi::{LockedDomain, LockedRoute};
 use super::{Participant, Vm};
 use crate::engine::{Error, Injected, Injector, Trigger, Wired, WiredConfig};
@@ -34,7 +33,7 @@ impl LockedInjector {
 
 impl Vm {
     /// Looks a wired interrupt up.
-    pub(super) fn wired(&self, wired: Wired) -> Result<&Arc<Irq>, Error> {
+    pub(super) fn wired(&self, wired: Wired) -> Result<&IrqRef, Error> {
         match wired {
             Wired::Spi(intid) => self.spi(intid),
             Wired::Private(vcpu, intid) => {
@@ -88,7 +87,7 @@ impl Injector for LockedInjector {
     fn clear_pulse(&self, wired: Wired) -> Result<(), Error> {
         self.change(wired, |state| {
             state.clear_pending();
-            (state.vcpu.is_some(), ())
+            (state.vcpu().is_some(), ())
         })
     }
 

@@ -1,12 +1,9 @@
 //! One interrupt: its state, behind its `irq_lock`.
-//!
-//! The reference count is [`std::sync::Arc`]'s. It costs what the ancestor's `kref` costs: a get is one
-//! relaxed `fetch_add`, a put one releasing `fetch_sub`, and [`std::sync::Weak::upgrade`], which the LPI table uses, is
-//! "get unless zero". Being a value, it cannot be forgotten on an early return.
 
 use std::sync::Arc;
 
 use super::cpu::Cpu;
+use super::kref::{IrqRef, Kref};
 use super::lpis::LpiTable;
 use super::spin::{SpinGuard, SpinLock};
 use crate::engine::{Trigger, WiredConfig};
@@ -16,11 +13,12 @@ use crate::lr::{Lr, LrState};
 /// An interrupt: an SGI, PPI or SPI, which exists from the start, or an LPI, which lives as long as there are
 /// references to it: one of each event that is mapped to it, and one of the `ap_list` that it is on.
 ///
-/// Aligned, so that the locks of neighbors do not share a cache line.
+/// One cache line: neighbors' locks do not share one.
 #[repr(align(64))]
 pub(super) struct Irq {
+    pub(super) refs: Kref,
     /// The table that an LPI is to be taken out of in the end.
-    table: Option<Arc<LpiTable>>,
+    pub(super) table: Option<Arc<LpiTable>>,
     state: SpinLock<IrqState>,
 }
 
@@ -37,8 +35,9 @@ pub(super) struct IrqState {
     pub(super) mappings: u32,
     /// The vCPU that takes it.
     pub(super) target: VcpuId,
-    /// The vCPU whose `ap_list` it is on.
-    pub(super) vcpu: Option<VcpuId>,
+    /// It is on the `ap_list` of `lister`. (An `Option` would not fit into the line.)
+    listed: bool,
+    lister: VcpuId,
     pub(super) priority: Priority,
     pub(super) group: Group,
     pub(super) trigger: Trigger,
@@ -66,7 +65,8 @@ impl IrqState {
             changed: 0,
             mappings: 0,
             target,
-            vcpu: None,
+            listed: false,
+            lister: target,
             priority: Priority::HIGHEST,
             group: Group::Group0,
             trigger: Trigger::Edge,
@@ -116,7 +116,7 @@ impl IrqState {
     }
 
     /// Gives it a place in its present priority's line.
-    pub(super) fn take_place(&mut self, place: Place) {
+    fn take_place(&mut self, place: Place) {
         self.spent = false;
         self.place = place;
         self.place_priority = self.priority;
@@ -184,15 +184,27 @@ impl IrqState {
 
     /// Changes the vCPU that takes it.
     pub(super) fn set_target(&mut self, target: VcpuId) {
-        if self.target != target && self.vcpu.is_none() {
+        if self.target != target && !self.listed {
             self.changed = 0;
         }
         self.target = target;
     }
 
+    /// The vCPU whose `ap_list` it is on.
+    pub(super) fn vcpu(&self) -> Option<VcpuId> {
+        self.listed.then_some(self.lister)
+    }
+
+    /// Puts it on its target's list, at the end of its priority's line.
+    pub(super) fn enlist(&mut self) {
+        self.listed = true;
+        self.lister = self.target;
+        self.take_place(Place::when(self.changed));
+    }
+
     /// Takes it off the list of vCPU `me`.
     pub(super) fn unlist(&mut self, me: VcpuId) {
-        self.vcpu = None;
+        self.listed = false;
         if self.target != me {
             self.changed = 0;
         }
@@ -215,31 +227,29 @@ impl IrqState {
     }
 }
 
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Irq>() == 64);
+
 impl Irq {
+    fn make(state: IrqState, table: Option<Arc<LpiTable>>) -> IrqRef {
+        IrqRef::new(Self { refs: Kref::new(), table, state: SpinLock::new(state) })
+    }
+
     /// An SGI, PPI or SPI as it is after reset.
-    pub(super) fn wired(intid: Intid, target: VcpuId) -> Arc<Self> {
-        Arc::new(Self { table: None, state: SpinLock::new(IrqState::new(intid, target)) })
+    pub(super) fn wired(intid: Intid, target: VcpuId) -> IrqRef {
+        Self::make(IrqState::new(intid, target), None)
     }
 
     /// An LPI.
-    pub(super) fn lpi(intid: Intid, target: VcpuId, table: &Arc<LpiTable>) -> Arc<Self> {
+    pub(super) fn lpi(intid: Intid, target: VcpuId, table: &Arc<LpiTable>) -> IrqRef {
         let state = IrqState { group: Group::Group1, ..IrqState::new(intid, target) };
-        Arc::new(Self { table: Some(Arc::clone(table)), state: SpinLock::new(state) })
+        Self::make(state, Some(Arc::clone(table)))
     }
 
     /// Takes the `irq_lock`.
     #[inline(always)]
     pub(super) fn lock(&self) -> SpinGuard<'_, IrqState> {
         self.state.lock()
-    }
-}
-
-impl Drop for Irq {
-    fn drop(&mut self) {
-        if let Some(table) = self.table.take() {
-            let intid = self.state.get_mut().intid;
-            table.release(intid, self);
-        }
     }
 }
 

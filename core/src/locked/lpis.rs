@@ -1,9 +1,12 @@
 //! The LPIs of a VM by INTID: for the control side alone, injections find theirs through the event.
 
+#![allow(unsafe_code)] // Slots are pointers that are good as long as they are in the table.
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::irq::Irq;
+use super::kref::{IrqRef, Slot};
 use crate::engine::Error;
 use crate::ids::{Intid, LPI_BASE, VcpuId};
 
@@ -19,13 +22,31 @@ pub(super) struct LpiTable {
 #[derive(Default)]
 struct Slots {
     /// At most one entry for each INTID; it may be one whose last reference is being dropped.
-    by_intid: BTreeMap<Intid, Weak<Irq>>,
+    by_intid: BTreeMap<Intid, Slot>,
     /// LPIs that exist, those without an entry included: their INTID has been mapped again already.
     live: usize,
 }
 
 /// How many LPIs a walk looks up at a time: bounds how long it holds up others.
 const BATCH: usize = 64;
+
+impl Slots {
+    fn get(&self, intid: Intid) -> Option<IrqRef> {
+        // SAFETY: in the table, which is locked: there are no other `&Slots`.
+        unsafe { self.by_intid.get(&intid)?.get() }
+    }
+
+    /// Adds references to the next LPIs to `batch`. Returns where to go on.
+    fn get_batch(&self, from: Intid, batch: &mut Vec<IrqRef>) -> Option<Intid> {
+        let mut next = None;
+        for (&intid, slot) in self.by_intid.range(from..).take(BATCH) {
+            // SAFETY: as in `get`.
+            batch.extend(unsafe { slot.get() });
+            next = Some(Intid(intid.0 + 1));
+        }
+        next
+    }
+}
 
 impl LpiTable {
     pub(super) fn new(intids: u32, max: u32) -> Arc<Self> {
@@ -45,8 +66,8 @@ impl LpiTable {
     }
 
     /// The LPI of an INTID.
-    pub(super) fn get(&self, intid: Intid) -> Option<Arc<Irq>> {
-        self.lock().by_intid.get(&intid)?.upgrade()
+    pub(super) fn get(&self, intid: Intid) -> Option<IrqRef> {
+        self.lock().get(intid)
     }
 
     /// The LPI of an INTID, made if there is none.
@@ -54,43 +75,37 @@ impl LpiTable {
         self: &Arc<Self>,
         intid: Intid,
         target: VcpuId,
-    ) -> Result<Arc<Irq>, Error> {
+    ) -> Result<IrqRef, Error> {
         let mut slots = self.lock();
-        if let Some(irq) = slots.by_intid.get(&intid).and_then(Weak::upgrade) {
+        if let Some(irq) = slots.get(intid) {
             return Ok(irq);
         }
         if slots.live >= self.max {
             return Err(Error::TooManyLpis);
         }
         let irq = Irq::lpi(intid, target, self);
-        slots.by_intid.insert(intid, Arc::downgrade(&irq));
+        slots.by_intid.insert(intid, irq.slot());
         slots.live += 1;
         Ok(irq)
     }
 
-    /// The last reference to `irq` has been dropped.
-    pub(super) fn release(&self, intid: Intid, irq: &Irq) {
+    /// The last reference to the LPI of `slot` has been dropped.
+    pub(super) fn release(&self, intid: Intid, slot: &Slot) {
         let mut slots = self.lock();
         slots.live -= 1;
         // The INTID may have been mapped again already: the new LPI's entry is not this one's to remove.
-        if slots.by_intid.get(&intid).is_some_and(|slot| core::ptr::eq(slot.as_ptr(), irq)) {
+        if slots.by_intid.get(&intid) == Some(slot) {
             slots.by_intid.remove(&intid);
         }
     }
 
     /// Passes every LPI to `f`, in the order of their INTIDs, without holding the table's lock.
-    pub(super) fn for_each(&self, mut f: impl FnMut(&Arc<Irq>)) {
-        let mut next = Intid(0);
-        let mut batch: Vec<Option<Arc<Irq>>> = Vec::with_capacity(BATCH);
-        loop {
-            for (&intid, slot) in self.lock().by_intid.range(next..).take(BATCH) {
-                batch.push(slot.upgrade());
-                next = Intid(intid.0 + 1);
-            }
-            if batch.is_empty() {
-                return;
-            }
-            batch.drain(..).flatten().for_each(|irq| f(&irq));
+    pub(super) fn for_each(&self, mut f: impl FnMut(&IrqRef)) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut next = Some(Intid(0));
+        while let Some(from) = next {
+            next = self.lock().get_batch(from, &mut batch);
+            batch.drain(..).for_each(|irq| f(&irq));
         }
     }
 
@@ -101,7 +116,6 @@ impl LpiTable {
     /// Heap bytes of the LPIs and of this table.
     pub(super) fn bytes(&self) -> usize {
         let slots = self.lock();
-        slots.live * super::arc_bytes::<Irq>()
-            + slots.by_intid.len() * super::btree_bytes::<Intid, Weak<Irq>>()
+        slots.live * size_of::<Irq>() + slots.by_intid.len() * super::btree_bytes::<Intid, Slot>()
     }
 }

@@ -16,15 +16,15 @@
 //! ```
 //!
 //! Take the outer one first. Whoever has the inner one and needs the outer one either tries it without waiting
-//! ([`Vm::attend`]), or lets go and afterwards looks at everything again. The last reference to an LPI takes the
+//! (`Vm::attend`), or lets go and afterwards looks at everything again. The last reference to an LPI takes the
 //! table's lock: so a reference that may be the last one is dropped when no lock is held.
 //! The host is kicked when no lock is held.
 //!
 //! # References
 //!
 //! An event has one to its LPI from map to unmap. An `ap_list` has one to each interrupt on it, gotten when it
-//! is queued, put when it is *pruned*: by the fold that finds it finished, the flush that finds it
-//! not (or no longer) to be offered here, or by closing. The list registers have none of their own: what is in them is on
+//! is queued, put when it is *pruned*: by the fold that finds it finished, by the flush that finds that it is
+//! not to be offered here any more, or by closing. The list registers have none of their own: what is in them is on
 //! the list. An injection needs none: it holds the event's lock. A look-up by INTID gets one, and the value puts it.
 //!
 //! # Where it is faster than its model
@@ -43,13 +43,14 @@
 //! # Order
 //!
 //! List registers go to the most urgent: by priority, what is active before what it keeps waiting, then by place in line.
-//! So an active interrupt can lose its list register, to a pending one of higher priority.
+//! So an active interrupt can lose its list register, to a pending one of higher priority. An LPI that does is no
+//! longer active; if it is pending, too, it goes to the end of its line.
 //!
 //! Changes are taken in at a vCPU's next flush, in the order in which the interrupts were first changed since its last
 //! one. What is offered for the first time, or again after it was taken, or at another priority, or by another
 //! vCPU, goes to the end of its priority's line then. What still waits, or comes back from a list register still
-//! pending, keeps its place. What is found pending anew when it is deactivated (a level), joins at the fold,
-//! before those changes.
+//! pending, or became pending again while it was active, keeps its place. What is found pending anew when it is
+//! deactivated (a level) joins at the fold, before those changes.
 
 // This engine is the one that has locks.
 #![allow(clippy::disallowed_types)]
@@ -57,6 +58,7 @@
 mod cpu;
 mod injector;
 mod irq;
+mod kref;
 mod lpis;
 mod msi;
 mod spin;
@@ -77,6 +79,7 @@ pub use vcpu::LockedVcpu;
 
 use cpu::Cpu;
 use irq::{Irq, IrqState};
+use kref::IrqRef;
 use lpis::LpiTable;
 use spin::SpinGuard;
 
@@ -95,7 +98,7 @@ struct Vm {
     config: Config,
     kick: Arc<dyn Kick>,
     cpus: Box<[CachePadded<Cpu>]>,
-    spis: Box<[Arc<Irq>]>,
+    spis: Box<[IrqRef]>,
     lpis: Arc<LpiTable>,
     devices: Quota,
     events: Quota,
@@ -120,9 +123,9 @@ impl Vm {
     /// is to be offered.
     #[inline(always)]
     #[must_use = "the vCPU must be kicked"]
-    fn attend<'i>(&self, irq: &'i Arc<Irq>, mut state: SpinGuard<'i, IrqState>) -> Option<VcpuId> {
+    fn attend<'i>(&self, irq: &'i IrqRef, mut state: SpinGuard<'i, IrqState>) -> Option<VcpuId> {
         loop {
-            if let Some(vcpu) = state.vcpu {
+            if let Some(vcpu) = state.vcpu() {
                 return self.cpu(vcpu).request(&mut state).then_some(vcpu);
             }
             let target = state.target;
@@ -142,16 +145,18 @@ impl Vm {
             let ap_list = cpu.ap_list.lock();
             state = irq.lock();
             // Nobody held the `irq_lock` for a moment: it may have been queued, pointed elsewhere, or calmed.
-            if state.vcpu.is_none() && state.target == target && state.is_wanted() {
+            if state.vcpu().is_none() && state.target == target && state.is_wanted() {
                 return cpu.enlist(ap_list, irq, state).then_some(target);
             }
         }
     }
 
     /// Queues an interrupt that is to be offered, after something has become willing to take it.
-    fn requeue(&self, irq: &Arc<Irq>, only: Option<VcpuId>) {
+    fn requeue(&self, irq: &IrqRef, only: Option<VcpuId>) {
         let state = irq.lock();
-        if only.is_none_or(|vcpu| state.target == vcpu) && state.vcpu.is_none() && state.is_wanted()
+        if only.is_none_or(|vcpu| state.target == vcpu)
+            && state.vcpu().is_none()
+            && state.is_wanted()
         {
             let kick = self.attend(irq, state);
             self.kick(kick);
@@ -166,7 +171,7 @@ impl Vm {
     }
 
     /// The SPI of an INTID.
-    fn spi(&self, intid: Intid) -> Result<&Arc<Irq>, Error> {
+    fn spi(&self, intid: Intid) -> Result<&IrqRef, Error> {
         let n = intid.0.checked_sub(PRIVATE_INTIDS).ok_or(Error::IntidRange(intid))?;
         self.spis.get(n as usize).ok_or(Error::IntidRange(intid))
     }

@@ -71,11 +71,6 @@ impl<T> SpinLock<T> {
             }
         }
     }
-
-    /// The value, without the lock: whoever has it exclusively needs none.
-    pub(super) fn get_mut(&mut self) -> &mut T {
-        self.value.get_mut()
-    }
 }
 
 /// The lock, held.

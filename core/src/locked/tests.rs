@@ -403,12 +403,7 @@ fn shared_intid_and_unmap_while_in_a_list_register() {
 #[test]
 fn every_reference_comes_back() {
     let mut vm = Vm::two();
-    let irqs: Vec<_> = (0..100u32)
-        .map(|n| {
-            vm.map(n, VcpuId(n as u16 % 2), (n as u8 % 4) << 4);
-            Arc::downgrade(&vm.vgic.vm.lpis.get(Intid(LPI_BASE + n)).unwrap())
-        })
-        .collect();
+    (0..100).for_each(|n| vm.map(n, VcpuId(n as u16 % 2), (n as u8 % 4) << 4));
     vm.inject_all(0..100);
     vm.vcpus.iter_mut().for_each(|(vcpu, lrs)| {
         vcpu.flush(lrs);
@@ -421,7 +416,6 @@ fn every_reference_comes_back() {
     assert_eq!(vm.drain(V1), []);
     // The two that were active are ended by closing.
     vm.vcpus.iter_mut().for_each(|(vcpu, lrs)| vcpu.close(lrs));
-    assert!(irqs.iter().all(|irq| irq.upgrade().is_none()));
     assert_eq!(vm.vgic.usage(), Default::default());
     assert_eq!(vm.msi.unmap_device(DEVICE), 0);
 }

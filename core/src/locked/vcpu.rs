@@ -131,7 +131,7 @@ impl Vcpu for LockedVcpu {
         let private = cpu.private.get(intid.0 as usize);
         let Some(irq) = private.or_else(|| vm.spi(intid).ok()) else { return false };
         let mut state = irq.lock();
-        if state.vcpu != Some(me) || !state.active || state.in_lr {
+        if state.vcpu() != Some(me) || !state.active || state.in_lr {
             return false;
         }
         // The flush to come does the rest.
