@@ -176,6 +176,9 @@ pub(crate) struct Hold {
 impl Hold {
     pub(crate) fn release(&self, pin: &Pin) {
         self.device.events.release_slot(self.event.0.into(), pin);
+        if cfg!(mutant = "slot_released_twice") {
+            self.device.events.release_slot(self.event.0.into(), pin);
+        }
     }
 }
 

@@ -56,48 +56,36 @@ fn neighbours_mapped_at_once() {
     });
 }
 
-/// A domain unmaps an LPI, and its node and its block of pending bits are emptied and pruned, while another domain maps the
-/// LPI's neighbour there.
-#[test]
-fn prune_vs_insert_of_the_neighbour() {
-    model(2, 1, || {
-        let vm = two_levels(4);
-        let (mut one, mut two) = (vm.mapped(), vm.msi());
-        let source = vm.source(&two, EV);
-        let mut cpu = vm.cpu(A);
-        let other = thread::spawn(move || {
-            map(&mut two, EV, lpi(1));
-            two
-        });
-        one.unmap(DEV, EV).unwrap();
-        let two = other.join().unwrap();
-        one.set_config(lpi(1), ON).expect("it is in the tree");
-        arrives(&source, &mut cpu);
-        drop((source, cpu, one, two));
-        vm.end();
+/// A domain unmaps an LPI, and the node and block of pending bits that it was alone in go, while another domain maps
+/// LPI `n`. (Both have their devices already: routes hold them.)
+fn prune_vs_insert(lpis: u32, n: u32) {
+    let vm = Vm::with(Config { lpis, participants: 5, ..Vm::shape(1) });
+    let (mut one, mut two) = (vm.mapped(), vm.msi());
+    let (old, new) = (vm.route(&mut one, EV), vm.route(&mut two, EV));
+    let mut cpu = vm.cpu(A);
+    let other = thread::spawn(move || {
+        map(&mut two, EV, lpi(n));
+        two
     });
+    one.unmap(DEV, EV).unwrap();
+    let two = other.join().unwrap();
+    one.set_config(lpi(n), ON).expect("it is in the tree");
+    arrives(&new, &mut cpu);
+    assert_eq!(old.fire(), Injected::Unmapped);
+    drop((old, new, cpu, one, two));
+    vm.end();
 }
 
-/// The same with a node of two generations above: three levels, so that pruning goes on upwards.
+/// Two levels: the neighbour, in the same node and block.
+#[test]
+fn prune_vs_insert_of_the_neighbour() {
+    model(2, 1, || prune_vs_insert(4, 1));
+}
+
+/// Three levels: the pruning goes on upwards, and meets the other one there.
 #[test]
 fn prune_upwards_vs_insert_of_the_cousin() {
-    model(2, 1, || {
-        let config = Config { lpis: 8, participants: 4, ..Vm::shape(1) };
-        let vm = Vm::with(config);
-        let (mut one, mut two) = (vm.mapped(), vm.msi());
-        let source = vm.source(&two, EV);
-        let mut cpu = vm.cpu(A);
-        let other = thread::spawn(move || {
-            map(&mut two, EV, lpi(2));
-            two
-        });
-        one.unmap(DEV, EV).unwrap();
-        let two = other.join().unwrap();
-        one.set_config(lpi(2), ON).expect("it is in the tree");
-        arrives(&source, &mut cpu);
-        drop((source, cpu, one, two));
-        vm.end();
-    });
+    model(2, 1, || prune_vs_insert(8, 2));
 }
 
 /// Two domains unmap neighbours at once. Whoever collects takes out both, and the node with the second.
@@ -148,7 +136,7 @@ fn look_up_vs_prune() {
 /// device again: the dead one is replaced or taken out, and the new one stays.
 #[test]
 fn device_collected_vs_mapped_again() {
-    model(3, 1, || {
+    model(2, 1, || {
         let vm = two_levels(4);
         let (mut one, mut two) = (vm.msi(), vm.msi());
         // It lived for a route only.
@@ -189,6 +177,31 @@ fn held_slot_vs_unmap_and_collect() {
         msi.unmap(DEV, EV).unwrap();
         assert_eq!(source.fire(), Injected::Unmapped);
         drop((source, cpu, msi));
+        vm.end();
+    });
+}
+
+/// A dropped route gives its slot back through whoever collects, who prunes the device's tree of events, while the domain
+/// maps the slot's neighbour.
+#[test]
+fn slot_released_vs_insert_of_the_neighbour() {
+    model(3, 1, || {
+        let vm = two_levels(6);
+        let (mut one, mut two) = (vm.msi(), vm.msi());
+        // Another slot of the device, so that the device stays.
+        let stays = vm.route(&mut one, EventId(2));
+        drop(vm.route(&mut one, EV));
+        let source = vm.source(&one, EventId(1));
+        let mut cpu = vm.cpu(A);
+        let other = thread::spawn(move || {
+            two.collect();
+            two
+        });
+        map(&mut one, EventId(1), lpi(0));
+        let two = other.join().unwrap();
+        arrives(&source, &mut cpu);
+        assert_eq!(stays.fire(), Injected::Unmapped);
+        drop((source, stays, cpu, one, two));
         vm.end();
     });
 }

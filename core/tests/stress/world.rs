@@ -49,7 +49,7 @@ impl Rng {
 
     /// Below `n`.
     pub(crate) fn below(&mut self, n: u32) -> u32 {
-        ((self.next() >> 32) * u64::from(n) >> 32) as u32
+        (((self.next() >> 32) * u64::from(n)) >> 32) as u32
     }
 
     pub(crate) fn one_in(&mut self, n: u32) -> bool {
@@ -313,8 +313,9 @@ impl<E: Engine> Guest<E> {
             return false;
         }
         self.vcpu.close(&mut self.cpu);
-        // When it is powered on again, it is kicked if there is something for it.
-        self.busy = false;
+        // When it is powered on again, it is kicked if there is something for it. What it has mail for while it is
+        // off is left from before.
+        self.busy = self.vcpu.has_mail();
         true
     }
 
@@ -497,7 +498,8 @@ pub(crate) fn together<E: Engine>(guests: &mut [Guest<E>], work: Vec<Work<'_>>) 
 
 /// Lets each vCPU go on for as long as it was kicked or has something to do.
 pub(crate) fn settle<E: Engine>(guests: &mut [Guest<E>]) {
-    while guests.iter_mut().fold(false, |any, guest| guest.turn() || any) {}
+    // Each takes its turn, so nothing short-circuits.
+    while guests.iter_mut().map(Guest::turn).filter(|&went| went).count() > 0 {}
     for guest in guests {
         assert!(!guest.vcpu.has_mail(), "vCPU {} was not kicked for its mail", guest.id);
     }
