@@ -68,8 +68,10 @@ impl VcpuShared {
 
     /// Asks the owner to look at everything it has. The caller kicks.
     pub(crate) fn request_review(&self) {
+        let order =
+            if cfg!(mutant = "review_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
         // Release: pairs with `take_review`.
-        self.review.swap(true, Ordering::AcqRel);
+        self.review.swap(true, order);
     }
 
     #[inline(always)]
@@ -180,8 +182,10 @@ impl Hub {
         if cfg!(mutant = "closed_without_second_look") {
             return None;
         }
-        // Pairs with the fence of `vgic::Shared::scan`.
-        fence(Ordering::SeqCst);
+        if !cfg!(mutant = "second_look_without_fence") {
+            // Pairs with the fence of `vgic::Shared::scan`.
+            fence(Ordering::SeqCst);
+        }
         // Fresh: the owner that closed its mailbox may have let go, and the target may have changed.
         let to = irq.destination();
         if self.vcpu(to).mailbox.is_closed() {

@@ -124,8 +124,10 @@ impl<R: Reclaim> VcpuInterface<R> {
         let shared = self.shared.hub.vcpu(self.id);
         shared.lpis_enabled()
             || !cfg!(mutant = "lpis_enabled_one_look") && {
-                // Pairs with the fence in `vgic::Shared::scan`, which follows enabling.
-                fence(Ordering::SeqCst);
+                if !cfg!(mutant = "lpis_enabled_without_fence") {
+                    // Pairs with the fence in `vgic::Shared::scan`, which follows enabling.
+                    fence(Ordering::SeqCst);
+                }
                 shared.lpis_enabled()
             }
     }

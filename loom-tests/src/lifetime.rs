@@ -42,7 +42,15 @@ impl Vm {
     /// What `new` builds, with three participants.
     pub fn shape(vcpus: u16) -> Config {
         let participants = 3;
-        Config { vcpus, participants, spis: 0, lpis: 2, device_bits: 1, event_bits: 1, ..Config::default() }
+        Config {
+            vcpus,
+            participants,
+            spis: 0,
+            lpis: 2,
+            device_bits: 1,
+            event_bits: 1,
+            ..Config::default()
+        }
     }
 
     /// A VM of another shape.

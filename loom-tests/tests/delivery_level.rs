@@ -52,13 +52,12 @@ fn run(cpu: &mut Cpu, line: &Line) -> usize {
     taken
 }
 
-/// Entry, to see what the guest is offered.
+/// Entry, to see what the guest is offered in the end.
 fn offered(cpu: &mut Cpu) -> usize {
-    while cpu.vcpu.has_mail() {
-        cpu.enter();
-        cpu.exit();
-    }
-    cpu.lrs.pending()
+    cpu.enter();
+    let offered = cpu.lrs.pending();
+    cpu.exit();
+    offered
 }
 
 /// Rises while the vCPU runs.
@@ -137,6 +136,29 @@ fn level_fall_vs_delivery() {
         // Each time it finds the line high, as the guest does not lower it.
         let _ = cpu.run() + cpu.run();
         let line = device.join().unwrap();
+        assert_eq!(offered(&mut cpu), 0);
+        drop(line);
+        vm.end(cpu);
+    });
+}
+
+/// Rises and stays high, as the guest's handler does not lower it: it is offered again after each EOI.
+#[test]
+fn level_held_vs_delivery() {
+    model(6, 1, || {
+        let (mut vm, line) = spi_vm(1);
+        let mut cpu = vm.cpu(A);
+        let device = thread::spawn(move || {
+            line.set(true);
+            line
+        });
+        let mut taken = cpu.run() + cpu.run();
+        let line = device.join().unwrap();
+        assert_eq!(offered(&mut cpu), 1);
+        taken += cpu.run();
+        assert!(taken >= 1);
+        assert_eq!(offered(&mut cpu), 1);
+        line.set(false);
         assert_eq!(offered(&mut cpu), 0);
         drop(line);
         vm.end(cpu);
