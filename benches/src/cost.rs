@@ -84,7 +84,7 @@ impl<E: Engine> Bench<E> {
         self.next ^= self.next >> 17;
         self.next ^= self.next << 5;
         // A multiplication instead of a division, which would cost as much as an atomic operation.
-        (u64::from(self.next) * self.routes.len() as u64 >> 32) as usize
+        ((u64::from(self.next) * self.routes.len() as u64) >> 32) as usize
     }
 
     /// An injection through a route that finds the interrupt pending.

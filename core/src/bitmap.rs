@@ -32,6 +32,9 @@
 //!
 //! Progress: set and take are wait-free, clear and restore lock-free.
 
+// Under loom a block has one line.
+#![cfg_attr(loom, allow(clippy::modulo_one))]
+
 use alloc::boxed::Box;
 
 use crate::sync::{AtomicU64, CachePadded, Ordering, update};
