@@ -3,6 +3,8 @@
 //! An object is a cell that loom watches. A reader that finds it linked reads it, a writer that unlinked it writes it
 //! once its grace period is over: if these two are not ordered, loom reports a causality violation.
 #![cfg(loom)]
+// The models move these to other threads wrapped in what says that it may be.
+#![allow(clippy::arc_with_non_send_sync)]
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicPtr, Ordering};
