@@ -223,7 +223,8 @@ impl Lrs {
         Self { lrs: vec![Lr::EMPTY; count] }
     }
 
-    fn used(&self) -> usize {
+    /// How many are in use.
+    pub fn used(&self) -> usize {
         self.lrs.iter().filter(|lr| lr.state() != LrState::Invalid).count()
     }
 
