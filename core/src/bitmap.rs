@@ -117,10 +117,18 @@ impl PendingWord {
 
     /// Makes the interrupt not pending, wherever its owner has it.
     pub(crate) fn clear(&self, lane: Lane) {
+        if cfg!(mutant = "clear_in_two_steps") {
+            // Seeded bug: loses an injection of another lane.
+            let w = self.0.load(Ordering::Acquire);
+            self.0.store(w & !lane.pending() | lane.cleared(), Ordering::Release);
+            return;
+        }
         // AcqRel: in the word's order with `set` and `take`.
         update(&self.0, |w| {
             if cfg!(mutant = "clear_without_mark") {
                 w & !lane.pending()
+            } else if cfg!(mutant = "clear_keeps_pending") {
+                w | lane.cleared()
             } else {
                 w & !lane.pending() | lane.cleared()
             }

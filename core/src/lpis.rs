@@ -101,7 +101,7 @@ impl Lpis {
         let key = self.key(intid)?;
         let mut fresh = None;
         loop {
-            let found = self.irqs.get(key, pin);
+            let found = self.irqs.get_to_change(key, pin);
             if let Some(irq) = found {
                 self.forget_leftover(intid, (irq.pending(), irq.lane()), pin);
             }
@@ -178,7 +178,7 @@ impl Lpis {
     /// A reference to a block, made if there is none.
     fn block(&self, key: u64, pin: &Pin) -> Ref<Block> {
         loop {
-            let found = self.blocks.get(key, pin);
+            let found = self.blocks.get_to_change(key, pin);
             if let Some(block) = found.and_then(Ref::try_new) {
                 return block;
             }

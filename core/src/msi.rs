@@ -75,6 +75,12 @@ impl Device {
         self.canary.touch();
         self.events.get(event.0.into(), pin)
     }
+
+    /// The same for who is going to change the event's slot.
+    fn event_to_change<'p>(&'p self, event: EventId, pin: &'p Pin) -> Option<&'p Irq> {
+        self.canary.touch();
+        self.events.get_to_change(event.0.into(), pin)
+    }
 }
 
 /// The devices of one domain.
@@ -112,7 +118,7 @@ impl<R: Reclaim> MsiDomain<R> {
         let key = u64::from(device.0);
         let graveyard = &self.shared.hub.graveyard;
         loop {
-            let found = self.devices.tree.get(key, pin);
+            let found = self.devices.tree.get_to_change(key, pin);
             if let Some(device) = found.and_then(Ref::try_new) {
                 return Ok(device);
             }
@@ -332,7 +338,7 @@ impl<R: Reclaim> Msi<R> {
         self.check_garbage()?;
         let pin = &*self.participant.pin();
         let device = self.domain.find_or_make(device, pin)?;
-        if device.event(event, pin).is_some() {
+        if device.event_to_change(event, pin).is_some() {
             if cfg!(mutant = "refused_map_keeps_device") {
                 core::mem::forget(device);
             }
@@ -375,7 +381,7 @@ impl<R: Reclaim> Msi<R> {
 
     /// Takes an event's mapping out.
     fn take(&self, device: &Device, event: EventId, pin: &Pin) -> bool {
-        let Some(irq) = device.event(event, pin) else { return false };
+        let Some(irq) = device.event_to_change(event, pin) else { return false };
         if !device.events.remove(event.0.into(), NonNull::from(irq), pin) {
             return false;
         }

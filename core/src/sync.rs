@@ -24,6 +24,8 @@ pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) trait FirstLook {
     type Value;
     fn first_look(&self) -> Self::Value;
+    /// The same with Acquire, if more follows from the value than the compare-exchange.
+    fn first_look_acquire(&self) -> Self::Value;
 }
 
 macro_rules! first_look {
@@ -36,6 +38,13 @@ macro_rules! first_look {
                 return self.load(Ordering::Relaxed);
                 #[cfg(loom)]
                 self.fetch_add(0, Ordering::Relaxed)
+            }
+            #[inline(always)]
+            fn first_look_acquire(&self) -> $value {
+                #[cfg(not(loom))]
+                return self.load(Ordering::Acquire);
+                #[cfg(loom)]
+                self.fetch_add(0, Ordering::Acquire)
             }
         })*
     };
@@ -53,6 +62,18 @@ impl<T> FirstLook for AtomicPtr<T> {
         {
             let null = core::ptr::null_mut();
             match self.compare_exchange(null, null, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(p) | Err(p) => p,
+            }
+        }
+    }
+    #[inline(always)]
+    fn first_look_acquire(&self) -> *mut T {
+        #[cfg(not(loom))]
+        return self.load(Ordering::Acquire);
+        #[cfg(loom)]
+        {
+            let null = core::ptr::null_mut();
+            match self.compare_exchange(null, null, Ordering::Acquire, Ordering::Acquire) {
                 Ok(p) | Err(p) => p,
             }
         }

@@ -29,7 +29,7 @@ use core::ptr::{self, NonNull};
 use crate::graveyard::{Counts, Graveyard};
 use crate::reclaim::Pin;
 use crate::refcount::RefCount;
-use crate::sync::{AtomicPtr, Canary, Ordering, free};
+use crate::sync::{AtomicPtr, Canary, FirstLook, Ordering, free};
 
 /// Bits of the key that one level consumes.
 const BITS: u32 = if cfg!(loom) { 1 } else { 6 };
@@ -154,6 +154,20 @@ impl<T> Tree<T> {
         unsafe { child.as_ref() }
     }
 
+    /// The same for who is going to change the slot.
+    fn child_to_change<'p>(
+        &self,
+        node: &'p Node,
+        key: u64,
+        level: u32,
+        _pin: &'p Pin,
+    ) -> Option<&'p Node> {
+        // Acquire: as in `child`.
+        let child = node.slot(key, level).first_look_acquire().cast::<Node>();
+        // SAFETY: as in `child`.
+        unsafe { child.as_ref() }
+    }
+
     /// The value of `key`.
     #[inline]
     pub(crate) fn get<'p>(&'p self, key: u64, pin: &'p Pin) -> Option<&'p T> {
@@ -161,6 +175,14 @@ impl<T> Tree<T> {
         // Acquire: pairs with the compare-exchange that filled the slot.
         let value = node.slot(key, 0).load(Ordering::Acquire).cast::<T>();
         // SAFETY: on level 0, slots hold values; what a pinned reader reaches stays allocated.
+        unsafe { value.as_ref() }
+    }
+
+    /// The same for who is going to change the slot.
+    pub(crate) fn get_to_change<'p>(&'p self, key: u64, pin: &'p Pin) -> Option<&'p T> {
+        // Acquire: as in `get`.
+        let value = self.leaf(key, pin)?.slot(key, 0).first_look_acquire().cast::<T>();
+        // SAFETY: as in `get`.
         unsafe { value.as_ref() }
     }
 
@@ -177,7 +199,7 @@ impl<T> Tree<T> {
     /// From a reserved node to its reserved child; the node's reservation is given back or used up.
     fn reserve_child<'p>(&'p self, node: &'p Node, key: u64, level: u32, pin: &'p Pin) -> &'p Node {
         loop {
-            match self.child(node, key, level, pin) {
+            match self.child_to_change(node, key, level, pin) {
                 Some(child) if child.reserve() => {
                     // The child is alive, so it counts for a slot of `node`: this is not the last use.
                     let _ = node.unreserve();
@@ -244,7 +266,7 @@ impl<T> Tree<T> {
             let mut parent = &self.root;
             let mut level = self.levels - 1;
             loop {
-                match self.child(parent, key, level, pin) {
+                match self.child_to_change(parent, key, level, pin) {
                     Some(child) if ptr::eq(child, dead) => break,
                     Some(child) if level > 1 => (parent, level) = (child, level - 1),
                     _ => return,

@@ -516,6 +516,9 @@ impl<R: Reclaim> VcpuInterface<R> {
             if cfg!(mutant = "close_without_second_look") {
                 return drop(posted);
             }
+            if cfg!(mutant = "close_leaks_mail") {
+                return core::mem::forget(posted);
+            }
             if let Some((posted, _)) = hub.look_again(posted) {
                 hub.post(posted);
             }
@@ -527,7 +530,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         for entry in entries {
             let active = entry.want.state().is_active();
             let irq = entry.withdraw();
-            if active && !irq.intid().is_lpi() {
+            if active && !irq.intid().is_lpi() && !cfg!(mutant = "close_forgets_active") {
                 irq.set_active(true);
             }
             owned.push_back(0, irq);

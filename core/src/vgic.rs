@@ -351,6 +351,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
             return Ok(());
         }
         match new.trigger() {
+            Trigger::Level if high && cfg!(mutant = "rise_without_attend") => {}
             Trigger::Level if !high && cfg!(mutant = "fall_without_attend") => {}
             Trigger::Level => {
                 self.shared.hub.attend(irq);

@@ -1,7 +1,7 @@
 //! Whole engines under threads: each test is one of the scenarios that have broken other GICs, or one of the engine's own
 //! promises, with everything going on at once that may.
 //!
-//! A test is a series of episodes ([`world::together`]). In an episode, threads inject, move, unmap, disable
+//! A test is a series of episodes ([`threads::together`]). In an episode, threads inject, move, unmap, disable
 //! and so on, and each vCPU has a thread that enters the guest when it was kicked, as a host does, and not
 //! otherwise. Then the threads end, the vCPUs go on until none is kicked any more, and the books must
 //! balance: what was lost, or delivered twice, shows there. Many short episodes, because the next change of an
@@ -22,24 +22,30 @@ macro_rules! on_every_engine {
         $(fn $name<$e: $crate::world::Build>() $body)*
 
         mod epoch {
-            $(#[test] $(#[$meta])* fn $name() { $crate::world::alone(super::$name::<vgic_core::Vgic<vgic_core::reclaim::Epoch>>); })*
+            $(#[test] $(#[$meta])* fn $name() { $crate::threads::alone(super::$name::<vgic_core::Vgic<vgic_core::reclaim::Epoch>>); })*
         }
         mod slots {
-            $(#[test] $(#[$meta])* fn $name() { $crate::world::alone(super::$name::<vgic_core::Vgic<vgic_core::reclaim::Slots>>); })*
+            $(#[test] $(#[$meta])* fn $name() { $crate::threads::alone(super::$name::<vgic_core::Vgic<vgic_core::reclaim::Slots>>); })*
         }
         #[cfg(feature = "locked")]
         mod locked {
-            $(#[test] $(#[$meta])* fn $name() { $crate::world::alone(super::$name::<vgic_core::locked::LockedVgic>); })*
+            $(#[test] $(#[$meta])* fn $name() { $crate::threads::alone(super::$name::<vgic_core::locked::LockedVgic>); })*
         }
     };
 }
 
 #[path = "stress/delivery.rs"]
 mod delivery;
+#[path = "stress/guest.rs"]
+mod guest;
+#[path = "stress/host.rs"]
+mod host;
 #[path = "stress/lifetime.rs"]
 mod lifetime;
 #[path = "stress/memory.rs"]
 mod memory;
+#[path = "stress/threads.rs"]
+mod threads;
 #[path = "stress/wired.rs"]
 mod wired;
 #[path = "stress/world.rs"]

@@ -71,6 +71,11 @@ impl Vm {
         Self { msi: vgic.msi().unwrap(), vgic }
     }
 
+    /// The control side of another MSI domain.
+    pub fn domain(&self) -> Msi {
+        self.vgic.msi().unwrap()
+    }
+
     /// Maps an event to its LPI.
     pub fn map(&mut self, event: u32, target: VcpuId, config: LpiConfig) {
         self.msi.map(DEVICE, EventId(event), lpi(event), target, config).unwrap();

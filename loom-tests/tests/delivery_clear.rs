@@ -99,6 +99,28 @@ fn t21_clear_vs_inject_vs_delivery_busy() {
     t21_clear_vs_inject_vs_delivery_on(1, Vm::busy_cpu);
 }
 
+/// Another LPI, whose pending bit is in the same word, is raised: that is not affected.
+#[test]
+fn t21_clear_vs_inject_of_a_neighbour() {
+    model(6, 1, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        vm.map(1, A, ON);
+        let (source, neighbour) = (vm.source(0), vm.source(1));
+        let mut cpu = vm.cpu(A);
+        assert_eq!(source.raise(), 1);
+        let control = thread::spawn(move || {
+            clear(&mut vm);
+            vm
+        });
+        let due = neighbour.raise();
+        let vm = control.join().unwrap();
+        assert_eq!((due, cpu.settle()), (1, 1));
+        drop((source, neighbour));
+        vm.end(cpu);
+    });
+}
+
 /// It is in a list register, and the guest has not seen it: the vCPU withdraws it.
 #[test]
 fn t21_clear_vs_list_register() {

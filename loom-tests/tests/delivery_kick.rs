@@ -7,8 +7,10 @@ use std::sync::Arc;
 use loom::sync::Notify;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
+use vgic_core::VgicInjector;
 use vgic_core::engine::*;
 use vgic_core::ids::VcpuId;
+use vgic_core::reclaim::Slots;
 use vgic_core::wait::WaitCell;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
@@ -224,4 +226,49 @@ fn kick_vs_sleep_retarget() {
         drop(source);
         vm.end([from, to]);
     });
+}
+
+/// The guest sleeps on an interrupt that it is offered and does not take (it has masked it, say): what takes
+/// the interrupt back wakes the vCPU, which withdraws it.
+fn kick_vs_sleep_withdraw(at_least: usize, take_back: fn(&mut Vm, &VgicInjector<Slots>)) {
+    model(3, at_least, move || {
+        let host = Host::new(1);
+        let mut vm = Vm::with(1, 0, host.clone());
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let redist = vm.injector();
+        let mut cpu = vm.cpu(A);
+        assert_eq!(source.raise(), 1);
+        let control = thread::spawn(move || {
+            take_back(&mut vm, &redist);
+            (vm, redist)
+        });
+        loop {
+            cpu.enter();
+            cpu.exit();
+            if cpu.lrs.pending() == 0 {
+                break;
+            }
+            host.0[A.index()].sleep();
+        }
+        let (vm, redist) = control.join().unwrap();
+        assert_eq!(cpu.settle(), 0);
+        drop((source, redist));
+        vm.end(cpu);
+    });
+}
+
+#[test]
+fn kick_vs_sleep_clear() {
+    kick_vs_sleep_withdraw(1, |vm, _| vm.msi.clear(DEVICE, EVENT).unwrap());
+}
+
+#[test]
+fn kick_vs_sleep_disable() {
+    kick_vs_sleep_withdraw(1, |vm, _| vm.msi.set_config(lpi(0), OFF).unwrap());
+}
+
+#[test]
+fn kick_vs_sleep_disable_lpis() {
+    kick_vs_sleep_withdraw(1, |_, redist| redist.set_lpis_enabled(A, false).unwrap());
 }

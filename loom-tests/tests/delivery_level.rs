@@ -135,6 +135,8 @@ fn level_fall_vs_delivery() {
         });
         // Each time it finds the line high, as the guest does not lower it.
         let _ = cpu.run() + cpu.run();
+        cpu.enter();
+        cpu.exit();
         let line = device.join().unwrap();
         assert_eq!(offered(&mut cpu), 0);
         drop(line);
@@ -266,6 +268,38 @@ fn level_fall_vs_close_and_open() {
         cpu.enter();
         cpu.exit();
         let line = device.join().unwrap();
+        assert_eq!(offered(&mut cpu), 1);
+        line.set(false);
+        assert_eq!(offered(&mut cpu), 0);
+        drop(line);
+        vm.end(cpu);
+    });
+}
+
+/// Falls and rises while its vCPU closes and opens, and the guest is still at work on it: it is active again afterwards,
+/// and not offered before the guest has ended it.
+#[test]
+fn level_active_vs_close_and_open() {
+    model(3, 1, || {
+        let (mut vm, line) = spi_vm(1);
+        let mut cpu = vm.cpu(A);
+        line.set(true);
+        cpu.enter();
+        assert_eq!(cpu.lrs.acknowledge(), 1);
+        cpu.exit();
+        let device = thread::spawn(move || {
+            line.set(false);
+            line.set(true);
+            line
+        });
+        cpu.close();
+        cpu.vcpu.open();
+        assert_eq!(offered(&mut cpu), 0, "it is active");
+        let line = device.join().unwrap();
+        cpu.enter();
+        assert_eq!((cpu.lrs.used(), cpu.lrs.pending()), (1, 0), "it is active");
+        cpu.lrs.eoi();
+        cpu.exit();
         assert_eq!(offered(&mut cpu), 1);
         line.set(false);
         assert_eq!(offered(&mut cpu), 0);

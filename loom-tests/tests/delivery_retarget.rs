@@ -192,3 +192,32 @@ fn inject_vs_move_all() {
         vm.end([a, b]);
     });
 }
+
+/// Pending, it moves to B by a command of its own domain, and by one of another domain that moves all of A's to C.
+#[test]
+fn retarget_vs_move_all() {
+    model(2, 1, || {
+        let mut vm = Vm::new(3);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let mut other = vm.domain();
+        let (mut a, mut b, mut c) = (vm.cpu(A), vm.cpu(B), vm.cpu(C));
+        let due = source.raise();
+        let one = thread::spawn(move || {
+            vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+            vm
+        });
+        let all = thread::spawn(move || {
+            let moved = other.move_all(A, C).unwrap();
+            (moved, other)
+        });
+        let mut taken = a.run();
+        let vm = one.join().unwrap();
+        let (moved, other) = all.join().unwrap();
+        assert!(moved <= 1);
+        taken += settle(&mut [&mut a, &mut b, &mut c]);
+        assert_eq!(taken, due);
+        drop((source, other));
+        vm.end([a, b, c]);
+    });
+}

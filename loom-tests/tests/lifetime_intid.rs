@@ -265,5 +265,5 @@ fn leftover_of_a_dead_object() {
 
 #[test]
 fn leftover_of_a_queued_object() {
-    model(3, 1, || leftover(true));
+    model(2, 1, || leftover(true));
 }

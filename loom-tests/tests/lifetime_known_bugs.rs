@@ -155,7 +155,7 @@ fn t04_disable_vs_move_and_back() {
 /// one object in the end.
 #[test]
 fn t05_discard_then_remap_same_intid() {
-    model(4, 1, || {
+    model(3, 1, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);

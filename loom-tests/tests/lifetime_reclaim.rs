@@ -88,7 +88,7 @@ fn epoch_read_vs_free() {
 /// Unpinned and pinned again in between: the second pin is another one.
 #[test]
 fn slots_pinned_again() {
-    model(8, 1, || read_vs_free::<Slots>(2));
+    model(4, 1, || read_vs_free::<Slots>(2));
 }
 
 #[test]

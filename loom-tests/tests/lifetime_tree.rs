@@ -209,7 +209,7 @@ fn slot_released_vs_insert_of_the_neighbour() {
 /// A vCPU is powered on, and scans all blocks of pending bits, while the block that it looks at goes and another comes.
 #[test]
 fn scan_vs_prune() {
-    model(3, 1, || {
+    model(2, 1, || {
         // Four blocks: two levels.
         let vm = Vm::with(Config { lpis: 16, event_bits: 2, participants: 4, ..Vm::shape(1) });
         let mut msi = vm.mapped();

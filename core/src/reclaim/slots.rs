@@ -26,7 +26,7 @@ use core::ops::Deref;
 
 use super::sealed::Sealed;
 use super::{Participant, Pin, Reclaim};
-use crate::sync::{AtomicU64, CachePadded, Ordering, fence};
+use crate::sync::{AtomicU64, CachePadded, FirstLook, Ordering, fence};
 
 const FREE: u64 = 0;
 const IDLE: u64 = 1;
@@ -137,7 +137,7 @@ impl Shared {
     /// Advances the epoch by one if nobody is pinned at another.
     fn advance(&self) {
         // Acquire: in the chain of those who advanced before.
-        let epoch = self.global.load(Ordering::Acquire);
+        let epoch = self.global.first_look_acquire();
         if !cfg!(mutant = "advance_without_fence") {
             fence(Ordering::SeqCst);
         }

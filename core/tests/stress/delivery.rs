@@ -51,7 +51,7 @@ on_every_engine! {
         let mut world = World::<E>::with_lpis(4, 4, LPIS);
         let mut targets: Vec<u32> = (0..LPIS).map(|n| n % 4).collect();
         let mut storms = [0, 1].map(|seed| world.storm(LPIS, seed));
-        for episode in 0..scaled(400) {
+        for episode in 0..scaled(300) {
             let World { guests, msi, host, .. } = &mut world;
             let [a, b] = &mut storms;
             let work = vec![
@@ -73,7 +73,7 @@ on_every_engine! {
         let mut world = World::<E>::with_rules(2, 2, LPIS, rules);
         let mut targets: Vec<u32> = (0..LPIS).map(|n| n % 2).collect();
         let mut storms = [0, 1].map(|seed| world.storm(LPIS, seed));
-        for episode in 0..scaled(400) {
+        for episode in 0..scaled(300) {
             let World { guests, msi, host, .. } = &mut world;
             let mut work = vec![moves::<E>(msi, 2, &mut targets, episode)];
             work.extend(storms.iter_mut().zip(0..).map(|(storm, me)| -> Work<'_> {
@@ -99,7 +99,7 @@ on_every_engine! {
         let mut targets: Vec<u32> = (0..LPIS).map(|n| n % 3).collect();
         let mut storms = [0, 1].map(|seed| world.storm(LPIS, seed));
         let mut toggler = world.storm(0, 2);
-        for episode in 0..scaled(400) {
+        for episode in 0..scaled(300) {
             let World { guests, msi, host, .. } = &mut world;
             let [a, b] = &mut storms;
             let host = &*host;
@@ -137,7 +137,7 @@ on_every_engine! {
         let mut world = World::<E>::with_lpis(3, 2, LPIS);
         let mut targets: Vec<u32> = (0..LPIS).map(|n| n % 3).collect();
         let mut storms = [0, 1].map(|seed| world.storm(LPIS, seed));
-        for episode in 0..scaled(400) {
+        for episode in 0..scaled(300) {
             let World { guests, msi, host, .. } = &mut world;
             let [a, b] = &mut storms;
             let work = vec![
@@ -170,7 +170,7 @@ on_every_engine! {
         let is_new = |n: u32| n % 4 != 3;
         let mut world = World::<E>::with_lpis(1, LRS, LPIS);
         let mut storm = world.storm(LPIS, 0);
-        for episode in 0..scaled(1200) {
+        for episode in 0..scaled(900) {
             let old = || (0..LPIS).filter(|&n| is_old(n));
             for n in old() {
                 assert_eq!(storm.inject(n), Injected::Pending);

@@ -101,7 +101,7 @@ on_every_engine! {
         let host = Host::new(1, LPIS, Rules::default());
         let mut world = World::<E>::new(&config(1), 4, &host);
         let mut storms = [0, 1].map(|seed| world.storm(LPIS, seed));
-        for episode in 0..scaled(800) {
+        for episode in 0..scaled(600) {
             (0..LPIS).for_each(|n| map::<E>(&mut world.msi, n, 0, 0xa0));
             // Closed, it leaves everything to those who inject.
             let closed = episode % 4 == 0 && world.guests[0].close();
@@ -138,7 +138,7 @@ on_every_engine! {
         let mut world = World::<E>::with_lpis(2, 4, LPIS);
         let mut storms = [0, 1].map(|seed| world.storm(LPIS, seed));
         let mut sides = [2, 3].map(|seed| world.storm(0, seed));
-        for _ in 0..scaled(500) {
+        for _ in 0..scaled(400) {
             let injectors = storms.iter_mut().map(|storm| -> Work<'_> {
                 Box::new(|_| storm.run(LPIS, 100))
             });
@@ -169,7 +169,7 @@ on_every_engine! {
         let mut world = World::<E>::new(&config(1), 2, &host);
         let mut storm = world.storm(LPIS, 0);
         (0..LPIS).for_each(|n| map::<E>(&mut world.msi, n, 0, 0xa0));
-        for episode in 0..scaled(500) {
+        for episode in 0..scaled(400) {
             let mut priorities = [0; LPIS as usize];
             let host = &host;
             let World { guests, msi, .. } = &mut world;

@@ -58,7 +58,7 @@ on_every_engine! {
         all().for_each(|wired| lines.injector.configure(wired, final_config(wired)).unwrap());
         let host = &*host;
         let book = |n| host.book(Intid(n));
-        for _ in 0..scaled(400) {
+        for _ in 0..scaled(300) {
             let toggle: Work = Box::new(|stage| {
                 let Storm { injector, rng, .. } = &mut lines;
                 for _ in 0..60 {

@@ -27,7 +27,9 @@ impl Kick for Token {
 
 /// One LPI, from the device to the end of interrupt.
 fn cycle(vcpus: u16) -> Option<bool> {
-    let vgic: Vgic = Vgic::new(&Config::with_vcpus(vcpus), alloc::sync::Arc::new(Token(WaitCell::new()))).ok()?;
+    let vgic: Vgic =
+        Vgic::new(&Config::with_vcpus(vcpus), alloc::sync::Arc::new(Token(WaitCell::new())))
+            .ok()?;
     let mut msi = vgic.msi().ok()?;
     let (device, event, intid) = (DeviceId(1), EventId(2), Intid(8192));
     msi.map(device, event, intid, VcpuId(0), LpiConfig::enabled(0xa0)).ok()?;

@@ -1,0 +1,282 @@
+//! The host, and its books of what was sent and what came.
+
+use std::cell::{Cell, UnsafeCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::{env, hint, thread};
+
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+
+use crate::threads::Stage;
+
+/// `n`, scaled by `VGIC_STRESS_SCALE` percent, and at least 1.
+pub(crate) fn scaled(n: u32) -> u32 {
+    // Without optimisation everything takes several times as long.
+    let default = if cfg!(debug_assertions) { 20 } else { 100 };
+    let percent = match env::var("VGIC_STRESS_SCALE") {
+        Ok(percent) => percent.parse().expect("VGIC_STRESS_SCALE is a number of percent"),
+        Err(_) => default,
+    };
+    (u64::from(n) * percent / 100).max(1) as u32
+}
+
+/// Numbers that look random (xorshift).
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Below `n`.
+    pub(crate) fn below(&mut self, n: u32) -> u32 {
+        (((self.next() >> 32) * u64::from(n)) >> 32) as u32
+    }
+
+    pub(crate) fn one_in(&mut self, n: u32) -> bool {
+        self.below(n) == 0
+    }
+
+    /// Lets others go first, now and then.
+    pub(crate) fn dawdle(&mut self) {
+        match self.below(32) {
+            0 => thread::yield_now(),
+            1..12 => (0..self.below(200)).for_each(|_| hint::spin_loop()),
+            _ => {}
+        }
+    }
+}
+
+/// What was sent and what came, for one interrupt.
+#[derive(Default)]
+pub(crate) struct Book {
+    /// Injections begun. The number of an injection stands for the data that it announces.
+    sent: AtomicU64,
+    /// Injections that were answered with `Pending`.
+    pending: AtomicU64,
+    /// How often the guest took it.
+    taken: AtomicU64,
+    /// What the guest found in `sent` when it took it last.
+    seen: AtomicU64,
+    /// The vCPU that took it last.
+    taken_by: AtomicU32,
+    /// A guest has taken it, and not ended it yet.
+    in_service: AtomicBool,
+    /// Data in memory, of which only the interrupt says that it is there.
+    letter: UnsafeCell<u64>,
+    /// The last letter that was read.
+    answered: AtomicU64,
+}
+
+// SAFETY: `letter` belongs to the one injector that writes letters while `answered` equals `sent`, and otherwise to the
+// guest that takes the interrupt.
+#[allow(unsafe_code)]
+unsafe impl Sync for Book {}
+
+impl Book {
+    pub(crate) fn send(&self, inject: impl FnOnce() -> Injected) -> Injected {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let result = inject();
+        if result == Injected::Pending {
+            self.pending.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn taken_by(&self) -> u32 {
+        self.taken_by.load(Ordering::Relaxed)
+    }
+
+    /// Begins a new page; returns sent, seen, pending, taken, answered.
+    pub(crate) fn turn_page(&self) -> [u64; 5] {
+        [&self.sent, &self.seen, &self.pending, &self.taken, &self.answered]
+            .map(|n| n.swap(0, Ordering::Relaxed))
+    }
+
+    /// Writes the next letter, unless the last one has not been read yet. Returns whether it did; then the caller,
+    /// who is the only one to write here, injects.
+    #[allow(unsafe_code)]
+    pub(crate) fn write(&self) -> bool {
+        let sent = self.sent.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release of `Host::has_taken`.
+        let free = self.answered.load(Ordering::Acquire) == sent;
+        if free {
+            // SAFETY: see the Sync above. Nothing but the engine orders this before the guest's reading.
+            unsafe { *self.letter.get() = sent + 1 };
+        }
+        free
+    }
+
+    #[allow(unsafe_code)]
+    fn read_letter(&self) -> u64 {
+        // SAFETY: as above.
+        unsafe { *self.letter.get() }
+    }
+}
+
+/// What the host knows of a vCPU.
+#[derive(Default)]
+struct HostVcpu {
+    kicked: AtomicBool,
+    entries: AtomicU64,
+    lpis_taken: AtomicU64,
+}
+
+/// SPIs that have a book, and all private interrupts.
+const WIRED: u32 = 64;
+
+/// The host of one VM.
+pub(crate) struct Host {
+    vcpus: Vec<HostVcpu>,
+    books: Vec<Book>,
+    rules: Rules,
+}
+
+/// What is checked when an interrupt is taken.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Rules {
+    /// No interrupt may be taken by two vCPUs at once.
+    pub(crate) exclusive: bool,
+    /// Each announces a letter (see [`Book::write`]).
+    pub(crate) letters: bool,
+}
+
+impl Kick for Host {
+    fn kick(&self, vcpu: VcpuId) {
+        // Release: pairs with the Acquire of `take_kick`, as the contract of a kick wants it.
+        self.vcpus[vcpu.index()].kicked.swap(true, Ordering::AcqRel);
+        // A real one is a system call.
+        dawdle();
+    }
+}
+
+/// Lets others go first, now and then, on whichever thread.
+pub(crate) fn dawdle() {
+    static THREADS: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static RNG: Cell<Option<Rng>> = const { Cell::new(None) };
+    }
+    let rng = || Rng::new(THREADS.fetch_add(1, Ordering::Relaxed));
+    let mut rng = RNG.take().unwrap_or_else(rng);
+    rng.dawdle();
+    RNG.set(Some(rng));
+}
+
+impl Host {
+    pub(crate) fn new(vcpus: u16, lpis: u32, rules: Rules) -> Arc<Self> {
+        Arc::new(Self {
+            vcpus: (0..vcpus).map(|_| HostVcpu::default()).collect(),
+            books: (0..WIRED + lpis).map(|_| Book::default()).collect(),
+            rules,
+        })
+    }
+
+    /// The book of an interrupt. If there are more LPIs than books, they share them.
+    pub(crate) fn book(&self, intid: Intid) -> &Book {
+        let lpis = self.books.len() - WIRED as usize;
+        match intid.0.checked_sub(LPI_BASE) {
+            Some(n) => &self.books[WIRED as usize + n as usize % lpis],
+            None => &self.books[intid.0 as usize],
+        }
+    }
+
+    /// Takes a vCPU's kick, if there is one.
+    pub(crate) fn take_kick(&self, vcpu: usize) -> bool {
+        self.vcpus[vcpu].kicked.swap(false, Ordering::AcqRel)
+    }
+
+    /// A vCPU has completed an entry and exit.
+    pub(crate) fn has_exited(&self, vcpu: usize) {
+        // Release: pairs with the Acquire of `entries`.
+        self.vcpus[vcpu].entries.fetch_add(1, Ordering::Release);
+    }
+
+    /// The guest has acknowledged an interrupt.
+    pub(crate) fn has_taken(&self, vcpu: usize, intid: Intid) {
+        let book = self.book(intid);
+        if self.rules.exclusive && !intid.is_private() {
+            let twice = book.in_service.swap(true, Ordering::Relaxed);
+            assert!(!twice, "vCPU {vcpu} takes {intid}, which is in service");
+        }
+        book.taken.fetch_add(1, Ordering::Relaxed);
+        book.taken_by.store(vcpu as u32, Ordering::Relaxed);
+        book.seen.fetch_max(book.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+        if intid.is_lpi() {
+            self.vcpus[vcpu].lpis_taken.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.rules.letters {
+            let letter = book.read_letter();
+            assert_eq!(letter, book.sent.load(Ordering::Relaxed), "{intid}: an old letter");
+            // Release: pairs with the Acquire of `write`.
+            book.answered.store(letter, Ordering::Release);
+        }
+    }
+
+    /// The guest is about to end an interrupt.
+    pub(crate) fn is_ended(&self, vcpu: usize, intid: Intid) {
+        if self.rules.exclusive && !intid.is_private() {
+            let served = self.book(intid).in_service.swap(false, Ordering::Relaxed);
+            assert!(served, "vCPU {vcpu} ends {intid}, which is not in service");
+        }
+    }
+
+    pub(crate) fn entries(&self, vcpu: usize) -> u64 {
+        // Acquire: pairs with the Release of `has_exited`.
+        self.vcpus[vcpu].entries.load(Ordering::Acquire)
+    }
+
+    /// LPIs that the guest has taken on one vCPU.
+    pub(crate) fn lpis_taken(&self, vcpu: usize) -> u64 {
+        self.vcpus[vcpu].lpis_taken.load(Ordering::Relaxed)
+    }
+
+    /// Makes a vCPU go through an entry and an exit that begin after now. False if the stage ends first.
+    pub(crate) fn pass_through(&self, stage: &Stage, vcpu: usize) -> bool {
+        // The first may have begun already.
+        let until = self.entries(vcpu) + 2;
+        stage.until(|| {
+            self.kick(VcpuId(vcpu as u16));
+            self.entries(vcpu) >= until
+        })
+    }
+
+    /// With nothing going on: every injection was followed by a delivery, and none was delivered twice.
+    pub(crate) fn balance(&self) {
+        self.close_books(true);
+    }
+
+    /// The same, where what is pending may be withdrawn.
+    pub(crate) fn balance_without_losses(&self) {
+        self.close_books(false);
+    }
+
+    fn close_books(&self, all_arrive: bool) {
+        for (n, book) in self.books.iter().enumerate() {
+            let [sent, seen, pending, taken, answered] = book.turn_page();
+            assert!(answered == sent || !self.rules.letters, "book {n}: a letter was not read");
+            if all_arrive {
+                assert_eq!(
+                    seen, sent,
+                    "book {n}: injections begun, and the last one that was seen"
+                );
+            }
+            assert!(
+                taken <= pending,
+                "book {n}: taken {taken} times, made pending {pending} times"
+            );
+            assert!(!book.in_service.load(Ordering::Relaxed), "book {n}: never ended");
+        }
+    }
+}
