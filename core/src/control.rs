@@ -14,7 +14,7 @@
 //! Written by any thread through compare-exchange, read by any thread. A writer attends to the
 //! interrupt afterwards (see `hub`), which is what makes the change take effect.
 
-use crate::engine::Trigger;
+use crate::engine::{Trigger, WiredConfig};
 use crate::ids::{Group, Priority, VcpuId};
 use crate::sync::{AtomicU64, Ordering, update};
 
@@ -93,6 +93,19 @@ impl Control {
     #[must_use]
     pub(crate) const fn with_target(self, target: VcpuId) -> Self {
         Self(self.0 & !(0xffff << TARGET_SHIFT) | (target.0 as u64) << TARGET_SHIFT)
+    }
+}
+
+impl Control {
+    /// What users see of it.
+    pub(crate) const fn config(self) -> WiredConfig {
+        WiredConfig {
+            enabled: self.enabled(),
+            priority: self.priority(),
+            group: self.group(),
+            trigger: self.trigger(),
+            target: self.target(),
+        }
     }
 }
 

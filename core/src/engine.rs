@@ -18,6 +18,28 @@ use crate::lr::ListRegisters;
 pub trait Kick: Send + Sync + 'static {
     /// Kicks one vCPU.
     fn kick(&self, vcpu: VcpuId);
+
+    /// Waits until `done`, which vCPU `vcpu` brings about when it leaves the guest; it has been kicked. Called by who reads or writes
+    /// the active state of an interrupt that is in that vCPU's list registers, and never by injections, entries and exits.
+    ///
+    /// The default looks again and again, and lets other threads run in between if the feature `std` is on.
+    fn wait_for_exit(&self, vcpu: VcpuId, done: &dyn Fn() -> bool) {
+        let _ = vcpu;
+        while !done() {
+            #[cfg(feature = "std")]
+            std::thread::yield_now();
+            #[cfg(not(feature = "std"))]
+            core::hint::spin_loop();
+        }
+    }
+
+    /// The level of the input of an interrupt that has been [mapped](Injector::map_phys) to a physical one and is
+    /// level-sensitive. The engine asks when the guest has ended the interrupt: nobody else saw the line fall, as the
+    /// guest deactivates the physical interrupt without an exit. `None`, the default: as it was set last.
+    fn input_level(&self, irq: Wired) -> Option<bool> {
+        let _ = irq;
+        None
+    }
 }
 
 /// The shape and the bounds of one VM's interrupt controller.
@@ -27,6 +49,10 @@ pub struct Config {
     pub vcpus: u16,
     /// Number of SPIs, 0 to 988: INTIDs 32 up.
     pub spis: u16,
+    /// Number of extended PPIs of each vCPU, 0 to 64: INTIDs 1056 up.
+    pub eppis: u16,
+    /// Number of extended SPIs, 0 to 1024: INTIDs 4096 up.
+    pub espis: u16,
     /// Number of LPI INTIDs, 0 to 2^24 - 8192: INTIDs 8192 up. Costs no memory until they are mapped.
     pub lpis: u32,
     /// Most LPIs that exist at one time, including those that wait to be reclaimed, and those that an idle route
@@ -54,6 +80,8 @@ impl Default for Config {
         Self {
             vcpus: 1,
             spis: 32,
+            eppis: 0,
+            espis: 0,
             lpis: (1 << 16) - crate::ids::LPI_BASE,
             max_lpis: 1 << 16,
             device_bits: 16,
@@ -77,9 +105,11 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] names the first field that is out of its range.
     pub fn check(&self) -> Result<(), Error> {
-        let checks: [(bool, &'static str); 9] = [
+        let checks: [(bool, &'static str); 11] = [
             (self.vcpus >= 1 && self.vcpus <= crate::ids::MAX_VCPUS, "vcpus"),
             (u32::from(self.spis) <= crate::ids::SPI_END - crate::ids::PRIVATE_INTIDS, "spis"),
+            (u32::from(self.eppis) <= crate::ids::EPPI_END - crate::ids::EPPI_BASE, "eppis"),
+            (u32::from(self.espis) <= crate::ids::ESPI_END - crate::ids::ESPI_BASE, "espis"),
             (self.lpis <= crate::ids::INTID_END - crate::ids::LPI_BASE, "lpis"),
             (self.device_bits >= 1 && self.device_bits <= 32, "device_bits"),
             (self.event_bits >= 1 && self.event_bits <= 32, "event_bits"),
@@ -182,9 +212,9 @@ pub enum Trigger {
 /// An interrupt that exists from the start: an SGI or PPI of one vCPU, or an SPI.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Wired {
-    /// INTID 0 to 31 of one vCPU.
+    /// INTID 0 to 31, or an extended PPI, of one vCPU.
     Private(VcpuId, Intid),
-    /// INTID 32 up.
+    /// INTID 32 up, or an extended SPI.
     Spi(Intid),
 }
 
@@ -202,6 +232,40 @@ pub struct WiredConfig {
     pub trigger: Trigger,
     /// The vCPU that takes it. Ignored for private interrupts.
     pub target: VcpuId,
+}
+
+/// What is forwarded to a vCPU. Interrupts that are not forwarded stay pending, and are offered once they are.
+///
+/// Where GICD_CTLR's group enables, GICR_WAKER and GICR_CTLR.EnableLPIs meet. All are on in a new engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gates {
+    /// Interrupts of Group 0 and of Group 1, which LPIs are in.
+    pub groups: [bool; 2],
+    /// GICR_CTLR.EnableLPIs (IHI 0069, 12.11).
+    pub lpis: bool,
+}
+
+impl Gates {
+    /// Everything is forwarded.
+    pub const OPEN: Self = Self { groups: [true; 2], lpis: true };
+    /// Nothing is.
+    pub const CLOSED: Self = Self { groups: [false; 2], lpis: false };
+
+    /// Whether they let an interrupt pass.
+    #[inline(always)]
+    pub(crate) const fn pass(self, group: Group, lpi: bool) -> bool {
+        self.groups[group as usize] && (self.lpis || !lpi)
+    }
+
+    /// Whether one of them is open that is closed in `other`.
+    pub(crate) fn opens_more_than(self, other: Self) -> bool {
+        let open = [
+            (self.groups[0], other.groups[0]),
+            (self.groups[1], other.groups[1]),
+            (self.lpis, other.lpis),
+        ];
+        open.iter().any(|&(mine, others)| mine && !others)
+    }
 }
 
 /// What [`Vcpu::flush`] left in the list registers.
@@ -402,9 +466,100 @@ pub trait Injector: Send + 'static {
     /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
     fn configure(&self, wired: Wired, config: WiredConfig) -> Result<(), Error>;
 
+    /// The configuration of a wired interrupt.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn config(&self, wired: Wired) -> Result<WiredConfig, Error>;
+
+    /// Replaces the configuration of a wired interrupt by `f` of it, atomically, and returns the new one. `f` may be
+    /// called several times, and must always give the same. A target that does not exist is not taken over.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn update(
+        &self,
+        wired: Wired,
+        f: impl Fn(WiredConfig) -> WiredConfig,
+    ) -> Result<WiredConfig, Error>;
+
+    /// The level of a wired interrupt's line, as it was [set](Injector::set_level) last.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn line(&self, wired: Wired) -> Result<bool, Error>;
+
+    /// Whether a wired interrupt is pending, by pulse or by line. If it is in the list registers of a vCPU that is in the guest,
+    /// that vCPU is kicked, and waited for until it has left ([`Kick::wait_for_exit`]). Not to be called between the flush
+    /// and the fold of a vCPU by the thread that runs it.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn is_pending(&self, wired: Wired) -> Result<bool, Error>;
+
+    /// Whether a wired interrupt is active. Waits as [`Injector::is_pending`] does.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn is_active(&self, wired: Wired) -> Result<bool, Error>;
+
+    /// Makes a wired interrupt active, or not active. Made active, it is at its target vCPU until
+    /// that deactivates it. Waits as [`Injector::is_pending`] does; when it returns, no acknowledge that
+    /// comes later is undone.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn set_active(&self, wired: Wired, active: bool) -> Result<(), Error>;
+
+    /// An SGI of GICv2, which is pending once for each vCPU that sent it (IHI 0048B, 2.2.1): adds senders, bit n for vCPU n.
+    /// When it is acknowledged, bits 12:10 of its INTID are the sender's number ([`crate::lr::Lr::with_source`]).
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`] if it is not an SGI, [`Error::NoSuchVcpu`].
+    fn pulse_from(&self, vcpu: VcpuId, sgi: Intid, senders: u8) -> Result<(), Error>;
+
+    /// Takes senders back of whom the SGI has not been acknowledged.
+    ///
+    /// # Errors
+    /// As [`Injector::pulse_from`].
+    fn clear_from(&self, vcpu: VcpuId, sgi: Intid, senders: u8) -> Result<(), Error>;
+
+    /// The senders of whom the SGI is pending. Waits as [`Injector::is_pending`] does.
+    ///
+    /// # Errors
+    /// As [`Injector::pulse_from`].
+    fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error>;
+
+    /// Ties a PPI or SPI to a physical interrupt (13 bits, 16 up): when the guest deactivates it, the hardware deactivates the
+    /// physical one (LR.HW; IHI 0069, 4.7.1). Takes effect when it is offered next.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`] if either is out of range, [`Error::NoSuchVcpu`].
+    fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error>;
+
+    /// Unties it.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn unmap_phys(&self, wired: Wired) -> Result<(), Error>;
+
+    /// The physical interrupt that a wired one is tied to.
+    ///
+    /// # Errors
+    /// [`Error::IntidRange`], [`Error::NoSuchVcpu`].
+    fn phys(&self, wired: Wired) -> Result<Option<u16>, Error>;
+
+    /// Changes what is forwarded to one vCPU: replaces its gates by `f` of them, atomically.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`].
+    fn update_gates(&self, vcpu: VcpuId, f: impl Fn(Gates) -> Gates) -> Result<(), Error>;
+
     /// GICR_CTLR.EnableLPIs of one vCPU: while clear, its LPIs stay pending.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`].
-    fn set_lpis_enabled(&self, vcpu: VcpuId, enabled: bool) -> Result<(), Error>;
+    fn set_lpis_enabled(&self, vcpu: VcpuId, enabled: bool) -> Result<(), Error> {
+        self.update_gates(vcpu, |gates| Gates { lpis: enabled, ..gates })
+    }
 }

@@ -23,19 +23,28 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::counters::{Counter, Counters};
-use crate::engine::Kick;
+use crate::engine::{Gates, Kick};
 use crate::graveyard::Graveyard;
 use crate::ids::VcpuId;
 use crate::irq::Irq;
 use crate::mailbox::{Mailbox, Push};
 use crate::refs::{Posted, Signal};
-use crate::sync::{AtomicBool, CachePadded, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU64, CachePadded, Ordering, fence, update};
+
+const fn pack(gates: Gates) -> u64 {
+    gates.groups[0] as u64 | (gates.groups[1] as u64) << 1 | (gates.lpis as u64) << 2
+}
+
+#[inline(always)]
+const fn unpack(gates: u64) -> Gates {
+    Gates { groups: [gates & 1 != 0, gates & 2 != 0], lpis: gates & 4 != 0 }
+}
 
 /// What others need of a vCPU.
 pub(crate) struct VcpuShared {
     pub(crate) mailbox: CachePadded<Mailbox>,
-    /// GICR_CTLR.EnableLPIs.
-    lpis_enabled: AtomicBool,
+    /// What is forwarded to it: see [`Gates`], in that order from bit 0.
+    gates: AtomicU64,
     /// The owner is to look at everything it has once more.
     review: AtomicBool,
     /// Someone has the vCPU's interface.
@@ -47,7 +56,7 @@ impl VcpuShared {
     fn new() -> Self {
         Self {
             mailbox: CachePadded::new(Mailbox::new()),
-            lpis_enabled: AtomicBool::new(true),
+            gates: AtomicU64::new(pack(Gates::OPEN)),
             review: AtomicBool::new(false),
             taken: AtomicBool::new(false),
             counters: Counters::new(),
@@ -55,15 +64,17 @@ impl VcpuShared {
     }
 
     #[inline(always)]
-    pub(crate) fn lpis_enabled(&self) -> bool {
-        // Acquire: pairs with `set_lpis_enabled`. A stale "no" is mended by the scan that follows
-        // enabling, a stale "yes" by the review that follows disabling.
-        self.lpis_enabled.load(Ordering::Acquire)
+    pub(crate) fn gates(&self) -> Gates {
+        // Acquire: pairs with `update_gates`. A stale "closed" is mended by the scan that follows
+        // opening, a stale "open" by the review that follows closing.
+        unpack(self.gates.load(Ordering::Acquire))
     }
 
-    pub(crate) fn set_lpis_enabled(&self, enabled: bool) {
-        // Release: pairs with `lpis_enabled`.
-        self.lpis_enabled.swap(enabled, Ordering::AcqRel);
+    /// Replaces the gates by `f` of them; returns the old and the new ones.
+    pub(crate) fn update_gates(&self, f: impl Fn(Gates) -> Gates) -> (Gates, Gates) {
+        // AcqRel: pairs with `gates`.
+        let old = unpack(update(&self.gates, |old| pack(f(unpack(old)))));
+        (old, f(old))
     }
 
     /// Asks the owner to look at everything it has. The caller kicks.

@@ -10,6 +10,14 @@ pub const PRIVATE_INTIDS: u32 = 32;
 pub const SPI_END: u32 = 1020;
 /// INTID that an acknowledge returns when there is nothing to acknowledge (IHI 0069, 2.2.1).
 pub const SPURIOUS: u32 = 1023;
+/// First extended PPI: 1056 to 1119 (IHI 0069, 2.2).
+pub const EPPI_BASE: u32 = 1056;
+/// First INTID after the extended PPIs.
+pub const EPPI_END: u32 = 1120;
+/// First extended SPI: 4096 to 5119 (IHI 0069, 2.2).
+pub const ESPI_BASE: u32 = 4096;
+/// First INTID after the extended SPIs.
+pub const ESPI_END: u32 = 5120;
 /// First LPI (IHI 0069, 2.2).
 pub const LPI_BASE: u32 = 8192;
 /// End of the INTID space that the engine supports: 24 bits, as GICD_TYPER.IDbits can state (IHI 0069, 12.9.38).
@@ -22,9 +30,9 @@ pub const MAX_VCPUS: u16 = 512;
 pub struct Intid(pub u32);
 
 impl Intid {
-    /// Whether this is an SGI or a PPI, of which every vCPU has its own.
+    /// Whether this is an SGI or a PPI, extended ones included, of which every vCPU has its own.
     pub const fn is_private(self) -> bool {
-        self.0 < PRIVATE_INTIDS
+        self.0 < PRIVATE_INTIDS || (self.0 >= EPPI_BASE && self.0 < EPPI_END)
     }
 
     /// Whether this is a software-generated interrupt.
@@ -32,9 +40,9 @@ impl Intid {
         self.0 < SGIS
     }
 
-    /// Whether this is a shared peripheral interrupt.
+    /// Whether this is a shared peripheral interrupt, extended ones included.
     pub const fn is_spi(self) -> bool {
-        self.0 >= PRIVATE_INTIDS && self.0 < SPI_END
+        (self.0 >= PRIVATE_INTIDS && self.0 < SPI_END) || (self.0 >= ESPI_BASE && self.0 < ESPI_END)
     }
 
     /// Whether this is a locality-specific peripheral interrupt: edge-triggered, Group 1, message-signaled.

@@ -20,7 +20,7 @@ use core::ptr::NonNull;
 use crate::control::Control;
 use crate::counters::Counter;
 use crate::engine::{Error, Flushed, Trigger, Vcpu, Wired};
-use crate::ids::{Intid, VcpuId};
+use crate::ids::{Group, Intid, VcpuId};
 use crate::irq::{Irq, Place};
 use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
 use crate::ready::ReadyQueue;
@@ -115,20 +115,22 @@ impl<R: Reclaim> VcpuInterface<R> {
         if !control.enabled() || control.target() != self.id {
             return false;
         }
+        let lpi = irq.intid().is_lpi();
         // "Unmapped" can be a moment old: who maps it attends.
-        !irq.intid().is_lpi() || (state.is_mapped() && self.lpis_enabled())
+        (!lpi || state.is_mapped()) && self.forwarded(control.group(), lpi)
     }
 
+    /// Whether the gates of this vCPU are open for an interrupt.
     #[inline]
-    fn lpis_enabled(&self) -> bool {
+    fn forwarded(&self, group: Group, lpi: bool) -> bool {
         let shared = self.shared.hub.vcpu(self.id);
-        shared.lpis_enabled()
+        shared.gates().pass(group, lpi)
             || !cfg!(mutant = "lpis_enabled_one_look") && {
                 if !cfg!(mutant = "lpis_enabled_without_fence") {
-                    // Pairs with the fence in `vgic::Shared::scan`, which follows enabling.
+                    // Pairs with the fence in `vgic::Shared::scan`, which follows opening.
                     fence(Ordering::SeqCst);
                 }
-                shared.lpis_enabled()
+                shared.gates().pass(group, lpi)
             }
     }
 

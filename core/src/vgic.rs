@@ -6,16 +6,16 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ptr::NonNull;
 
-use crate::bitmap::{BLOCK, Lane, PendingBlock, PendingWord};
+use crate::bitmap::{BLOCK, LANES, Lane, PendingBlock, PendingWord};
 use crate::block::Block;
 use crate::collect::Limbo;
 use crate::control::Control;
 use crate::counters::Counter;
 use crate::engine::{
-    Config, Engine, Error, Injected, Injector, Kick, Trigger, Usage, Wired, WiredConfig,
+    Config, Engine, Error, Gates, Injected, Injector, Kick, Trigger, Usage, Wired, WiredConfig,
 };
 use crate::hub::Hub;
-use crate::ids::{Intid, PRIVATE_INTIDS, VcpuId};
+use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
@@ -35,44 +35,73 @@ pub(crate) struct Shared<R: Reclaim> {
     pub(crate) hub: Arc<Hub>,
 }
 
-/// Private interrupts of each vCPU that exist. Models have no use for all of them.
+/// SGIs and PPIs of each vCPU that exist. Models have no use for all of them.
 const PRIVATE: usize = if cfg!(loom) { 2 } else { PRIVATE_INTIDS as usize };
 
 /// The interrupts that exist from the start, and their pending bits.
 struct WiredIrqs {
-    /// 32 for each vCPU.
+    /// Of each vCPU: SGIs, PPIs, then extended PPIs.
     private: Box<[Irq]>,
-    spis: Box<[Irq]>,
-    _private_bits: Arc<[CachePadded<PendingWord>]>,
+    /// Number of private interrupts of each vCPU.
+    privates: usize,
+    /// SPIs, then extended SPIs.
+    shared: Box<[Irq]>,
+    /// Number of SPIs that are not extended.
+    spis: usize,
+    _private_bits: Arc<[CachePadded<[PendingWord; 3]>]>,
     _spi_bits: Arc<[PendingBlock]>,
+}
+
+/// The position of an INTID among interrupts of which there are `count` from `base` up, and then extended ones from
+/// `extended` up.
+fn position(intid: Intid, base: u32, count: usize, extended: u32) -> Option<usize> {
+    match intid.0.checked_sub(extended) {
+        Some(n) => Some(count + n as usize),
+        None => intid.0.checked_sub(base).map(|n| n as usize).filter(|&n| n < count),
+    }
 }
 
 impl WiredIrqs {
     fn new(config: &Config, hub: &Arc<Hub>) -> Self {
-        let private_bits: Arc<[CachePadded<PendingWord>]> =
-            (0..config.vcpus).map(|_| CachePadded::new(PendingWord::new())).collect();
+        let (spis, espis) = (usize::from(config.spis), usize::from(config.espis));
+        let privates = PRIVATE + usize::from(config.eppis);
+        let private_bits: Arc<[CachePadded<[PendingWord; 3]>]> =
+            (0..config.vcpus).map(|_| CachePadded::default()).collect();
         let spi_bits: Arc<[PendingBlock]> =
-            (0..usize::from(config.spis).div_ceil(BLOCK)).map(|_| PendingBlock::new()).collect();
+            (0..(spis + espis).div_ceil(BLOCK)).map(|_| PendingBlock::new()).collect();
         // SAFETY: the bits are kept by this struct, and the hub by `Shared`, for longer than the interrupts.
         let make = |intid, target, bit: (&PendingWord, Lane)| unsafe {
             let control = Control::RESET.with_target(target);
             Irq::new(Intid(intid), control, (NonNull::from(bit.0), bit.1), NonNull::from(&**hub))
         };
+        let intid = |n: usize, base: u32, count, extended: u32| match n.checked_sub(count) {
+            Some(n) => extended + n as u32,
+            None => base + n as u32,
+        };
         let private = (0..config.vcpus).flat_map(|vcpu| {
-            let word: &PendingWord = &private_bits[usize::from(vcpu)];
-            (0..PRIVATE)
-                .map(move |intid| make(intid as u32, VcpuId(vcpu), (word, Lane::new(intid))))
+            let words = &private_bits[usize::from(vcpu)];
+            (0..privates).map(move |n| {
+                let bit = (&words[n / LANES], Lane::new(n % LANES));
+                make(intid(n, 0, PRIVATE, EPPI_BASE), VcpuId(vcpu), bit)
+            })
         });
-        let spis = (0..usize::from(config.spis)).map(|spi| {
-            let bit = spi_bits[spi / BLOCK].locate(spi);
-            make(spi as u32 + PRIVATE_INTIDS, VcpuId(0), bit)
+        let shared = (0..spis + espis).map(|n| {
+            let bit = spi_bits[n / BLOCK].locate(n);
+            make(intid(n, PRIVATE_INTIDS, spis, ESPI_BASE), VcpuId(0), bit)
         });
         Self {
             private: private.collect(),
-            spis: spis.collect(),
+            privates,
+            shared: shared.collect(),
+            spis,
             _private_bits: Arc::clone(&private_bits),
             _spi_bits: Arc::clone(&spi_bits),
         }
+    }
+
+    /// All private interrupts of a vCPU.
+    fn of(&self, vcpu: VcpuId) -> &[Irq] {
+        &self.private[vcpu.index() * self.privates..][..self.privates]
     }
 }
 
@@ -81,15 +110,14 @@ impl<R: Reclaim> Shared<R> {
     pub(crate) fn wired(&self, wired: Wired) -> Result<&Irq, Error> {
         match wired {
             Wired::Private(vcpu, _) if !self.hub.has_vcpu(vcpu) => Err(Error::NoSuchVcpu(vcpu)),
-            Wired::Private(vcpu, intid) if intid.is_private() => {
-                let index = vcpu.index() * PRIVATE + intid.0 as usize;
-                self.wired.private.get(index).ok_or(Error::IntidRange(intid))
+            Wired::Private(vcpu, intid) => {
+                let n = position(intid, 0, PRIVATE, EPPI_BASE);
+                n.and_then(|n| self.wired.of(vcpu).get(n)).ok_or(Error::IntidRange(intid))
             }
             Wired::Spi(intid) => {
-                let index = intid.0.checked_sub(PRIVATE_INTIDS).map(|i| i as usize);
-                index.and_then(|i| self.wired.spis.get(i)).ok_or(Error::IntidRange(intid))
+                let n = position(intid, PRIVATE_INTIDS, self.wired.spis, ESPI_BASE);
+                n.and_then(|n| self.wired.shared.get(n)).ok_or(Error::IntidRange(intid))
             }
-            Wired::Private(_, intid) => Err(Error::IntidRange(intid)),
         }
     }
 
@@ -154,8 +182,8 @@ impl<R: Reclaim> Shared<R> {
             }
         };
         if wired {
-            self.wired.private[vcpu.index() * PRIVATE..][..PRIVATE].iter().for_each(attend);
-            self.wired.spis.iter().for_each(attend);
+            self.wired.of(vcpu).iter().for_each(attend);
+            self.wired.shared.iter().for_each(attend);
         }
         self.lpis.blocks.for_each(pin, &mut |key, block: &Block| {
             let mut from = 0;
@@ -375,41 +403,94 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     }
 
     fn configure(&self, wired: Wired, config: WiredConfig) -> Result<(), Error> {
-        let irq = self.shared.wired(wired)?;
-        let spi = matches!(wired, Wired::Spi(_));
-        if spi && !self.shared.hub.has_vcpu(config.target) {
+        if matches!(wired, Wired::Spi(_)) && !self.shared.hub.has_vcpu(config.target) {
+            self.shared.wired(wired)?;
             return Err(Error::NoSuchVcpu(config.target));
         }
-        let trigger = if irq.intid().is_sgi() { Trigger::Edge } else { config.trigger };
-        irq.control().update(|c| {
+        self.update(wired, |_| config).map(drop)
+    }
+
+    fn config(&self, wired: Wired) -> Result<WiredConfig, Error> {
+        Ok(self.shared.wired(wired)?.control().load().config())
+    }
+
+    fn update(
+        &self,
+        wired: Wired,
+        f: impl Fn(WiredConfig) -> WiredConfig,
+    ) -> Result<WiredConfig, Error> {
+        let irq = self.shared.wired(wired)?;
+        let spi = matches!(wired, Wired::Spi(_));
+        let (_, new) = irq.control().update(|c| {
+            let config = f(c.config());
+            let trigger = if irq.intid().is_sgi() { Trigger::Edge } else { config.trigger };
             let c = c
                 .with_enabled(config.enabled)
                 .with_priority(config.priority)
                 .with_group(config.group)
                 .with_trigger(trigger);
-            if spi { c.with_target(config.target) } else { c }
+            let target = spi && self.shared.hub.has_vcpu(config.target);
+            if target { c.with_target(config.target) } else { c }
         });
         self.shared.hub.attend(irq);
-        Ok(())
+        Ok(new.config())
     }
 
-    fn set_lpis_enabled(&self, vcpu: VcpuId, enabled: bool) -> Result<(), Error> {
+    fn line(&self, wired: Wired) -> Result<bool, Error> {
+        Ok(self.shared.wired(wired)?.control().load().line())
+    }
+
+    fn is_pending(&self, wired: Wired) -> Result<bool, Error> {
+        Ok(self.shared.wired(wired)?.looks_pending())
+    }
+
+    fn is_active(&self, wired: Wired) -> Result<bool, Error> {
+        Ok(self.shared.wired(wired)?.state.load().is_active())
+    }
+
+    fn set_active(&self, wired: Wired, _active: bool) -> Result<(), Error> {
+        self.shared.wired(wired).map(drop)
+    }
+
+    fn pulse_from(&self, vcpu: VcpuId, sgi: Intid, _senders: u8) -> Result<(), Error> {
+        self.shared.wired(Wired::Private(vcpu, sgi)).map(drop)
+    }
+
+    fn clear_from(&self, vcpu: VcpuId, sgi: Intid, _senders: u8) -> Result<(), Error> {
+        self.shared.wired(Wired::Private(vcpu, sgi)).map(drop)
+    }
+
+    fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error> {
+        self.shared.wired(Wired::Private(vcpu, sgi)).map(|_| 0)
+    }
+
+    fn map_phys(&self, wired: Wired, _pintid: u16) -> Result<(), Error> {
+        self.shared.wired(wired).map(drop)
+    }
+
+    fn unmap_phys(&self, wired: Wired) -> Result<(), Error> {
+        self.shared.wired(wired).map(drop)
+    }
+
+    fn phys(&self, wired: Wired) -> Result<Option<u16>, Error> {
+        self.shared.wired(wired).map(|_| None)
+    }
+
+    fn update_gates(&self, vcpu: VcpuId, f: impl Fn(Gates) -> Gates) -> Result<(), Error> {
         let hub = &self.shared.hub;
         if !hub.has_vcpu(vcpu) {
             return Err(Error::NoSuchVcpu(vcpu));
         }
-        if cfg!(mutant = "review_before_disable") && !enabled {
-            hub.vcpu(vcpu).request_review();
-            hub.kick(vcpu);
-            hub.vcpu(vcpu).set_lpis_enabled(enabled);
+        // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
+        let pin = self.participant.pin();
+        let (old, new) = hub.vcpu(vcpu).update_gates(f);
+        if cfg!(mutant = "review_before_disable") && !new.lpis {
             return Ok(());
         }
-        // Pinned before: a pin's own fence, if it has one, is not what orders enabling and scanning.
-        let pin = self.participant.pin();
-        hub.vcpu(vcpu).set_lpis_enabled(enabled);
-        if enabled {
-            self.shared.scan(vcpu, false, &pin);
-        } else {
+        if new.opens_more_than(old) {
+            self.shared.scan(vcpu, true, &pin);
+        }
+        if old.opens_more_than(new) {
             hub.vcpu(vcpu).request_review();
             hub.kick(vcpu);
         }

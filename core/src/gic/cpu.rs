@@ -1,0 +1,158 @@
+//! One vCPU: its interface to the engine, its CPU interface, and its view of the frames.
+
+use super::{Access, Frames, Gic, GicBus, Place};
+use crate::cpuif::{CpuInterface, Deactivation};
+use crate::engine::{Engine, Error, Flushed, Injector, Vcpu, Wired};
+use crate::gicv2::cpu::CpuV2;
+use crate::gicv3::sysregs::{self, SysReg};
+use crate::ids::{Intid, VcpuId};
+use crate::mmio::{self, MmioError};
+
+/// One vCPU of a [`Gic`], owned by the thread that runs it: not Clone, not Sync.
+///
+/// The loop of such a thread: [`GicCpu::enter`]; set the vCPU's lines to [`GicCpu::irq_line`] and [`GicCpu::fiq_line`], or
+/// sleep if the guest waits for an interrupt and there is none; run the guest; perform what it exited for through [`GicCpu::read`] and
+/// so on.
+pub struct GicCpu<E: Engine> {
+    id: VcpuId,
+    vcpu: E::Vcpu,
+    cpu: CpuInterface,
+    v2: CpuV2,
+    bus: GicBus<E>,
+}
+
+impl<E: Engine> GicCpu<E> {
+    pub(crate) fn new(gic: &Gic<E>, id: VcpuId) -> Result<Self, Error> {
+        let vcpu = gic.engine().vcpu(id)?;
+        let cpu = CpuInterface::new(gic.0.lrs).ok_or(Error::Config("lrs"))?;
+        Ok(Self { id, vcpu, cpu, v2: CpuV2::default(), bus: gic.bus()? })
+    }
+
+    /// Which vCPU this is.
+    pub fn id(&self) -> VcpuId {
+        self.id
+    }
+
+    /// Its handle for the frames, and for injecting.
+    pub fn bus(&self) -> &GicBus<E> {
+        &self.bus
+    }
+
+    /// Powers the vCPU on. No effect if it is on.
+    pub fn power_on(&mut self) {
+        self.vcpu.open();
+    }
+
+    /// Powers the vCPU off, and resets its CPU interface. What is pending for it stays so. No effect if it is off.
+    pub fn power_off(&mut self) {
+        self.vcpu.close(&mut self.cpu);
+        if let Some(cpu) = CpuInterface::new(self.bus.gic.0.lrs) {
+            self.cpu = cpu;
+        }
+        self.v2 = CpuV2::default();
+    }
+
+    /// Before the guest is entered: offers it what has become pending.
+    pub fn enter(&mut self) -> Flushed {
+        self.vcpu.flush(&mut self.cpu)
+    }
+
+    /// Takes back what the guest has done. [`GicCpu::enter`] does, too, and so does whatever needs it.
+    pub fn exit(&mut self) {
+        self.vcpu.fold(&mut self.cpu);
+    }
+
+    /// Whether something has changed since the last entry, so that the vCPU must enter again before it goes to sleep.
+    pub fn has_mail(&self) -> bool {
+        self.vcpu.has_mail()
+    }
+
+    /// Whether the CPU interface signals an IRQ.
+    pub fn irq_line(&self) -> bool {
+        match self.bus.gic.0.frames {
+            Frames::V2 { .. } => self.v2.irq_line(&self.cpu),
+            Frames::V3 { .. } => self.cpu.irq_line(),
+        }
+    }
+
+    /// Whether the CPU interface signals an FIQ.
+    pub fn fiq_line(&self) -> bool {
+        match self.bus.gic.0.frames {
+            Frames::V2 { .. } => self.v2.fiq_line(&self.cpu),
+            Frames::V3 { .. } => self.cpu.fiq_line(),
+        }
+    }
+
+    /// The guest reads `data.len()` bytes at `address`.
+    ///
+    /// # Errors
+    /// [`MmioError`]: it is to get an external abort.
+    pub fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MmioError> {
+        self.access(address, Access::Read(data))
+    }
+
+    /// The guest writes `data` at `address`.
+    ///
+    /// # Errors
+    /// [`MmioError`]: it is to get an external abort.
+    pub fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MmioError> {
+        self.access(address, Access::Write(data))
+    }
+
+    fn access(&mut self, address: u64, access: Access<'_>) -> Result<(), MmioError> {
+        let found = self.bus.gic.find(address);
+        let (place, offset) = found.ok_or(MmioError::Unmapped(address))?;
+        let result = if place == Place::Cpu {
+            match access {
+                Access::Read(data) => mmio::read(self, &(), offset, data),
+                Access::Write(data) => mmio::write(self, &(), offset, data),
+            }
+        } else {
+            // Who waits for other vCPUs' list registers must not be waited for.
+            self.exit();
+            self.bus.access_at(self.id, place, offset, access)
+        };
+        result.map_err(|e| e.at(address))
+    }
+
+    /// The guest reads a system register of the CPU interface. `None` if that is UNDEFINED: the register
+    /// is not one of them or cannot be read, or the model has none.
+    pub fn icc_read(&mut self, reg: SysReg) -> Option<u64> {
+        match self.bus.gic.0.frames {
+            Frames::V2 { .. } => None,
+            Frames::V3 { .. } => sysregs::read(self, reg),
+        }
+    }
+
+    /// The guest writes a system register of the CPU interface. `None`, without effect, if that is UNDEFINED.
+    pub fn icc_write(&mut self, reg: SysReg, value: u64) -> Option<()> {
+        match self.bus.gic.0.frames {
+            Frames::V2 { .. } => None,
+            Frames::V3 { .. } => sysregs::write(self, reg, value),
+        }
+    }
+
+    pub(crate) fn cpu_mut(&mut self) -> &mut CpuInterface {
+        &mut self.cpu
+    }
+
+    pub(crate) fn parts(&mut self) -> (&mut CpuV2, &mut CpuInterface) {
+        (&mut self.v2, &mut self.cpu)
+    }
+
+    /// What follows from a write to a DIR register of an INTID that can be deactivated: wherever it is active.
+    pub(crate) fn deactivate(&mut self, intid: Intid) {
+        if let Some(done) = self.cpu.deactivate(intid) {
+            return self.end_phys(Some(done));
+        }
+        // Nothing waits for this vCPU while it waits for another.
+        self.exit();
+        if !self.vcpu.deactivate(intid) && intid.is_spi() {
+            // An SPI may be active at another vCPU (IHI 0069, 4.1; IHI 0048B, 3.2.1). If it does not exist, nothing follows.
+            let _ = self.bus.injector().set_active(Wired::Spi(intid), false);
+        }
+    }
+
+    /// Nothing physical is deactivated by a software CPU interface.
+    pub(crate) fn end_phys(&mut self, _done: Option<Deactivation>) {}
+}

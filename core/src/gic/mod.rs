@@ -1,0 +1,206 @@
+//! A whole interrupt controller: an engine behind the register frames that a guest sees.
+//!
+//! [`Setup`] takes the shape of the machine (model, vCPUs, addresses), checks it, and makes a [`Gic`]. Each vCPU's
+//! thread takes its [`GicCpu`], which performs everything that this vCPU's guest does: frame accesses, system registers, entries and
+//! exits. Other threads reach the frames through a [`GicBus`], and inject through the [engine](Gic::engine).
+
+mod cpu;
+mod setup;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+pub use crate::gicv3::sysregs::SysReg;
+pub use cpu::GicCpu;
+pub use setup::{Model, MsiFrame, Setup, SetupError};
+
+use crate::engine::{Engine, Error};
+use crate::gicv2::{dist::DistV2, v2m::V2m};
+use crate::gicv3::{dist::DistV3, redist::Redist};
+use crate::ids::VcpuId;
+use crate::mmio::bus::Regions;
+use crate::mmio::{self, MmioError};
+
+/// A vCPU's place in the machine: Aff3.Aff2.Aff1.Aff0, as in MPIDR_EL1, with Aff3 in bits 31:24
+/// (the form of GICR_TYPER bits 63:32; IHI 0069, 12.11).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Affinity(pub u32);
+
+impl Affinity {
+    /// From the fields of MPIDR_EL1: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
+    pub const fn from_mpidr(mpidr: u64) -> Self {
+        Self((mpidr & 0xff_ffff) as u32 | ((mpidr >> 32) as u32 & 0xff) << 24)
+    }
+
+    /// As the fields of MPIDR_EL1, the other bits 0: also the form of GICD_IROUTER.
+    pub const fn mpidr(self) -> u64 {
+        (self.0 & 0xff_ffff) as u64 | ((self.0 >> 24) as u64) << 32
+    }
+}
+
+/// What the frames know of the machine that they are in.
+pub(crate) struct Machine {
+    /// Number of SPIs, of extended SPIs, and of extended PPIs of each vCPU.
+    pub(crate) spis: u16,
+    pub(crate) espis: u16,
+    pub(crate) eppis: u16,
+    /// Of each vCPU.
+    pub(crate) affinities: Box<[Affinity]>,
+}
+
+impl Machine {
+    pub(crate) fn vcpus(&self) -> u16 {
+        self.affinities.len() as u16
+    }
+
+    /// The vCPU with an affinity.
+    pub(crate) fn vcpu(&self, affinity: Affinity) -> Option<VcpuId> {
+        self.affinities.iter().position(|&a| a == affinity).map(|n| VcpuId(n as u16))
+    }
+}
+
+/// Who accesses a frame, and through which handle of the engine.
+pub(crate) struct Cx<'a, E: Engine> {
+    pub(crate) machine: &'a Machine,
+    pub(crate) injector: &'a E::Injector,
+    pub(crate) vcpu: VcpuId,
+}
+
+/// What is at an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    Dist,
+    /// GICC, whichever vCPU looks at it.
+    Cpu,
+    /// The number of the frame.
+    V2m(u16),
+    /// RD_base and SGI_base of this vCPU.
+    Redist(VcpuId),
+}
+
+/// The frames of a model.
+pub(crate) enum Frames {
+    V2 { dist: DistV2, v2m: Box<[V2m]> },
+    V3 { dist: DistV3, redists: Box<[Redist]> },
+}
+
+struct Shared<E> {
+    engine: E,
+    machine: Machine,
+    regions: Regions<Place>,
+    frames: Frames,
+    lrs: usize,
+}
+
+/// An interrupt controller: a cheap handle, cloned freely.
+pub struct Gic<E: Engine>(Arc<Shared<E>>);
+
+impl<E: Engine> Clone for Gic<E> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<E: Engine> Gic<E> {
+    /// The engine, to inject, and to make MSI domains.
+    pub fn engine(&self) -> &E {
+        &self.0.engine
+    }
+
+    /// The frames, for a thread that is not a vCPU's, or that has no use for a software CPU interface.
+    ///
+    /// # Errors
+    /// [`Error::TooManyParticipants`].
+    pub fn bus(&self) -> Result<GicBus<E>, Error> {
+        Ok(GicBus { injector: self.0.engine.injector()?, gic: self.clone() })
+    }
+
+    /// Takes a vCPU, powered off.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`], [`Error::VcpuInUse`], [`Error::TooManyParticipants`].
+    pub fn cpu(&self, vcpu: VcpuId) -> Result<GicCpu<E>, Error> {
+        GicCpu::new(self, vcpu)
+    }
+
+    pub(crate) fn find(&self, address: u64) -> Option<(Place, u32)> {
+        self.0.regions.find(address)
+    }
+}
+
+/// An access to a frame that has no part in a CPU interface.
+pub(crate) enum Access<'d> {
+    Read(&'d mut [u8]),
+    Write(&'d [u8]),
+}
+
+impl Access<'_> {
+    fn perform<Cx, F: mmio::Frame<Cx>>(
+        self,
+        mut frame: F,
+        cx: &Cx,
+        offset: u32,
+    ) -> Result<(), MmioError> {
+        match self {
+            Self::Read(data) => mmio::read(&mut frame, cx, offset, data),
+            Self::Write(data) => mmio::write(&mut frame, cx, offset, data),
+        }
+    }
+}
+
+/// One thread's handle for the register frames. It can be sent to another thread, but not shared.
+pub struct GicBus<E: Engine> {
+    injector: E::Injector,
+    gic: Gic<E>,
+}
+
+impl<E: Engine> GicBus<E> {
+    /// The handle that injects.
+    pub fn injector(&self) -> &E::Injector {
+        &self.injector
+    }
+
+    /// Reads `data.len()` bytes at `address`, as vCPU `vcpu`.
+    ///
+    /// # Errors
+    /// [`MmioError`]: the guest is to get an external abort. GICv2's CPU interface is [`MmioError::Unmapped`] here.
+    pub fn read(&self, vcpu: VcpuId, address: u64, data: &mut [u8]) -> Result<(), MmioError> {
+        self.access(vcpu, address, Access::Read(data))
+    }
+
+    /// Writes `data` at `address`, as vCPU `vcpu`.
+    ///
+    /// # Errors
+    /// As [`GicBus::read`].
+    pub fn write(&self, vcpu: VcpuId, address: u64, data: &[u8]) -> Result<(), MmioError> {
+        self.access(vcpu, address, Access::Write(data))
+    }
+
+    fn access(&self, vcpu: VcpuId, address: u64, access: Access<'_>) -> Result<(), MmioError> {
+        let found = self.gic.find(address).filter(|_| vcpu.0 < self.gic.0.machine.vcpus());
+        let (place, offset) = found.ok_or(MmioError::Unmapped(address))?;
+        self.access_at(vcpu, place, offset, access).map_err(|e| e.at(address))
+    }
+
+    pub(crate) fn access_at(
+        &self,
+        vcpu: VcpuId,
+        place: Place,
+        offset: u32,
+        access: Access<'_>,
+    ) -> Result<(), MmioError> {
+        let shared = &*self.gic.0;
+        let cx = Cx::<E> { machine: &shared.machine, injector: &self.injector, vcpu };
+        match (&shared.frames, place) {
+            (Frames::V2 { dist, .. }, Place::Dist) => access.perform(dist, &cx, offset),
+            (Frames::V2 { v2m, .. }, Place::V2m(n)) => {
+                access.perform(&v2m[usize::from(n)], &cx, offset)
+            }
+            (Frames::V3 { dist, .. }, Place::Dist) => access.perform(dist, &cx, offset),
+            (Frames::V3 { redists, .. }, Place::Redist(of)) => {
+                access.perform(&redists[of.index()], &cx, offset)
+            }
+            _ => Err(MmioError::Unmapped(offset.into())),
+        }
+    }
+}

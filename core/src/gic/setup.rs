@@ -1,0 +1,359 @@
+//! From the shape of a machine to its interrupt controller.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::{Affinity, Frames, Gic, Machine, Place, Shared};
+use crate::engine::{Config, Engine, Error, Gates, Injector, Kick};
+use crate::gicv2::{dist::DistV2, v2m::V2m};
+use crate::gicv3::{dist::DistV3, redist::Redist};
+use crate::ids::{PRIVATE_INTIDS, VcpuId};
+use crate::lr::MAX_LRS;
+use crate::mmio::bus::Regions;
+
+/// Which architecture version the guest sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Model {
+    /// GICv2 (IHI 0048B), up to 8 vCPUs.
+    V2 = 5,
+    /// GICv3 (IHI 0069) without security states and without legacy operation.
+    V3 = 7,
+}
+
+impl TryFrom<u32> for Model {
+    type Error = SetupError;
+
+    /// From Linux's `KVM_DEV_TYPE_ARM_VGIC_V2` or `_V3`.
+    fn try_from(device_type: u32) -> Result<Self, SetupError> {
+        match device_type {
+            5 => Ok(Self::V2),
+            7 => Ok(Self::V3),
+            other => Err(SetupError::UnknownType(other)),
+        }
+    }
+}
+
+/// Why a machine cannot be set up like this. Nothing has changed when one is returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The model has been chosen already.
+    #[error("the model has been chosen already")]
+    AlreadyCreated,
+    /// The model must be chosen first.
+    #[error("no model has been chosen")]
+    NotCreated,
+    /// That is no interrupt controller that can be had here.
+    #[error("device type {0} is not known")]
+    UnknownType(u32),
+    /// The model must be chosen before there are vCPUs.
+    #[error("there are vCPUs already")]
+    VcpusCreated,
+    /// The model cannot have that many vCPUs.
+    #[error("this model has at most {0} vCPUs")]
+    TooManyVcpus(u16),
+    /// Another vCPU has that affinity.
+    #[error("two vCPUs have affinity {0:?}")]
+    AffinityTaken(Affinity),
+    /// The frame's address has been set already.
+    #[error("the address has been set already")]
+    AddressSet,
+    /// The frame does not exist in this model.
+    #[error("the model has no such frame")]
+    WrongModel,
+    /// The frame does not lie in the address space.
+    #[error("{0:#x} is not in the address space")]
+    OutOfRange(u64),
+    /// The frame's address is not a multiple of what it must be.
+    #[error("{base:#x} is not a multiple of {align:#x}")]
+    Misaligned {
+        /// The address.
+        base: u64,
+        /// What it must be a multiple of.
+        align: u64,
+    },
+    /// Something else is there.
+    #[error("the frame at {base:#x} overlaps the one at {other:#x}")]
+    Overlap {
+        /// The frame's address.
+        base: u64,
+        /// The address of what is there.
+        other: u64,
+    },
+    /// A frame that the model needs has no address, or not all vCPUs have a redistributor.
+    #[error("not initialised: {0}")]
+    NotInitialised(&'static str),
+    /// The number is not one that it can be.
+    #[error("{0} is out of its range")]
+    Value(&'static str),
+    /// The engine would not have it.
+    #[error(transparent)]
+    Engine(#[from] Error),
+}
+
+/// A GICv2m frame: MSIs as SPIs (Arm Server Base System Architecture, appendix E).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MsiFrame {
+    /// Address of its 4 KiB.
+    pub base: u64,
+    /// The first SPI (as an INTID) that its MSIs become.
+    pub first: u16,
+    /// The number of SPIs.
+    pub count: u16,
+}
+
+/// Size and alignment of a GICD or GICC frame of GICv2.
+const V2_FRAME: (u64, u64) = (0x1000, 0x1000);
+/// GICC's second page holds GICC_DIR (IHI 0048B, 4.4.18).
+const V2_CPU_SIZE: u64 = 0x2000;
+/// Size of a GICv3 frame; RD_base and SGI_base are two of them (IHI 0069, 12.10).
+const V3_FRAME: u64 = 0x1_0000;
+/// Size of the two frames of a redistributor.
+const REDIST_SIZE: u64 = 2 * V3_FRAME;
+
+/// The shape of a machine, to be made into a [`Gic`].
+#[derive(Clone, Debug)]
+pub struct Setup {
+    model: Option<Model>,
+    config: Config,
+    lrs: usize,
+    affinities: Vec<Affinity>,
+    regions: Regions<Place>,
+    dist: Option<u64>,
+    cpu: Option<u64>,
+    v2m: Vec<MsiFrame>,
+    /// vCPUs that the redistributor regions have room for, with those that end a region.
+    redists: u32,
+    last_redists: Vec<u32>,
+}
+
+impl Setup {
+    /// Nothing yet, in an address space of `ipa_bits` bits (1 to 63).
+    pub fn new(ipa_bits: u32) -> Self {
+        Self {
+            model: None,
+            config: Config::default(),
+            lrs: MAX_LRS,
+            affinities: Vec::new(),
+            regions: Regions::new(ipa_bits),
+            dist: None,
+            cpu: None,
+            v2m: Vec::new(),
+            redists: 0,
+            last_redists: Vec::new(),
+        }
+    }
+
+    /// Chooses the model. First of all.
+    ///
+    /// # Errors
+    /// [`SetupError::AlreadyCreated`], [`SetupError::VcpusCreated`].
+    pub fn create(&mut self, model: Model) -> Result<(), SetupError> {
+        if self.model.is_some() {
+            return Err(SetupError::AlreadyCreated);
+        }
+        if !self.affinities.is_empty() {
+            return Err(SetupError::VcpusCreated);
+        }
+        self.model = Some(model);
+        Ok(())
+    }
+
+    fn model(&self, only: Model) -> Result<(), SetupError> {
+        match self.model {
+            None => Err(SetupError::NotCreated),
+            Some(model) if model == only => Ok(()),
+            Some(_) => Err(SetupError::WrongModel),
+        }
+    }
+
+    /// The bounds of the engine. Its numbers of vCPUs and of interrupts other than LPIs are set apart.
+    pub fn set_bounds(&mut self, bounds: Config) {
+        let Config { vcpus, spis, espis, eppis, .. } = self.config;
+        self.config = Config { vcpus, spis, espis, eppis, ..bounds };
+    }
+
+    /// The number of extended PPIs of each vCPU (0, 32 or 64), and of extended SPIs (a multiple of 32, up to 1024). GICv3 only
+    /// (IHI 0069, 2.2).
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::Value`].
+    pub fn set_extended(&mut self, eppis: u16, espis: u16) -> Result<(), SetupError> {
+        self.model(Model::V3)?;
+        if eppis > 64 || espis > 1024 || !(eppis | espis).is_multiple_of(32) {
+            return Err(SetupError::Value("number of extended interrupts"));
+        }
+        (self.config.eppis, self.config.espis) = (eppis, espis);
+        Ok(())
+    }
+
+    /// The number of SPIs: a multiple of 32, up to 960, and 988.
+    ///
+    /// # Errors
+    /// [`SetupError::Value`].
+    pub fn set_spis(&mut self, spis: u16) -> Result<(), SetupError> {
+        if spis != 988 && (spis > 960 || !spis.is_multiple_of(32)) {
+            return Err(SetupError::Value("number of SPIs"));
+        }
+        self.config.spis = spis;
+        Ok(())
+    }
+
+    /// The number of list registers of the software CPU interfaces, 1 to 16. 16 if not set.
+    ///
+    /// # Errors
+    /// [`SetupError::Value`].
+    pub fn set_lrs(&mut self, lrs: usize) -> Result<(), SetupError> {
+        if lrs == 0 || lrs > MAX_LRS {
+            return Err(SetupError::Value("number of list registers"));
+        }
+        self.lrs = lrs;
+        Ok(())
+    }
+
+    /// Adds a vCPU, and returns its number: they count from 0.
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::TooManyVcpus`], [`SetupError::AffinityTaken`].
+    pub fn add_vcpu(&mut self, affinity: Affinity) -> Result<VcpuId, SetupError> {
+        let most = match self.model.ok_or(SetupError::NotCreated)? {
+            Model::V2 => 8,
+            Model::V3 => crate::ids::MAX_VCPUS,
+        };
+        let id = self.affinities.len() as u16;
+        if id == most {
+            return Err(SetupError::TooManyVcpus(most));
+        }
+        if self.affinities.contains(&affinity) {
+            return Err(SetupError::AffinityTaken(affinity));
+        }
+        self.affinities.push(affinity);
+        Ok(VcpuId(id))
+    }
+
+    /// The address of the distributor: 4 KiB (GICv2) or 64 KiB (GICv3).
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::AddressSet`], and where it cannot be.
+    pub fn set_distributor(&mut self, base: u64) -> Result<(), SetupError> {
+        let (size, align) = match self.model.ok_or(SetupError::NotCreated)? {
+            Model::V2 => V2_FRAME,
+            Model::V3 => (V3_FRAME, V3_FRAME),
+        };
+        if self.dist.is_some() {
+            return Err(SetupError::AddressSet);
+        }
+        self.regions.insert(base, size, align, Place::Dist)?;
+        self.dist = Some(base);
+        Ok(())
+    }
+
+    /// The address of GICv2's CPU interface: 8 KiB.
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::AddressSet`], and where it cannot be.
+    pub fn set_cpu_interface(&mut self, base: u64) -> Result<(), SetupError> {
+        self.model(Model::V2)?;
+        if self.cpu.is_some() {
+            return Err(SetupError::AddressSet);
+        }
+        self.regions.insert(base, V2_CPU_SIZE, V2_FRAME.1, Place::Cpu)?;
+        self.cpu = Some(base);
+        Ok(())
+    }
+
+    /// Adds a GICv2m frame.
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::Value`] if its SPIs do not exist (the number of
+    /// SPIs is set before) or belong to another frame, and where it cannot be.
+    pub fn add_msi_frame(&mut self, frame: MsiFrame) -> Result<(), SetupError> {
+        self.model(Model::V2)?;
+        let spis = |f: &MsiFrame| u32::from(f.first)..u32::from(f.first) + u32::from(f.count);
+        let new = spis(&frame);
+        let exist = frame.count > 0
+            && new.start >= PRIVATE_INTIDS
+            && new.end <= PRIVATE_INTIDS + u32::from(self.config.spis);
+        let taken = |other: &MsiFrame| spis(other).start < new.end && new.start < spis(other).end;
+        if !exist || self.v2m.iter().any(taken) {
+            return Err(SetupError::Value("SPIs of the MSI frame"));
+        }
+        let number = self.v2m.len() as u16;
+        self.regions.insert(frame.base, V2_FRAME.0, V2_FRAME.1, Place::V2m(number))?;
+        self.v2m.push(frame);
+        Ok(())
+    }
+
+    /// Adds a region of redistributors, 128 KiB each, for `count` more vCPUs.
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::Value`] if `count` is 0 or beyond the most vCPUs, and
+    /// where it cannot be.
+    pub fn add_redistributors(&mut self, base: u64, count: u32) -> Result<(), SetupError> {
+        self.model(Model::V3)?;
+        let end = self.redists.saturating_add(count);
+        if count == 0 || end > crate::ids::MAX_VCPUS.into() {
+            return Err(SetupError::Value("number of redistributors"));
+        }
+        // All or none.
+        let mut regions = self.regions.clone();
+        for (n, vcpu) in (self.redists..end).enumerate() {
+            let base = (n as u64).checked_mul(REDIST_SIZE).and_then(|n| base.checked_add(n));
+            let base = base.ok_or(SetupError::OutOfRange(u64::MAX))?;
+            regions.insert(base, REDIST_SIZE, V3_FRAME, Place::Redist(VcpuId(vcpu as u16)))?;
+        }
+        self.regions = regions;
+        self.redists = end;
+        self.last_redists.push(end - 1);
+        Ok(())
+    }
+
+    /// Makes the controller. All vCPUs are powered off, everything is as after a reset.
+    ///
+    /// # Errors
+    /// [`SetupError::NotInitialised`] if something is missing, [`SetupError::Engine`].
+    pub fn init<E: Engine>(&self, kick: Arc<dyn Kick>) -> Result<Gic<E>, SetupError> {
+        let missing = |what| Err(SetupError::NotInitialised(what));
+        let model = self.model.ok_or(SetupError::NotCreated)?;
+        if self.affinities.is_empty() {
+            return missing("there are no vCPUs");
+        }
+        if self.dist.is_none() {
+            return missing("the distributor has no address");
+        }
+        let vcpus = self.affinities.len() as u16;
+        let Config { spis, espis, eppis, .. } = self.config;
+        let machine = Machine { spis, espis, eppis, affinities: self.affinities.clone().into() };
+        let frames = match model {
+            Model::V2 if self.cpu.is_none() => return missing("the CPU interface has no address"),
+            Model::V2 => Frames::V2 {
+                dist: DistV2::new(&machine),
+                v2m: self.v2m.iter().map(V2m::new).collect(),
+            },
+            Model::V3 if self.redists < u32::from(vcpus) => {
+                return missing("not all vCPUs have a redistributor");
+            }
+            Model::V3 => {
+                let last = |n: u16| n + 1 == vcpus || self.last_redists.contains(&n.into());
+                let redists: Box<[Redist]> =
+                    (0..vcpus).map(|n| Redist::new(&machine, VcpuId(n), last(n))).collect();
+                Frames::V3 { dist: DistV3::new(&machine), redists }
+            }
+        };
+        let engine = E::new(&Config { vcpus, ..self.config.clone() }, kick)?;
+        let injector = engine.injector()?;
+        for vcpu in (0..vcpus).map(VcpuId) {
+            // Nothing is forwarded until the guest enables it.
+            injector.update_gates(vcpu, |_| Gates::CLOSED)?;
+        }
+        Ok(Gic(Arc::new(Shared {
+            engine,
+            machine,
+            regions: self.regions.clone(),
+            frames,
+            lrs: self.lrs,
+        })))
+    }
+}

@@ -1,0 +1,6 @@
+//! GICv3 (IHI 0069), with one security state and affinity routing: distributor, redistributors, system registers.
+
+pub(crate) mod dist;
+pub(crate) mod layout;
+pub(crate) mod redist;
+pub mod sysregs;

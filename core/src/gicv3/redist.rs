@@ -1,0 +1,23 @@
+//! A redistributor, GICR (IHI 0069, 12.11).
+
+use crate::engine::Engine;
+use crate::gic::{Cx, Machine};
+use crate::mmio::{Frame, Reg};
+
+/// What is not the engine's.
+pub(crate) struct Redist {}
+
+impl Redist {
+    pub(crate) fn new(_machine: &Machine, _vcpu: crate::ids::VcpuId, _last: bool) -> Self {
+        Self {}
+    }
+}
+
+impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
+    type Kind = ();
+    const LAYOUT: &'static [Reg<()>] = &[];
+    fn read(&mut self, _cx: &Cx<'_, E>, _kind: (), _index: u32) -> u64 {
+        0
+    }
+    fn write(&mut self, _cx: &Cx<'_, E>, _kind: (), _index: u32, _value: u64, _mask: u64) {}
+}
