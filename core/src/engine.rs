@@ -40,6 +40,12 @@ pub trait Kick: Send + Sync + 'static {
         let _ = irq;
         None
     }
+
+    /// Deactivates a physical interrupt, because the virtual one that is tied to it was deactivated where no hardware does that:
+    /// without a list register, or by a write to its active state. Does nothing by default.
+    fn deactivate_phys(&self, pintid: u16) {
+        let _ = pintid;
+    }
 }
 
 /// The shape and the bounds of one VM's interrupt controller.

@@ -23,12 +23,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use crate::counters::{Counter, Counters};
-use crate::engine::{Gates, Kick};
+use crate::engine::{Gates, Kick, Wired};
 use crate::graveyard::Graveyard;
 use crate::ids::VcpuId;
 use crate::irq::Irq;
 use crate::mailbox::{Mailbox, Push};
-use crate::refs::{Posted, Signal};
+use crate::refs::{Posted, Signal, State};
 use crate::sync::{AtomicBool, AtomicU64, CachePadded, Ordering, fence, update};
 
 const fn pack(gates: Gates) -> u64 {
@@ -47,6 +47,9 @@ pub(crate) struct VcpuShared {
     gates: AtomicU64,
     /// The owner is to look at everything it has once more.
     review: AtomicBool,
+    /// Odd from before the owner takes a wired interrupt's pending bit for a list register, or lets the guest have one
+    /// that is there already, until it has taken back what the guest did. Only the owner writes it.
+    exposure: AtomicU64,
     /// Someone has the vCPU's interface.
     taken: AtomicBool,
     pub(crate) counters: Counters,
@@ -58,6 +61,7 @@ impl VcpuShared {
             mailbox: CachePadded::new(Mailbox::new()),
             gates: AtomicU64::new(pack(Gates::OPEN)),
             review: AtomicBool::new(false),
+            exposure: AtomicU64::new(0),
             taken: AtomicBool::new(false),
             counters: Counters::new(),
         }
@@ -75,6 +79,38 @@ impl VcpuShared {
         // AcqRel: pairs with `gates`.
         let old = unpack(update(&self.gates, |old| pack(f(unpack(old)))));
         (old, f(old))
+    }
+
+    /// From now on, who wants to know about wired interrupts of this vCPU waits. For the owner.
+    ///
+    /// A read-modify-write, and so is [`VcpuShared::exposure`]: of the two, one comes first. Either the other side sees
+    /// that it must wait, or the owner sees in its mailbox whatever the other side put there before.
+    pub(crate) fn expose(&self) {
+        if cfg!(mutant = "expose_by_store") {
+            let now = self.exposure.load(Ordering::Relaxed);
+            return self.exposure.store(now + 1, Ordering::Release);
+        }
+        self.exposure.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Nobody has to wait any more: what the guest did has been published. For the owner.
+    pub(crate) fn conceal(&self) {
+        // Relaxed: only the owner writes it.
+        let now = self.exposure.load(Ordering::Relaxed);
+        // Release: pairs with `has_concealed` and `exposure`.
+        self.exposure.store(now + 1, Ordering::Release);
+    }
+
+    /// How often it was exposed and concealed: odd if it is exposed.
+    pub(crate) fn exposure(&self) -> u64 {
+        // AcqRel: see `expose`.
+        self.exposure.fetch_add(0, Ordering::AcqRel)
+    }
+
+    /// Whether that has changed.
+    pub(crate) fn exposure_is_past(&self, seen: u64) -> bool {
+        // Acquire: pairs with `conceal`.
+        self.exposure.load(Ordering::Acquire) != seen
     }
 
     /// Asks the owner to look at everything it has. The caller kicks.
@@ -140,6 +176,14 @@ impl Hub {
     pub(crate) fn kick(&self, vcpu: VcpuId) {
         self.vcpu(vcpu).counters.add(Counter::Kicks, 1);
         self.kick.kick(vcpu);
+    }
+
+    pub(crate) fn input_level(&self, wired: Wired) -> Option<bool> {
+        self.kick.input_level(wired)
+    }
+
+    pub(crate) fn deactivate_phys(&self, pintid: u16) {
+        self.kick.deactivate_phys(pintid);
     }
 
     /// Makes sure that a vCPU looks at the interrupt again. Returns whether the interrupt still lives.
@@ -228,6 +272,46 @@ impl Hub {
         let state = irq.state.load_ordered();
         if pending || state.is_signaled() || state.owner().is_some() {
             self.attend(irq);
+        }
+    }
+
+    /// Waits until a vCPU has taken back what its guest has done up to now to the wired interrupts in its list registers, kicking it
+    /// if it is in the guest. Returns its exposure before that.
+    fn await_fold(&self, vcpu: VcpuId) -> u64 {
+        let shared = self.vcpu(vcpu);
+        let seen = shared.exposure();
+        if seen % 2 != 0 && !cfg!(mutant = "no_wait_for_fold") {
+            self.kick(vcpu);
+            self.kick.wait_for_exit(vcpu, &|| shared.exposure_is_past(seen));
+        }
+        seen
+    }
+
+    /// Looks at a wired interrupt as it is when no guest can change it. `look` is called with its state.
+    pub(crate) fn observe<T>(&self, irq: &Irq, look: impl Fn(State) -> T) -> T {
+        loop {
+            let owner = irq.state.load_ordered().owner();
+            let seen = owner.map(|owner| (owner, self.await_fold(owner)));
+            let result = look(irq.state.load());
+            // Between a fold and the next exposure nothing changes but by writes to its words.
+            let stays = irq.state.load_ordered().owner() == owner;
+            let undisturbed = seen.is_none_or(|(owner, seen)| {
+                seen % 2 == 0 && !self.vcpu(owner).exposure_is_past(seen)
+            });
+            if stays && (undisturbed || cfg!(mutant = "no_wait_for_fold")) {
+                return result;
+            }
+        }
+    }
+
+    /// Makes a wired interrupt active or not active, wherever it is.
+    pub(crate) fn set_active(&self, irq: &Irq, active: bool) {
+        let owner = irq.state.write_active(active);
+        self.attend(irq);
+        if let Some(owner) = owner {
+            // What the guest does until it has been kicked out counts as earlier. Before it is entered again, the
+            // owner finds this in its mailbox.
+            self.await_fold(owner);
         }
     }
 

@@ -141,10 +141,11 @@ impl Lr {
         self.0 & (Self::HW | Self::EOI) == Self::EOI
     }
 
-    /// The same entry with the EOI maintenance request set. The entry must not be a HW one.
+    /// The same entry with the EOI maintenance request set. No effect on one that is tied to a physical interrupt: its
+    /// bit 41 is one of that interrupt's number.
     #[must_use]
     pub const fn with_eoi_maintenance(self) -> Self {
-        Self(self.0 | Self::EOI)
+        if self.0 & Self::HW != 0 { self } else { Self(self.0 | Self::EOI) }
     }
 
     /// The vCPU that sent this SGI, on a GICv2 virtual CPU interface (bits 12:10 of vINTID: the
@@ -226,6 +227,9 @@ pub struct Maintenance {
     pub no_pending: bool,
     /// LRENPIE: a maintenance interrupt when the guest ends an interrupt that is in no list register.
     pub not_present: bool,
+    /// VGrp0EIE and VGrp1EIE: a maintenance interrupt while the guest has enabled Group 0, or Group 1, because something of a
+    /// group that it had disabled may be waiting.
+    pub group_enabled: [bool; 2],
     /// TDIR: a write of the guest's DIR register is to be reported to the host instead of performed.
     pub trap_dir: bool,
 }
@@ -244,6 +248,12 @@ pub trait ListRegisters {
 
     /// Returns and clears the count of EOIs that found no list register (`ICH_HCR_EL2.EOIcount`).
     fn take_eoi_count(&mut self) -> u32;
+
+    /// Whether the guest has enabled Group 0 and Group 1 at its CPU interface (`ICH_VMCR_EL2.VENG0` and `VENG1`). What is of a
+    /// disabled group takes no list register. Both, if the implementor does not know.
+    fn groups_enabled(&self) -> [bool; 2] {
+        [true; 2]
+    }
 
     /// States which maintenance conditions are wanted from now on.
     fn set_maintenance(&mut self, wanted: Maintenance);

@@ -11,9 +11,11 @@
 //! | 32 | `SIGNALED`: the interrupt is in a mailbox. *Is* the mailbox's reference. | set by anyone, cleared by who drains |
 //! | 33 | `OWNED`: a vCPU has it in its buckets or list registers. *Is* that vCPU's reference. | the vCPU named by `OWNER` |
 //! | 34 | `DEAD`: there are no references, and never will be again | who drops the last one |
-//! | 35 | `ACTIVE`: active, while its vCPU is closed | the owner |
+//! | 35 | `ACTIVE`: active: as its owner found it last, or was told; or while nobody owns it. Not for LPIs. | the owner; anyone, with `CHANGED` if it is owned |
 //! | 47:36 | `KEEPS`: routes that remember the object ([`Kept`]). They keep its memory, but do not make it mapped. | anyone |
-//! | 63:48 | `OWNER`: which vCPU, if `OWNED` | the owner |
+//! | 57:48 | `OWNER`: which vCPU, if `OWNED` | the owner |
+//! | 58 | `LATCHED`: pending in a list register, as its owner found it last. Not for LPIs. | the owner |
+//! | 59 | `CHANGED`: someone else has written `ACTIVE`, and the owner has not taken that over yet | set by anyone, cleared by the owner |
 //!
 //! References are four types: [`IrqRef`] (one of `REFS`), [`Kept`] (one of `KEEPS`), [`Posted`] (`SIGNALED`) and [`Owned`]
 //! (`OWNED`). The last two are bits since there is never more than one: this is what makes "in at most one
@@ -58,7 +60,11 @@ const ACTIVE: u64 = 1 << 35;
 const ONE_KEEP: u64 = 1 << 36;
 const KEEPS: u64 = 0xfff << 36;
 const OWNER_SHIFT: u32 = 48;
-const OWNER: u64 = 0xffff << OWNER_SHIFT;
+const OWNER: u64 = 0x3ff << OWNER_SHIFT;
+const LATCHED: u64 = 1 << 58;
+const CHANGED: u64 = 1 << 59;
+
+const _: () = assert!(crate::ids::MAX_VCPUS as u64 - 1 <= OWNER >> OWNER_SHIFT);
 
 /// One value of a state word.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,8 +93,16 @@ impl State {
         self.0 & ACTIVE != 0
     }
 
+    pub(crate) const fn is_latched(self) -> bool {
+        self.0 & LATCHED != 0
+    }
+
     pub(crate) const fn owner(self) -> Option<VcpuId> {
-        if self.0 & OWNED != 0 { Some(VcpuId((self.0 >> OWNER_SHIFT) as u16)) } else { None }
+        if self.0 & OWNED != 0 {
+            Some(VcpuId(((self.0 & OWNER) >> OWNER_SHIFT) as u16))
+        } else {
+            None
+        }
     }
 }
 
@@ -109,8 +123,9 @@ pub(crate) enum Signal {
 pub(crate) enum Claim {
     /// Another vCPU owns it.
     Elsewhere(Posted),
-    /// The claiming vCPU owns it already; the mailbox's reference is gone.
-    Mine(NonNull<Irq>),
+    /// The claiming vCPU owns it already; the mailbox's reference is gone. If someone else has made it active or not
+    /// active meanwhile: which.
+    Mine(NonNull<Irq>, Option<bool>),
     /// The claiming vCPU owns it now. The state is that of the moment of claiming.
     New(Owned, State),
 }
@@ -150,17 +165,27 @@ const fn without(old: u64, holder: u64) -> u64 {
     if State(new).has_holder() { new } else { DEAD }
 }
 
+/// The value without what the owner says: what it found is no longer so, and what others have written stays.
+const fn disowned(old: u64) -> u64 {
+    let active = if old & CHANGED != 0 { 0 } else { ACTIVE };
+    old & !(OWNER | LATCHED | CHANGED | active)
+}
+
+const fn unchanged(old: u64) -> u64 {
+    old
+}
+
 /// Takes away the holder that the caller stands for.
 ///
 /// # Safety
 /// The caller must hold what `holder` names, and must not use it or `irq` afterwards.
-unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: u64) {
+unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: fn(u64) -> u64) {
     // SAFETY: the holder keeps the object alive until the update below, after which it is not touched
     // unless the update made it dead, which makes it the caller's alone.
     let state = unsafe { &irq.as_ref().state };
     if cfg!(mutant = "dead_in_two_steps") {
         // Between the two, the count is zero, and can be revived.
-        let (_, new) = state.update(|old| (old & !clear) - holder);
+        let (_, new) = state.update(|old| clear(old) - holder);
         if !new.has_holder() {
             state.0.swap(DEAD, Ordering::AcqRel);
             // SAFETY: none; this is a seeded bug.
@@ -168,7 +193,7 @@ unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: u64) {
         }
         return;
     }
-    let (_, new) = state.update(|old| without(old & !clear, holder));
+    let (_, new) = state.update(|old| without(clear(old), holder));
     if new.is_dead() {
         // SAFETY: as above; rule 3: only one update makes the word dead.
         unsafe { Irq::bury(irq) };
@@ -290,20 +315,20 @@ macro_rules! reference {
 
 reference! {
     /// A counted reference: a mapping's, or a passing one.
-    IrqRef, ONE_REF, 0, Trace::Put
+    IrqRef, ONE_REF, unchanged, Trace::Put
 }
 reference! {
     /// A reference to the memory alone: the interrupt may be unmapped, and mapped again.
-    Kept, ONE_KEEP, 0, Trace::Unkeep
+    Kept, ONE_KEEP, unchanged, Trace::Unkeep
 }
 reference! {
     /// The mailbox's reference. Dropping it withdraws the interrupt from where it was to go.
-    Posted, SIGNALED, 0, Trace::Unpost
+    Posted, SIGNALED, unchanged, Trace::Unpost
 }
 reference! {
     /// The owner's reference: this vCPU has the interrupt in a bucket or a list register.
     /// Dropping it leaves the interrupt unowned.
-    Owned, OWNED, OWNER, Trace::Disown
+    Owned, OWNED, disowned, Trace::Disown
 }
 
 impl Posted {
@@ -314,7 +339,7 @@ impl Posted {
         let mine = OWNED | (vcpu.0 as u64) << OWNER_SHIFT;
         let (old, new) = self.state.update(|old| match State(old).owner() {
             Some(owner) if owner != vcpu => old,
-            Some(_) => old & !SIGNALED,
+            Some(_) => old & !(SIGNALED | CHANGED),
             None => old & !SIGNALED | mine,
         });
         if new.is_signaled() {
@@ -323,7 +348,7 @@ impl Posted {
         trace(Trace::Unpost, &self);
         let irq = self.into_raw();
         match old.owner() {
-            Some(_) => Claim::Mine(irq),
+            Some(_) => Claim::Mine(irq, (old.0 & CHANGED != 0).then_some(old.is_active())),
             None => {
                 let owned = Owned(irq);
                 trace(Trace::Own, &owned);
@@ -342,12 +367,17 @@ impl Posted {
 }
 
 impl Owned {
-    /// Gives the interrupt up to whom it now belongs: the result, if any, must be posted there. If there is
+    /// Gives the interrupt up to whom it now belongs, active or not: the result, if any, must be posted there. If there is
     /// none, the interrupt is in a mailbox already.
     #[track_caller]
-    pub(crate) fn hand_over(self) -> Option<Posted> {
+    pub(crate) fn hand_over(self, active: bool) -> Option<Posted> {
         trace(Trace::Disown, &self);
-        let (old, _) = self.state.update(|old| old & !(OWNED | OWNER) | SIGNALED);
+        let active = if active { ACTIVE } else { 0 };
+        let (old, _) = self.state.update(|old| {
+            // What others have written counts.
+            let active = if old & CHANGED != 0 { old & ACTIVE } else { active };
+            disowned(old) & !(OWNED | ACTIVE) | active | SIGNALED
+        });
         // If it was signaled, it is the mailbox's now, and may be gone: not to be looked at any more.
         let irq = self.into_raw();
         // Seeded bug: in two mailboxes at once.
@@ -359,15 +389,31 @@ impl Owned {
         Some(posted)
     }
 
-    /// Records that the interrupt is active, for the time without an owner; or takes the record back,
-    /// and returns whether there was one.
-    pub(crate) fn set_active(&self, active: bool) -> bool {
-        // AcqRel: in the word's chain.
-        let old = if active {
-            self.state.0.fetch_or(ACTIVE, Ordering::AcqRel)
-        } else {
-            self.state.0.fetch_and(!ACTIVE, Ordering::AcqRel)
-        };
-        State(old).is_active()
+    /// Shows others whether the interrupt is active, and whether it is pending in a list register.
+    #[inline]
+    pub(crate) fn publish(&self, active: bool, latched: bool) {
+        if self.intid().is_lpi() {
+            return;
+        }
+        let want = if active { ACTIVE } else { 0 } | if latched { LATCHED } else { 0 };
+        // A look: only the owner changes LATCHED, and ACTIVE only with CHANGED, which it does not overwrite.
+        if self.state.load().0 & (ACTIVE | LATCHED) == want {
+            return;
+        }
+        let _ = self.state.update(|old| {
+            let mine = if old & CHANGED != 0 { LATCHED } else { ACTIVE | LATCHED };
+            old & !mine | want & mine
+        });
+    }
+}
+
+impl StateWord {
+    /// Makes the interrupt active or not active; its owner, if it has one, is to take that over. The caller attends. Returns the owner.
+    pub(crate) fn write_active(&self, active: bool) -> Option<VcpuId> {
+        let (old, _) = self.update(|old| {
+            let changed = if old & OWNED != 0 { CHANGED } else { 0 };
+            old & !ACTIVE | if active { ACTIVE } else { 0 } | changed
+        });
+        old.owner()
     }
 }

@@ -20,6 +20,7 @@ use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
+use crate::refs::State;
 use crate::sync::{CachePadded, Ordering, fence};
 use crate::tree::Node;
 use crate::vcpu::VcpuInterface;
@@ -118,6 +119,15 @@ impl<R: Reclaim> Shared<R> {
                 let n = position(intid, PRIVATE_INTIDS, self.wired.spis, ESPI_BASE);
                 n.and_then(|n| self.wired.shared.get(n)).ok_or(Error::IntidRange(intid))
             }
+        }
+    }
+
+    /// An SGI of a vCPU.
+    fn sgi(&self, vcpu: VcpuId, sgi: Intid) -> Result<&Irq, Error> {
+        if sgi.is_sgi() {
+            self.wired(Wired::Private(vcpu, sgi))
+        } else {
+            Err(Error::IntidRange(sgi))
         }
     }
 
@@ -441,39 +451,61 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     }
 
     fn is_pending(&self, wired: Wired) -> Result<bool, Error> {
-        Ok(self.shared.wired(wired)?.looks_pending())
+        let irq = self.shared.wired(wired)?;
+        Ok(self.shared.hub.observe(irq, |state| irq.looks_pending() || state.is_latched()))
     }
 
     fn is_active(&self, wired: Wired) -> Result<bool, Error> {
-        Ok(self.shared.wired(wired)?.state.load().is_active())
+        let irq = self.shared.wired(wired)?;
+        Ok(self.shared.hub.observe(irq, State::is_active))
     }
 
-    fn set_active(&self, wired: Wired, _active: bool) -> Result<(), Error> {
-        self.shared.wired(wired).map(drop)
+    fn set_active(&self, wired: Wired, active: bool) -> Result<(), Error> {
+        self.shared.hub.set_active(self.shared.wired(wired)?, active);
+        Ok(())
     }
 
-    fn pulse_from(&self, vcpu: VcpuId, sgi: Intid, _senders: u8) -> Result<(), Error> {
-        self.shared.wired(Wired::Private(vcpu, sgi)).map(drop)
+    fn pulse_from(&self, vcpu: VcpuId, sgi: Intid, senders: u8) -> Result<(), Error> {
+        let irq = self.shared.sgi(vcpu, sgi)?;
+        irq.control().update(|c| c.sent_by(senders));
+        self.shared.hub.attend(irq);
+        Ok(())
     }
 
-    fn clear_from(&self, vcpu: VcpuId, sgi: Intid, _senders: u8) -> Result<(), Error> {
-        self.shared.wired(Wired::Private(vcpu, sgi)).map(drop)
+    fn clear_from(&self, vcpu: VcpuId, sgi: Intid, senders: u8) -> Result<(), Error> {
+        let irq = self.shared.sgi(vcpu, sgi)?;
+        irq.control().update(|c| c.recalled_by(senders));
+        self.shared.hub.attend(irq);
+        Ok(())
     }
 
     fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error> {
-        self.shared.wired(Wired::Private(vcpu, sgi)).map(|_| 0)
+        let irq = self.shared.sgi(vcpu, sgi)?;
+        Ok(self.shared.hub.observe(irq, |state| {
+            let control = irq.control().load();
+            let sender = control.sender();
+            let offered = state.is_latched() && !control.is_recalled(sender);
+            control.senders() | if offered { 1 << sender } else { 0 }
+        }))
     }
 
-    fn map_phys(&self, wired: Wired, _pintid: u16) -> Result<(), Error> {
-        self.shared.wired(wired).map(drop)
+    fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error> {
+        let irq = self.shared.wired(wired)?;
+        // Neither is an SGI, and the list register has room for 13 bits (IHI 0069, 12.4.7).
+        if irq.intid().is_sgi() || pintid < 16 || pintid >= 1 << 13 {
+            return Err(Error::IntidRange(irq.intid()));
+        }
+        irq.control().update(|c| c.with_phys(Some(pintid)));
+        Ok(())
     }
 
     fn unmap_phys(&self, wired: Wired) -> Result<(), Error> {
-        self.shared.wired(wired).map(drop)
+        self.shared.wired(wired)?.control().update(|c| c.with_phys(None));
+        Ok(())
     }
 
     fn phys(&self, wired: Wired) -> Result<Option<u16>, Error> {
-        self.shared.wired(wired).map(|_| None)
+        Ok(self.shared.wired(wired)?.control().load().phys())
     }
 
     fn update_gates(&self, vcpu: VcpuId, f: impl Fn(Gates) -> Gates) -> Result<(), Error> {
@@ -481,18 +513,21 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
         if !hub.has_vcpu(vcpu) {
             return Err(Error::NoSuchVcpu(vcpu));
         }
+        let request_review = || {
+            hub.vcpu(vcpu).request_review();
+            hub.kick(vcpu);
+        };
+        if cfg!(mutant = "review_before_disable") {
+            request_review();
+        }
         // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
         let pin = self.participant.pin();
         let (old, new) = hub.vcpu(vcpu).update_gates(f);
-        if cfg!(mutant = "review_before_disable") && !new.lpis {
-            return Ok(());
-        }
         if new.opens_more_than(old) {
-            self.shared.scan(vcpu, true, &pin);
+            self.shared.scan(vcpu, new.groups != old.groups, &pin);
         }
-        if old.opens_more_than(new) {
-            hub.vcpu(vcpu).request_review();
-            hub.kick(vcpu);
+        if old.opens_more_than(new) && !cfg!(mutant = "review_before_disable") {
+            request_review();
         }
         Ok(())
     }

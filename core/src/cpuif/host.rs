@@ -19,6 +19,8 @@ pub struct Misr {
     pub not_present: bool,
     /// NP: no-pending is wanted, and no entry's state is Pending.
     pub no_pending: bool,
+    /// VGrp0E and VGrp1E: wanted, and the guest has enabled that group.
+    pub group_enabled: [bool; 2],
 }
 
 impl Misr {
@@ -28,6 +30,8 @@ impl Misr {
             | (self.underflow as u32) << 1
             | (self.not_present as u32) << 2
             | (self.no_pending as u32) << 3
+            | (self.group_enabled[0] as u32) << 4
+            | (self.group_enabled[1] as u32) << 6
     }
 }
 
@@ -58,6 +62,7 @@ impl CpuInterface {
             underflow: self.wanted.underflow && self.valid & self.valid.wrapping_sub(1) == 0,
             not_present: self.wanted.not_present && self.eoi_count != 0,
             no_pending: self.wanted.no_pending && self.pending.is_empty(),
+            group_enabled: [0, 1].map(|g| self.wanted.group_enabled[g] && self.enabled[g]),
         }
     }
 
@@ -89,6 +94,11 @@ impl ListRegisters for CpuInterface {
     #[inline]
     fn take_eoi_count(&mut self) -> u32 {
         core::mem::take(&mut self.eoi_count).into()
+    }
+
+    #[inline]
+    fn groups_enabled(&self) -> [bool; 2] {
+        self.enabled
     }
 
     #[inline]

@@ -3,4 +3,4 @@
 pub(crate) mod dist;
 pub(crate) mod layout;
 pub(crate) mod redist;
-pub mod sysregs;
+pub(crate) mod sysregs;

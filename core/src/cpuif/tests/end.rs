@@ -2,8 +2,13 @@
 
 use super::*;
 
-const ALL: Maintenance =
-    Maintenance { underflow: true, no_pending: true, not_present: true, trap_dir: false };
+const ALL: Maintenance = Maintenance {
+    underflow: true,
+    no_pending: true,
+    not_present: true,
+    group_enabled: [false; 2],
+    trap_dir: false,
+};
 
 // 12.3, ICV_EOIR1_EL1: the bits above the INTID are RES0; a special INTID has no effect.
 #[test]

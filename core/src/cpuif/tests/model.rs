@@ -193,6 +193,8 @@ impl Model {
             (self.eisr() != 0, 1),
             (self.wanted.underflow && valid < 2, 2),
             (self.wanted.not_present && self.eoi_count > 0, 4),
+            (self.wanted.group_enabled[0] && self.enabled[0], 16),
+            (self.wanted.group_enabled[1] && self.enabled[1], 64),
             (self.wanted.no_pending && pending == 0, 8),
         ];
         conditions.iter().filter(|c| c.0).map(|c| c.1).sum()
@@ -247,9 +249,10 @@ fn entry() -> impl Strategy<Value = Entry> {
 }
 
 fn op(lrs: usize) -> impl Strategy<Value = Op> {
-    let want = any::<[bool; 4]>().prop_map(|[underflow, no_pending, not_present, trap_dir]| {
-        Maintenance { underflow, no_pending, not_present, trap_dir }
-    });
+    let want =
+        any::<[bool; 6]>().prop_map(|[underflow, no_pending, not_present, trap_dir, g0, g1]| {
+            Maintenance { underflow, no_pending, not_present, trap_dir, group_enabled: [g0, g1] }
+        });
     prop_oneof![
         8 => (0..lrs, entry()).prop_map(|(n, e)| Op::Write(n, e)),
         2 => (0..lrs, any::<bool>()).prop_map(|(n, p)| Op::Repend(n, p)),

@@ -12,6 +12,9 @@
 
 #![allow(unsafe_code)] // Interrupts found through the mailbox that this vCPU owns already.
 
+mod entries;
+mod power;
+
 use alloc::sync::Arc;
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -19,7 +22,7 @@ use core::ptr::NonNull;
 
 use crate::control::Control;
 use crate::counters::Counter;
-use crate::engine::{Error, Flushed, Trigger, Vcpu, Wired};
+use crate::engine::{Error, Flushed, Vcpu, Wired};
 use crate::ids::{Group, Intid, VcpuId};
 use crate::irq::{Irq, Place};
 use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
@@ -28,17 +31,7 @@ use crate::reclaim::{Participant, Reclaim, Slots};
 use crate::refs::{Claim, Owned, Posted, State};
 use crate::sync::{Ordering, fence};
 use crate::vgic::Shared;
-
-/// An interrupt in a list register.
-struct Entry {
-    owned: Owned,
-    /// What the register is to hold.
-    want: Lr,
-    /// It is pending there because its pending bit was taken (and not only because its line is high).
-    latched: bool,
-    /// When it is deactivated, it may still be pending.
-    recheck: bool,
-}
+use entries::Entry;
 
 /// What is to become of an interrupt that this vCPU has.
 enum Verdict {
@@ -60,6 +53,10 @@ pub struct VcpuInterface<R: Reclaim = Slots> {
     unflushed: bool,
     /// Nothing is known yet of what the list registers hold.
     fresh: bool,
+    /// Who wants to know about wired interrupts of this vCPU waits until the fold.
+    exposed: bool,
+    /// What the guest has enabled at its CPU interface, as of the last flush.
+    groups: [bool; 2],
     ready: ReadyQueue,
     /// Active, and in no list register: the newest of a level first.
     spilled: ReadyQueue,
@@ -91,6 +88,8 @@ impl<R: Reclaim> VcpuInterface<R> {
             in_guest: false,
             unflushed: false,
             fresh: true,
+            exposed: false,
+            groups: [true; 2],
             ready: ReadyQueue::new(Place::Ready),
             spilled: ReadyQueue::new(Place::Spilled),
             entries: [const { None }; MAX_LRS],
@@ -117,7 +116,9 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
         let lpi = irq.intid().is_lpi();
         // "Unmapped" can be a moment old: who maps it attends.
-        (!lpi || state.is_mapped()) && self.forwarded(control.group(), lpi)
+        (!lpi || state.is_mapped())
+            && self.groups[control.group() as usize]
+            && self.forwarded(control.group(), lpi)
     }
 
     /// Whether the gates of this vCPU are open for an interrupt.
@@ -148,18 +149,18 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Puts an interrupt that has no place yet where it belongs.
+    /// Puts an interrupt where it belongs that has had a place here, and is neither active nor pending in a list register any more.
     fn settle(&mut self, owned: Owned) {
+        owned.publish(false, false);
         let state = owned.state.load();
         self.settle_in(owned, state);
     }
 
-    /// The same, for a caller who has just read the state.
+    /// Puts an interrupt where it belongs, whose state the caller has just read.
     #[inline]
     fn settle_in(&mut self, owned: Owned, state: State) {
         if state.is_active() {
-            // It was active when its vCPU was powered off.
-            owned.set_active(false);
+            // It was active when its vCPU was powered off, or someone has made it so.
             let level = owned.level();
             return self.spilled.push_front(level, owned);
         }
@@ -174,7 +175,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Gives an interrupt to the vCPU that it is for now.
     fn hand_over(&self, owned: Owned) {
         self.shared.hub.vcpu(self.id).counters.add(Counter::HandedOver, 1);
-        if let Some(posted) = owned.hand_over() {
+        if let Some(posted) = owned.hand_over(false) {
             self.shared.hub.post(posted);
         }
     }
@@ -189,7 +190,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
         match posted.claim(self.id) {
             Claim::New(owned, state) => self.settle_in(owned, state),
-            Claim::Mine(irq) => self.reconsider(irq),
+            Claim::Mine(irq, changed) => self.reconsider(irq, changed),
             Claim::Elsewhere(posted) => self.shared.hub.post(posted),
         }
     }
@@ -207,16 +208,21 @@ impl<R: Reclaim> VcpuInterface<R> {
                 }
             }
             Claim::New(owned, state) => self.settle_in(owned, state),
-            Claim::Mine(irq) => self.reconsider(irq),
+            Claim::Mine(irq, changed) => self.reconsider(irq, changed),
             Claim::Elsewhere(posted) => self.shared.hub.post(posted),
         }
     }
 
-    /// Looks once more at an interrupt that this vCPU has.
-    fn reconsider(&mut self, irq: NonNull<Irq>) {
+    /// Looks once more at an interrupt that this vCPU has, and that someone else may have made active or not active.
+    fn reconsider(&mut self, irq: NonNull<Irq>, changed: Option<bool>) {
         // SAFETY: this vCPU owns it: `claim` says so, and nobody else ends that.
         let owned = unsafe { Owned::borrow(irq) };
         match owned.place() {
+            Place::Ready(level) if changed == Some(true) => {
+                // SAFETY: its place says so.
+                let owned = unsafe { self.ready.remove(level, irq) };
+                self.spilled.push_front(level, owned);
+            }
             Place::Ready(level) => {
                 // One that stays at its level keeps its turn.
                 if !matches!(self.verdict(&owned, owned.state.load()), Verdict::Offer(now) if now == level)
@@ -226,7 +232,18 @@ impl<R: Reclaim> VcpuInterface<R> {
                     self.settle(owned);
                 }
             }
-            Place::InLr(n) => self.review(n as usize),
+            Place::InLr(n) => match changed {
+                Some(active) if !cfg!(mutant = "write_to_active_ignored") => {
+                    self.activate(n as usize, active);
+                }
+                _ => self.review(n as usize),
+            },
+            Place::Spilled(level) if changed == Some(false) => {
+                // SAFETY: its place says so.
+                let owned = unsafe { self.spilled.remove(level, irq) };
+                self.end_phys(&owned);
+                self.settle(owned);
+            }
             // It is looked at when it is deactivated, or gets a list register again.
             Place::Spilled(_) => {}
             Place::Nowhere => debug_assert!(false, "owned, but nowhere"),
@@ -246,149 +263,58 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Makes a list-register entry agree with the interrupt's state, or takes it out.
-    fn review(&mut self, n: usize) {
-        let Some(entry) = &self.entries[n] else { return };
-        let control = entry.owned.control().load();
-        let willing = self.willing(&entry.owned, control, entry.owned.state.load());
-        let Some(entry) = &mut self.entries[n] else { return };
-        let lane = entry.owned.lane();
-        let taken = entry.owned.pending().take(lane);
-        entry.latched = taken.pending || (entry.latched && !taken.cleared);
-        if entry.want.state().is_active() {
-            // A level is sampled again when the interrupt is deactivated, not before.
-            if willing && control.trigger() == Trigger::Edge {
-                let state = if entry.latched { LrState::PendingActive } else { LrState::Active };
-                entry.want = entry.want.with_state(state);
-                // Its priority stays until it is deactivated, as the running priority does.
-                entry.recheck |= control.priority() != entry.want.priority()
-                    || control.group() != entry.want.group();
+    /// Before the guest can change a wired interrupt in a list register: whoever wants to know waits from now on.
+    #[inline]
+    fn expose(&mut self) {
+        if !self.exposed {
+            self.exposed = true;
+            self.shared.hub.vcpu(self.id).expose();
+        }
+    }
+
+    /// Shows others what the guest has done, and lets them look.
+    #[cold]
+    fn conceal(&mut self) {
+        self.entries[..self.used].iter().flatten().for_each(Entry::publish);
+        self.exposed = false;
+        self.shared.hub.vcpu(self.id).conceal();
+    }
+
+    /// Whether a wired interrupt is in a list register, or active without one.
+    #[inline]
+    fn holds_wired(&self) -> bool {
+        let wired = |entry: &Entry| !entry.owned.intid().is_lpi();
+        self.entries[..self.used].iter().flatten().any(wired) || !self.spilled.is_empty()
+    }
+
+    /// The guest has enabled or disabled a group at its CPU interface.
+    #[cold]
+    fn change_groups(&mut self, groups: [bool; 2]) {
+        let before = core::mem::replace(&mut self.groups, groups);
+        if before.iter().zip(&groups).any(|(was, is)| *was && !is) {
+            self.review_all();
+        }
+        if before.iter().zip(&groups).any(|(was, is)| !was && *is) {
+            let pin = self.participant.pin();
+            self.shared.scan(self.id, true, &pin);
+        }
+    }
+
+    /// Takes in the mail, and fills the list registers.
+    #[inline]
+    fn take_in_mail(&mut self, count: usize) {
+        let hub = Arc::as_ptr(&self.shared.hub);
+        // SAFETY: `self.shared` keeps it.
+        let mut mail = unsafe { &*hub }.vcpu(self.id).mailbox.drain();
+        while let Some(posted) = mail.next() {
+            let alone = mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
+            if alone && self.used < count {
+                self.take_in_alone(posted);
             } else {
-                entry.give_back_latch();
-                // Whoever is to have it next must hear of its end: the guest may stay in for long after that.
-                entry.want = entry.want.with_state(LrState::Active).with_eoi_maintenance();
-                entry.recheck = true;
-            }
-            return;
-        }
-        if control.trigger() == Trigger::Level {
-            // It may have been edge-triggered when it was offered.
-            entry.want = entry.want.with_eoi_maintenance();
-            entry.recheck = true;
-        }
-        let offered = willing
-            && (entry.latched || control.asserted())
-            && control.priority() == entry.want.priority()
-            && control.group() == entry.want.group();
-        if !offered && let Some(entry) = self.remove_entry(n) {
-            let owned = entry.withdraw();
-            self.settle(owned);
-        }
-    }
-
-    /// Takes an entry out; those behind it move up.
-    fn remove_entry(&mut self, n: usize) -> Option<Entry> {
-        let entry = self.entries[n].take()?;
-        entry.owned.set_place(Place::Nowhere);
-        self.entries[n..self.used].rotate_left(1);
-        self.used -= 1;
-        for (i, entry) in self.entries[n..self.used].iter().enumerate() {
-            if let Some(entry) = entry {
-                entry.owned.set_place(Place::InLr((n + i) as u8));
+                self.take_in(posted);
             }
         }
-        Some(entry)
-    }
-
-    #[inline]
-    fn push_entry(&mut self, entry: Entry) {
-        entry.owned.set_place(Place::InLr(self.used as u8));
-        self.entries[self.used] = Some(entry);
-        self.used += 1;
-    }
-
-    /// Fills `count` list registers, the most urgent first.
-    #[inline]
-    fn fill(&mut self, count: usize) {
-        loop {
-            // Active interrupts come back into list registers before what they keep waiting.
-            if let Some(spilled) = self.spilled.highest()
-                && self.used < count
-                && self.ready.highest().is_none_or(|ready| spilled <= ready)
-            {
-                self.restore_spilled();
-                continue;
-            }
-            let Some(level) = self.ready.highest() else { return };
-            if self.used == count && !self.make_room(level) {
-                return;
-            }
-            if let Some(owned) = self.ready.pop() {
-                let control = owned.control().load();
-                self.offer(level, owned, control);
-            }
-        }
-    }
-
-    /// Puts a waiting interrupt into the next list register.
-    #[inline]
-    fn offer(&mut self, level: u8, owned: Owned, control: Control) {
-        let taken = owned.pending().take(owned.lane());
-        if !taken.pending && !control.asserted() {
-            // Cleared since it was taken in.
-            return drop(owned);
-        }
-        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
-        let sampled =
-            control.trigger() == Trigger::Level && !cfg!(mutant = "level_not_sampled_again");
-        let want = if sampled { lr.with_eoi_maintenance() } else { lr };
-        self.push_entry(Entry { owned, want, latched: taken.pending, recheck: sampled });
-    }
-
-    #[cold]
-    fn restore_spilled(&mut self) {
-        let Some(level) = self.spilled.highest() else { return };
-        let Some(owned) = self.spilled.pop() else { return };
-        let group = owned.control().load().group();
-        let want = Lr::pending(owned.intid(), Owned::priority_of(level), group)
-            .with_eoi_maintenance()
-            .with_state(LrState::Active);
-        self.push_entry(Entry { owned, want, latched: false, recheck: true });
-        self.review(self.used - 1);
-    }
-
-    /// Takes a less urgent interrupt out of the full list registers: the youngest of the least urgent pending ones,
-    /// or else the least urgent active one. Returns whether there was one.
-    #[cold]
-    fn make_room(&mut self, level: u8) -> bool {
-        let victim = |active: bool| {
-            let entries = self.entries[..self.used].iter().flatten().enumerate();
-            entries
-                .filter(|(_, e)| e.want.state().is_active() == active)
-                .map(|(n, e)| (e.want.priority().level() as u8, n))
-                .max()
-                .filter(|&(worst, _)| worst > level)
-        };
-        let Some((_, n)) = victim(false).or_else(|| victim(true)) else { return false };
-        self.displace(n);
-        true
-    }
-
-    /// Takes an interrupt's list register away.
-    #[cold]
-    fn displace(&mut self, n: usize) {
-        let Some(entry) = self.remove_entry(n) else { return };
-        let (active, level) = (entry.want.state().is_active(), entry.want.priority().level() as u8);
-        let owned = entry.withdraw();
-        if !active {
-            // Older than everything in its bucket.
-            self.ready.push_front(level, owned);
-        } else if owned.intid().is_lpi() {
-            // An LPI has no active state but its list register's: its EOI needs none (IHI 0069, 4.1.2).
-            self.settle(owned);
-        } else {
-            self.spilled.push_front(level, owned);
-        }
+        self.fill(count);
     }
 
     /// Clears what an earlier user of the list registers may have left in them.
@@ -420,6 +346,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             no_pending: waiting && pending,
             not_present: !self.spilled.is_empty(),
             trap_dir: !self.spilled.is_empty(),
+            group_enabled: self.groups.map(|enabled| !enabled),
         }
     }
 
@@ -440,130 +367,6 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
         self.written = self.used;
         pending
-    }
-
-    /// Takes back what the guest did with one list register. Returns whether the entry is gone.
-    #[inline]
-    fn fold_entry(&mut self, n: usize, lr: Lr) -> bool {
-        let Some(entry) = &mut self.entries[n] else { return false };
-        let (was, now) = (entry.want.state(), lr.state());
-        if was.is_pending() && !now.is_pending() {
-            entry.latched = false;
-            if cfg!(mutant = "fold_clears_pending") {
-                let _ = entry.owned.pending().take(entry.owned.lane());
-            }
-            self.shared.hub.vcpu(self.id).counters.add(Counter::Delivered, 1);
-        }
-        entry.want = lr;
-        if cfg!(mutant = "put_in_fold") && was == LrState::Pending && now.is_active() {
-            // The ancestor's bug: the reference ends with the fold, while the interrupt is still in its place.
-            // SAFETY: none; this is a seeded bug.
-            drop(unsafe { Owned::from_raw(NonNull::from(&*entry.owned)) });
-        }
-        now == LrState::Invalid
-    }
-
-    /// An interrupt is no longer active.
-    #[inline]
-    fn finish(&mut self, owned: Owned, recheck: bool) {
-        // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
-        if recheck {
-            self.unflushed = true;
-            self.settle(owned);
-        } else {
-            drop(owned);
-        }
-    }
-
-    /// Takes out the entries that the guest is done with, and looks again at those whose turn was put off.
-    #[inline]
-    fn finish_gone(&mut self) {
-        let (used, mut kept, mut review) = (self.used, 0, false);
-        for n in 0..used {
-            let Some(entry) = self.entries[n].take() else { continue };
-            let state = entry.want.state();
-            if state == LrState::Invalid {
-                entry.owned.set_place(Place::Nowhere);
-                self.finish(entry.owned, entry.recheck);
-                continue;
-            }
-            review |= entry.recheck && !state.is_active();
-            if kept != n {
-                entry.owned.set_place(Place::InLr(kept as u8));
-            }
-            self.entries[kept] = Some(entry);
-            kept += 1;
-        }
-        self.used = kept;
-        if review {
-            self.review_pending();
-        }
-    }
-
-    /// Looks again at what is pending in list registers.
-    #[cold]
-    fn review_pending(&mut self) {
-        // From the end: a review can take its entry out.
-        for n in (0..self.used).rev() {
-            if self.entries[n].as_ref().is_some_and(|e| e.want.state() == LrState::Pending) {
-                self.review(n);
-            }
-        }
-    }
-
-    /// Everything that this vCPU has goes back to where others can have it.
-    fn power_off(&mut self) {
-        let hub = Arc::clone(&self.shared.hub);
-        let give_back = |posted: Posted| {
-            if cfg!(mutant = "close_without_second_look") {
-                return drop(posted);
-            }
-            if cfg!(mutant = "close_leaks_mail") {
-                return core::mem::forget(posted);
-            }
-            if let Some((posted, _)) = hub.look_again(posted) {
-                hub.post(posted);
-            }
-        };
-        // What is for another vCPU by now must not be left lying: hence the second look at each.
-        hub.vcpu(self.id).mailbox.close().for_each(give_back);
-        let entries = self.entries.iter_mut().filter_map(Option::take);
-        let mut owned = ReadyQueue::new(Place::Ready);
-        for entry in entries {
-            let active = entry.want.state().is_active();
-            let irq = entry.withdraw();
-            if active && !irq.intid().is_lpi() && !cfg!(mutant = "close_forgets_active") {
-                irq.set_active(true);
-            }
-            owned.push_back(0, irq);
-        }
-        self.used = 0;
-        while let Some(irq) = self.spilled.pop() {
-            irq.set_active(true);
-            owned.push_back(0, irq);
-        }
-        while let Some(irq) = owned.pop().or_else(|| self.ready.pop()) {
-            if let Some(posted) = irq.hand_over() {
-                give_back(posted);
-            }
-        }
-        self.open = false;
-    }
-}
-
-impl Entry {
-    /// Makes the interrupt pending again where others can take it, if it is pending here.
-    fn give_back_latch(&mut self) {
-        if self.latched && !cfg!(mutant = "withdraw_without_restore") {
-            self.owned.pending().restore(self.owned.lane());
-            self.latched = false;
-        }
-    }
-
-    /// Ends the entry.
-    fn withdraw(mut self) -> Owned {
-        self.give_back_latch();
-        self.owned
     }
 }
 
@@ -600,8 +403,15 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             self.fold(lrs);
         }
         self.unflushed = false;
+        if self.holds_wired() {
+            self.expose();
+        }
         if shared.wants_review() && shared.take_review() {
             self.review_all();
+        }
+        let groups = lrs.groups_enabled();
+        if groups != self.groups {
+            self.change_groups(groups);
         }
         let count = lrs.count().min(MAX_LRS);
         if self.fresh {
@@ -610,19 +420,18 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         while self.used > count {
             self.displace(self.used - 1);
         }
-        let mut mail = shared.mailbox.drain();
-        while let Some(posted) = mail.next() {
-            let alone = mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
-            if alone && self.used < count {
-                self.take_in_alone(posted);
-            } else {
-                self.take_in(posted);
-            }
+        let exposed = self.exposed;
+        self.take_in_mail(count);
+        if self.exposed != exposed && !cfg!(mutant = "expose_without_second_look") {
+            // Whoever found this vCPU concealed does not wait: what he has put into the mailbox meanwhile counts.
+            self.take_in_mail(count);
         }
-        self.fill(count);
         let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
-        let maintenance =
-            if waiting { self.wanted_maintenance(count) } else { Maintenance::default() };
+        let maintenance = if waiting || self.groups != [true; 2] {
+            self.wanted_maintenance(count)
+        } else {
+            Maintenance::default()
+        };
         if maintenance != self.maintenance {
             self.maintenance = maintenance;
             lrs.set_maintenance(maintenance);
@@ -650,9 +459,15 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         // EOIs without a list register belong to the most urgent active interrupts that have none.
         for _ in 0..lrs.take_eoi_count() {
             match self.spilled.pop() {
-                Some(owned) => self.finish(owned, true),
+                Some(owned) => {
+                    self.end_phys(&owned);
+                    self.finish(owned, true);
+                }
                 None => break,
             }
+        }
+        if self.exposed {
+            self.conceal();
         }
     }
 
@@ -660,8 +475,15 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         let wired =
             if intid.is_private() { Wired::Private(self.id, intid) } else { Wired::Spi(intid) };
         let Ok(irq) = self.shared.wired(wired) else { return false };
-        if irq.state.load().owner() != Some(self.id) {
-            return false;
+        let state = irq.state.load();
+        match state.owner() {
+            Some(owner) if owner == self.id => {}
+            // Made active, and not taken in yet: the mailbox has it.
+            None if state.is_active() && irq.control().load().target() == self.id => {
+                self.shared.hub.set_active(irq, false);
+                return true;
+            }
+            _ => return false,
         }
         let irq = NonNull::from(irq);
         // SAFETY: this vCPU is its owner, and only this thread could change that.
@@ -670,6 +492,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             Place::Spilled(level) => {
                 // SAFETY: its place says so.
                 let owned = unsafe { self.spilled.remove(level, irq) };
+                self.end_phys(&owned);
                 self.finish(owned, true);
                 true
             }
@@ -678,14 +501,18 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             Place::InLr(n) => {
                 let Some(entry) = &mut self.entries[n as usize] else { return false };
                 let state = entry.want.state();
+                if !state.is_active() {
+                    return false;
+                }
                 entry.want = entry.want.with_state(match state {
                     LrState::PendingActive => LrState::Pending,
-                    LrState::Active => LrState::Invalid,
-                    unchanged => unchanged,
+                    _ => LrState::Invalid,
                 });
                 entry.recheck = true;
+                self.end_phys(&owned);
                 self.finish_gone();
-                state.is_active()
+                self.entries[..self.used].iter().flatten().for_each(Entry::publish);
+                true
             }
             Place::Ready(_) | Place::Nowhere => false,
         }

@@ -1,0 +1,392 @@
+//! Interrupts in list registers: from the offer to the fold that finds them finished.
+
+#![allow(unsafe_code)] // A seeded bug.
+
+use core::ptr::NonNull;
+
+use super::VcpuInterface;
+use crate::control::Control;
+use crate::counters::Counter;
+use crate::engine::{Trigger, Wired};
+use crate::irq::{Irq, Place};
+use crate::lr::{Lr, LrState};
+use crate::reclaim::Reclaim;
+use crate::refs::Owned;
+
+/// Why an interrupt is pending in a list register, if not only because its line is high.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Latch {
+    None,
+    /// Its pending bit was taken.
+    Bit,
+    /// It was taken from this sender.
+    Sender(u8),
+}
+
+/// An interrupt in a list register.
+pub(super) struct Entry {
+    pub(super) owned: Owned,
+    /// What the register is to hold.
+    pub(super) want: Lr,
+    pub(super) latch: Latch,
+    /// Its INTID names its sender, so it stands for no other one.
+    sent: bool,
+    /// When it is deactivated, it may still be pending.
+    pub(super) recheck: bool,
+}
+
+impl Entry {
+    /// Someone must hear of the interrupt's end, and not only whoever signals it next.
+    fn ask_for_end(&mut self) {
+        self.want = self.want.with_eoi_maintenance();
+        self.recheck = true;
+    }
+
+    /// Makes the interrupt pending again where others can take it, if it is pending here.
+    fn give_back_latch(&mut self) {
+        if cfg!(mutant = "withdraw_without_restore") {
+            return;
+        }
+        match core::mem::replace(&mut self.latch, Latch::None) {
+            Latch::None => {}
+            Latch::Bit => self.owned.pending().restore(self.owned.lane()),
+            Latch::Sender(sender) => {
+                self.owned.control().update(|c| c.with_sender_back(sender));
+            }
+        }
+    }
+
+    /// Takes over what has become pending, or was taken back, since the last look.
+    fn take_pending(&mut self, control: Control) {
+        let lane = self.owned.lane();
+        let taken = self.owned.pending().take(lane);
+        if let Latch::Sender(sender) = self.latch {
+            if control.is_recalled(sender) {
+                self.latch = Latch::None;
+            }
+            if taken.pending {
+                // Not of this sender: for later.
+                self.owned.pending().restore(lane);
+            }
+        } else if taken.pending {
+            self.latch = Latch::Bit;
+        } else if taken.cleared {
+            self.latch = Latch::None;
+        }
+        if self.sent {
+            // The next sender's turn comes when this one's is over.
+            self.ask_for_end();
+        }
+    }
+
+    /// Ends the entry.
+    pub(super) fn withdraw(mut self) -> Owned {
+        self.give_back_latch();
+        self.owned
+    }
+
+    /// Shows others what the guest left.
+    pub(super) fn publish(&self) {
+        self.owned.publish(self.want.state().is_active(), self.latch != Latch::None);
+    }
+}
+
+impl<R: Reclaim> VcpuInterface<R> {
+    /// Makes a list-register entry agree with the interrupt's state, or takes it out.
+    pub(super) fn review(&mut self, n: usize) {
+        let Some(entry) = &self.entries[n] else { return };
+        let control = entry.owned.control().load();
+        let willing = self.willing(&entry.owned, control, entry.owned.state.load());
+        let Some(entry) = &mut self.entries[n] else { return };
+        entry.take_pending(control);
+        if entry.want.state().is_active() {
+            // A level is sampled again when the interrupt is deactivated, not before. And one that is tied to a physical
+            // interrupt cannot be pending and active (IHI 0069, 12.4.7).
+            let again = !entry.sent && entry.want.hw().is_none();
+            if willing && control.trigger() == Trigger::Edge && again {
+                let latched = entry.latch != Latch::None;
+                let state = if latched { LrState::PendingActive } else { LrState::Active };
+                entry.want = entry.want.with_state(state);
+                // Its priority stays until it is deactivated, as the running priority does.
+                entry.recheck |= control.priority() != entry.want.priority()
+                    || control.group() != entry.want.group();
+            } else {
+                entry.give_back_latch();
+                // Whoever is to have it next must hear of its end: the guest may stay in for long after that.
+                entry.want = entry.want.with_state(LrState::Active);
+                entry.ask_for_end();
+            }
+            return;
+        }
+        if control.trigger() == Trigger::Level {
+            // It may have been edge-triggered when it was offered.
+            entry.ask_for_end();
+        }
+        let offered = willing
+            && (entry.latch != Latch::None || (control.asserted() && !entry.sent))
+            && control.priority() == entry.want.priority()
+            && control.group() == entry.want.group();
+        if !offered && let Some(entry) = self.remove_entry(n) {
+            let owned = entry.withdraw();
+            self.settle(owned);
+        }
+    }
+
+    /// Someone else has made an interrupt active or not active that is in a list register.
+    #[cold]
+    pub(super) fn activate(&mut self, n: usize, active: bool) {
+        let Some(entry) = &mut self.entries[n] else { return };
+        if entry.want.state().is_active() == active {
+            return;
+        }
+        if active {
+            entry.want = entry.want.with_state(LrState::Active);
+            return self.review(n);
+        }
+        if let Some(entry) = self.remove_entry(n) {
+            let owned = entry.withdraw();
+            self.end_phys(&owned);
+            self.settle(owned);
+        }
+    }
+
+    /// Takes an entry out; those behind it move up.
+    fn remove_entry(&mut self, n: usize) -> Option<Entry> {
+        let entry = self.entries[n].take()?;
+        entry.owned.set_place(Place::Nowhere);
+        self.entries[n..self.used].rotate_left(1);
+        self.used -= 1;
+        for (i, entry) in self.entries[n..self.used].iter().enumerate() {
+            if let Some(entry) = entry {
+                entry.owned.set_place(Place::InLr((n + i) as u8));
+            }
+        }
+        Some(entry)
+    }
+
+    #[inline]
+    fn push_entry(&mut self, entry: Entry) {
+        entry.owned.set_place(Place::InLr(self.used as u8));
+        self.entries[self.used] = Some(entry);
+        self.used += 1;
+    }
+
+    /// Fills `count` list registers, the most urgent first.
+    #[inline]
+    pub(super) fn fill(&mut self, count: usize) {
+        loop {
+            // Active interrupts come back into list registers before what they keep waiting.
+            if let Some(spilled) = self.spilled.highest()
+                && self.used < count
+                && self.ready.highest().is_none_or(|ready| spilled <= ready)
+            {
+                self.restore_spilled();
+                continue;
+            }
+            let Some(level) = self.ready.highest() else { return };
+            if self.used == count && !self.make_room(level) {
+                return;
+            }
+            if let Some(owned) = self.ready.pop() {
+                let control = owned.control().load();
+                self.offer(level, owned, control);
+            }
+        }
+    }
+
+    /// Puts a waiting interrupt into the next list register.
+    #[inline]
+    pub(super) fn offer(&mut self, level: u8, owned: Owned, control: Control) {
+        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
+        if !owned.intid().is_lpi() {
+            return self.offer_wired(lr, owned, control);
+        }
+        if owned.pending().take(owned.lane()).pending {
+            let (latch, sent, recheck) = (Latch::Bit, false, false);
+            self.push_entry(Entry { owned, want: lr, latch, sent, recheck });
+        }
+        // Otherwise it was cleared since it was taken in.
+    }
+
+    /// The same for what may have a level, senders, or a physical interrupt, and whose state others read.
+    fn offer_wired(&mut self, lr: Lr, owned: Owned, control: Control) {
+        self.expose();
+        let mut latch =
+            if owned.pending().take(owned.lane()).pending { Latch::Bit } else { Latch::None };
+        let mut want = match control.phys() {
+            Some(pintid) => lr.with_hw(pintid),
+            None => lr,
+        };
+        let mut more = false;
+        if latch == Latch::None && control.senders() != 0 {
+            let (before, now) = owned.control().update(Control::with_sender_taken);
+            if before.senders() != 0 {
+                latch = Latch::Sender(now.sender());
+                want = lr.with_source(now.sender());
+                more = now.senders() != 0;
+            }
+        }
+        let level = control.trigger() == Trigger::Level;
+        if latch == Latch::None && !(level && control.line()) {
+            // Cleared since it was taken in.
+            return drop(owned);
+        }
+        let sent = matches!(latch, Latch::Sender(_));
+        if control.is_sent() && !sent {
+            owned.control().update(|c| c.with_sent(false));
+        }
+        let mut entry = Entry { owned, want, latch, sent, recheck: sent };
+        if more || (level && !cfg!(mutant = "level_not_sampled_again")) {
+            entry.ask_for_end();
+        }
+        self.push_entry(entry);
+    }
+
+    #[cold]
+    fn restore_spilled(&mut self) {
+        let Some(level) = self.spilled.highest() else { return };
+        let Some(owned) = self.spilled.pop() else { return };
+        self.expose();
+        let control = owned.control().load();
+        let sent = control.is_sent();
+        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
+        let lr = match control.phys() {
+            Some(pintid) => lr.with_hw(pintid),
+            None if sent => lr.with_source(control.sender()),
+            None => lr,
+        };
+        let want = lr.with_state(LrState::Active);
+        let mut entry = Entry { owned, want, latch: Latch::None, sent, recheck: true };
+        entry.ask_for_end();
+        self.push_entry(entry);
+        self.review(self.used - 1);
+    }
+
+    /// Takes a less urgent interrupt out of the full list registers: the youngest of the least urgent pending ones,
+    /// or else the least urgent active one. Returns whether there was one.
+    #[cold]
+    fn make_room(&mut self, level: u8) -> bool {
+        let victim = |active: bool| {
+            let entries = self.entries[..self.used].iter().flatten().enumerate();
+            entries
+                .filter(|(_, e)| e.want.state().is_active() == active)
+                .map(|(n, e)| (e.want.priority().level() as u8, n))
+                .max()
+                .filter(|&(worst, _)| worst > level)
+        };
+        let Some((_, n)) = victim(false).or_else(|| victim(true)) else { return false };
+        self.displace(n);
+        true
+    }
+
+    /// Takes an interrupt's list register away.
+    #[cold]
+    pub(super) fn displace(&mut self, n: usize) {
+        let Some(entry) = self.remove_entry(n) else { return };
+        let (active, level) = (entry.want.state().is_active(), entry.want.priority().level() as u8);
+        let owned = entry.withdraw();
+        if active && owned.intid().is_lpi() {
+            // An LPI has no active state but its list register's: its EOI needs none (IHI 0069, 4.1.2).
+            return self.settle(owned);
+        }
+        owned.publish(active, false);
+        if active {
+            self.spilled.push_front(level, owned);
+        } else {
+            // Older than everything in its bucket.
+            self.ready.push_front(level, owned);
+        }
+    }
+
+    /// Takes back what the guest did with one list register.
+    #[inline]
+    pub(super) fn fold_entry(&mut self, n: usize, lr: Lr) {
+        let Some(entry) = &mut self.entries[n] else { return };
+        let (was, now) = (entry.want.state(), lr.state());
+        if was.is_pending() && !now.is_pending() {
+            entry.latch = Latch::None;
+            if cfg!(mutant = "fold_clears_pending") {
+                let _ = entry.owned.pending().take(entry.owned.lane());
+            }
+            self.shared.hub.vcpu(self.id).counters.add(Counter::Delivered, 1);
+        }
+        entry.want = lr;
+        if cfg!(mutant = "put_in_fold") && was == LrState::Pending && now.is_active() {
+            // The ancestor's bug: the reference ends with the fold, while the interrupt is still in its place.
+            // SAFETY: none; this is a seeded bug.
+            drop(unsafe { Owned::from_raw(NonNull::from(&*entry.owned)) });
+        }
+    }
+
+    /// An interrupt is no longer active.
+    #[inline]
+    pub(super) fn finish(&mut self, owned: Owned, recheck: bool) {
+        // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
+        if recheck {
+            self.unflushed = true;
+            self.sample_phys(&owned);
+            self.settle(owned);
+        } else {
+            drop(owned);
+        }
+    }
+
+    /// Asks for the level of a physical interrupt, which the guest has deactivated itself.
+    fn sample_phys(&self, owned: &Owned) {
+        let control = owned.control().load();
+        if control.phys().is_some()
+            && control.trigger() == Trigger::Level
+            && let Some(high) = self.shared.hub.input_level(self.wired(owned))
+        {
+            owned.control().update(|c| c.with_line(high));
+        }
+    }
+
+    /// Deactivates the physical interrupt of one that was deactivated without a list register.
+    pub(super) fn end_phys(&self, owned: &Owned) {
+        if let Some(pintid) = owned.control().load().phys() {
+            self.shared.hub.deactivate_phys(pintid);
+        }
+    }
+
+    fn wired(&self, irq: &Irq) -> Wired {
+        let intid = irq.intid();
+        if intid.is_private() { Wired::Private(self.id, intid) } else { Wired::Spi(intid) }
+    }
+
+    /// Takes out the entries that the guest is done with, and looks again at those whose turn was put off.
+    #[inline]
+    pub(super) fn finish_gone(&mut self) {
+        let (used, mut kept, mut review) = (self.used, 0, false);
+        for n in 0..used {
+            let Some(entry) = self.entries[n].take() else { continue };
+            let state = entry.want.state();
+            if state == LrState::Invalid {
+                entry.owned.set_place(Place::Nowhere);
+                self.finish(entry.owned, entry.recheck);
+                continue;
+            }
+            review |= entry.recheck && !state.is_active();
+            if kept != n {
+                entry.owned.set_place(Place::InLr(kept as u8));
+            }
+            self.entries[kept] = Some(entry);
+            kept += 1;
+        }
+        self.used = kept;
+        if review {
+            self.review_pending();
+        }
+    }
+
+    /// Looks again at what is pending in list registers.
+    #[cold]
+    fn review_pending(&mut self) {
+        // From the end: a review can take its entry out.
+        for n in (0..self.used).rev() {
+            if self.entries[n].as_ref().is_some_and(|e| e.want.state() == LrState::Pending) {
+                self.review(n);
+            }
+        }
+    }
+}
