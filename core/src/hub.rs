@@ -86,23 +86,20 @@ impl VcpuShared {
     /// A read-modify-write, and so is [`VcpuShared::exposure`]: of the two, one comes first. Either the other side sees
     /// that it must wait, or the owner sees in its mailbox whatever the other side put there before.
     pub(crate) fn expose(&self) {
-        if cfg!(mutant = "expose_by_store") {
-            let now = self.exposure.load(Ordering::Relaxed);
-            return self.exposure.store(now + 1, Ordering::Release);
-        }
         self.exposure.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Nobody has to wait any more: what the guest did has been published. For the owner.
     pub(crate) fn conceal(&self) {
-        // Relaxed: only the owner writes it.
-        let now = self.exposure.load(Ordering::Relaxed);
-        // Release: pairs with `has_concealed` and `exposure`.
-        self.exposure.store(now + 1, Ordering::Release);
+        // Release: pairs with `exposure_is_past` and `exposure`.
+        self.exposure.fetch_add(1, Ordering::Release);
     }
 
     /// How often it was exposed and concealed: odd if it is exposed.
     pub(crate) fn exposure(&self) -> u64 {
+        if cfg!(mutant = "exposure_by_load") {
+            return self.exposure.load(Ordering::Acquire);
+        }
         // AcqRel: see `expose`.
         self.exposure.fetch_add(0, Ordering::AcqRel)
     }

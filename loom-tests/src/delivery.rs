@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use loom::sync::Notify;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_core::lr::{ListRegisters, Lr, LrState, Maintenance};
@@ -42,11 +43,25 @@ pub fn lpi(event: u32) -> Intid {
     Intid(LPI_BASE + event)
 }
 
+/// A host that does not kick, but lets one thread wait for exits.
+pub struct Exits(Notify);
+
+impl Kick for Exits {
+    fn kick(&self, _: VcpuId) {}
+
+    fn wait_for_exit(&self, _: VcpuId, done: &dyn Fn() -> bool) {
+        while !done() {
+            self.0.wait();
+        }
+    }
+}
+
 /// A VM.
 pub struct Vm {
     /// The control side of its one MSI domain.
     pub msi: Msi,
     vgic: Vgic,
+    exits: Option<Arc<Exits>>,
 }
 
 impl Vm {
@@ -68,7 +83,15 @@ impl Vm {
             ..Config::default()
         };
         let vgic = Vgic::new(&config, kick).unwrap();
-        Self { msi: vgic.msi().unwrap(), vgic }
+        Self { msi: vgic.msi().unwrap(), vgic, exits: None }
+    }
+
+    /// The same for models that read and write the state of the SPIs: who does can wait for exits.
+    pub fn with_exits(vcpus: u16, spis: u16) -> Self {
+        let exits = Arc::new(Exits(Notify::new()));
+        let mut vm = Self::with(vcpus, spis, exits.clone());
+        vm.exits = Some(exits);
+        vm
     }
 
     /// The control side of another MSI domain.
@@ -113,7 +136,8 @@ impl Vm {
 
     /// A vCPU, closed.
     pub fn closed_cpu(&self, id: VcpuId) -> Cpu {
-        Cpu { vcpu: self.vgic.vcpu(id).unwrap(), lrs: Lrs::new(2) }
+        let vcpu = self.vgic.vcpu(id).unwrap();
+        Cpu { vcpu, lrs: Lrs::new(2), exits: self.exits.clone() }
     }
 
     /// The end, when every source is gone: what is unmapped then, no vCPU may have, and when the vCPUs are
@@ -154,6 +178,7 @@ pub struct Cpu {
     pub vcpu: VcpuInterface,
     /// What the guest sees.
     pub lrs: Lrs,
+    exits: Option<Arc<Exits>>,
 }
 
 impl Cpu {
@@ -172,6 +197,13 @@ impl Cpu {
     /// Exit.
     pub fn exit(&mut self) {
         self.vcpu.fold(&mut self.lrs);
+        self.announce_exit();
+    }
+
+    fn announce_exit(&self) {
+        if let Some(exits) = &self.exits {
+            exits.0.notify();
+        }
     }
 
     /// Entry, a guest that takes what is offered, exit; returns how many interrupts it took.
@@ -198,6 +230,7 @@ impl Cpu {
     /// Powers the vCPU off.
     pub fn close(&mut self) {
         self.vcpu.close(&mut self.lrs);
+        self.announce_exit();
         assert_eq!(self.lrs.used(), 0, "a closed vCPU has nothing");
     }
 }

@@ -1,0 +1,315 @@
+//! Active and pending state, read and written by registers, against the vCPU that has the interrupt.
+//!
+//! A vCPU that is in the guest is kicked and waited for: its thread goes on to its exit in each of these models.
+#![cfg(loom)]
+
+use std::sync::Arc;
+
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::thread;
+use vgic_core::VgicInjector;
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_core::reclaim::Slots;
+use vgic_loom_tests::delivery::*;
+use vgic_loom_tests::model;
+
+/// A thread that reaches the registers.
+type Registers = VgicInjector<Slots>;
+
+/// A VM with one edge-triggered SPI, for A.
+fn spi_vm(vcpus: u16) -> (Vm, Registers) {
+    let vm = Vm::with_exits(vcpus, 1);
+    let registers = vm.injector();
+    target(&registers, A);
+    (vm, registers)
+}
+
+fn target(registers: &Registers, target: VcpuId) {
+    let config = WiredConfig {
+        enabled: true,
+        priority: Priority::new(PRIORITY),
+        group: Group::Group1,
+        trigger: Trigger::Edge,
+        target,
+    };
+    registers.configure(SPI, config).unwrap();
+}
+
+fn pulse(registers: &Registers) {
+    let _ = registers.pulse(SPI).unwrap();
+}
+
+/// Offered and never taken: whoever reads finds it pending, wherever it is at that moment.
+#[test]
+fn read_pending_vs_entries() {
+    model(3, 10, || {
+        let (mut vm, registers) = spi_vm(1);
+        let mut cpu = vm.cpu(A);
+        pulse(&registers);
+        let reader = thread::spawn(move || {
+            assert_eq!(registers.is_pending(SPI), Ok(true));
+            assert_eq!(registers.is_active(SPI), Ok(false));
+            registers
+        });
+        for _ in 0..2 {
+            cpu.enter();
+            cpu.exit();
+        }
+        let registers = reader.join().unwrap();
+        assert_eq!(cpu.settle(), 1);
+        assert_eq!(registers.is_pending(SPI), Ok(false));
+        drop(registers);
+        vm.end(cpu);
+    });
+}
+
+/// It moves to another vCPU meanwhile.
+#[test]
+fn read_pending_vs_retarget() {
+    model(2, 10, || {
+        let (mut vm, registers) = spi_vm(2);
+        let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
+        pulse(&registers);
+        a.enter();
+        a.exit();
+        let mover = vm.injector();
+        let reader = thread::spawn(move || {
+            assert_eq!(registers.is_pending(SPI), Ok(true));
+            registers
+        });
+        target(&mover, B);
+        a.enter();
+        a.exit();
+        b.enter();
+        b.exit();
+        let registers = reader.join().unwrap();
+        assert_eq!((a.settle(), b.settle()), (0, 1));
+        drop((registers, mover));
+        vm.end([a, b]);
+    });
+}
+
+/// The guest takes it, and ends it one entry later: it is pending, then active, then neither.
+#[test]
+fn read_vs_delivery() {
+    model(3, 10, || {
+        let (mut vm, registers) = spi_vm(1);
+        let mut cpu = vm.cpu(A);
+        pulse(&registers);
+        let reader = thread::spawn(move || {
+            let seen = [0; 2].map(|_| {
+                let (active, pending) = (registers.is_active(SPI), registers.is_pending(SPI));
+                (active.unwrap(), pending.unwrap())
+            });
+            // Once active, it is not pending again; and once neither, it stays so.
+            let stage = |&(active, pending): &(bool, bool)| match (active, pending) {
+                // Read active before it was taken, and pending after.
+                (false, false) => 1,
+                (false, true) => 0,
+                (true, false) => 1,
+                (true, true) => panic!("pending and active"),
+            };
+            assert!(stage(&seen[0]) <= stage(&seen[1]), "{seen:?}");
+            registers
+        });
+        cpu.enter();
+        assert_eq!(cpu.lrs.acknowledge(), 1);
+        cpu.exit();
+        cpu.enter();
+        cpu.lrs.eoi();
+        cpu.exit();
+        let registers = reader.join().unwrap();
+        assert_eq!((registers.is_active(SPI), registers.is_pending(SPI)), (Ok(false), Ok(false)));
+        drop(registers);
+        vm.end(cpu);
+    });
+}
+
+/// Made inactive while the guest is at work on it. Raised after that, it is delivered again, and that
+/// one stays active.
+#[test]
+fn clear_active_vs_running_guest() {
+    model(3, 10, || {
+        let (mut vm, registers) = spi_vm(1);
+        let mut cpu = vm.cpu(A);
+        pulse(&registers);
+        cpu.enter();
+        assert_eq!(cpu.lrs.acknowledge(), 1);
+        let writer = thread::spawn(move || {
+            registers.set_active(SPI, false).unwrap();
+            assert_eq!(registers.is_active(SPI), Ok(false));
+            pulse(&registers);
+            registers
+        });
+        cpu.exit();
+        let mut taken = 0;
+        for _ in 0..2 {
+            cpu.enter();
+            taken += cpu.lrs.acknowledge();
+            cpu.exit();
+        }
+        let registers = writer.join().unwrap();
+        cpu.enter();
+        taken += cpu.lrs.acknowledge();
+        cpu.exit();
+        assert_eq!(taken, 1, "inactive, it is delivered again");
+        assert_eq!(registers.is_active(SPI), Ok(true), "that was taken later");
+        cpu.enter();
+        cpu.lrs.eoi();
+        cpu.exit();
+        assert_eq!(registers.is_active(SPI), Ok(false));
+        drop(registers);
+        vm.end(cpu);
+    });
+}
+
+/// Once the write is done, no acknowledge that comes later is undone: the guest waits for the write in its handler.
+#[test]
+fn clear_active_before_acknowledge() {
+    model(3, 2, || {
+        let (mut vm, registers) = spi_vm(1);
+        let mut cpu = vm.cpu(A);
+        let done = Arc::new(AtomicBool::new(false));
+        pulse(&registers);
+        let flag = Arc::clone(&done);
+        let writer = thread::spawn(move || {
+            registers.set_active(SPI, false).unwrap();
+            flag.store(true, Ordering::Release);
+            registers
+        });
+        cpu.enter();
+        let late = done.load(Ordering::Acquire);
+        assert_eq!(cpu.lrs.acknowledge(), 1);
+        cpu.exit();
+        cpu.enter();
+        if late {
+            assert_eq!(cpu.lrs.used(), 1, "taken after the write");
+        }
+        cpu.lrs.eoi();
+        cpu.exit();
+        let registers = writer.join().unwrap();
+        assert_eq!(cpu.settle(), 0);
+        assert_eq!(registers.is_active(SPI), Ok(false));
+        drop(registers);
+        vm.end(cpu);
+    });
+}
+
+/// Made active while it is pending: from then on it is not offered, until the guest ends it.
+#[test]
+fn set_active_vs_delivery() {
+    model(2, 10, || {
+        let (mut vm, registers) = spi_vm(1);
+        let mut cpu = vm.cpu(A);
+        pulse(&registers);
+        let writer = thread::spawn(move || {
+            registers.set_active(SPI, true).unwrap();
+            registers
+        });
+        cpu.enter();
+        let early = cpu.lrs.acknowledge();
+        if early != 0 {
+            cpu.lrs.eoi();
+        }
+        cpu.exit();
+        let registers = writer.join().unwrap();
+        cpu.enter();
+        let active = cpu.lrs.used() == 1 && cpu.lrs.pending() == 0 || {
+            // Pending and active.
+            cpu.lrs.acknowledge() == 0
+        };
+        assert!(active, "it is active");
+        cpu.lrs.eoi();
+        cpu.exit();
+        assert_eq!(early + cpu.settle(), 1, "delivered before, or after");
+        assert_eq!(registers.is_active(SPI), Ok(false));
+        drop(registers);
+        vm.end(cpu);
+    });
+}
+
+/// Made inactive while its vCPU powers off and on with it.
+#[test]
+fn clear_active_vs_close_and_open() {
+    model(2, 10, || {
+        let (mut vm, registers) = spi_vm(1);
+        let mut cpu = vm.cpu(A);
+        pulse(&registers);
+        cpu.enter();
+        assert_eq!(cpu.lrs.acknowledge(), 1);
+        let writer = thread::spawn(move || {
+            registers.set_active(SPI, false).unwrap();
+            registers
+        });
+        cpu.close();
+        cpu.vcpu.open();
+        let registers = writer.join().unwrap();
+        cpu.enter();
+        assert_eq!(cpu.lrs.used(), 0, "it is not active");
+        cpu.exit();
+        assert_eq!(registers.is_active(SPI), Ok(false));
+        pulse(&registers);
+        assert_eq!(cpu.settle(), 1);
+        drop(registers);
+        vm.end(cpu);
+    });
+}
+
+/// A group of the VM is closed and opened while its interrupt is injected: nothing is lost, and what is closed is not offered.
+#[test]
+fn inject_vs_group_gate() {
+    model(3, 10, || {
+        let (mut vm, registers) = spi_vm(1);
+        let gate = vm.injector();
+        let mut cpu = vm.cpu(A);
+        gate.update_gates(A, |g| Gates { groups: [true, false], ..g }).unwrap();
+        let source = thread::spawn(move || {
+            pulse(&registers);
+            registers
+        });
+        let taken = cpu.run();
+        assert_eq!(taken, 0, "its group is not forwarded");
+        gate.update_gates(A, |g| Gates { groups: [true; 2], ..g }).unwrap();
+        let taken = cpu.run();
+        let registers = source.join().unwrap();
+        assert_eq!(taken + cpu.settle(), 1);
+        drop((registers, gate));
+        vm.end(cpu);
+    });
+}
+
+/// Two senders of an SGI, and one takes it back: the other's is delivered once, the one's at most once.
+#[test]
+fn senders_vs_delivery_vs_recall() {
+    model(2, 10, || {
+        let mut vm = Vm::with_exits(1, 0);
+        let sgi = Intid(1);
+        let (one, two) = (vm.injector(), vm.injector());
+        let config = WiredConfig {
+            enabled: true,
+            priority: Priority::new(PRIORITY),
+            group: Group::Group1,
+            trigger: Trigger::Edge,
+            target: A,
+        };
+        one.configure(Wired::Private(A, sgi), config).unwrap();
+        let mut cpu = vm.cpu(A);
+        let first = thread::spawn(move || {
+            one.pulse_from(A, sgi, 1 << 0).unwrap();
+            one.clear_from(A, sgi, 1 << 0).unwrap();
+            one
+        });
+        let second = thread::spawn(move || {
+            two.pulse_from(A, sgi, 1 << 3).unwrap();
+            two
+        });
+        let early = cpu.run();
+        let (one, two) = (first.join().unwrap(), second.join().unwrap());
+        let taken = early + cpu.settle();
+        assert!((1..=2).contains(&taken), "{taken}");
+        assert_eq!(one.senders(A, sgi), Ok(0));
+        drop((one, two));
+        vm.end(cpu);
+    });
+}
