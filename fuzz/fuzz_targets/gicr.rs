@@ -1,0 +1,7 @@
+//! GICv3's redistributors.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vgic_fuzz::{Frame, run};
+
+fuzz_target!(|data: &[u8]| run(Frame::Gicr, data));

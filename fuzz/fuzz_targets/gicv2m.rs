@@ -1,0 +1,7 @@
+//! A GICv2m frame.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vgic_fuzz::{Frame, run};
+
+fuzz_target!(|data: &[u8]| run(Frame::Gicv2m, data));

@@ -1,0 +1,306 @@
+//! A guest and a host that do anything, in any order: what the register frames must stand.
+//!
+//! The input of a fuzz target is a sequence of [`Op`]s on a machine of three vCPUs. After each of them no interrupt may be
+//! in two places. In the end the guest becomes sensible and serves everything that it is offered; then
+//! nothing may be left that should have been offered.
+
+use std::sync::Arc;
+
+use arbitrary::{Arbitrary, Unstructured};
+use vgic_core::Vgic;
+use vgic_core::engine::*;
+use vgic_core::gic::*;
+use vgic_core::ids::*;
+use vgic_core::lr::{ListRegisters, LrState};
+
+/// The frame that a target is about; most accesses go there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frame {
+    /// GICv2's distributor.
+    GicdV2,
+    /// GICv2's CPU interface.
+    Gicc,
+    /// A GICv2m frame.
+    Gicv2m,
+    /// GICv3's distributor.
+    GicdV3,
+    /// GICv3's redistributors.
+    Gicr,
+    /// GICv3's system registers.
+    Icc,
+}
+
+const VCPUS: u16 = 3;
+const SPIS: u16 = 64;
+const LRS: usize = 3;
+const GICD: u64 = 0x0800_0000;
+const GICC: u64 = 0x0801_0000;
+const V2M: u64 = 0x0802_0000;
+const GICR: u64 = 0x080a_0000;
+
+/// One step.
+#[derive(Arbitrary, Debug)]
+enum Op {
+    /// The frame that the target is about, at an offset that may be anything.
+    Frame { vcpu: u8, offset: u32, width: u8, value: u64, write: bool },
+    /// Any frame of the machine, at a sensible place.
+    Elsewhere { vcpu: u8, word: u16, value: u32, write: bool },
+    Line { irq: u8, vcpu: u8, high: bool },
+    Pulse { irq: u8, vcpu: u8 },
+    Enter(u8),
+    Exit(u8),
+    Take { vcpu: u8, group: bool },
+    End { vcpu: u8, group: bool, intid: Option<u16> },
+    Deactivate { vcpu: u8, intid: u16 },
+    Power { vcpu: u8, on: bool },
+    System { vcpu: u8, op1: u8, crn: u8, crm: u8, op2: u8, value: u64, write: bool },
+}
+
+struct NoKick;
+impl Kick for NoKick {
+    fn kick(&self, _: VcpuId) {}
+}
+
+struct Machine {
+    gic: Gic<Vgic>,
+    bus: GicBus<Vgic>,
+    cpus: Vec<GicCpu<Vgic>>,
+    v2: bool,
+}
+
+impl Machine {
+    fn new(frame: Frame) -> Self {
+        let v2 = matches!(frame, Frame::GicdV2 | Frame::Gicc | Frame::Gicv2m);
+        let mut setup = Setup::new(40);
+        setup.create(if v2 { Model::V2 } else { Model::V3 }).unwrap();
+        setup.set_spis(SPIS).unwrap();
+        setup.set_lrs(LRS).unwrap();
+        for n in 0..VCPUS {
+            setup.add_vcpu(Affinity(n.into())).unwrap();
+        }
+        setup.set_distributor(GICD).unwrap();
+        if v2 {
+            setup.set_cpu_interface(GICC).unwrap();
+            setup.add_msi_frame(MsiFrame { base: V2M, first: 64, count: 32 }).unwrap();
+        } else {
+            setup.add_redistributors(GICR, VCPUS.into()).unwrap();
+        }
+        let gic: Gic<Vgic> = setup.init(Arc::new(NoKick)).unwrap();
+        let bus = gic.bus().unwrap();
+        let cpus = (0..VCPUS).map(|n| gic.cpu(VcpuId(n)).unwrap()).collect();
+        Self { gic, bus, cpus, v2 }
+    }
+
+    fn wired(irq: u8, vcpu: u8) -> Wired {
+        match u32::from(irq) {
+            n @ 0..32 => Wired::Private(VcpuId(u16::from(vcpu) % VCPUS), Intid(n)),
+            n => Wired::Spi(Intid(n)),
+        }
+    }
+
+    fn cpu(&mut self, vcpu: u8) -> &mut GicCpu<Vgic> {
+        &mut self.cpus[usize::from(vcpu) % usize::from(VCPUS)]
+    }
+
+    fn access(&mut self, vcpu: u8, address: u64, width: u8, value: u64, write: bool) {
+        let width = usize::from(width) % 9;
+        let mut data = value.to_le_bytes();
+        // Whatever comes of it is right, as long as something does.
+        let _ = if write {
+            self.cpu(vcpu).write(address, &data[..width])
+        } else {
+            self.cpu(vcpu).read(address, &mut data[..width])
+        };
+    }
+
+    fn word(&mut self, vcpu: u8, address: u64, value: u32, write: bool) -> u32 {
+        let mut data = value.to_le_bytes();
+        let result = if write {
+            self.cpu(vcpu).write(address, &data)
+        } else {
+            self.cpu(vcpu).read(address, &mut data)
+        };
+        result.expect("words can be accessed everywhere");
+        u32::from_le_bytes(data)
+    }
+
+    fn iar(&mut self, vcpu: u8, group1: bool) -> u32 {
+        if self.v2 {
+            return self.word(vcpu, GICC + if group1 { 0x20 } else { 0xc }, 0, false);
+        }
+        let reg = if group1 { SysReg::ICC_IAR1_EL1 } else { SysReg::ICC_IAR0_EL1 };
+        self.cpu(vcpu).icc_read(reg).expect("an IAR can be read") as u32
+    }
+
+    fn eoir(&mut self, vcpu: u8, group1: bool, intid: u32) {
+        if self.v2 {
+            self.word(vcpu, GICC + if group1 { 0x24 } else { 0x10 }, intid, true);
+            return;
+        }
+        let reg = if group1 { SysReg::ICC_EOIR1_EL1 } else { SysReg::ICC_EOIR0_EL1 };
+        self.cpu(vcpu).icc_write(reg, intid.into()).expect("an EOIR can be written");
+    }
+
+    fn perform(&mut self, frame: Frame, op: Op, last: &mut [u32; VCPUS as usize]) {
+        match op {
+            Op::Frame { vcpu, offset, width, value, write } => {
+                let (base, size) = match frame {
+                    Frame::GicdV2 => (GICD, 0x1000),
+                    Frame::Gicc => (GICC, 0x2000),
+                    Frame::Gicv2m => (V2M, 0x1000),
+                    Frame::GicdV3 => (GICD, 0x1_0000),
+                    Frame::Gicr => (GICR, 0x2_0000 * u32::from(VCPUS)),
+                    Frame::Icc => return,
+                };
+                self.access(vcpu, base + u64::from(offset % size), width, value, write);
+            }
+            Op::Elsewhere { vcpu, word, value, write } => {
+                let n = u64::from(word);
+                let address = match (self.v2, n % 4) {
+                    (true, 0) => GICC + n / 4 % 0x400 * 4,
+                    (true, 1) => V2M + n / 4 % 0x400 * 4,
+                    (true, _) => GICD + n / 4 % 0x400 * 4,
+                    // Where the registers are: the rest is reserved.
+                    (false, 0) => GICR + n % u64::from(VCPUS) * 0x2_0000 + n / 12 % 0x40 * 4,
+                    (false, 1) => GICR + n % u64::from(VCPUS) * 0x2_0000 + 0x1_0000 + n / 12 % 0x400 * 4,
+                    (false, 2) => GICD + 0x6000 + n / 4 % 0x800 * 4,
+                    (false, _) => GICD + n / 4 % 0x400 * 4,
+                };
+                self.word(vcpu, address, value, write);
+            }
+            Op::Line { irq, vcpu, high } => {
+                let _ = self.bus.injector().set_level(Self::wired(irq, vcpu), high);
+            }
+            Op::Pulse { irq, vcpu } => {
+                let _ = self.bus.injector().pulse(Self::wired(irq, vcpu));
+            }
+            Op::Enter(vcpu) => {
+                self.cpu(vcpu).enter();
+            }
+            Op::Exit(vcpu) => self.cpu(vcpu).exit(),
+            Op::Take { vcpu, group } => {
+                last[usize::from(vcpu) % usize::from(VCPUS)] = self.iar(vcpu, group);
+            }
+            Op::End { vcpu, group, intid } => {
+                let last = last[usize::from(vcpu) % usize::from(VCPUS)];
+                self.eoir(vcpu, group, intid.map_or(last, u32::from));
+            }
+            Op::Deactivate { vcpu, intid } => {
+                // The other vCPUs are not in the guest when it waits for them: there is one thread.
+                self.cpus.iter_mut().for_each(GicCpu::exit);
+                if self.v2 {
+                    self.word(vcpu, GICC + 0x1000, intid.into(), true);
+                } else {
+                    let reg = SysReg::ICC_DIR_EL1;
+                    self.cpu(vcpu).icc_write(reg, intid.into()).expect("DIR can be written");
+                }
+            }
+            Op::Power { vcpu, on: true } => self.cpu(vcpu).power_on(),
+            Op::Power { vcpu, on: false } => self.cpu(vcpu).power_off(),
+            Op::System { vcpu, op1, crn, crm, op2, value, write } => {
+                let crn = if frame == Frame::Icc { 12 - (crn & 1) * 8 } else { crn };
+                let reg = SysReg { op0: 3, op1: op1 & 7, crn: crn & 15, crm: crm & 15, op2: op2 & 7 };
+                let _ = if write {
+                    self.cpu(vcpu).icc_write(reg, value)
+                } else {
+                    self.cpu(vcpu).icc_read(reg).map(drop)
+                };
+            }
+        }
+    }
+
+    /// No interrupt is in two list registers, of one vCPU or of two.
+    fn check_places(&mut self) {
+        let mut seen = Vec::new();
+        for (n, cpu) in self.cpus.iter_mut().enumerate() {
+            let lrs = cpu.cpu_interface();
+            for lr in (0..LRS).map(|i| lrs.read(i)).filter(|lr| lr.state() != LrState::Invalid) {
+                // Of an SGI of GICv2, without its sender.
+                let intid = if self.v2 { lr.intid().0 & 0x3ff } else { lr.intid().0 };
+                let owner = if Intid(intid).is_private() { n } else { usize::MAX };
+                assert!(!seen.contains(&(owner, intid)), "{intid} is in two places");
+                seen.push((owner, intid));
+            }
+        }
+    }
+
+    /// The guest becomes sensible: everything is let through, taken and ended.
+    fn drain(&mut self) {
+        let irqs = 0..32 + SPIS as u8;
+        for vcpu in 0..VCPUS as u8 {
+            for irq in irqs.clone() {
+                let wired = Self::wired(irq, vcpu);
+                self.bus.injector().set_level(wired, false).unwrap();
+                if let Wired::Private(_, intid) = wired && intid.is_sgi() && self.v2 {
+                    continue;
+                }
+            }
+            // From a CPU interface without a past.
+            self.cpu(vcpu).power_off();
+            self.cpu(vcpu).power_on();
+        }
+        for irq in irqs.clone() {
+            for vcpu in 0..VCPUS as u8 {
+                let wired = Self::wired(irq, vcpu);
+                self.bus.injector().set_active(wired, false).unwrap();
+            }
+        }
+        for vcpu in 0..VCPUS {
+            self.bus.injector().update_gates(VcpuId(vcpu), |_| Gates::OPEN).unwrap();
+            let cpu = self.cpus[usize::from(vcpu)].cpu_interface();
+            cpu.set_pmr(0xff);
+            cpu.set_igrpen0(1);
+            cpu.set_igrpen1(1);
+        }
+        let mut quiet = 0;
+        while quiet < 2 {
+            quiet += 1;
+            for cpu in &mut self.cpus {
+                cpu.enter();
+                let lrs = cpu.cpu_interface();
+                loop {
+                    let (group1, intid) = match (lrs.iar1(), lrs.iar0()) {
+                        (Intid(SPURIOUS), Intid(SPURIOUS)) => break,
+                        (Intid(SPURIOUS), intid) => (false, intid),
+                        (intid, other) => {
+                            assert_eq!(other, Intid(SPURIOUS), "one was not ended");
+                            (true, intid)
+                        }
+                    };
+                    let _ = if group1 { lrs.eoir1(intid) } else { lrs.eoir0(intid) };
+                    quiet = 0;
+                }
+                cpu.exit();
+            }
+        }
+        for irq in irqs {
+            for vcpu in 0..VCPUS as u8 {
+                let wired = Self::wired(irq, vcpu);
+                let config = self.bus.injector().config(wired).unwrap();
+                // The lowest priority is never signaled.
+                if config.enabled && config.priority != Priority::LOWEST {
+                    let pending = self.bus.injector().is_pending(wired).unwrap();
+                    assert!(!pending, "{wired:?} is lost: {config:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Runs one input.
+pub fn run(frame: Frame, data: &[u8]) {
+    let mut machine = Machine::new(frame);
+    let mut last = [SPURIOUS; VCPUS as usize];
+    let mut input = Unstructured::new(data);
+    while !input.is_empty() {
+        let Ok(op) = Op::arbitrary(&mut input) else { break };
+        // The threads of the other vCPUs would answer a kick: here they have left the guest before.
+        if matches!(op, Op::Frame { .. } | Op::Elsewhere { .. }) {
+            machine.cpus.iter_mut().for_each(GicCpu::exit);
+        }
+        machine.perform(frame, op, &mut last);
+        machine.check_places();
+    }
+    machine.drain();
+    drop((machine.cpus, machine.bus, machine.gic));
+}
