@@ -417,6 +417,19 @@ pub trait MsiControl: Send + 'static {
     /// [`Error::NotMapped`].
     fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error>;
 
+    /// The vCPU that an LPI is delivered to, in whichever domain it is mapped. `None` if it is not.
+    fn target_of(&self, intid: Intid) -> Option<VcpuId>;
+
+    /// Makes an LPI pending or not pending, in whichever domain it is mapped.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`].
+    fn set_pending(&mut self, intid: Intid, pending: bool) -> Result<(), Error>;
+
+    /// Calls `f` with every LPI that is mapped in any domain, and its target. What is mapped or unmapped meanwhile may be
+    /// left out.
+    fn for_each_lpi(&self, f: &mut dyn FnMut(Intid, VcpuId));
+
     /// Makes an event's LPI not pending.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub mod locked;
 mod lpis;
 pub mod lr;
 mod mailbox;
+pub mod memory;
 mod mmio;
 mod msi;
 mod ready;

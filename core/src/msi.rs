@@ -522,6 +522,32 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         Ok(())
     }
 
+    fn target_of(&self, intid: Intid) -> Option<VcpuId> {
+        let pin = &*self.participant.pin();
+        Some(self.shared().lpis.get(intid, pin)?.control().load().target())
+    }
+
+    fn set_pending(&mut self, intid: Intid, pending: bool) -> Result<(), Error> {
+        let shared = self.shared();
+        let pin = &*self.participant.pin();
+        let irq = shared.lpis.get(intid, pin).ok_or(Error::NotMapped)?;
+        if pending {
+            let _ = shared.inject(irq, pin);
+        } else {
+            shared.hub.clear(irq);
+        }
+        Ok(())
+    }
+
+    fn for_each_lpi(&self, f: &mut dyn FnMut(Intid, VcpuId)) {
+        let pin = &*self.participant.pin();
+        self.shared().lpis.irqs.for_each(pin, &mut |_, irq| {
+            if irq.state.load().is_mapped() {
+                f(irq.intid(), irq.control().load().target());
+            }
+        });
+    }
+
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
         self.with_event(device, event, |irq| self.shared().hub.clear(irq))
     }

@@ -2,5 +2,6 @@
 
 pub(crate) mod dist;
 pub(crate) mod layout;
+pub(crate) mod lpis;
 pub(crate) mod redist;
 pub(crate) mod sysregs;

@@ -1,0 +1,159 @@
+//! LPIs at a redistributor: what it reads of the guest's LPI configuration and pending tables (IHI 0069, 5.1), and LPIs that the
+//! guest makes pending without an ITS (GICR_SETLPIR and so on; IHI 0069, 5.1.4).
+//!
+//! The engine knows the LPIs that are mapped. One that the guest makes pending directly is mapped then, as an event of a domain of its
+//! own, which nobody injects into; it stays mapped. An LPI has one target: made pending at another redistributor, it moves there.
+
+// Control operations take turns: none of them is on the injection or the entry path.
+#![allow(clippy::disallowed_types)]
+
+use alloc::sync::Arc;
+
+use spin::Mutex;
+
+use crate::engine::{Config, Engine, Error, LpiConfig, MsiControl};
+use crate::ids::{DeviceId, EventId, Intid, LPI_BASE, Priority, VcpuId};
+use crate::memory::GuestMemory;
+
+/// GICR_PROPBASER: IDbits, one less than the number of INTID bits (IHI 0069, 12.11).
+const IDBITS: u64 = 0x1f;
+/// GICR_PROPBASER: Physical_Address, bits 51:12.
+const PROP_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// GICR_PENDBASER: Physical_Address, bits 51:16.
+const PEND_ADDRESS: u64 = 0x000f_ffff_ffff_0000;
+/// GICR_PENDBASER: PTZ: the pending table is all zero.
+const PTZ: u64 = 1 << 62;
+
+/// The tables of one redistributor, as its registers say.
+#[derive(Clone, Copy)]
+pub(crate) struct Tables {
+    pub(crate) vcpu: VcpuId,
+    pub(crate) propbaser: u64,
+    pub(crate) pendbaser: u64,
+}
+
+/// The control side of a machine's LPIs, as far as it is the redistributors'.
+pub(crate) struct LpiControl<E: Engine> {
+    direct: Mutex<E::Msi>,
+    memory: Arc<dyn GuestMemory>,
+    /// First INTID that is not an LPI of the machine.
+    end: u32,
+    event_bits: u8,
+}
+
+impl<E: Engine> LpiControl<E> {
+    pub(crate) fn new(
+        engine: &E,
+        config: &Config,
+        memory: Arc<dyn GuestMemory>,
+    ) -> Result<Self, Error> {
+        let (end, event_bits) = (LPI_BASE + config.lpis, config.event_bits);
+        Ok(Self { direct: Mutex::new(engine.msi()?), memory, end, event_bits })
+    }
+
+    /// The device and event that stand for an LPI of no ITS.
+    fn event(&self, intid: Intid) -> (DeviceId, EventId) {
+        let n = intid.0 - LPI_BASE;
+        let high = n.checked_shr(self.event_bits.into()).unwrap_or(0);
+        let low = 1u32.checked_shl(self.event_bits.into()).map_or(n, |end| n & (end - 1));
+        (DeviceId(high), EventId(low))
+    }
+
+    /// Whether the machine has this LPI, and the tables have room for it.
+    fn exists(&self, tables: Tables, intid: Intid) -> bool {
+        let end = 2u64 << (tables.propbaser & IDBITS);
+        intid.is_lpi() && intid.0 < self.end && u64::from(intid.0) < end
+    }
+
+    /// The LPI's byte of the configuration table. What cannot be read is disabled.
+    fn config(&self, tables: Tables, intid: Intid) -> LpiConfig {
+        let mut byte = [0];
+        let address = (tables.propbaser & PROP_ADDRESS) + u64::from(intid.0 - LPI_BASE);
+        if !self.exists(tables, intid) || self.memory.read(address, &mut byte).is_err() {
+            byte = [0];
+        }
+        // Bits 7:2 are the priority, bit 0 enables (IHI 0069, 5.1.1).
+        LpiConfig { enabled: byte[0] & 1 != 0, priority: Priority::new(byte[0] & 0xfc) }
+    }
+
+    /// GICR_CTLR.EnableLPIs has been set: the tables are read, except that PTZ spares the pending table.
+    pub(crate) fn enable(&self, tables: Tables) {
+        let mut msi = self.direct.lock();
+        self.reconfigure(&mut msi, tables);
+        if tables.pendbaser & PTZ != 0 {
+            return;
+        }
+        for base in (LPI_BASE..self.end).step_by(64) {
+            let mut bits = [0; 8];
+            let address = (tables.pendbaser & PEND_ADDRESS) + u64::from(base / 8);
+            if !self.exists(tables, Intid(base)) || self.memory.read(address, &mut bits).is_err() {
+                return;
+            }
+            let bits = u64::from_le_bytes(bits);
+            for intid in (0..64).filter(|i| bits & 1 << i != 0).map(|i| Intid(base + i)) {
+                self.make_pending(&mut msi, tables, intid, false);
+            }
+        }
+    }
+
+    /// GICR_INVALLR: the configuration of all LPIs of this redistributor is read anew.
+    pub(crate) fn invalidate_all(&self, tables: Tables) {
+        self.reconfigure(&mut self.direct.lock(), tables);
+    }
+
+    fn reconfigure(&self, msi: &mut E::Msi, tables: Tables) {
+        let mut mine = alloc::vec::Vec::new();
+        msi.for_each_lpi(&mut |intid, target| {
+            if target == tables.vcpu {
+                mine.push(intid);
+            }
+        });
+        for intid in mine {
+            // Unmapped meanwhile: nothing to configure.
+            let _ = msi.set_config(intid, self.config(tables, intid));
+        }
+    }
+
+    /// GICR_INVLPIR: the configuration of one LPI is read anew.
+    pub(crate) fn invalidate(&self, tables: Tables, intid: Intid) {
+        let mut msi = self.direct.lock();
+        if msi.target_of(intid) == Some(tables.vcpu) {
+            let _ = msi.set_config(intid, self.config(tables, intid));
+        }
+    }
+
+    /// GICR_SETLPIR: an LPI becomes pending.
+    pub(crate) fn set(&self, tables: Tables, intid: Intid) {
+        self.make_pending(&mut self.direct.lock(), tables, intid, true);
+    }
+
+    /// GICR_CLRLPIR: an LPI is no longer pending.
+    pub(crate) fn clear(&self, tables: Tables, intid: Intid) {
+        let mut msi = self.direct.lock();
+        if msi.target_of(intid) == Some(tables.vcpu) {
+            let _ = msi.set_pending(intid, false);
+        }
+    }
+
+    /// Makes an LPI pending, and maps it if it is not. If it is elsewhere, it moves here if `moves`, and otherwise is not meant.
+    fn make_pending(&self, msi: &mut E::Msi, tables: Tables, intid: Intid, moves: bool) {
+        if !self.exists(tables, intid) {
+            return;
+        }
+        let (device, event) = self.event(intid);
+        match msi.target_of(intid) {
+            Some(target) if target == tables.vcpu => {}
+            // It may be an ITS's, which says where it goes.
+            Some(_) if !moves || msi.retarget(device, event, tables.vcpu).is_err() => return,
+            Some(_) => {}
+            None => {
+                let config = self.config(tables, intid);
+                // The VM's bounds are reached: the LPI does not exist.
+                if msi.map(device, event, intid, tables.vcpu, config).is_err() {
+                    return;
+                }
+            }
+        }
+        let _ = msi.set_pending(intid, true);
+    }
+}
