@@ -270,24 +270,32 @@ impl Entry {
         if !sorted.is_sorted_by_key(|listed| listed.key) {
             sorted.sort_by_key(|listed| listed.key);
         }
-        let (kept, leaving) = sorted.split_at_mut(sorted.len() - leaving);
+        let (kept, _) = sorted.split_at_mut(sorted.len() - leaving);
         let (first, rest) = kept.split_at_mut(kept.len().min(lrs.count()));
         for (n, listed) in first.iter().enumerate() {
             let lr = listed.irq.lock().fill_lr(self.me, *gates);
             lrs.write(n, lr);
             tally.add(lr);
         }
-        for listed in rest.iter().rev() {
+        let mut forgotten = false;
+        for listed in rest.iter_mut().rev() {
             if !listed.key.is_active() {
                 tally.pending_waits = true;
                 continue;
             }
             let mut state = listed.irq.lock();
             if state.intid.is_lpi() {
-                // Forgotten. If it is not pending either, the next flush prunes it.
+                // Forgotten. If it is pending, then for this vCPU or for another one.
                 state.active = false;
                 state.end_offer(Place::when(cpu.tick()));
-                tally.pending_waits |= !state.sort_key(self.me, *gates).is_leaving();
+                let key = state.sort_key(self.me, *gates);
+                if key.is_leaving() {
+                    listed.key = key;
+                    state.unlist(self.me);
+                    forgotten = true;
+                } else {
+                    tally.pending_waits = true;
+                }
             } else {
                 tally.spilled += 1;
             }
@@ -303,8 +311,15 @@ impl Entry {
                 }
             }
         }
-        let leaving = leaving.len();
-        self.pruned.extend(list.drain(list.len() - leaving..));
+        let kept = kept.len();
+        self.pruned.extend(list.drain(kept..));
+        if forgotten {
+            for n in (0..kept).rev() {
+                if list[n].key.is_leaving() {
+                    self.pruned.extend(list.remove(n));
+                }
+            }
+        }
     }
 
     fn fold<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) {
