@@ -133,7 +133,7 @@ fn wired_config(wired: Wired) -> impl Strategy<Value = (Wired, WiredConfig)> {
             let config = WiredConfig {
                 enabled,
                 priority: level(which, high),
-                // One of each kind is in Group 0, for the gates' sake.
+                // The PPI and one of the SPIs are in Group 0, for the gates' sake.
                 group: if NEW_OPS && which % 3 == 0 { Group::Group0 } else { Group::Group1 },
                 trigger: if sampled { Trigger::Level } else { Trigger::Edge },
                 target: VcpuId(target),

@@ -295,7 +295,8 @@ on_engines! {
     fn an_update_has_the_effect_of_a_configuration<E>() {
         let mut m = machine::<E>();
         let _ = m.injector.pulse(SPI).unwrap();
-        assert!(m.run(1).is_empty());
+        // After reset, it is for vCPU 0.
+        assert!(m.run(0).is_empty() && m.run(1).is_empty());
         m.injector.update(SPI, |_| wired(Trigger::Edge, Group::Group1)).unwrap();
         assert_eq!(m.kicks(1), 1);
         assert_eq!(m.run(1), [40]);
@@ -518,7 +519,7 @@ on_engines! {
         let i = |m: &Machine<E>| m.injector.senders(V1, Intid(3)).unwrap();
         m.injector.configure(SGI, wired(Trigger::Edge, Group::Group1)).unwrap();
         m.injector.pulse_from(V1, Intid(3), 0b1000_0101).unwrap();
-        assert_eq!(m.kicks(1), 1);
+        assert!(m.kicks(1) > 0);
         assert_eq!((i(&m), m.injector.is_pending(SGI)), (0b1000_0101, Ok(true)));
         for (n, left) in [(0, 0b1000_0100), (2, 0b1000_0000), (7, 0)] {
             m.enter(1);

@@ -241,6 +241,9 @@ impl IrqState {
             (true, true) => LrState::PendingActive,
         };
         self.in_lr = true;
+        if state.is_active() {
+            self.set_placed(false);
+        }
         if offer {
             self.offer_latch();
         }
