@@ -16,6 +16,9 @@ const VCPUS: u16 = 3;
 const EVENTS: u32 = 6;
 const LPIS: u32 = 5;
 
+/// Whether the newer operations are generated, and groups. Off as long as only the locked engine has all of them.
+const NEW_OPS: bool = false;
+
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Map {
@@ -37,6 +40,15 @@ enum Op {
     Configure(Wired, WiredConfig),
     LpisEnabled(u16, bool),
     Power(u16, bool),
+    /// Takes over a configuration but for one field.
+    Update(Wired, WiredConfig, Keep),
+    SetActive(Wired, bool),
+    /// SGI 3 of a vCPU, by senders.
+    PulseFrom(u16, u8),
+    ClearFrom(u16, u8),
+    Gates(u16, Gates),
+    /// What others see of an interrupt.
+    Read(Wired),
     /// Entry, some acknowledges, some ends (newest first), exit.
     Run {
         vcpu: u16,
@@ -44,6 +56,18 @@ enum Op {
         end: usize,
     },
 }
+
+/// The field of a configuration that is left as it is.
+#[derive(Clone, Copy, Debug)]
+enum Keep {
+    Enabled,
+    Priority,
+    Trigger,
+    Target,
+}
+
+/// The SGI that has senders. Others are pulsed.
+const SENT: Intid = Intid(3);
 
 /// What came of an operation.
 #[derive(Clone, PartialEq, Debug)]
@@ -54,6 +78,14 @@ enum Outcome {
     /// Whether it was mapped. Where the bit of an interrupt is that waits in a list register differs: the locked engine
     /// takes it back at every exit.
     Injected(Result<bool, Error>),
+    Config(Result<WiredConfig, Error>),
+    Read {
+        config: Result<WiredConfig, Error>,
+        line: Result<bool, Error>,
+        pending: Result<bool, Error>,
+        active: Result<bool, Error>,
+        senders: Option<Result<u8, Error>>,
+    },
     Ran {
         flushed: Flushed,
         taken: Vec<u32>,
@@ -84,8 +116,14 @@ fn wired() -> impl Strategy<Value = Wired> {
     ]
 }
 
+/// The same, and the SGI that has senders.
+fn any_wired() -> impl Strategy<Value = Wired> {
+    prop_oneof![4 => wired(), 1 => vcpu().prop_map(|v| Wired::Private(VcpuId(v), SENT))]
+}
+
 fn wired_config(wired: Wired) -> impl Strategy<Value = (Wired, WiredConfig)> {
     let which = match wired {
+        Wired::Private(_, SENT) => LPIS + 5,
         Wired::Private(_, Intid(2)) => LPIS,
         Wired::Private(..) => LPIS + 1,
         Wired::Spi(intid) => LPIS + 2 + intid.0 - 40,
@@ -95,7 +133,8 @@ fn wired_config(wired: Wired) -> impl Strategy<Value = (Wired, WiredConfig)> {
             let config = WiredConfig {
                 enabled,
                 priority: level(which, high),
-                group: Group::Group1,
+                // The PPI and one of the SPIs are in Group 0, for the gates' sake.
+                group: if NEW_OPS && which % 3 == 0 { Group::Group0 } else { Group::Group1 },
                 trigger: if sampled { Trigger::Level } else { Trigger::Edge },
                 target: VcpuId(target),
             };
@@ -104,7 +143,29 @@ fn wired_config(wired: Wired) -> impl Strategy<Value = (Wired, WiredConfig)> {
     )
 }
 
+fn gates() -> impl Strategy<Value = Gates> {
+    any::<[bool; 3]>().prop_map(|[group0, group1, lpis]| Gates { groups: [group0, group1], lpis })
+}
+
+fn new_op() -> impl Strategy<Value = Op> {
+    let keep =
+        || prop::sample::select(vec![Keep::Enabled, Keep::Priority, Keep::Trigger, Keep::Target]);
+    prop_oneof![
+        4 => (any_wired().prop_flat_map(wired_config), keep())
+            .prop_map(|((w, c), keep)| Op::Update(w, c, keep)),
+        3 => (any_wired(), any::<bool>()).prop_map(|(w, active)| Op::SetActive(w, active)),
+        3 => (vcpu(), any::<u8>()).prop_map(|(v, senders)| Op::PulseFrom(v, senders & 0x15)),
+        1 => (vcpu(), any::<u8>()).prop_map(|(v, senders)| Op::ClearFrom(v, senders)),
+        1 => (vcpu(), gates()).prop_map(|(v, gates)| Op::Gates(v, gates)),
+        5 => any_wired().prop_map(Op::Read),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
+    if NEW_OPS { prop_oneof![3 => old_op(), 1 => new_op()].boxed() } else { old_op().boxed() }
+}
+
+fn old_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (0..EVENTS, 0..LPIS, vcpu()).prop_flat_map(|(event, lpi, target)| {
             config(lpi).prop_map(move |config| Op::Map { event, lpi, target, config })
@@ -129,7 +190,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// A machine, and what each guest has acknowledged and not ended.
 struct Side<E: Engine> {
     m: Machine<E>,
-    active: Vec<Vec<Intid>>,
+    active: Vec<Vec<(Intid, Group)>>,
 }
 
 impl<E: Engine> Side<E> {
@@ -164,6 +225,32 @@ impl<E: Engine> Side<E> {
             Op::Level(w, high) => Outcome::Result(m.injector.set_level(w, high)),
             Op::Configure(w, config) => Outcome::Result(m.injector.configure(w, config)),
             Op::LpisEnabled(v, on) => Outcome::Result(m.injector.set_lpis_enabled(VcpuId(v), on)),
+            Op::Update(w, config, keep) => {
+                Outcome::Config(m.injector.update(w, |old| match keep {
+                    Keep::Enabled => WiredConfig { enabled: old.enabled, ..config },
+                    Keep::Priority => WiredConfig { priority: old.priority, ..config },
+                    Keep::Trigger => WiredConfig { trigger: old.trigger, ..config },
+                    Keep::Target => WiredConfig { target: old.target, ..config },
+                }))
+            }
+            Op::SetActive(w, active) => Outcome::Result(m.injector.set_active(w, active)),
+            Op::PulseFrom(v, senders) => {
+                Outcome::Result(m.injector.pulse_from(VcpuId(v), SENT, senders))
+            }
+            Op::ClearFrom(v, senders) => {
+                Outcome::Result(m.injector.clear_from(VcpuId(v), SENT, senders))
+            }
+            Op::Gates(v, gates) => Outcome::Result(m.injector.update_gates(VcpuId(v), |_| gates)),
+            Op::Read(w) => Outcome::Read {
+                config: m.injector.config(w),
+                line: m.injector.line(w),
+                pending: m.injector.is_pending(w),
+                active: m.injector.is_active(w),
+                senders: match w {
+                    Wired::Private(v, SENT) => Some(m.injector.senders(v, SENT)),
+                    _ => None,
+                },
+            },
             Op::Power(v, true) => {
                 m.vcpus[usize::from(v)].open();
                 Outcome::Done
@@ -192,27 +279,48 @@ impl<E: Engine> Side<E> {
         let (mut taken, mut ended) = (Vec::new(), Vec::new());
         let cpu = &mut self.m.cpus[v];
         while taken.len() < take {
-            let intid = cpu.iar1();
+            let (mut intid, mut group) = (cpu.iar1(), Group::Group1);
+            if NEW_OPS && intid == Intid(SPURIOUS) {
+                (intid, group) = (cpu.iar0(), Group::Group0);
+            }
             if intid == Intid(SPURIOUS) {
                 break;
             }
             taken.push(intid.0);
-            self.active[v].push(intid);
+            self.active[v].push((intid, group));
         }
         while ended.len() < end {
-            let Some(intid) = self.active[v].pop() else { break };
-            let _ = cpu.eoir1(intid);
+            let Some((intid, group)) = self.active[v].pop() else { break };
+            let _ = match group {
+                Group::Group0 => cpu.eoir0(intid),
+                Group::Group1 => cpu.eoir1(intid),
+            };
             ended.push(intid.0);
         }
         self.m.exit(v);
         Outcome::Ran { flushed, taken, ended }
     }
 
+    /// Looks at every wired interrupt, and ends what the guest knows nothing of.
+    fn calm(&mut self) -> Vec<Outcome> {
+        let private =
+            (0..VCPUS).flat_map(|v| [2, 3, 27].map(|n| Wired::Private(VcpuId(v), Intid(n))));
+        let wired: Vec<Wired> = private.chain((40..43).map(|n| Wired::Spi(Intid(n)))).collect();
+        let mut outcomes = Vec::new();
+        for w in wired {
+            outcomes.push(self.apply(Op::Read(w)));
+            outcomes.push(self.apply(Op::SetActive(w, false)));
+            self.settle();
+            outcomes.push(self.apply(Op::Read(w)));
+        }
+        outcomes
+    }
+
     /// Ends everything and takes everything, so that nothing that got lost stays hidden.
     fn finish(&mut self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for v in 0..VCPUS {
-            outcomes.push(self.apply(Op::LpisEnabled(v, true)));
+            outcomes.push(self.apply(Op::Gates(v, Gates::OPEN)));
             outcomes.push(self.apply(Op::Power(v, true)));
         }
         for n in 40..43 {
@@ -220,6 +328,10 @@ impl<E: Engine> Side<E> {
         }
         for v in 0..VCPUS {
             outcomes.push(self.apply(Op::Level(Wired::Private(VcpuId(v), Intid(27)), false)));
+        }
+        if NEW_OPS {
+            self.settle();
+            outcomes.extend(self.calm());
         }
         for _ in 0..3 {
             for vcpu in 0..VCPUS {
@@ -237,8 +349,10 @@ fn compare<A: Engine, B: Engine>(lrs: usize, ops: &[Op]) -> Result<(), TestCaseE
     for (i, &op) in ops.iter().enumerate() {
         // When an interrupt arrives where it is moved to depends on when the old vCPU looks; so they all look, before
         // and after. Injections pile up in between.
-        let piles_up =
-            matches!(op, Op::Inject(_) | Op::Pulse(_) | Op::Clear(_) | Op::ClearPulse(_));
+        let piles_up = matches!(
+            op,
+            Op::Inject(_) | Op::Pulse(_) | Op::Clear(_) | Op::ClearPulse(_) | Op::Read(_)
+        );
         if !piles_up {
             a.settle();
             b.settle();

@@ -6,7 +6,6 @@ use common::*;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_core::lr::{ListRegisters, LrState};
-type V = vgic_core::Vgic;
 struct Rng(u64);
 impl Rng {
     fn n(&mut self, k: u32) -> u32 {
@@ -32,8 +31,8 @@ struct I {
     line: bool,
     active_on: Option<usize>,
 }
-struct Sim {
-    m: Machine<V>,
+struct Sim<E: Engine> {
+    m: Machine<E>,
     i: Vec<I>,
     active: Vec<Vec<usize>>,
     kicks: Vec<u64>,
@@ -48,9 +47,9 @@ struct Sim {
 fn idx(intid: u32) -> usize {
     if intid >= 8192 { (intid - 8192) as usize } else { (NL + intid - 40) as usize }
 }
-impl Sim {
+impl<E: Engine> Sim<E> {
     fn new(lrs: usize) -> Self {
-        let mut m = Machine::<V>::new(VC, lrs);
+        let mut m = Machine::<E>::new(VC, lrs);
         let mut i = vec![];
         for n in 0..NL {
             m.map(n, 0, 0xa0);
@@ -373,15 +372,14 @@ impl Sim {
 /// Simulations: many in an optimised build.
 const RUNS: u64 = if cfg!(debug_assertions) { 2_000 } else { 40_000 };
 
-#[test]
-fn a_guest_that_stays_in_misses_nothing() {
+fn a_guest_that_stays_in_misses_nothing<E: Engine>() {
     let mut trapped = 0;
     for seed in 1..=RUNS {
         let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         for _ in 0..4 {
             rng.n(2);
         }
-        let mut sim = Sim::new(1 + rng.n(4) as usize);
+        let mut sim = Sim::<E>::new(1 + rng.n(4) as usize);
         if seed % 2 == 0 {
             sim.mode1 = true;
             // EOImode 1: EOIR drops the priority, DIR deactivates.
@@ -398,4 +396,15 @@ fn a_guest_that_stays_in_misses_nothing() {
         }
     }
     assert!(trapped > 0, "some deactivation was trapped");
+}
+
+#[test]
+fn lock_free() {
+    a_guest_that_stays_in_misses_nothing::<vgic_core::Vgic>();
+}
+
+#[cfg(feature = "locked")]
+#[test]
+fn locked() {
+    a_guest_that_stays_in_misses_nothing::<vgic_core::locked::LockedVgic>();
 }

@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::irq::{Irq, IrqState, SortKey};
 use super::kref::IrqRef;
 use super::spin::{SpinGuard, SpinLock};
-use crate::ids::{Intid, PRIVATE_INTIDS, VcpuId};
+use crate::engine::Gates;
+use crate::ids::{EPPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 
 /// An interrupt on an `ap_list`, which holds a reference to it.
 pub(super) struct Listed {
@@ -23,8 +24,8 @@ pub(super) struct ApList {
     pub(super) list: VecDeque<Listed>,
     /// Powered on.
     pub(super) open: bool,
-    /// GICR_CTLR.EnableLPIs.
-    pub(super) lpis_enabled: bool,
+    /// What is forwarded to it.
+    pub(super) gates: Gates,
 }
 
 /// A vCPU, as others see it.
@@ -35,7 +36,9 @@ pub(super) struct Cpu {
     word: AtomicU64,
     /// The clock at the last flush.
     last_flush: AtomicU64,
-    /// INTIDs 0 to 31.
+    /// Odd between a flush and the fold after it: what is in list registers, or active without one, is the guest's.
+    entries: AtomicU64,
+    /// INTIDs 0 to 31, then the extended PPIs.
     pub(super) private: Box<[IrqRef]>,
     /// Someone has the vCPU's interface.
     taken: AtomicBool,
@@ -45,18 +48,61 @@ const REQUESTED: u64 = 1;
 const TICK: u64 = 2;
 
 impl Cpu {
-    pub(super) fn new(me: VcpuId) -> Self {
+    pub(super) fn new(me: VcpuId, eppis: u16) -> Self {
         Self {
             ap_list: SpinLock::new(ApList {
                 list: VecDeque::new(),
                 open: false,
-                lpis_enabled: true,
+                gates: Gates::OPEN,
             }),
             word: AtomicU64::new(0),
             last_flush: AtomicU64::new(0),
-            private: (0..PRIVATE_INTIDS).map(|intid| Irq::wired(Intid(intid), me)).collect(),
+            entries: AtomicU64::new(0),
+            private: (0..PRIVATE_INTIDS)
+                .chain(EPPI_BASE..EPPI_BASE + u32::from(eppis))
+                .map(|intid| Irq::wired(Intid(intid), me))
+                .collect(),
             taken: AtomicBool::new(false),
         }
+    }
+
+    /// The SGI or PPI of an INTID.
+    pub(super) fn private(&self, intid: Intid) -> Option<&IrqRef> {
+        let n = if intid.0 < PRIVATE_INTIDS {
+            intid.0
+        } else {
+            intid.0.checked_sub(EPPI_BASE)? + PRIVATE_INTIDS
+        };
+        self.private.get(n as usize)
+    }
+
+    /// The list registers are about to become the guest's. Only for the owner, as [`Cpu::leave`] is.
+    #[inline(always)]
+    pub(super) fn enter(&self) {
+        let entries = self.entries.load(Ordering::Relaxed);
+        // Release, for `leave`'s sake. Whoever finds an interrupt in a list register took its lock after the flush did,
+        // and so finds this, too.
+        self.entries.store(entries | 1, Ordering::Release);
+    }
+
+    /// What the guest did with the list registers has been taken back.
+    #[inline(always)]
+    pub(super) fn leave(&self) {
+        let entries = self.entries.load(Ordering::Relaxed);
+        // Release: pairs with `has_left`.
+        self.entries.store(entries + (entries & 1), Ordering::Release);
+    }
+
+    /// The number of the entry that is going on.
+    pub(super) fn entry(&self) -> Option<u64> {
+        // Relaxed: see `enter`.
+        Some(self.entries.load(Ordering::Relaxed)).filter(|entry| entry & 1 != 0)
+    }
+
+    /// Whether an entry is over.
+    pub(super) fn has_left(&self, entry: u64) -> bool {
+        // Acquire: pairs with `leave`.
+        self.entries.load(Ordering::Acquire) != entry
     }
 
     /// Makes the caller the one holder of the interface; fails if there is one.
@@ -136,7 +182,7 @@ impl Cpu {
         if !ap_list.open {
             return false;
         }
-        if state.intid.is_lpi() && !ap_list.lpis_enabled {
+        if !state.active && !ap_list.gates.pass(state.group, state.intid.is_lpi()) {
             state.note_change(self);
             return false;
         }

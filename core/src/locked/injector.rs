@@ -1,11 +1,15 @@
-//! Everything that makes interrupts pending.
+//! Everything that makes interrupts pending, and what else others do to interrupts.
 
 use super::irq::IrqState;
 use super::kref::IrqRef;
 use super::msi::{LockedDomain, LockedRoute};
+use super::spin::SpinGuard;
 use super::{Participant, Vm};
-use crate::engine::{Error, Injected, Injector, Trigger, Wired, WiredConfig};
-use crate::ids::{DeviceId, EventId, VcpuId};
+use crate::engine::{Error, Gates, Injected, Injector, Trigger, Wired, WiredConfig};
+use crate::ids::{DeviceId, EventId, Intid, SGIS, VcpuId};
+
+/// Physical interrupts that a wired one can be tied to: all but SGIs, in the 13 bits of a list register.
+const PINTIDS: core::ops::Range<u16> = SGIS as u16..1 << 13;
 
 /// One thread's handle for injecting.
 pub struct LockedInjector {
@@ -29,19 +33,59 @@ impl LockedInjector {
         }
         Ok(result)
     }
+
+    /// The same for an SGI.
+    fn change_sgi(
+        &self,
+        vcpu: VcpuId,
+        sgi: Intid,
+        f: impl FnOnce(&mut IrqState) -> bool,
+    ) -> Result<(), Error> {
+        self.change(sgi_of(vcpu, sgi)?, |state| (f(state), ()))
+    }
+
+    /// Ties a PPI or SPI to a physical interrupt, or to none. The next offer asks for it.
+    fn tie(&self, wired: Wired, pintid: Option<u16>) -> Result<(), Error> {
+        check_tieable(wired)?;
+        self.change(wired, |state| (false, state.own.set_phys(pintid)))
+    }
+
+    /// Reads a wired interrupt by `f`, when the guest does not have it.
+    fn read<R>(&self, wired: Wired, f: impl FnOnce(&IrqState) -> R) -> Result<R, Error> {
+        let vm = &*self.participant.vm;
+        let irq = vm.wired(wired)?;
+        // If the guest has it again, the state is that of the last fold, which began after this.
+        Ok(f(&vm.outside(irq, irq.lock())))
+    }
+}
+
+/// An SGI as a wired interrupt.
+fn sgi_of(vcpu: VcpuId, sgi: Intid) -> Result<Wired, Error> {
+    if sgi.is_sgi() { Ok(Wired::Private(vcpu, sgi)) } else { Err(Error::IntidRange(sgi)) }
+}
+
+/// SGIs come from software: they cannot be tied to a physical interrupt.
+fn check_tieable(wired: Wired) -> Result<(), Error> {
+    match wired {
+        Wired::Private(_, intid) if intid.is_sgi() => Err(Error::IntidRange(intid)),
+        _ => Ok(()),
+    }
 }
 
 impl Vm {
-    /// Looks a wired interrupt up.
-    pub(super) fn wired(&self, wired: Wired) -> Result<&IrqRef, Error> {
-        match wired {
-            Wired::Spi(intid) => self.spi(intid),
-            Wired::Private(vcpu, intid) => {
-                self.check_vcpu(vcpu)?;
-                let private = &self.cpu(vcpu).private;
-                private.get(intid.0 as usize).ok_or(Error::IntidRange(intid))
-            }
-        }
+    /// Makes the guest that has this interrupt leave, and waits for that, if there is one.
+    fn outside<'i>(
+        &self,
+        irq: &'i IrqRef,
+        state: SpinGuard<'i, IrqState>,
+    ) -> SpinGuard<'i, IrqState> {
+        let Some(vcpu) = state.vcpu().filter(|_| state.in_lr || state.active) else { return state };
+        let cpu = self.cpu(vcpu);
+        let Some(entry) = cpu.entry() else { return state };
+        drop(state);
+        self.kick.kick(vcpu);
+        self.kick.wait_for_exit(vcpu, &|| cpu.has_left(entry));
+        irq.lock()
     }
 }
 
@@ -63,6 +107,7 @@ impl Injector for LockedInjector {
         self.change(wired, |state| {
             let changed = state.line_level != high;
             state.line_level = high;
+            state.own.set_line_set(true);
             match state.trigger {
                 Trigger::Level => (changed, ()),
                 Trigger::Edge => {
@@ -96,29 +141,130 @@ impl Injector for LockedInjector {
             self.participant.vm.spi(intid)?;
             self.participant.vm.check_vcpu(config.target)?;
         }
-        self.change(wired, |state| {
-            state.configure(&config);
-            (true, ())
+        self.update(wired, |_| config).map(drop)
+    }
+
+    fn config(&self, wired: Wired) -> Result<WiredConfig, Error> {
+        self.change(wired, |state| (false, state.config()))
+    }
+
+    fn update(
+        &self,
+        wired: Wired,
+        f: impl Fn(WiredConfig) -> WiredConfig,
+    ) -> Result<WiredConfig, Error> {
+        let mut old = self.config(wired)?;
+        loop {
+            // Without the lock: it is the caller's code.
+            let mut new = f(old);
+            if matches!(wired, Wired::Private(..))
+                || self.participant.vm.check_vcpu(new.target).is_err()
+            {
+                new.target = old.target;
+            }
+            let now = self.change(wired, |state| {
+                if state.intid.is_sgi() {
+                    new.trigger = Trigger::Edge;
+                }
+                let now = state.config();
+                let changes = now == old && now != new;
+                if changes {
+                    state.configure(&new);
+                }
+                (changes, now)
+            })?;
+            if now == old {
+                return Ok(new);
+            }
+            old = now;
+        }
+    }
+
+    fn line(&self, wired: Wired) -> Result<bool, Error> {
+        self.change(wired, |state| (false, state.line_level))
+    }
+
+    fn is_pending(&self, wired: Wired) -> Result<bool, Error> {
+        self.read(wired, IrqState::is_pending)
+    }
+
+    fn is_active(&self, wired: Wired) -> Result<bool, Error> {
+        self.read(wired, |state| state.active)
+    }
+
+    fn set_active(&self, wired: Wired, active: bool) -> Result<(), Error> {
+        let vm = &*self.participant.vm;
+        let irq = vm.wired(wired)?;
+        let mut state = irq.lock();
+        state.own.order(active);
+        let mut state = vm.outside(irq, state);
+        // A fold, a flush or another write may have obeyed; whoever was first has attended to what followed.
+        if state.obey_order() {
+            let kick = vm.attend(irq, state);
+            vm.kick(kick);
+        }
+        Ok(())
+    }
+
+    fn pulse_from(&self, vcpu: VcpuId, sgi: Intid, senders: u8) -> Result<(), Error> {
+        self.change_sgi(vcpu, sgi, |state| {
+            let old = state.own.senders();
+            state.own.set_senders(old | senders);
+            old | senders != old
         })
     }
 
-    fn set_lpis_enabled(&self, vcpu: VcpuId, enabled: bool) -> Result<(), Error> {
+    fn clear_from(&self, vcpu: VcpuId, sgi: Intid, senders: u8) -> Result<(), Error> {
+        self.change_sgi(vcpu, sgi, |state| {
+            state.clear_senders(senders);
+            state.vcpu().is_some()
+        })
+    }
+
+    fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error> {
+        self.read(sgi_of(vcpu, sgi)?, IrqState::senders)
+    }
+
+    fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error> {
+        if !PINTIDS.contains(&pintid) {
+            return Err(Error::IntidRange(Intid(pintid.into())));
+        }
+        self.tie(wired, Some(pintid))
+    }
+
+    fn unmap_phys(&self, wired: Wired) -> Result<(), Error> {
+        self.tie(wired, None)
+    }
+
+    fn phys(&self, wired: Wired) -> Result<Option<u16>, Error> {
+        check_tieable(wired)?;
+        self.change(wired, |state| (false, state.own.phys()))
+    }
+
+    fn update_gates(&self, vcpu: VcpuId, f: impl Fn(Gates) -> Gates) -> Result<(), Error> {
         let vm = &*self.participant.vm;
         vm.check_vcpu(vcpu)?;
         let cpu = vm.cpu(vcpu);
-        let mut ap_list = cpu.ap_list.lock();
-        if ap_list.lpis_enabled == enabled {
-            return Ok(());
-        }
-        ap_list.lpis_enabled = enabled;
-        if !ap_list.open {
-            return Ok(());
-        }
-        // LPIs leave the list at the flush.
-        let kick = cpu.request_review();
-        drop(ap_list);
+        let mut old = cpu.ap_list.lock().gates;
+        let (new, kick) = loop {
+            // Without the lock: it is the caller's code.
+            let new = f(old);
+            let mut ap_list = cpu.ap_list.lock();
+            if ap_list.gates != old {
+                old = ap_list.gates;
+                continue;
+            }
+            ap_list.gates = new;
+            if !ap_list.open || new == old {
+                return Ok(());
+            }
+            // What is not forwarded any more leaves the list at the flush; what is active in a list register may
+            // be forwarded anew.
+            break (new, cpu.request_review());
+        };
         vm.kick(kick.then_some(vcpu));
-        if enabled {
+        if new.opens_more_than(old) {
+            cpu.private.iter().chain(&vm.spis).for_each(|irq| vm.requeue(irq, Some(vcpu)));
             vm.lpis.for_each(|irq| vm.requeue(irq, Some(vcpu)));
         }
         Ok(())

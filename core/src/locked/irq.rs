@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::cpu::Cpu;
 use super::kref::{IrqRef, Kref};
 use super::lpis::LpiTable;
+use super::own::Own;
 use super::spin::{SpinGuard, SpinLock};
-use crate::engine::{Trigger, WiredConfig};
+use crate::engine::{Gates, Trigger, WiredConfig};
 use crate::ids::{Group, Intid, Priority, VcpuId};
 use crate::lr::{Lr, LrState};
 
@@ -31,8 +32,8 @@ pub(super) struct IrqState {
     place_priority: Priority,
     /// When it was first changed since its vCPU's last flush, by that vCPU's clock; before it, if it was not.
     pub(super) changed: u64,
-    /// Number of events that are mapped to this LPI.
-    pub(super) mappings: u32,
+    /// What only an LPI has, or only a wired interrupt.
+    pub(super) own: Own,
     /// The vCPU that takes it.
     pub(super) target: VcpuId,
     /// It is on the `ap_list` of `lister`. (An `Option` would not fit into the line.)
@@ -49,7 +50,8 @@ pub(super) struct IrqState {
     pub(super) active: bool,
     /// It is in a list register.
     pub(super) in_lr: bool,
-    /// The list register's pending bit is what was in `pending_latch`, and goes back there if it is not acknowledged.
+    /// The list register's pending bit is what was in `pending_latch`, or an SGI's sender, and goes back there if it is
+    /// not acknowledged.
     pub(super) lr_latch: bool,
     /// It has been taken since it came to its place: once it is pending again, it goes to the end, which is
     /// where `changed` says.
@@ -63,7 +65,7 @@ impl IrqState {
             place: Place::default(),
             place_priority: Priority::HIGHEST,
             changed: 0,
-            mappings: 0,
+            own: Own::default(),
             target,
             listed: false,
             lister: target,
@@ -81,7 +83,61 @@ impl IrqState {
     }
 
     pub(super) fn is_pending(&self) -> bool {
-        self.pending_latch || self.lr_latch || (self.trigger == Trigger::Level && self.line_level)
+        self.pending_latch
+            || self.lr_latch
+            || (self.trigger == Trigger::Level && self.line_level)
+            || self.unoffered_senders() != 0
+    }
+
+    /// The senders of whom this SGI is pending, and not in a list register.
+    fn unoffered_senders(&self) -> u8 {
+        if self.intid.is_sgi() { self.own.senders() } else { 0 }
+    }
+
+    /// The sender that this SGI was offered for last, if it was for one.
+    fn offered_sender(&self) -> Option<u8> {
+        if self.intid.is_sgi() { self.own.offered_sender() } else { None }
+    }
+
+    /// The physical interrupt that it was tied to when it was offered last.
+    pub(super) fn offered_phys(&self) -> Option<u16> {
+        let tied = !self.intid.is_sgi() && !self.intid.is_lpi();
+        if tied { self.own.offered_phys() } else { None }
+    }
+
+    /// The senders of whom this SGI is pending.
+    pub(super) fn senders(&self) -> u8 {
+        let offered = self.offered_sender().filter(|_| self.lr_latch);
+        self.unoffered_senders() | offered.map_or(0, |n| 1 << n)
+    }
+
+    /// Takes senders of this SGI back, from a list register, too.
+    pub(super) fn clear_senders(&mut self, senders: u8) {
+        self.own.set_senders(self.own.senders() & !senders);
+        self.lr_latch &= self.offered_sender().is_none_or(|n| senders & 1 << n == 0);
+    }
+
+    /// What is pending in a list register is pending here again.
+    pub(super) fn return_latch(&mut self) {
+        if core::mem::take(&mut self.lr_latch) {
+            match self.offered_sender() {
+                Some(n) => self.own.set_senders(self.own.senders() | 1 << n),
+                None => self.pending_latch = true,
+            }
+        }
+    }
+
+    /// What is pending here moves into a list register.
+    fn offer_latch(&mut self) {
+        if self.intid.is_sgi() {
+            self.lr_latch = self.own.offer_sender().is_some();
+            if self.lr_latch {
+                return;
+            }
+        } else if !self.intid.is_lpi() && !self.active {
+            self.own.offer_phys();
+        }
+        self.lr_latch = core::mem::take(&mut self.pending_latch);
     }
 
     /// Whether some vCPU should have it on its `ap_list`.
@@ -89,30 +145,74 @@ impl IrqState {
         self.active || (self.enabled && self.is_pending())
     }
 
-    /// Whether vCPU `me` may offer it to its guest.
-    fn is_offered(&self, me: VcpuId, lpis_enabled: bool) -> bool {
-        self.enabled
-            && self.is_pending()
-            && self.target == me
-            && (lpis_enabled || !self.intid.is_lpi())
+    /// Whether vCPU `me` may offer it to its guest, once it is pending.
+    fn is_deliverable(&self, me: VcpuId, gates: Gates) -> bool {
+        self.enabled && self.target == me && gates.pass(self.group, self.intid.is_lpi())
+    }
+
+    /// Whether it is active, for all that vCPU `me` knows: not if the host made it active at another one.
+    pub(super) fn is_active_at(&self, me: VcpuId) -> bool {
+        self.active && !self.is_placed_elsewhere(me)
+    }
+
+    fn is_placed_elsewhere(&self, me: VcpuId) -> bool {
+        self.target != me && !self.intid.is_lpi() && self.own.is_placed()
     }
 
     /// Where it belongs in the `ap_list` of vCPU `me`, which it is on.
     ///
     /// The keys of one list are different, and sort as list registers are filled: the highest priority first;
     /// what is active before what it keeps waiting; what waits longest first. What is to leave the list is behind all that.
-    pub(super) fn sort_key(&mut self, me: VcpuId, lpis_enabled: bool) -> SortKey {
-        self.pending_latch |= core::mem::take(&mut self.lr_latch);
-        if !self.active && !self.is_offered(me, lpis_enabled) {
+    pub(super) fn sort_key(&mut self, me: VcpuId, gates: Gates) -> SortKey {
+        self.return_latch();
+        self.obey_order();
+        let active = self.is_active_at(me);
+        if !active && (self.active || !self.is_deliverable(me, gates) || !self.is_pending()) {
             return SortKey::leaving(Place::when(self.changed));
         }
-        if self.active {
+        if active {
+            // From now on it stays until it is deactivated, whatever its target.
+            self.set_placed(false);
             // Pending again while it is active, it keeps its place.
             self.spent &= !self.is_pending();
         } else if self.spent || self.place_priority != self.priority {
             self.take_place(Place::when(self.changed));
         }
-        SortKey::new(self.place_priority, self.active, self.place)
+        SortKey::new(self.place_priority, active, self.place)
+    }
+
+    fn set_placed(&mut self, placed: bool) {
+        if !self.intid.is_lpi() {
+            self.own.set_placed(placed);
+        }
+    }
+
+    /// It is no longer active.
+    pub(super) fn deactivate(&mut self) {
+        self.active = false;
+        self.set_placed(false);
+    }
+
+    /// Becomes active or not, if the host has ordered that; nobody has it in the guest. Returns whether that is a change.
+    pub(super) fn obey_order(&mut self) -> bool {
+        let order = if self.intid.is_lpi() { None } else { self.own.take_order() };
+        let Some(active) = order.filter(|&active| active != self.active) else { return false };
+        if active {
+            self.active = true;
+            self.place_priority = self.priority;
+            self.own.set_placed(true);
+            // As if it had been taken just now.
+            if self.intid.is_sgi() {
+                self.return_latch();
+                self.own.forget_offer();
+            } else {
+                self.own.offer_phys();
+            }
+        } else {
+            self.deactivate();
+            self.spent = true;
+        }
+        true
     }
 
     /// Gives it a place in its present priority's line.
@@ -123,35 +223,60 @@ impl IrqState {
     }
 
     /// Moves it into a list register of vCPU `me`.
-    pub(super) fn fill_lr(&mut self, me: VcpuId, lpis_enabled: bool) -> Lr {
-        // A level-sensitive interrupt is sampled again once it has been deactivated, not before.
-        let offer =
-            self.is_offered(me, lpis_enabled) && (!self.active || self.trigger == Trigger::Edge);
-        self.in_lr = true;
-        if offer {
-            self.lr_latch = self.pending_latch;
-            self.pending_latch = false;
-        }
-        let state = match (self.active, offer) {
-            (false, false) => return Lr::EMPTY, // It has changed since it was sorted.
+    pub(super) fn fill_lr(&mut self, me: VcpuId, gates: Gates) -> Lr {
+        let deliverable = self.is_deliverable(me, gates);
+        // A level-sensitive interrupt is sampled again once it has been deactivated, not before. What is tied to a
+        // physical interrupt cannot be pending and active (IHI 0069, 12.4.7), and another sender's SGI needs another
+        // list register.
+        let once = self.trigger == Trigger::Level
+            || self.offered_phys().is_some()
+            || self.offered_sender().is_some()
+            || self.unoffered_senders() != 0;
+        let offer = deliverable && self.is_pending() && !(self.active && once);
+        let state = match (self.is_active_at(me), offer) {
+            // It has changed since it was sorted.
+            (false, false) => return Lr::EMPTY,
             (false, true) => LrState::Pending,
             (true, false) => LrState::Active,
             (true, true) => LrState::PendingActive,
         };
-        let lr = Lr::pending(self.intid, self.place_priority, self.group).with_state(state);
-        if self.trigger == Trigger::Level { lr.with_eoi_maintenance() } else { lr }
+        self.in_lr = true;
+        if state.is_active() {
+            self.set_placed(false);
+        }
+        if offer {
+            self.offer_latch();
+        }
+        let mut lr = Lr::pending(self.intid, self.place_priority, self.group).with_state(state);
+        if let Some(n) = self.offered_sender() {
+            lr = lr.with_source(n);
+        }
+        if let Some(pintid) = self.offered_phys() {
+            return lr.with_hw(pintid);
+        }
+        // The guest may stay in for long after its end: whoever is to have it next, or has more of it, must hear of that.
+        let more = self.pending_latch || self.unoffered_senders() != 0;
+        let held = self.active && !deliverable;
+        let told = self.trigger == Trigger::Level || more || held;
+        if told { lr.with_eoi_maintenance() } else { lr }
     }
 
     /// Takes it back out of a list register that the guest left in this state. `end` is where it goes if that makes it
     /// pending anew; returns whether it went there.
     pub(super) fn fold_lr(&mut self, state: LrState, cpu: &Cpu, end: Place) -> bool {
-        self.in_lr = false;
+        if !core::mem::take(&mut self.in_lr) {
+            // The list register was left empty.
+            return false;
+        }
         self.active = state.is_active();
+        if !state.is_pending() {
+            self.lr_latch = false;
+        }
+        self.obey_order();
         if state.is_pending() {
             // It keeps its place. If it was withdrawn meanwhile, the next flush finds that it is not pending.
             return false;
         }
-        self.lr_latch = false;
         // An edge that came since the flush has its place by the time when it came.
         self.spent = true;
         (self.trigger == Trigger::Level || self.changed <= cpu.last_flush()) && self.end_offer(end)
@@ -176,10 +301,10 @@ impl IrqState {
         }
     }
 
-    /// Makes it not pending, in a list register neither. A level that asserts it still does.
+    /// Makes it not pending, in a list register neither. A level that asserts it still does, as do an SGI's senders.
     pub(super) fn clear_pending(&mut self) {
         self.pending_latch = false;
-        self.lr_latch = false;
+        self.lr_latch &= self.offered_sender().is_some();
     }
 
     /// Changes the vCPU that takes it.
@@ -215,15 +340,24 @@ impl IrqState {
         }
     }
 
+    /// The configuration of a wired interrupt.
+    pub(super) fn config(&self) -> WiredConfig {
+        WiredConfig {
+            enabled: self.enabled,
+            priority: self.priority,
+            group: self.group,
+            trigger: self.trigger,
+            target: self.target,
+        }
+    }
+
     /// Takes over the configuration of a wired interrupt.
     pub(super) fn configure(&mut self, config: &WiredConfig) {
         self.enabled = config.enabled;
         self.priority = config.priority;
         self.group = config.group;
-        self.trigger = if self.intid.is_sgi() { Trigger::Edge } else { config.trigger };
-        if !self.intid.is_private() {
-            self.set_target(config.target);
-        }
+        self.trigger = config.trigger;
+        self.set_target(config.target);
     }
 }
 

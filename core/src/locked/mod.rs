@@ -40,6 +40,14 @@
 //!
 //! What is inherent stays: every entry walks all that is pending, and sorts what does not fit.
 //!
+//! # What the guest has
+//!
+//! Between a flush and the fold after it, an interrupt in a list register is the guest's, and so is an active one without:
+//! nobody else knows its state. Who wants to read or write that makes the vCPU leave the guest, and waits without
+//! a lock until it has folded (`Cpu::entry`), as Linux halts the guest. A fold that begins after the request knows the state
+//! as it then was: so there is no second look, even if the guest has been entered again meanwhile. A write leaves an order
+//! with the interrupt; the fold obeys it, or the flush after it, or whoever waited, whichever comes first.
+//!
 //! # Order
 //!
 //! List registers go to the most urgent: by priority, what is active before what it keeps waiting, then by place in line.
@@ -61,6 +69,7 @@ mod irq;
 mod kref;
 mod lpis;
 mod msi;
+mod own;
 mod spin;
 mod vcpu;
 
@@ -83,8 +92,8 @@ use kref::IrqRef;
 use lpis::LpiTable;
 use spin::SpinGuard;
 
-use crate::engine::{Config, Engine, Error, Kick, Usage};
-use crate::ids::{Intid, PRIVATE_INTIDS, VcpuId};
+use crate::engine::{Config, Engine, Error, Kick, Usage, Wired};
+use crate::ids::{ESPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::sync::CachePadded;
 
 /// An interrupt controller built with locks.
@@ -98,6 +107,7 @@ struct Vm {
     config: Config,
     kick: Arc<dyn Kick>,
     cpus: Box<[CachePadded<Cpu>]>,
+    /// The SPIs, then the extended ones.
     spis: Box<[IrqRef]>,
     lpis: Arc<LpiTable>,
     devices: Quota,
@@ -172,8 +182,23 @@ impl Vm {
 
     /// The SPI of an INTID.
     fn spi(&self, intid: Intid) -> Result<&IrqRef, Error> {
-        let n = intid.0.checked_sub(PRIVATE_INTIDS).ok_or(Error::IntidRange(intid))?;
-        self.spis.get(n as usize).ok_or(Error::IntidRange(intid))
+        let spis = u32::from(self.config.spis);
+        let n = match intid.0.checked_sub(ESPI_BASE) {
+            Some(n) => Some(n + spis),
+            None => intid.0.checked_sub(PRIVATE_INTIDS).filter(|&n| n < spis),
+        };
+        n.and_then(|n| self.spis.get(n as usize)).ok_or(Error::IntidRange(intid))
+    }
+
+    /// Looks a wired interrupt up.
+    fn wired(&self, wired: Wired) -> Result<&IrqRef, Error> {
+        match wired {
+            Wired::Spi(intid) => self.spi(intid),
+            Wired::Private(vcpu, intid) => {
+                self.check_vcpu(vcpu)?;
+                self.cpu(vcpu).private(intid).ok_or(Error::IntidRange(intid))
+            }
+        }
     }
 }
 
@@ -247,11 +272,14 @@ impl Engine for LockedVgic {
 
     fn new(config: &Config, kick: Arc<dyn Kick>) -> Result<Self, Error> {
         config.check()?;
-        let spi = |n| Irq::wired(Intid(PRIVATE_INTIDS + u32::from(n)), VcpuId(0));
+        let spis = PRIVATE_INTIDS..PRIVATE_INTIDS + u32::from(config.spis);
+        let espis = ESPI_BASE..ESPI_BASE + u32::from(config.espis);
         let vm = Vm {
             kick,
-            cpus: (0..config.vcpus).map(|v| CachePadded::new(Cpu::new(VcpuId(v)))).collect(),
-            spis: (0..config.spis).map(spi).collect(),
+            cpus: (0..config.vcpus)
+                .map(|v| CachePadded::new(Cpu::new(VcpuId(v), config.eppis)))
+                .collect(),
+            spis: spis.chain(espis).map(|n| Irq::wired(Intid(n), VcpuId(0))).collect(),
             lpis: LpiTable::new(config.lpis, config.max_lpis),
             devices: Quota::new(config.max_devices as usize),
             events: Quota::new(config.max_events as usize),

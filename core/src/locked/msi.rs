@@ -266,7 +266,9 @@ impl Vm {
     /// Makes an LPI not pending, and ends one of its mappings if it is `unmapped`.
     fn clear(&self, irq: &IrqRef, unmapped: bool) {
         let mut state = irq.lock();
-        state.mappings -= u32::from(unmapped);
+        if unmapped {
+            state.own.drop_mapping();
+        }
         state.clear_pending();
         if state.vcpu().is_some() {
             let kick = self.attend(irq, state);
@@ -323,7 +325,7 @@ impl MsiControl for LockedMsi {
         };
         self.routed -= 1;
         self.change(&irq, |state| {
-            state.mappings += 1;
+            state.own.add_mapping();
             state.enabled = config.enabled;
             state.priority = config.priority;
             state.set_target(target);
@@ -367,7 +369,7 @@ impl MsiControl for LockedMsi {
         self.vm().lpis.for_each(|irq| {
             let mut state = irq.lock();
             // One without a mapping is only waiting for its end.
-            if state.target == from && state.mappings > 0 {
+            if state.target == from && state.own.is_mapped() {
                 moved += 1;
                 state.set_target(to);
                 let kick = self.vm().attend(irq, state);
@@ -380,7 +382,7 @@ impl MsiControl for LockedMsi {
     fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error> {
         let irq = self.vm().lpis.get(intid).ok_or(Error::NotMapped)?;
         let mut state = irq.lock();
-        if state.mappings == 0 {
+        if !state.own.is_mapped() {
             return Err(Error::NotMapped);
         }
         state.enabled = config.enabled;

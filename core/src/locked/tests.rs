@@ -1,5 +1,7 @@
 //! The locked engine by itself, driven through a guest of a few lines.
 
+mod wired;
+
 use std::sync::{Arc, Mutex};
 
 use super::{LockedDomain, LockedInjector, LockedMsi, LockedVcpu, LockedVgic};

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::cpu::{ApList, Cpu, Listed};
-use super::irq::{Place, SortKey};
+use super::irq::{IrqState, Place, SortKey};
+use super::kref::IrqRef;
 use super::{Participant, Vm};
-use crate::engine::{Error, Flushed, Vcpu};
+use crate::engine::{Error, Flushed, Trigger, Vcpu, Wired};
 use crate::ids::{Intid, VcpuId};
 use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
 
@@ -30,6 +31,11 @@ struct Entry {
     /// Places that folds have given since the clock showed what it did at the last flush.
     folded: u64,
     maintenance: Maintenance,
+    /// Something that the guest had active waits since the last flush.
+    unflushed: bool,
+    /// Level-sensitive interrupts that the guest has ended together with a physical one: their lines may have fallen.
+    /// Empty between calls.
+    ended: Vec<IrqRef>,
     /// References on their way off the list, kept to be dropped without its lock. Empty between calls.
     pruned: Vec<Listed>,
 }
@@ -80,6 +86,8 @@ impl LockedVcpu {
             listed: 0,
             folded: 0,
             maintenance: Maintenance::default(),
+            unflushed: false,
+            ended: Vec::new(),
             pruned: Vec::new(),
         };
         Ok(Self { participant, entry })
@@ -125,23 +133,25 @@ impl Vcpu for LockedVcpu {
         self.entry.fold(&self.participant.vm, lrs);
     }
 
+    /// Just after [`Vcpu::open`], before any flush, what was active when the vCPU was closed can be deactivated already.
     fn deactivate(&mut self, intid: Intid) -> bool {
         let (vm, me) = (&*self.participant.vm, self.entry.me);
-        let cpu = vm.cpu(me);
-        let private = cpu.private.get(intid.0 as usize);
-        let Some(irq) = private.or_else(|| vm.spi(intid).ok()) else { return false };
+        let private = intid.is_private();
+        let wired = if private { Wired::Private(me, intid) } else { Wired::Spi(intid) };
+        let Ok(irq) = vm.wired(wired) else { return false };
         let mut state = irq.lock();
-        if state.vcpu() != Some(me) || !state.active || state.in_lr {
+        if state.vcpu() != Some(me) || !state.is_active_at(me) || state.in_lr {
             return false;
         }
         // The flush to come does the rest.
-        state.active = false;
-        self.entry.folded += u64::from(state.end_offer(self.entry.next_place(cpu)));
+        self.entry.end(vm.cpu(me), irq, &mut state);
+        drop(state);
+        self.entry.sample_ended(vm);
         true
     }
 
     fn has_mail(&self) -> bool {
-        self.participant.vm.cpu(self.entry.me).is_requested()
+        self.entry.unflushed || self.participant.vm.cpu(self.entry.me).is_requested()
     }
 }
 
@@ -162,6 +172,8 @@ impl Entry {
             self.fold(vm, lrs);
         }
         let cpu = vm.cpu(self.me);
+        cpu.enter();
+        self.unflushed = false;
         if self.folded > 0 {
             // The places of the next fold come after those of the last.
             cpu.tick();
@@ -203,15 +215,15 @@ impl Entry {
 
     /// Fills the list registers with the whole list, which fits: one walk, each interrupt locked once.
     fn fill_all<L: ListRegisters>(&mut self, ap_list: &mut ApList, lrs: &mut L, tally: &mut Tally) {
-        let ApList { list, lpis_enabled, .. } = ap_list;
+        let ApList { list, gates, .. } = ap_list;
         let mut sorted = true;
         let mut last = None;
         for _ in 0..list.len() {
             let Some(Listed { irq, .. }) = list.pop_front() else { break };
             let mut state = irq.lock();
-            let key = state.sort_key(self.me, *lpis_enabled);
+            let key = state.sort_key(self.me, *gates);
             if !key.is_leaving() {
-                let lr = state.fill_lr(self.me, *lpis_enabled);
+                let lr = state.fill_lr(self.me, *gates);
                 drop(state);
                 lrs.write(tally.flushed.in_lrs, lr);
                 tally.add(lr);
@@ -243,11 +255,11 @@ impl Entry {
         lrs: &mut L,
         tally: &mut Tally,
     ) {
-        let ApList { list, lpis_enabled, .. } = ap_list;
+        let ApList { list, gates, .. } = ap_list;
         let mut leaving = 0;
         for listed in list.iter_mut() {
             let mut state = listed.irq.lock();
-            listed.key = state.sort_key(self.me, *lpis_enabled);
+            listed.key = state.sort_key(self.me, *gates);
             if listed.key.is_leaving() {
                 state.unlist(self.me);
                 leaving += 1;
@@ -258,24 +270,32 @@ impl Entry {
         if !sorted.is_sorted_by_key(|listed| listed.key) {
             sorted.sort_by_key(|listed| listed.key);
         }
-        let (kept, leaving) = sorted.split_at_mut(sorted.len() - leaving);
+        let (kept, _) = sorted.split_at_mut(sorted.len() - leaving);
         let (first, rest) = kept.split_at_mut(kept.len().min(lrs.count()));
         for (n, listed) in first.iter().enumerate() {
-            let lr = listed.irq.lock().fill_lr(self.me, *lpis_enabled);
+            let lr = listed.irq.lock().fill_lr(self.me, *gates);
             lrs.write(n, lr);
             tally.add(lr);
         }
-        for listed in rest.iter().rev() {
+        let mut forgotten = false;
+        for listed in rest.iter_mut().rev() {
             if !listed.key.is_active() {
                 tally.pending_waits = true;
                 continue;
             }
             let mut state = listed.irq.lock();
             if state.intid.is_lpi() {
-                // Forgotten. If it is not pending either, the next flush prunes it.
+                // Forgotten. If it is pending, then for this vCPU or for another one.
                 state.active = false;
                 state.end_offer(Place::when(cpu.tick()));
-                tally.pending_waits |= !state.sort_key(self.me, *lpis_enabled).is_leaving();
+                let key = state.sort_key(self.me, *gates);
+                if key.is_leaving() {
+                    listed.key = key;
+                    state.unlist(self.me);
+                    forgotten = true;
+                } else {
+                    tally.pending_waits = true;
+                }
             } else {
                 tally.spilled += 1;
             }
@@ -285,33 +305,48 @@ impl Entry {
             // What waits is not more urgent than what is active: it can wait until one of those is deactivated.
             for n in 0..first.len() {
                 let lr = lrs.read(n);
-                if lr.state().is_active() {
+                // One tied to a physical interrupt cannot ask; that, deactivated with it, can fire again, which is an exit.
+                if lr.state().is_active() && lr.hw().is_none() {
                     lrs.write(n, lr.with_eoi_maintenance());
                 }
             }
         }
-        let leaving = leaving.len();
-        self.pruned.extend(list.drain(list.len() - leaving..));
+        let kept = kept.len();
+        self.pruned.extend(list.drain(kept..));
+        if forgotten {
+            for n in (0..kept).rev() {
+                if list[n].key.is_leaving() {
+                    self.pruned.extend(list.remove(n));
+                }
+            }
+        }
     }
 
     fn fold<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) {
         let ends = lrs.take_eoi_count() as usize;
-        if self.in_lrs == 0 && (ends == 0 || self.spilled == 0) {
-            return;
-        }
         let cpu = vm.cpu(self.me);
+        if self.in_lrs == 0 && (ends == 0 || self.spilled == 0) {
+            return cpu.leave();
+        }
         let mut ap_list = cpu.ap_list.lock();
         let list = &mut ap_list.list;
         let mut kept = 0;
         for n in 0..self.in_lrs {
             let Some(Listed { irq, key }) = list.pop_front() else { break };
-            let lr = lrs.read(n).state();
+            let lr = lrs.read(n);
+            let (tied, lr) = (lr.hw().is_some(), lr.state());
             let mut state = irq.lock();
             self.folded += u64::from(state.fold_lr(lr, cpu, self.next_place(cpu)));
+            let ended = lr == LrState::Invalid;
+            let ordered = state.active != lr.is_active();
+            if ended && tied {
+                self.note_ended(&irq, &mut state);
+            }
             // One that was withdrawn while it was offered is the next flush's to judge.
             if state.active || lr.is_pending() || state.is_pending() {
                 drop(state);
                 list.push_back(Listed { irq, key });
+                self.unflushed |= ended || ordered;
                 kept += 1;
             } else {
                 state.unlist(self.me);
@@ -328,16 +363,56 @@ impl Entry {
                 if ends > 0 && state.active {
                     // If that is the end of it, the next flush prunes it.
                     ends -= 1;
-                    state.active = false;
-                    self.folded += u64::from(state.end_offer(self.next_place(cpu)));
+                    self.end(cpu, &listed.irq, &mut state);
                 }
             }
         }
         self.listed = list.len();
         self.in_lrs = 0;
         drop(ap_list);
+        cpu.leave();
+        self.sample_ended(vm);
         // The references that were gotten when these were queued.
         self.pruned.clear();
+    }
+
+    /// The guest has deactivated an interrupt that is in no list register.
+    fn end(&mut self, cpu: &Cpu, irq: &IrqRef, state: &mut IrqState) {
+        state.deactivate();
+        self.folded += u64::from(state.end_offer(self.next_place(cpu)));
+        self.unflushed |= state.is_pending();
+        if state.offered_phys().is_some() {
+            self.note_ended(irq, state);
+        }
+    }
+
+    /// Notes that the guest has ended an interrupt together with the physical one that it is tied to.
+    fn note_ended(&mut self, irq: &IrqRef, state: &mut IrqState) {
+        if state.trigger == Trigger::Level {
+            state.own.set_line_set(false);
+            self.ended.push(irq.clone());
+        }
+    }
+
+    /// Asks for the lines of those. Not while a lock is held: the host may have one of its own.
+    fn sample_ended(&mut self, vm: &Vm) {
+        for irq in self.ended.drain(..) {
+            let intid = irq.lock().intid;
+            let private = intid.is_private();
+            let wired = if private { Wired::Private(self.me, intid) } else { Wired::Spi(intid) };
+            let Some(high) = vm.kick.input_level(wired) else { continue };
+            let mut state = irq.lock();
+            // Whoever has set the line meanwhile knows better.
+            if state.own.is_line_set() || state.line_level == high {
+                continue;
+            }
+            state.line_level = high;
+            if state.trigger == Trigger::Level {
+                // This vCPU need not be kicked: it looks at its mail before it enters the guest or sleeps.
+                let kick = vm.attend(&irq, state);
+                vm.kick(kick.filter(|&vcpu| vcpu != self.me));
+            }
+        }
     }
 
     /// Empties the list registers from `first` up.
@@ -353,13 +428,15 @@ impl Entry {
         ap_list.open = false;
         for listed in ap_list.list.drain(..) {
             let mut state = listed.irq.lock();
-            state.pending_latch |= core::mem::take(&mut state.lr_latch);
+            state.return_latch();
             state.unlist(self.me);
             drop(state);
             self.pruned.push(listed);
         }
         drop(ap_list);
+        cpu.leave();
         cpu.take_request();
+        self.unflushed = false;
         (self.open, self.in_lrs, self.spilled, self.listed) = (false, 0, 0, 0);
         // One that was active here while its target changed is its target's now.
         self.pruned.drain(..).for_each(|listed| vm.requeue(&listed.irq, None));
