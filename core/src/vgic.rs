@@ -15,7 +15,7 @@ use crate::engine::{
     Config, Engine, Error, Gates, Injected, Injector, Kick, Trigger, Usage, Wired, WiredConfig,
 };
 use crate::hub::Hub;
-use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
+use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_INTIDS, SGIS, VcpuId};
 use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
@@ -342,6 +342,12 @@ pub struct VgicInjector<R: Reclaim = Slots> {
 }
 
 impl<R: Reclaim> VgicInjector<R> {
+    /// An interrupt that can be tied to a physical one.
+    fn tieable(&self, wired: Wired) -> Result<&Irq, Error> {
+        let irq = self.shared.wired(wired)?;
+        if irq.intid().is_sgi() { Err(Error::IntidRange(irq.intid())) } else { Ok(irq) }
+    }
+
     /// The route's event is mapped to something else than last time, or not mapped.
     #[cold]
     fn inject_remapped(&self, route: &MsiRoute<R>) -> Injected {
@@ -490,22 +496,22 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     }
 
     fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error> {
-        let irq = self.shared.wired(wired)?;
-        // Neither is an SGI, and the list register has room for 13 bits (IHI 0069, 12.4.7).
-        if irq.intid().is_sgi() || pintid < 16 || pintid >= 1 << 13 {
-            return Err(Error::IntidRange(irq.intid()));
+        let irq = self.tieable(wired)?;
+        // SGIs come from software, and the list register has room for 13 bits (IHI 0069, 12.4.7).
+        if pintid < SGIS as u16 || pintid >= 1 << 13 {
+            return Err(Error::IntidRange(Intid(pintid.into())));
         }
         irq.control().update(|c| c.with_phys(Some(pintid)));
         Ok(())
     }
 
     fn unmap_phys(&self, wired: Wired) -> Result<(), Error> {
-        self.shared.wired(wired)?.control().update(|c| c.with_phys(None));
+        self.tieable(wired)?.control().update(|c| c.with_phys(None));
         Ok(())
     }
 
     fn phys(&self, wired: Wired) -> Result<Option<u16>, Error> {
-        Ok(self.shared.wired(wired)?.control().load().phys())
+        Ok(self.tieable(wired)?.control().load().phys())
     }
 
     fn update_gates(&self, vcpu: VcpuId, f: impl Fn(Gates) -> Gates) -> Result<(), Error> {

@@ -258,7 +258,7 @@ impl Kick for Inputs {
 
 on_engines! {
     // The lock-free engine: add `lock_free = vgic_core::Vgic;`.
-    [locked = vgic_core::locked::LockedVgic;]
+    [lock_free = vgic_core::Vgic; locked = vgic_core::locked::LockedVgic;]
 
     fn configurations_round_trip<E>() {
         let m = machine::<E>();

@@ -24,8 +24,18 @@ pub(super) struct ApList {
     pub(super) list: VecDeque<Listed>,
     /// Powered on.
     pub(super) open: bool,
-    /// What is forwarded to it.
+    /// What the VM forwards to it.
     pub(super) gates: Gates,
+    /// What its guest has enabled at the CPU interface, as of the last flush.
+    pub(super) groups: [bool; 2],
+}
+
+impl ApList {
+    /// What is let through.
+    pub(super) fn open_gates(&self) -> Gates {
+        let groups = [0, 1].map(|g| self.gates.groups[g] && self.groups[g]);
+        Gates { groups, ..self.gates }
+    }
 }
 
 /// A vCPU, as others see it.
@@ -54,6 +64,7 @@ impl Cpu {
                 list: VecDeque::new(),
                 open: false,
                 gates: Gates::OPEN,
+                groups: [true; 2],
             }),
             word: AtomicU64::new(0),
             last_flush: AtomicU64::new(0),
@@ -182,7 +193,7 @@ impl Cpu {
         if !ap_list.open {
             return false;
         }
-        if !state.active && !ap_list.gates.pass(state.group, state.intid.is_lpi()) {
+        if !state.active && !ap_list.open_gates().pass(state.group, state.intid.is_lpi()) {
             state.note_change(self);
             return false;
         }

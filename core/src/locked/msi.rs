@@ -392,6 +392,40 @@ impl MsiControl for LockedMsi {
         Ok(())
     }
 
+    fn target_of(&self, intid: Intid) -> Option<VcpuId> {
+        let irq = self.vm().lpis.get(intid)?;
+        let state = irq.lock();
+        state.own.is_mapped().then_some(state.target)
+    }
+
+    fn set_pending(&mut self, intid: Intid, pending: bool) -> Result<(), Error> {
+        let irq = self.vm().lpis.get(intid).ok_or(Error::NotMapped)?;
+        let mut state = irq.lock();
+        if !state.own.is_mapped() {
+            return Err(Error::NotMapped);
+        }
+        if !pending {
+            drop(state);
+            self.vm().clear(&irq, false);
+        } else if !state.pending_latch {
+            state.pending_latch = true;
+            let kick = self.vm().attend(&irq, state);
+            self.vm().kick(kick);
+        }
+        Ok(())
+    }
+
+    fn for_each_lpi(&self, f: &mut dyn FnMut(Intid, VcpuId)) {
+        self.vm().lpis.for_each(|irq| {
+            let state = irq.lock();
+            if state.own.is_mapped() {
+                let (intid, target) = (state.intid, state.target);
+                drop(state);
+                f(intid, target);
+            }
+        });
+    }
+
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
         let irq = self.lpi(device, event)?;
         self.vm().clear(&irq, false);

@@ -31,6 +31,8 @@ struct Entry {
     /// Places that folds have given since the clock showed what it did at the last flush.
     folded: u64,
     maintenance: Maintenance,
+    /// What the guest has enabled at its CPU interface, as of the last flush.
+    groups: [bool; 2],
     /// Something that the guest had active waits since the last flush.
     unflushed: bool,
     /// Level-sensitive interrupts that the guest has ended together with a physical one: their lines may have fallen.
@@ -60,8 +62,9 @@ impl Tally {
 
     /// What the virtual CPU interface is to report. Nothing that is the case from the start: else the guest
     /// would never get to run.
-    fn maintenance(&self, count: usize) -> Maintenance {
+    fn maintenance(&self, count: usize, groups: [bool; 2]) -> Maintenance {
         Maintenance {
+            group_enabled: groups.map(|enabled| !enabled),
             underflow: self.pending_waits && count > 1,
             no_pending: self.pending_waits && self.offered > 0,
             not_present: self.spilled > 0,
@@ -86,6 +89,7 @@ impl LockedVcpu {
             listed: 0,
             folded: 0,
             maintenance: Maintenance::default(),
+            groups: [true; 2],
             unflushed: false,
             ended: Vec::new(),
             pruned: Vec::new(),
@@ -180,6 +184,10 @@ impl Entry {
             self.folded = 0;
         }
         let count = lrs.count();
+        let groups = lrs.groups_enabled();
+        if groups != self.groups {
+            self.change_groups(vm, groups);
+        }
         let mut tally = Tally::default();
         if cpu.take_request() || self.listed > 0 {
             let mut ap_list = cpu.ap_list.lock();
@@ -194,11 +202,24 @@ impl Entry {
         self.spilled = tally.spilled;
         self.clear_lrs(lrs, self.in_lrs);
         self.written = self.in_lrs;
-        self.set_maintenance(lrs, tally.maintenance(count));
+        self.set_maintenance(lrs, tally.maintenance(count, self.groups));
         // Another vCPU's now, perhaps, in the order in which that was decided.
         self.pruned.sort_unstable_by_key(|listed| listed.key);
         self.pruned.drain(..).for_each(|listed| vm.requeue(&listed.irq, None));
         tally.flushed
+    }
+
+    /// The guest has enabled or disabled a group at its CPU interface.
+    #[cold]
+    fn change_groups(&mut self, vm: &Vm, groups: [bool; 2]) {
+        let cpu = vm.cpu(self.me);
+        cpu.ap_list.lock().groups = groups;
+        let rose = [0, 1].iter().any(|&g| groups[g] && !self.groups[g]);
+        self.groups = groups;
+        if rose {
+            cpu.private.iter().chain(&vm.spis).for_each(|irq| vm.requeue(irq, Some(self.me)));
+            vm.lpis.for_each(|irq| vm.requeue(irq, Some(self.me)));
+        }
     }
 
     fn set_maintenance<L: ListRegisters>(&mut self, lrs: &mut L, wanted: Maintenance) {
@@ -215,15 +236,16 @@ impl Entry {
 
     /// Fills the list registers with the whole list, which fits: one walk, each interrupt locked once.
     fn fill_all<L: ListRegisters>(&mut self, ap_list: &mut ApList, lrs: &mut L, tally: &mut Tally) {
-        let ApList { list, gates, .. } = ap_list;
+        let gates = ap_list.open_gates();
+        let list = &mut ap_list.list;
         let mut sorted = true;
         let mut last = None;
         for _ in 0..list.len() {
             let Some(Listed { irq, .. }) = list.pop_front() else { break };
             let mut state = irq.lock();
-            let key = state.sort_key(self.me, *gates);
+            let key = state.sort_key(self.me, gates);
             if !key.is_leaving() {
-                let lr = state.fill_lr(self.me, *gates);
+                let lr = state.fill_lr(self.me, gates);
                 drop(state);
                 lrs.write(tally.flushed.in_lrs, lr);
                 tally.add(lr);
@@ -255,11 +277,12 @@ impl Entry {
         lrs: &mut L,
         tally: &mut Tally,
     ) {
-        let ApList { list, gates, .. } = ap_list;
+        let gates = ap_list.open_gates();
+        let list = &mut ap_list.list;
         let mut leaving = 0;
         for listed in list.iter_mut() {
             let mut state = listed.irq.lock();
-            listed.key = state.sort_key(self.me, *gates);
+            listed.key = state.sort_key(self.me, gates);
             if listed.key.is_leaving() {
                 state.unlist(self.me);
                 leaving += 1;
@@ -273,7 +296,7 @@ impl Entry {
         let (kept, _) = sorted.split_at_mut(sorted.len() - leaving);
         let (first, rest) = kept.split_at_mut(kept.len().min(lrs.count()));
         for (n, listed) in first.iter().enumerate() {
-            let lr = listed.irq.lock().fill_lr(self.me, *gates);
+            let lr = listed.irq.lock().fill_lr(self.me, gates);
             lrs.write(n, lr);
             tally.add(lr);
         }
@@ -288,7 +311,7 @@ impl Entry {
                 // Forgotten. If it is pending, then for this vCPU or for another one.
                 state.active = false;
                 state.end_offer(Place::when(cpu.tick()));
-                let key = state.sort_key(self.me, *gates);
+                let key = state.sort_key(self.me, gates);
                 if key.is_leaving() {
                     listed.key = key;
                     state.unlist(self.me);
