@@ -44,6 +44,8 @@ pub(crate) struct Machine {
     pub(crate) spis: u16,
     pub(crate) espis: u16,
     pub(crate) eppis: u16,
+    /// Number of LPIs: INTIDs 8192 up. 0 if there are none.
+    pub(crate) lpis: u32,
     /// Of each vCPU.
     pub(crate) affinities: Box<[Affinity]>,
 }

@@ -1,6 +1,8 @@
 //! GICv3 (IHI 0069), with one security state and affinity routing: distributor, redistributors, system registers.
 
+mod bits;
 pub(crate) mod dist;
-pub(crate) mod layout;
+mod layout;
 pub(crate) mod redist;
-pub mod sysregs;
+pub(crate) mod state;
+pub(crate) mod sysregs;
