@@ -1,0 +1,8 @@
+//! The register model of GICv3, as a guest on the lock-free engine sees it. One file per frame.
+
+mod dist;
+mod every;
+mod forward;
+mod redist;
+mod sysregs;
+mod world;
