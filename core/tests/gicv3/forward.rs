@@ -122,6 +122,7 @@ fn lpis_wait_for_enable_lpis() {
 /// Who takes SPI 40.
 fn taker(world: &mut World) -> Vec<usize> {
     world.edge(40);
+    world.look();
     (0..world.cpus.len()).filter(|&n| world.take(n) == [40]).collect()
 }
 
@@ -153,6 +154,7 @@ fn one_of_n_is_chosen_again_when_the_chosen_one_goes() {
     world.w64(GICD + 0x6000 + 8 * 40, ANY);
     for (leave, taker) in [(WAKER, 2), (0, 2)] {
         world.edge(40);
+        world.look();
         world.cpus[1].enter();
         assert!(world.cpus[1].irq_line());
         match leave {
@@ -172,6 +174,7 @@ fn one_of_n_when_a_vcpus_thread_ends() {
     world.w64(GICD + 0x6000 + 8 * 40, ANY);
     drop(world.cpus.remove(1));
     world.edge(40);
+    world.look();
     assert_eq!(world.take(1), [40], "vCPU 2");
 }
 

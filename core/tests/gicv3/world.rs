@@ -179,6 +179,14 @@ impl World {
         self.line(spi, false);
     }
 
+    /// Every vCPU has a look, as they do when they are kicked: what is no longer for one is passed on.
+    pub(crate) fn look(&mut self) {
+        for cpu in &mut self.cpus {
+            cpu.enter();
+            cpu.exit();
+        }
+    }
+
     /// Enters, and acknowledges and ends all that comes, until nothing does. Group 1.
     pub(crate) fn take(&mut self, vcpu: usize) -> Vec<u64> {
         self.take_from(vcpu, SysReg::ICC_IAR1_EL1, SysReg::ICC_EOIR1_EL1)
