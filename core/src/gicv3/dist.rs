@@ -52,7 +52,8 @@ impl DistV3 {
         &self.state
     }
 
-    /// PPIs and SPIs are level-sensitive after a reset, which the architecture leaves open (IHI 0069, 12.9, `GICD_ICFGR<n>`).
+    /// PPIs and SPIs are level-sensitive after a reset, which the architecture leaves open (IHI 0069, 12.9,
+    /// `GICD_ICFGR<n>`).
     pub(crate) fn reset<I: Injector>(machine: &Machine, injector: &I) -> Result<(), Error> {
         let level =
             |irq| injector.update(irq, |c| WiredConfig { trigger: Trigger::Level, ..c }).map(drop);

@@ -1,33 +1,36 @@
 //! What decides where interrupts go: group enables, redistributors' states, and the routes of SPIs.
 //!
-//! The engine has a forwarding state for each vCPU ([`Gates`]) and an enable and a target for each SPI. Both follow from
+//! The engine has gates for each vCPU ([`Gates`]), and an enable and a target for each SPI. Both follow from
 //! registers of several frames, which vCPUs write at the same time:
 //!
-//! * the gates of a vCPU, from GICD_CTLR's group enables, GICR_WAKER and GICR_CTLR.EnableLPIs;
-//! * an SPI's enable and target, from its GICD_ISENABLER bit, its GICD_IROUTER, and, if it goes to any of the vCPUs, from
+//! * the gates of a vCPU: from GICD_CTLR's group enables, GICR_WAKER and GICR_CTLR.EnableLPIs;
+//! * an SPI's enable and target: from its GICD_ISENABLER bit, its GICD_IROUTER and, if any vCPU may take it, from
 //!   which of them take part.
 //!
 //! # Routes
 //!
 //! * A GICD_IROUTER that names no vCPU keeps what was written. The interrupt is disabled in the engine, and so stays
-//!   pending, until it is routed to a vCPU that exists; GICD_ISENABLER shows the guest's own bit, which is kept
-//!   here. (IHI 0069, 12.9, GICD_IROUTER leaves open what becomes of it.)
-//! * Interrupt_Routing_Mode 1: the interrupt goes to the first vCPU that takes part, beginning with the one whose number is
-//!   the INTID modulo the number of vCPUs, which spreads interrupts over them. A vCPU takes part while it is powered on and its
-//!   redistributor is awake. When that changes, all such interrupts are given their vCPU anew; while no vCPU
-//!   takes part, they stay pending as those do that name none. (IHI 0069, 3.3, leaves the choice open.)
+//!   pending until it is routed to a vCPU that exists; GICD_ISENABLER shows the guest's own bit, which is kept here
+//!   (IHI 0069, 12.9, `GICD_IROUTER<n>`, leaves open what becomes of such an interrupt).
+//! * Interrupt_Routing_Mode 1: the interrupt goes to the first vCPU that takes part, beginning with the one whose
+//!   number is the INTID modulo the number of vCPUs, which spreads interrupts over them. A vCPU takes part while it is
+//!   powered on and its redistributor is awake, whatever its CPU interface has enabled. When that changes, all such
+//!   interrupts are given their vCPU anew; while no vCPU takes part, they stay pending as those do that name
+//!   none (IHI 0069, 3.3, leaves the choice open).
 //!
 //! # Words
 //!
-//! `ctlr`, `vcpus` and `spis` are what the guest wrote. Whoever changes one, with a read-modify-write, then makes the engine's state
-//! what follows from them ([`settle`]), and looks whether it still follows; if not, someone else has changed something meanwhile, and it begins
-//! again. So it is lock-free, and when all are done the engine's state follows from the words:
+//! `ctlr`, `vcpus` and `spis` hold what was written. Any thread changes them, each change is one read-modify-write.
+//! Whoever has changed one makes the engine's state what follows from them ([`settle`]), and looks whether it still
+//! does; if not, someone else has changed something meanwhile, and it begins again. So this is lock-free, and when all
+//! are done, the engine's state is what follows from the words:
 //!
-//! The engine replaces its state by an acquire-release read-modify-write of one word. Take the last of them in that word's order, and
-//! any change of a word here. If who made the change has brought the engine up to date after it, that came before the last one, which
-//! synchronises with it: the second look of the last one sees the change. If it had nothing to do, because it looked at another word here
-//! that was not yet changed (a vCPU goes to sleep, and finds no interrupt for any of the vCPUs), the fences decide: each is between a change and
-//! a look, and one of the two comes first.
+//! The engine's state is one word for each vCPU and SPI, which is replaced by acquire-release read-modify-writes.
+//! Take the last of them, and a change of a word here. Who made the change has either brought the engine up to date
+//! after it: then the last one comes after that and synchronises with it, and the second look that follows sees the
+//! change. Or it found nothing to do, as a vCPU does that falls asleep and finds no interrupt that any vCPU may take.
+//! Then there is a fence between its change and that look, and one between the route's change and the look at who
+//! takes part: one of the two comes first, and the look after the other one sees the change before it.
 
 use alloc::boxed::Box;
 
@@ -242,4 +245,22 @@ impl State {
 /// An interrupt's group as GICD_IGROUPR has it.
 pub(crate) const fn group(bit: bool) -> Group {
     if bit { Group::Group1 } else { Group::Group0 }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+
+    #[test]
+    fn what_is_changed_meanwhile_is_applied_as_well() {
+        let (raw, applied) = (Cell::new(0), Cell::new(None));
+        let apply = |&value: &i32| {
+            applied.set(Some(value));
+            // Someone else changes it, three times.
+            raw.set((value + 1).min(3));
+        };
+        settle(|| raw.get(), apply);
+        assert_eq!(applied.get(), Some(3));
+    }
 }

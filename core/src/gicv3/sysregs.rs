@@ -151,8 +151,8 @@ impl Sgi {
         self.0 >> 40 & 1 != 0
     }
 
-    /// Whether an affinity, in the form of [`crate::gic::Affinity`], is among those that are named: Aff3 to Aff1, bits 55:48, 39:32 and
-    /// 23:16; the range of 16 of Aff0, bits 47:44; and the list of those in it, bits 15:0.
+    /// Whether an affinity, in the form of [`crate::gic::Affinity`], is among those that are named: Aff3 to Aff1,
+    /// bits 55:48, 39:32 and 23:16; the range of 16 of Aff0, bits 47:44; and the list of those in it, bits 15:0.
     fn names(&self, affinity: u32) -> bool {
         let field = |shift: u32| (self.0 >> shift) as u32;
         let upper = (field(48) & 0xff) << 24 | (field(32) & 0xff) << 16 | (field(16) & 0xff) << 8;

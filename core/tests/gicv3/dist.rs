@@ -1,7 +1,7 @@
 //! The distributor.
 
 use crate::world::*;
-use vgic_core::engine::{Injector, Wired};
+use vgic_core::engine::{Injected, Injector, Wired};
 use vgic_core::gic::SysReg;
 use vgic_core::ids::{Intid, VcpuId};
 
@@ -271,6 +271,13 @@ fn message_based_spis() {
 fn t24_messages_with_an_intid_out_of_range() {
     let mut world = World::running(1);
     world.w32(sgi(0) + 0x100, u32::MAX);
+    for offset in [0x104, 0x108, 0x1200, 0x1204] {
+        world.w32(GICD + offset, u32::MAX);
+    }
+    for n in 0..64 {
+        world.w32(GICD + 0xc00 + 4 * n, u32::MAX);
+        world.w32(GICD + 0x3000 + 4 * n, u32::MAX);
+    }
     for intid in [0, 1, 15, 16, 31, 96, 97, 1019, 1020, 1023, 1024, 1056, 4160, 5120, 8191, 8192] {
         for value in [intid, intid | 0xffff_e000] {
             world.w32(GICD + 0x40, value);
@@ -286,13 +293,15 @@ fn t24_messages_with_an_intid_out_of_range() {
 fn t35_raised_before_the_guest_has_set_anything_up() {
     let mut world = World::reset(&[0, 1]);
     let injector = world.cpus[0].bus().injector();
-    injector.pulse(Wired::Spi(Intid(33))).unwrap();
-    injector.pulse(Wired::Private(VcpuId(1), Intid(20))).unwrap();
+    for irq in [Wired::Spi(Intid(33)), Wired::Private(VcpuId(1), Intid(20))] {
+        assert_eq!(injector.pulse(irq), Ok(Injected::Pending));
+    }
     world.line(34, true);
+    world.w32(GICD + 0x204, 1 << 3);
     assert_eq!([world.take(0), world.take(1)], [[], []], "off");
     world.start();
     assert_eq!([world.take(0), world.take(1)], [[], []], "disabled");
-    assert_eq!(world.r32(GICD + 0x204), 0b110, "pending");
+    assert_eq!(world.r32(GICD + 0x204), 0b1110, "pending");
     assert_eq!(world.r32(sgi(1) + 0x200), 1 << 20);
     world.w32(GICD + 0x104, 0b110);
     world.w32(sgi(1) + 0x100, 1 << 20);
@@ -303,4 +312,6 @@ fn t35_raised_before_the_guest_has_set_anything_up() {
     world.cpus[0].exit();
     assert_eq!(world.take(0), [], "what was no longer pending is not taken");
     assert_eq!(world.take(1), [20]);
+    world.w32(GICD + 0x104, 1 << 3);
+    assert_eq!(world.take(0), [35]);
 }

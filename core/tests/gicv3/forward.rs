@@ -1,5 +1,7 @@
 //! What is not forwarded stays pending, and comes when it may; 1 of N.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use crate::world::*;
 use vgic_core::engine::*;
 use vgic_core::gic::SysReg;
@@ -215,4 +217,53 @@ fn concurrent_writers_converge() {
         let expected = if open { vec![target] } else { vec![] };
         assert_eq!(taker(&mut world), expected, "round {round}");
     }
+}
+
+/// Two writers of one register at the same moment, again and again.
+#[test]
+fn two_writers_at_once_agree_with_the_register() {
+    let mut world = world(1);
+    let rounds = 20_000;
+    let bus = world.gic.bus().unwrap();
+    // Both arrive, and go on together.
+    let arrived = AtomicU32::new(0);
+    let meet_at = |count: u32| {
+        arrived.fetch_add(1, Ordering::AcqRel);
+        while arrived.load(Ordering::Acquire) < 2 * count {
+            std::thread::yield_now();
+        }
+    };
+    let meet_at = &meet_at;
+    let mut wrong = Vec::new();
+    let writes = |round: u32| match round % 2 {
+        0 => [(GICD, 2), (GICD, 0)],
+        _ => [(GICD + 0x104, 1 << 8), (GICD + 0x184, 1 << 8)],
+    };
+    std::thread::scope(|s| {
+        s.spawn(move || {
+            for round in 0..rounds {
+                let (address, value): (u64, u32) = writes(round)[1];
+                meet_at(2 * round + 1);
+                bus.write(VcpuId(0), address, &value.to_le_bytes()).unwrap();
+                meet_at(2 * round + 2);
+            }
+        });
+        for round in 0..rounds {
+            let (address, value) = writes(round)[0];
+            world.take(0);
+            meet_at(2 * round + 1);
+            world.w32(address, value);
+            meet_at(2 * round + 2);
+            world.edge(40);
+            let open = world.r32(GICD) & 2 != 0 && world.r32(GICD + 0x104) == 1 << 8;
+            let expected = if open { vec![40] } else { vec![] };
+            if world.take(0) != expected {
+                wrong.push(round); // the other thread waits for this one to go on
+            }
+            // As it was, for the next round.
+            world.w32(GICD, 2);
+            world.w32(GICD + 0x104, 1 << 8);
+        }
+    });
+    assert_eq!(wrong, []);
 }
