@@ -1,6 +1,7 @@
 //! The redistributors.
 
 use crate::world::*;
+use vgic_core::MmioError;
 
 #[test]
 fn resets() {
@@ -57,6 +58,11 @@ fn the_last_of_each_region_says_so() {
     setup.add_redistributors(0x2000_0000, 2).unwrap();
     let mut world = World::init(&setup, 5);
     let frames = [rd(0), rd(1), far, far + 0x2_0000, 0x2000_0000];
+    let nobodys = 0x2002_0000;
+    for address in [nobodys, nobodys + 8, nobodys + SGI + 0x100] {
+        assert_eq!(world.read_from(0, address, 4), Err(MmioError::Unmapped(address)));
+        assert_eq!(world.write_from(0, address, 4, 1), Err(MmioError::Unmapped(address)));
+    }
     let typers = frames.map(|base| world.r64(base + 8));
     assert_eq!(typers.map(|t| t >> 4 & 1), [0, 1, 0, 1, 1]);
     assert_eq!(typers.map(|t| t >> 8 & 0xffff), [0, 1, 2, 3, 4]);
