@@ -57,11 +57,6 @@ impl Width {
         self as u32
     }
 
-    /// All bits of a value of this size.
-    pub(crate) const fn mask(self) -> u64 {
-        u64::MAX >> (64 - 8 * self.bytes())
-    }
-
     const fn of(bytes: usize) -> Option<Self> {
         match bytes {
             1 => Some(Self::Byte),

@@ -148,7 +148,7 @@ fn t11_nothing_of_another_version() {
     setup.set_cpu_interface(0x0801_0000).unwrap();
     assert_eq!(setup.add_redistributors(GICR, 1), Err(SetupError::WrongModel));
     assert_eq!(setup.set_extended(32, 32), Err(SetupError::WrongModel));
-    let gic: Gic<vgic_core::Vgic> = setup.init(no_kick()).unwrap();
+    let gic: Gic<crate::Engine> = setup.init(no_kick()).unwrap();
     let mut cpu = gic.cpu(VcpuId(0)).unwrap();
     cpu.power_on();
     assert_eq!(cpu.icc_read(SysReg::ICC_IAR1_EL1), None);

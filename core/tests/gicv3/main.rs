@@ -6,3 +6,5 @@ mod forward;
 mod redist;
 mod sysregs;
 mod world;
+
+pub(crate) type Engine = vgic_core::Vgic;

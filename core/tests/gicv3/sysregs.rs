@@ -96,6 +96,8 @@ fn deactivation_apart_from_the_priority_drop() {
     assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 1023, "active");
     for special in [1020, 1023, 8192, 0xff_ffff, u64::MAX, 4000, 41] {
         world.icc(0, SysReg::ICC_DIR_EL1, special);
+        world.cpus[0].enter();
+        assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 1023, "still active");
     }
     world.icc(0, SysReg::ICC_DIR_EL1, 40);
     world.cpus[0].enter();

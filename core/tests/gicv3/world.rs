@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use vgic_core::MmioError;
 use vgic_core::engine::{Config, Injector, Kick, Wired};
 use vgic_core::gic::{Affinity, Gic, GicCpu, Model, Setup, SysReg};
 use vgic_core::ids::{Intid, VcpuId};
-use vgic_core::{MmioError, Vgic};
+
+use crate::Engine;
 
 pub(crate) const GICD: u64 = 0x0800_0000;
 pub(crate) const GICR: u64 = 0x080a_0000;
@@ -50,8 +52,8 @@ pub(crate) fn setup(affinities: &[u32]) -> Setup {
 }
 
 pub(crate) struct World {
-    pub(crate) cpus: Vec<GicCpu<Vgic>>,
-    pub(crate) gic: Gic<Vgic>,
+    pub(crate) cpus: Vec<GicCpu<Engine>>,
+    pub(crate) gic: Gic<Engine>,
 }
 
 impl World {
@@ -74,7 +76,7 @@ impl World {
     }
 
     pub(crate) fn init(setup: &Setup, vcpus: usize) -> Self {
-        let gic: Gic<Vgic> = setup.init(no_kick()).unwrap();
+        let gic: Gic<Engine> = setup.init(no_kick()).unwrap();
         let cpus = (0..vcpus).map(|n| gic.cpu(VcpuId(n as u16)).unwrap()).collect();
         Self { cpus, gic }
     }
