@@ -1,4 +1,11 @@
 //! A redistributor, GICR (IHI 0069, 12.11): RD_base and SGI_base. It belongs to its vCPU, whichever vCPU accesses it.
+//!
+//! What the architecture leaves open, or to power management:
+//!
+//! * GICR_WAKER.ChildrenAsleep follows ProcessorSleep at once. There is no WakeRequest: what is pending for a vCPU that
+//!   sleeps stays so until somebody wakes it. Falling asleep with groups enabled in the CPU interface is allowed.
+//! * GICR_CTLR.EnableLPIs can be cleared (CES).
+//! * GICR_PROPBASER and GICR_PENDBASER ignore writes while EnableLPIs is 1.
 
 use alloc::sync::Arc;
 
@@ -65,8 +72,7 @@ impl Redist {
         self.state.set_flag(cx.machine, cx.injector, self.vcpu, flag, on);
     }
 
-    /// Writes GICR_PROPBASER or GICR_PENDBASER. While EnableLPIs is 1, that is UNPREDICTABLE (IHI 0069, 12.11): it
-    /// has no effect here. Shareability 0b11 is reserved: kept as 0.
+    /// Writes GICR_PROPBASER or GICR_PENDBASER. Shareability 0b11 is reserved: kept as 0.
     fn set_base<E: Engine>(&self, cx: &Cx<'_, E>, base: &AtomicU64, value: u64, mask: u64) {
         if cx.machine.lpis == 0 || self.state.flag(self.vcpu, Flag::Lpis) {
             return;
