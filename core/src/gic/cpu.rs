@@ -1,9 +1,10 @@
 //! One vCPU: its interface to the engine, its CPU interface, and its view of the frames.
 
-use super::{Access, Frames, Gic, GicBus, Place};
+use super::{Access, Frames, Gic, GicBus, Machine, Place};
 use crate::cpuif::{CpuInterface, Deactivation};
 use crate::engine::{Engine, Error, Flushed, Injector, Vcpu, Wired};
 use crate::gicv2::cpu::CpuV2;
+use crate::gicv3::state::Flag;
 use crate::gicv3::sysregs::{self, SysReg};
 use crate::ids::{Intid, VcpuId};
 use crate::mmio::{self, MmioError};
@@ -41,15 +42,26 @@ impl<E: Engine> GicCpu<E> {
     /// Powers the vCPU on. No effect if it is on.
     pub fn power_on(&mut self) {
         self.vcpu.open();
+        self.tell_power(true);
     }
 
     /// Powers the vCPU off, and resets its CPU interface. What is pending for it stays so. No effect if it is off.
     pub fn power_off(&mut self) {
+        // Before: what any vCPU may take goes to another one.
+        self.tell_power(false);
         self.vcpu.close(&mut self.cpu);
         if let Some(cpu) = CpuInterface::new(self.bus.gic.0.lrs) {
             self.cpu = cpu;
         }
         self.v2 = CpuV2::default();
+    }
+
+    fn tell_power(&self, on: bool) {
+        let shared = &*self.bus.gic.0;
+        if let Frames::V3 { dist, .. } = &shared.frames {
+            let (machine, injector) = (&shared.machine, self.bus.injector());
+            dist.state().set_flag(machine, injector, self.id, Flag::On, on);
+        }
     }
 
     /// Before the guest is entered: offers it what has become pending.
@@ -132,6 +144,10 @@ impl<E: Engine> GicCpu<E> {
         }
     }
 
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.bus.gic.0.machine
+    }
+
     pub(crate) fn cpu_mut(&mut self) -> &mut CpuInterface {
         &mut self.cpu
     }
@@ -155,4 +171,11 @@ impl<E: Engine> GicCpu<E> {
 
     /// Nothing physical is deactivated by a software CPU interface.
     pub(crate) fn end_phys(&mut self, _done: Option<Deactivation>) {}
+}
+
+impl<E: Engine> Drop for GicCpu<E> {
+    /// The vCPU is powered off.
+    fn drop(&mut self) {
+        self.power_off();
+    }
 }

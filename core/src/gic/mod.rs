@@ -44,6 +44,8 @@ pub(crate) struct Machine {
     pub(crate) spis: u16,
     pub(crate) espis: u16,
     pub(crate) eppis: u16,
+    /// Number of LPIs: INTIDs 8192 up. 0 if there are none.
+    pub(crate) lpis: u32,
     /// Of each vCPU.
     pub(crate) affinities: Box<[Affinity]>,
 }
@@ -102,7 +104,8 @@ impl<E: Engine> Clone for Gic<E> {
 }
 
 impl<E: Engine> Gic<E> {
-    /// The engine, to inject, and to make MSI domains.
+    /// The engine, to inject, and to make MSI domains. Wired interrupts are configured through the frames, and only there:
+    /// what the frames follow from is not all in the engine.
     pub fn engine(&self) -> &E {
         &self.0.engine
     }
@@ -197,9 +200,11 @@ impl<E: Engine> GicBus<E> {
                 access.perform(&v2m[usize::from(n)], &cx, offset)
             }
             (Frames::V3 { dist, .. }, Place::Dist) => access.perform(dist, &cx, offset),
-            (Frames::V3 { redists, .. }, Place::Redist(of)) => {
-                access.perform(&redists[of.index()], &cx, offset)
-            }
+            // A region of redistributors may have room for more vCPUs than there are.
+            (Frames::V3 { redists, .. }, Place::Redist(of)) => match redists.get(of.index()) {
+                Some(redist) => access.perform(redist, &cx, offset),
+                None => Err(MmioError::Unmapped(offset.into())),
+            },
             _ => Err(MmioError::Unmapped(offset.into())),
         }
     }

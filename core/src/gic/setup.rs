@@ -324,8 +324,9 @@ impl Setup {
             return missing("the distributor has no address");
         }
         let vcpus = self.affinities.len() as u16;
-        let Config { spis, espis, eppis, .. } = self.config;
-        let machine = Machine { spis, espis, eppis, affinities: self.affinities.clone().into() };
+        let Config { spis, espis, eppis, lpis, .. } = self.config;
+        let affinities = self.affinities.clone().into();
+        let machine = Machine { spis, espis, eppis, lpis, affinities };
         let frames = match model {
             Model::V2 if self.cpu.is_none() => return missing("the CPU interface has no address"),
             Model::V2 => Frames::V2 {
@@ -337,9 +338,10 @@ impl Setup {
             }
             Model::V3 => {
                 let last = |n: u16| n + 1 == vcpus || self.last_redists.contains(&n.into());
-                let redists: Box<[Redist]> =
-                    (0..vcpus).map(|n| Redist::new(&machine, VcpuId(n), last(n))).collect();
-                Frames::V3 { dist: DistV3::new(&machine), redists }
+                let dist = DistV3::new(&machine);
+                let redist = |n| Redist::new(&machine, VcpuId(n), last(n), dist.state());
+                let redists: Box<[Redist]> = (0..vcpus).map(redist).collect();
+                Frames::V3 { dist, redists }
             }
         };
         let engine = E::new(&Config { vcpus, ..self.config.clone() }, kick)?;
@@ -347,6 +349,9 @@ impl Setup {
         for vcpu in (0..vcpus).map(VcpuId) {
             // Nothing is forwarded until the guest enables it.
             injector.update_gates(vcpu, |_| Gates::CLOSED)?;
+        }
+        if model == Model::V3 {
+            DistV3::reset(&machine, &injector)?;
         }
         Ok(Gic(Arc::new(Shared {
             engine,

@@ -1,7 +1,11 @@
 //! GICv3 (IHI 0069), with one security state and affinity routing: distributor, redistributors, system registers.
 
+mod bits;
 pub(crate) mod dist;
 pub(crate) mod layout;
 pub(crate) mod lpis;
 pub(crate) mod redist;
+mod layout;
+pub(crate) mod redist;
+pub(crate) mod state;
 pub(crate) mod sysregs;

@@ -1,23 +1,146 @@
-//! A redistributor, GICR (IHI 0069, 12.11).
+//! A redistributor, GICR (IHI 0069, 12.11): RD_base and SGI_base. It belongs to its vCPU, whichever vCPU accesses it.
+//!
+//! What the architecture leaves open, or to power management:
+//!
+//! * GICR_WAKER.ChildrenAsleep follows ProcessorSleep at once. There is no WakeRequest: what is pending for a vCPU that
+//!   sleeps stays so until somebody wakes it. Falling asleep with groups enabled in the CPU interface is allowed.
+//! * GICR_CTLR.EnableLPIs can be cleared (CES).
+//! * GICR_PROPBASER and GICR_PENDBASER ignore writes while EnableLPIs is 1.
 
+use alloc::sync::Arc;
+
+use super::bits::{IIDR, Owner, Status, id};
+use super::layout::{GICR, Gicr};
+use super::state::{Flag, State};
 use crate::engine::Engine;
 use crate::gic::{Cx, Machine};
+use crate::ids::VcpuId;
 use crate::mmio::{Frame, Reg};
+use crate::sync::{AtomicU64, Ordering, update};
+
+/// GICR_CTLR.EnableLPIs.
+const ENABLE_LPIS: u64 = 1 << 0;
+/// GICR_CTLR.CES: EnableLPIs can be cleared.
+const CES: u64 = 1 << 1;
+
+/// GICR_WAKER.ProcessorSleep.
+const PROCESSOR_SLEEP: u64 = 1 << 1;
+/// GICR_WAKER.ChildrenAsleep.
+const CHILDREN_ASLEEP: u64 = 1 << 2;
+
+/// GICR_TYPER.PLPIS.
+const PLPIS: u64 = 1 << 0;
+/// GICR_TYPER.Last.
+const LAST: u64 = 1 << 4;
+
+/// Cacheabilities and shareability, bits 58:56 and 11:7, of both table registers.
+const ATTRIBUTES: u64 = 0x7 << 56 | 0x1f << 7;
+/// Shareability, bits 11:10.
+const SHAREABILITY: u64 = 0x3 << 10;
+/// Of GICR_PROPBASER, with Physical_Address and IDbits.
+const PROPBASER: u64 = ATTRIBUTES | 0xf_ffff_ffff_f000 | 0x1f;
+/// Of GICR_PENDBASER, with Physical_Address. PTZ, bit 62, is write-only.
+const PENDBASER: u64 = ATTRIBUTES | 0xf_ffff_ffff_0000;
+
+/// GICR_PIDR0.
+const PART: u8 = 0x93;
 
 /// What is not the engine's.
-pub(crate) struct Redist {}
+pub(crate) struct Redist {
+    vcpu: VcpuId,
+    typer: u64,
+    state: Arc<State>,
+    status: Status,
+    propbaser: AtomicU64,
+    pendbaser: AtomicU64,
+}
 
 impl Redist {
-    pub(crate) fn new(_machine: &Machine, _vcpu: crate::ids::VcpuId, _last: bool) -> Self {
-        Self {}
+    /// Of a vCPU that exists. `last`: it ends a region of redistributors.
+    pub(crate) fn new(machine: &Machine, vcpu: VcpuId, last: bool, state: &Arc<State>) -> Self {
+        Self {
+            vcpu,
+            typer: typer(machine, vcpu, last),
+            state: Arc::clone(state),
+            status: Status::default(),
+            propbaser: AtomicU64::new(0),
+            pendbaser: AtomicU64::new(0),
+        }
+    }
+
+    fn set<E: Engine>(&self, cx: &Cx<'_, E>, flag: Flag, on: bool) {
+        self.state.set_flag(cx.machine, cx.injector, self.vcpu, flag, on);
+    }
+
+    /// Writes GICR_PROPBASER or GICR_PENDBASER. Shareability 0b11 is reserved: kept as 0.
+    fn set_base<E: Engine>(&self, cx: &Cx<'_, E>, base: &AtomicU64, value: u64, mask: u64) {
+        if cx.machine.lpis == 0 || self.state.flag(self.vcpu, Flag::Lpis) {
+            return;
+        }
+        let merge = |old| {
+            let new: u64 = old & !mask | value & mask;
+            if new & SHAREABILITY == SHAREABILITY { new & !SHAREABILITY } else { new }
+        };
+        update(base, merge);
     }
 }
 
-impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
-    type Kind = ();
-    const LAYOUT: &'static [Reg<()>] = &[];
-    fn read(&mut self, _cx: &Cx<'_, E>, _kind: (), _index: u32) -> u64 {
-        0
+/// GICR_TYPER. CommonLPIAff is 0: one LPI configuration table for all. DirectLPI is 0, and so is GICR_CTLR.IR: the
+/// LPI registers have no effect yet.
+fn typer(machine: &Machine, vcpu: VcpuId, last: bool) -> u64 {
+    let affinity = machine.affinities.get(vcpu.index()).map_or(0, |a| a.0);
+    // PPInum: 0, 1 or 2 for PPIs up to 31, 1087 or 1119.
+    let ppis = u64::from(machine.eppis).div_ceil(32);
+    let mut value = u64::from(affinity) << 32 | ppis << 27 | u64::from(vcpu.0) << 8;
+    if machine.lpis > 0 {
+        value |= PLPIS;
     }
-    fn write(&mut self, _cx: &Cx<'_, E>, _kind: (), _index: u32, _value: u64, _mask: u64) {}
+    if last {
+        value |= LAST;
+    }
+    value
+}
+
+impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
+    type Kind = Gicr;
+    const LAYOUT: &'static [Reg<Gicr>] = GICR;
+
+    fn read(&mut self, cx: &Cx<'_, E>, kind: Gicr, index: u32) -> u64 {
+        match kind {
+            // RWP and UWP are 0: writes take effect before they are completed.
+            Gicr::Ctlr if cx.machine.lpis == 0 => 0,
+            Gicr::Ctlr if self.state.flag(self.vcpu, Flag::Lpis) => CES | ENABLE_LPIS,
+            Gicr::Ctlr => CES,
+            Gicr::Iidr => IIDR,
+            Gicr::Typer => self.typer,
+            Gicr::Statusr => self.status.get(),
+            Gicr::Waker if self.state.flag(self.vcpu, Flag::Awake) => 0,
+            Gicr::Waker => PROCESSOR_SLEEP | CHILDREN_ASLEEP,
+            // Relaxed: these are for who looks at them once LPIs are enabled, which acquires.
+            Gicr::Propbaser => self.propbaser.load(Ordering::Relaxed),
+            Gicr::Pendbaser => self.pendbaser.load(Ordering::Relaxed),
+            Gicr::Irqs(field, base) => Owner::Redist(self.vcpu).read(cx, field, base, index),
+            Gicr::Id => id(index, PART),
+            Gicr::Raz => 0,
+        }
+    }
+
+    fn write(&mut self, cx: &Cx<'_, E>, kind: Gicr, index: u32, value: u64, mask: u64) {
+        match kind {
+            Gicr::Ctlr if cx.machine.lpis == 0 => {}
+            Gicr::Ctlr => self.set(cx, Flag::Lpis, value & ENABLE_LPIS != 0),
+            Gicr::Statusr => self.status.clear(value),
+            Gicr::Waker => self.set(cx, Flag::Awake, value & PROCESSOR_SLEEP == 0),
+            Gicr::Propbaser => self.set_base(cx, &self.propbaser, value, mask & PROPBASER),
+            Gicr::Pendbaser => self.set_base(cx, &self.pendbaser, value, mask & PENDBASER),
+            Gicr::Irqs(field, base) => {
+                Owner::Redist(self.vcpu).write(cx, field, base, index, value);
+            }
+            Gicr::Iidr | Gicr::Typer | Gicr::Id | Gicr::Raz => {}
+        }
+    }
+
+    fn reserved(&mut self, _cx: &Cx<'_, E>, offset: u32, write: bool) {
+        self.status.record(GICR, offset, write);
+    }
 }

@@ -100,7 +100,7 @@ mod tests {
             (0x3000, 0x9000, 0x1000, SetupError::Overlap { base: 0x3000, other: 0x4000 }),
             (0x8800, 0x100, 0x1000, SetupError::Misaligned { base: 0x8800, align: 0x1000 }),
             (0xffff_f000, 0x1001, 0x1000, SetupError::OutOfRange(0xffff_f000)),
-            (u64::MAX & !0xfff, 0x1000, 0x1000, SetupError::OutOfRange(u64::MAX & !0xfff)),
+            (!0xfff, 0x1000, 0x1000, SetupError::OutOfRange(!0xfff)),
         ] {
             assert_eq!(regions.insert(base, size, align, 1), Err(error));
         }

@@ -57,11 +57,6 @@ impl Width {
         self as u32
     }
 
-    /// All bits of a value of this size.
-    pub(crate) const fn mask(self) -> u64 {
-        u64::MAX >> (64 - 8 * self.bytes())
-    }
-
     const fn of(bytes: usize) -> Option<Self> {
         match bytes {
             1 => Some(Self::Byte),
@@ -191,7 +186,7 @@ pub(crate) trait Frame<Cx> {
 }
 
 /// The register of an offset.
-fn find<K: 'static>(layout: &[Reg<K>], offset: u32) -> Option<&Reg<K>> {
+pub(crate) fn find<K>(layout: &[Reg<K>], offset: u32) -> Option<&Reg<K>> {
     let after = layout.partition_point(|reg| reg.offset <= offset);
     layout[..after].last().filter(|reg| offset - reg.offset < reg.len)
 }
@@ -244,7 +239,7 @@ fn check<K: Copy>(
     write: bool,
 ) -> Result<Checked<'_, K>, MmioError> {
     let width = Width::of(bytes).ok_or(MmioError::Width(offset.into(), bytes))?;
-    if offset % width.bytes() != 0 {
+    if !offset.is_multiple_of(width.bytes()) {
         return Err(MmioError::Unaligned(offset.into()));
     }
     let Some(reg) = find(layout, offset) else { return Ok(Checked::Reserved) };

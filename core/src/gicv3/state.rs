@@ -1,0 +1,266 @@
+//! What decides where interrupts go: group enables, redistributors' states, and the routes of SPIs.
+//!
+//! The engine has gates for each vCPU ([`Gates`]), and an enable and a target for each SPI. Both follow from
+//! registers of several frames, which vCPUs write at the same time:
+//!
+//! * the gates of a vCPU: from GICD_CTLR's group enables, GICR_WAKER and GICR_CTLR.EnableLPIs;
+//! * an SPI's enable and target: from its GICD_ISENABLER bit, its GICD_IROUTER and, if any vCPU may take it, from
+//!   which of them take part.
+//!
+//! # Routes
+//!
+//! * A GICD_IROUTER that names no vCPU keeps what was written. The interrupt is disabled in the engine, and so stays
+//!   pending until it is routed to a vCPU that exists; GICD_ISENABLER shows the guest's own bit, which is kept here
+//!   (IHI 0069, 12.9, `GICD_IROUTER<n>`, leaves open what becomes of such an interrupt).
+//! * Interrupt_Routing_Mode 1: the interrupt goes to the first vCPU that takes part, beginning with the one whose
+//!   number is the INTID modulo the number of vCPUs, which spreads interrupts over them. A vCPU takes part while it is
+//!   powered on and its redistributor is awake, whatever its CPU interface has enabled. When that changes, all such
+//!   interrupts are given their vCPU anew; while no vCPU takes part, they stay pending as those do that name
+//!   none (IHI 0069, 3.3, leaves the choice open).
+//!
+//! # Words
+//!
+//! `ctlr`, `vcpus` and `spis` hold what was written. Any thread changes them, each change is one read-modify-write.
+//! Whoever has changed one makes the engine's state what follows from them ([`settle`]), and looks whether it still
+//! does; if not, someone else has changed something meanwhile, and it begins again. So this is lock-free, and when all
+//! are done, the engine's state is what follows from the words:
+//!
+//! The engine's state is one word for each vCPU and SPI, which is replaced by acquire-release read-modify-writes.
+//! Take the last of them, and a change of a word here. Who made the change has either brought the engine up to date
+//! after it: then the last one comes after that and synchronises with it, and the second look that follows sees the
+//! change. Or it found nothing to do, as a vCPU does that falls asleep and finds no interrupt that any vCPU may take.
+//! Then there is a fence between its change and that look, and one between the route's change and the look at who
+//! takes part: one of the two comes first, and the look after the other one sees the change before it.
+
+use alloc::boxed::Box;
+
+use crate::engine::{Engine, Gates, Injector, Wired, WiredConfig};
+use crate::gic::{Affinity, Cx, Machine};
+use crate::ids::{ESPI_BASE, Group, Intid, PRIVATE_INTIDS, VcpuId};
+use crate::sync::{AtomicU64, Ordering, fence, update};
+
+/// GICD_CTLR.EnableGrp0.
+const ENABLE_GRP0: u64 = 1 << 0;
+/// GICD_CTLR.EnableGrp1.
+const ENABLE_GRP1: u64 = 1 << 1;
+
+/// GICD_IROUTER.Interrupt_Routing_Mode.
+const IRM: u64 = 1 << 31;
+/// The fields of GICD_IROUTER: affinities and the routing mode.
+const ROUTER: u64 = 0xff_00ff_ffff | IRM;
+/// In a word of `spis`: the bit in GICD_ISENABLER. GICD_IROUTER has nothing there.
+const ENABLED: u64 = 1 << 63;
+
+/// A state of a vCPU that decides what is forwarded to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub(crate) enum Flag {
+    /// It is powered on.
+    On = 1 << 0,
+    /// GICR_WAKER.ProcessorSleep is 0.
+    Awake = 1 << 1,
+    /// GICR_CTLR.EnableLPIs.
+    Lpis = 1 << 2,
+}
+
+/// Shared by the frames of one controller.
+pub(crate) struct State {
+    /// GICD_CTLR's group enables.
+    ctlr: AtomicU64,
+    /// [`Flag`]s of each vCPU.
+    vcpus: Box<[AtomicU64]>,
+    /// GICD_IROUTER, and [`ENABLED`], of each SPI and then of each extended SPI.
+    spis: Box<[AtomicU64]>,
+    /// Number of SPIs that are not extended.
+    count: u32,
+}
+
+/// Brings the engine's state up to what `wanted` says, until it says the same afterwards.
+fn settle<T: PartialEq>(wanted: impl Fn() -> T, apply: impl Fn(&T)) {
+    let mut want = wanted();
+    loop {
+        apply(&want);
+        // Between `apply` and the second look: see the module's documentation.
+        fence(Ordering::SeqCst);
+        let now = wanted();
+        if now == want {
+            return;
+        }
+        want = now;
+    }
+}
+
+impl State {
+    /// Nothing is enabled, all vCPUs are off and asleep, all SPIs routed to vCPU 0, as in a new engine.
+    pub(crate) fn new(machine: &Machine) -> Self {
+        let route = machine.affinities.first().map_or(0, |a| a.mpidr());
+        let spis = usize::from(machine.spis) + usize::from(machine.espis);
+        Self {
+            ctlr: AtomicU64::new(0),
+            vcpus: machine.affinities.iter().map(|_| AtomicU64::new(0)).collect(),
+            spis: (0..spis).map(|_| AtomicU64::new(route)).collect(),
+            count: machine.spis.into(),
+        }
+    }
+
+    /// GICD_CTLR's bits that can be written.
+    pub(crate) fn ctlr(&self) -> u64 {
+        self.ctlr.load(Ordering::Acquire)
+    }
+
+    /// Writes GICD_CTLR.
+    pub(crate) fn set_ctlr<E: Engine>(&self, cx: &Cx<'_, E>, value: u64) {
+        self.ctlr.swap(value & (ENABLE_GRP0 | ENABLE_GRP1), Ordering::AcqRel);
+        for vcpu in 0..self.vcpus.len() {
+            self.settle_gates(cx.injector, VcpuId(vcpu as u16));
+        }
+    }
+
+    /// Whether a vCPU is in a state.
+    pub(crate) fn flag(&self, vcpu: VcpuId, flag: Flag) -> bool {
+        self.vcpus[vcpu.index()].load(Ordering::Acquire) & flag as u64 != 0
+    }
+
+    /// Changes a state of a vCPU.
+    pub(crate) fn set_flag<I: Injector>(
+        &self,
+        machine: &Machine,
+        injector: &I,
+        vcpu: VcpuId,
+        flag: Flag,
+        set: bool,
+    ) {
+        let new = |old| if set { old | flag as u64 } else { old & !(flag as u64) };
+        let old = update(&self.vcpus[vcpu.index()], new);
+        if old == new(old) {
+            return;
+        }
+        if flag != Flag::On {
+            self.settle_gates(injector, vcpu);
+        }
+        if flag != Flag::Lpis {
+            // Between the change and the look for interrupts that depend on it.
+            fence(Ordering::SeqCst);
+            for n in 0..self.spis.len() {
+                if self.spis[n].load(Ordering::Acquire) & IRM != 0 {
+                    self.settle_spi(machine, injector, n);
+                }
+            }
+        }
+    }
+
+    fn settle_gates<I: Injector>(&self, injector: &I, vcpu: VcpuId) {
+        fence(Ordering::SeqCst);
+        let wanted = || {
+            let ctlr = self.ctlr();
+            let groups = [ctlr & ENABLE_GRP0 != 0, ctlr & ENABLE_GRP1 != 0];
+            match self.flag(vcpu, Flag::Awake) {
+                true => Gates { groups, lpis: self.flag(vcpu, Flag::Lpis) },
+                false => Gates::CLOSED,
+            }
+        };
+        // The vCPU exists.
+        settle(wanted, |&gates| {
+            let _ = injector.update_gates(vcpu, |_| gates);
+        });
+    }
+
+    /// The position of an SPI in `spis`; `None` if it does not exist.
+    fn position(&self, spi: Intid) -> Option<usize> {
+        let n = match spi.0.checked_sub(ESPI_BASE) {
+            Some(n) => self.count + n,
+            None => spi.0.checked_sub(PRIVATE_INTIDS).filter(|&n| n < self.count)?,
+        };
+        Some(n as usize).filter(|&n| n < self.spis.len())
+    }
+
+    fn intid(&self, n: usize) -> Intid {
+        match (n as u32).checked_sub(self.count) {
+            Some(extended) => Intid(ESPI_BASE + extended),
+            None => Intid(PRIVATE_INTIDS + n as u32),
+        }
+    }
+
+    /// An SPI's bit in GICD_ISENABLER.
+    pub(crate) fn enabled(&self, spi: Intid) -> bool {
+        self.position(spi).is_some_and(|n| self.spis[n].load(Ordering::Acquire) & ENABLED != 0)
+    }
+
+    /// Writes an SPI's bit in GICD_ISENABLER.
+    pub(crate) fn set_enabled<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, enabled: bool) {
+        self.change(cx, spi, |old| if enabled { old | ENABLED } else { old & !ENABLED });
+    }
+
+    /// GICD_IROUTER of an SPI, or 0.
+    pub(crate) fn route(&self, spi: Intid) -> u64 {
+        self.position(spi).map_or(0, |n| self.spis[n].load(Ordering::Acquire) & ROUTER)
+    }
+
+    /// Writes the bits of `mask` of an SPI's GICD_IROUTER.
+    pub(crate) fn set_route<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, value: u64, mask: u64) {
+        let mask = mask & ROUTER;
+        self.change(cx, spi, |old| old & !mask | value & mask);
+    }
+
+    fn change<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, f: impl Fn(u64) -> u64) {
+        if let Some(n) = self.position(spi) {
+            update(&self.spis[n], f);
+            self.settle_spi(cx.machine, cx.injector, n);
+        }
+    }
+
+    fn settle_spi<I: Injector>(&self, machine: &Machine, injector: &I, n: usize) {
+        let intid = self.intid(n);
+        fence(Ordering::SeqCst);
+        let wanted = || {
+            let word = self.spis[n].load(Ordering::Acquire);
+            let target = match word & IRM {
+                0 => machine.vcpu(Affinity::from_mpidr(word)),
+                _ => self.any(intid),
+            };
+            (word & ENABLED != 0, target)
+        };
+        settle(wanted, |&(enabled, target)| {
+            // The interrupt exists.
+            let _ = injector.update(Wired::Spi(intid), |old| WiredConfig {
+                enabled: enabled && target.is_some(),
+                target: target.unwrap_or(old.target),
+                ..old
+            });
+        });
+    }
+
+    /// The vCPU that takes an interrupt that any of them may take.
+    fn any(&self, spi: Intid) -> Option<VcpuId> {
+        let count = self.vcpus.len();
+        let first = spi.0 as usize % count.max(1);
+        let takes_part = |&n: &usize| {
+            let both = Flag::On as u64 | Flag::Awake as u64;
+            self.vcpus[n].load(Ordering::Acquire) & both == both
+        };
+        (first..count).chain(0..first).find(takes_part).map(|n| VcpuId(n as u16))
+    }
+}
+
+/// An interrupt's group as GICD_IGROUPR has it.
+pub(crate) const fn group(bit: bool) -> Group {
+    if bit { Group::Group1 } else { Group::Group0 }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+
+    #[test]
+    fn what_is_changed_meanwhile_is_applied_as_well() {
+        let (raw, applied) = (Cell::new(0), Cell::new(None));
+        let apply = |&value: &i32| {
+            applied.set(Some(value));
+            // Someone else changes it, three times.
+            raw.set((value + 1).min(3));
+        };
+        settle(|| raw.get(), apply);
+        assert_eq!(applied.get(), Some(3));
+    }
+}

@@ -1,0 +1,160 @@
+//! Every offset with every width, every encoding: nothing panics, and nothing but the architected effect.
+
+use crate::world::*;
+use vgic_core::MmioError;
+use vgic_core::gic::{Affinity, Gic, Model, Setup, SetupError, SysReg};
+use vgic_core::ids::VcpuId;
+
+const VALUES: [u64; 4] = [0, u64::MAX, 0x5555_5555_5555_5555, 0x8000_0020_8000_0020];
+
+/// Reads and writes everywhere in `size` bytes from `base` up, in every width.
+fn sweep(world: &mut World, base: u64, size: u64) {
+    for offset in 0..size {
+        for len in [1, 2, 4, 8] {
+            let address = base + offset;
+            let before = world.read_from(0, address, len);
+            let aligned = offset.is_multiple_of(len as u64);
+            assert_eq!(before == Err(MmioError::Unaligned(address)), !aligned, "{offset:#x}");
+            for value in VALUES {
+                let written = world.write_from(1, address, len, value);
+                assert_eq!(written.is_ok(), before.is_ok(), "{offset:#x} in {len}");
+            }
+        }
+    }
+}
+
+/// Offsets that the frame has no register at read as zero, whatever has been written.
+fn holes(world: &mut World, base: u64, offsets: &[u64]) {
+    for &offset in offsets {
+        for len in [1, 2, 4, 8] {
+            world.write_from(0, base + offset, len, u64::MAX).unwrap();
+            assert_eq!(world.read_from(0, base + offset, len), Ok(0), "{offset:#x} in {len}");
+        }
+    }
+}
+
+#[test]
+fn t24_t29_every_offset_of_the_distributor() {
+    let mut world = World::running(2);
+    let typer = world.r32(GICD + 4);
+    sweep(&mut world, GICD, 0x1_0000);
+    holes(&mut world, GICD, &[0x18, 0x20, 0xf80, 0x5000, 0xa000, 0xc000, 0xffc0]);
+    assert_eq!(world.r32(GICD + 4), typer);
+    assert_eq!(world.r32(GICD + 0xffe8) >> 4 & 0xf, 3);
+}
+
+#[test]
+fn t24_t29_every_offset_of_a_redistributor() {
+    let mut world = World::running(2);
+    let typer = world.r64(rd(1) + 8);
+    sweep(&mut world, rd(1), 0x2_0000);
+    holes(&mut world, rd(1), &[0x20, 0x80, 0x8000, SGI, SGI + 0xf80, SGI + 0xffe0]);
+    assert_eq!(world.r64(rd(1) + 8), typer);
+    // Nothing of it concerns the other vCPU.
+    assert_eq!(world.r32(rd(0)), 2, "no LPIs enabled, though vCPU 0 accessed vCPU 1's");
+    assert_eq!(world.r32(sgi(0) + 0x100), 0);
+}
+
+#[test]
+fn t29_wrong_directions_and_widths() {
+    let mut world = World::running(1);
+    for (address, len) in [
+        (GICD, 8),
+        (GICD + 0x40, 8),
+        (GICD + 0x400, 8),
+        (GICD + 0x100, 8),
+        (rd(0) + 0x10, 8),
+        (sgi(0) + 0x400, 8),
+    ] {
+        let refused = Err(MmioError::Width(address, len));
+        assert_eq!(world.read_from(0, address, len), refused);
+        assert_eq!(world.write_from(0, address, len, 1).err(), refused.err());
+    }
+    // Read-only, narrower than the register is, write-only.
+    for address in [GICD + 4, GICD + 8, rd(0) + 4, GICD + 0xffe8] {
+        let before = world.r32(address);
+        world.w32(address, !before);
+        assert_eq!(world.r32(address), before);
+    }
+    world.w8(GICD, 0);
+    assert_eq!(world.r32(GICD), 0x53);
+    assert_eq!(world.r8(GICD), 0);
+    assert_eq!(world.r32(GICD + 0x40), 0);
+    assert_eq!(world.read_from(0, GICD + 0x1_0000, 4), Err(MmioError::Unmapped(GICD + 0x1_0000)));
+}
+
+#[test]
+fn every_encoding_of_a_system_register() {
+    let known = [
+        (4, 6, 0, "rw"),
+        (12, 8, 0, "r"),
+        (12, 8, 1, "w"),
+        (12, 8, 2, "r"),
+        (12, 8, 3, "rw"),
+        (12, 8, 4, "rw"),
+        (12, 9, 0, "rw"),
+        (12, 11, 1, "w"),
+        (12, 11, 3, "r"),
+        (12, 11, 5, "w"),
+        (12, 11, 6, "w"),
+        (12, 11, 7, "w"),
+        (12, 12, 0, "r"),
+        (12, 12, 1, "w"),
+        (12, 12, 2, "r"),
+        (12, 12, 3, "rw"),
+        (12, 12, 4, "rw"),
+        (12, 12, 5, "rw"),
+        (12, 12, 6, "rw"),
+        (12, 12, 7, "rw"),
+    ];
+    let mut world = World::running(2);
+    let mut seen = 0;
+    for op0 in [0, 1, 2, 3, 7, 255] {
+        for (op1, crn) in (0..8).flat_map(|op1| (0..16).map(move |crn| (op1, crn))) {
+            for (crm, op2) in (0..16).flat_map(|crm| (0..8).map(move |op2| (crm, op2))) {
+                let reg = SysReg::new(op0, op1, crn, crm, op2);
+                let rights = known.iter().find(|k| (k.0, k.1, k.2) == (crn, crm, op2));
+                let rights = rights.filter(|_| op0 == 3 && op1 == 0).map_or("", |k| k.3);
+                seen += usize::from(!rights.is_empty());
+                let cpu = &mut world.cpus[0];
+                assert_eq!(cpu.icc_read(reg).is_some(), rights.contains('r'), "{reg:?}");
+                for value in VALUES {
+                    let written = cpu.icc_write(reg, value);
+                    assert_eq!(written.is_some(), rights.contains('w'), "{reg:?}");
+                    cpu.enter();
+                }
+            }
+        }
+    }
+    assert_eq!(seen, known.len());
+}
+
+#[test]
+fn t11_nothing_of_another_version() {
+    let mut setup = setup(&[0]);
+    assert_eq!(setup.set_cpu_interface(0x0801_0000), Err(SetupError::WrongModel));
+    let frame = vgic_core::gic::MsiFrame { base: 0x0802_0000, first: 64, count: 8 };
+    assert_eq!(setup.add_msi_frame(frame), Err(SetupError::WrongModel));
+    let mut world = World::running(1);
+    for address in [0x0801_0000, 0x0801_1000, 0x0802_0008] {
+        assert_eq!(world.read_from(0, address, 4), Err(MmioError::Unmapped(address)));
+        assert_eq!(world.write_from(0, address, 4, 1), Err(MmioError::Unmapped(address)));
+    }
+
+    let mut setup = Setup::new(40);
+    setup.create(Model::V2).unwrap();
+    setup.add_vcpu(Affinity(0)).unwrap();
+    setup.set_distributor(GICD).unwrap();
+    setup.set_cpu_interface(0x0801_0000).unwrap();
+    assert_eq!(setup.add_redistributors(GICR, 1), Err(SetupError::WrongModel));
+    assert_eq!(setup.set_extended(32, 32), Err(SetupError::WrongModel));
+    let gic: Gic<crate::Engine> = setup.init(no_kick()).unwrap();
+    let mut cpu = gic.cpu(VcpuId(0)).unwrap();
+    cpu.power_on();
+    assert_eq!(cpu.icc_read(SysReg::ICC_IAR1_EL1), None);
+    assert_eq!(cpu.icc_read(SysReg::ICC_SRE_EL1), None);
+    assert_eq!(cpu.icc_write(SysReg::ICC_PMR_EL1, 0xff), None);
+    assert_eq!(cpu.icc_write(SysReg::ICC_SGI1R_EL1, 1), None);
+    let mut data = [0; 4];
+    assert_eq!(cpu.read(GICR, &mut data), Err(MmioError::Unmapped(GICR)));
+}

@@ -1,0 +1,10 @@
+//! The register model of GICv3, as a guest on the lock-free engine sees it. One file per frame.
+
+mod dist;
+mod every;
+mod forward;
+mod redist;
+mod sysregs;
+mod world;
+
+pub(crate) type Engine = vgic_core::Vgic;

@@ -1,0 +1,208 @@
+//! The system registers.
+
+use crate::world::*;
+use vgic_core::gic::SysReg;
+
+/// A value for an SGI register: the affinity of the target's cluster and range, the list, the INTID.
+fn sgi_value(affinity: u32, list: u64, intid: u64) -> u64 {
+    let field = |shift: u32| u64::from(affinity >> shift & 0xff);
+    let range = u64::from(affinity >> 4 & 0xf);
+    field(24) << 48 | range << 44 | field(16) << 32 | intid << 24 | field(8) << 16 | list
+}
+
+const IRM: u64 = 1 << 40;
+
+#[test]
+fn resets() {
+    let mut world = World::reset(&[0]);
+    for (reg, value) in [
+        (SysReg::ICC_PMR_EL1, 0),
+        (SysReg::ICC_IAR0_EL1, 1023),
+        (SysReg::ICC_IAR1_EL1, 1023),
+        (SysReg::ICC_HPPIR0_EL1, 1023),
+        (SysReg::ICC_HPPIR1_EL1, 1023),
+        (SysReg::ICC_BPR0_EL1, 2),
+        (SysReg::ICC_BPR1_EL1, 3),
+        (SysReg::ICC_AP0R0_EL1, 0),
+        (SysReg::ICC_AP1R0_EL1, 0),
+        (SysReg::ICC_RPR_EL1, 0xff),
+        // ExtRange, RSS, A3V, 24 bits of INTID, 5 of priority.
+        (SysReg::ICC_CTLR_EL1, 0xc_8c00),
+        (SysReg::ICC_SRE_EL1, 7),
+        (SysReg::ICC_IGRPEN0_EL1, 0),
+        (SysReg::ICC_IGRPEN1_EL1, 0),
+    ] {
+        assert_eq!(world.icc_of(0, reg), value, "{reg:?}");
+    }
+}
+
+#[test]
+fn registers_hold_what_is_written() {
+    let mut world = World::reset(&[0]);
+    for (reg, written, read) in [
+        (SysReg::ICC_PMR_EL1, u64::MAX, 0xf8),
+        (SysReg::ICC_BPR0_EL1, 5, 5),
+        (SysReg::ICC_BPR1_EL1, u64::MAX, 7),
+        (SysReg::ICC_AP0R0_EL1, 1 << 4, 1 << 4),
+        (SysReg::ICC_AP1R0_EL1, 1 << 3, 1 << 3),
+        (SysReg::ICC_CTLR_EL1, u64::MAX, 0xc_8c03),
+        (SysReg::ICC_SRE_EL1, 0, 7),
+        (SysReg::ICC_IGRPEN0_EL1, u64::MAX, 1),
+        (SysReg::ICC_IGRPEN1_EL1, 1, 1),
+    ] {
+        world.icc(0, reg, written);
+        assert_eq!(world.icc_of(0, reg), read, "{reg:?}");
+    }
+    assert_eq!(world.icc_of(0, SysReg::ICC_RPR_EL1), 3 << 3);
+    world.cpus[0].power_off();
+    assert_eq!(world.icc_of(0, SysReg::ICC_PMR_EL1), 0, "reset by power");
+}
+
+#[test]
+fn acknowledge_and_end() {
+    let mut world = World::running(1);
+    world.enable_spi(40);
+    world.edge(40);
+    world.cpus[0].enter();
+    assert!(world.cpus[0].irq_line() && !world.cpus[0].fiq_line());
+    assert_eq!(world.icc_of(0, SysReg::ICC_HPPIR1_EL1), 40);
+    assert_eq!(world.icc_of(0, SysReg::ICC_IAR0_EL1), 1023);
+    assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 40);
+    assert_eq!(world.icc_of(0, SysReg::ICC_RPR_EL1), 0x80);
+    assert!(!world.cpus[0].irq_line());
+    world.icc(0, SysReg::ICC_EOIR1_EL1, 40);
+    assert_eq!(world.icc_of(0, SysReg::ICC_RPR_EL1), 0xff);
+    // Group 0.
+    world.w32(GICD + 0x84, 0);
+    world.edge(40);
+    world.cpus[0].enter();
+    assert!(!world.cpus[0].irq_line() && world.cpus[0].fiq_line());
+    assert_eq!(world.icc_of(0, SysReg::ICC_IAR0_EL1), 40);
+    world.icc(0, SysReg::ICC_EOIR0_EL1, 40);
+    assert_eq!(world.take0(0), []);
+}
+
+#[test]
+fn deactivation_apart_from_the_priority_drop() {
+    let mut world = World::running(1);
+    world.icc(0, SysReg::ICC_CTLR_EL1, 2);
+    world.enable_spi(40);
+    world.edge(40);
+    world.cpus[0].enter();
+    assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 40);
+    world.icc(0, SysReg::ICC_EOIR1_EL1, 40);
+    world.edge(40);
+    world.cpus[0].enter();
+    assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 1023, "active");
+    for special in [1020, 1023, 8192, 0xff_ffff, u64::MAX, 4000, 41] {
+        world.icc(0, SysReg::ICC_DIR_EL1, special);
+        world.cpus[0].enter();
+        assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 1023, "still active");
+    }
+    world.icc(0, SysReg::ICC_DIR_EL1, 40);
+    world.cpus[0].enter();
+    assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 40);
+    // With EOImode 0, DIR does nothing.
+    world.icc(0, SysReg::ICC_CTLR_EL1, 0);
+    world.icc(0, SysReg::ICC_DIR_EL1, 40);
+    assert_eq!(world.icc_of(0, SysReg::ICC_RPR_EL1), 0x80);
+    world.edge(40);
+    world.cpus[0].enter();
+    world.icc(0, SysReg::ICC_EOIR1_EL1, 40);
+    assert_eq!(world.take(0), [40]);
+}
+
+#[test]
+fn deactivation_at_another_vcpu() {
+    let mut world = World::running(2);
+    for n in [0, 1] {
+        world.icc(n, SysReg::ICC_CTLR_EL1, 2);
+    }
+    world.enable_spi(40);
+    world.edge(40);
+    world.cpus[0].enter();
+    assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 40);
+    world.icc(0, SysReg::ICC_EOIR1_EL1, 40);
+    world.cpus[0].exit();
+    world.edge(40);
+    world.icc(1, SysReg::ICC_DIR_EL1, 40);
+    world.cpus[0].enter();
+    assert_eq!(world.icc_of(0, SysReg::ICC_IAR1_EL1), 40, "no longer active, and pending again");
+}
+
+#[test]
+fn t29_sgis_to_a_list() {
+    // Two clusters, one of them far away, and a vCPU in the upper range of affinity level 0.
+    let affinities = [0x00, 0x01, 0x0f, 0x25, 0x0102_0300, 0x0102_0301, 0x0002_0301, 0x0102_0201];
+    let mut world = World::reset(&affinities);
+    world.start();
+    for n in 0..8 {
+        world.w32(sgi(n) + 0x100, 0xffff);
+    }
+    let mut send = |from: usize, value: u64| -> Vec<usize> {
+        world.icc(from, SysReg::ICC_SGI1R_EL1, value);
+        (0..8).filter(|&n| world.take(n) == [value >> 24 & 0xf]).collect()
+    };
+    assert_eq!(send(0, sgi_value(0x00, 0b10, 7)), [1]);
+    assert_eq!(send(0, sgi_value(0x00, 0b01, 7)), [0], "itself");
+    assert_eq!(send(3, sgi_value(0x00, 0xffff, 15)), [0, 1, 2]);
+    assert_eq!(send(3, sgi_value(0x20, 1 << 5, 0)), [3]);
+    assert_eq!(send(0, sgi_value(0x20, 0xffff, 0)), [3]);
+    assert_eq!(send(0, sgi_value(0x0102_0300, 0b11, 3)), [4, 5]);
+    assert_eq!(send(0, sgi_value(0x0102_0300, 0b10, 3)), [5]);
+    assert_eq!(send(5, sgi_value(0x0002_0300, 0xffff, 3)), [6]);
+    assert_eq!(send(5, sgi_value(0x0102_0200, 0xffff, 3)), [7]);
+    // Nobody is there.
+    assert_eq!(send(0, sgi_value(0x0900_0000, 0xffff, 1)), []);
+    assert_eq!(send(0, sgi_value(0x10, 0xffff, 1)), []);
+    assert_eq!(send(0, sgi_value(0x00, 0, 1)), []);
+}
+
+#[test]
+fn t29_sgis_to_all_but_the_sender() {
+    let mut world = World::reset(&[0, 1, 0x0100_0000, 0x0102_0304]);
+    world.start();
+    for n in 0..4 {
+        world.w32(sgi(n) + 0x100, 0xffff);
+    }
+    // The affinities and the list do not count.
+    for rest in [0, sgi_value(0x0a0b_0c0d, 0xffff, 0)] {
+        world.icc(2, SysReg::ICC_SGI1R_EL1, IRM | 9 << 24 | rest);
+        assert_eq!([0, 1, 2, 3].map(|n| world.take(n)), [vec![9], vec![9], vec![], vec![9]]);
+    }
+}
+
+#[test]
+fn t24_sgi_values_of_all_ones() {
+    let mut world = World::running(2);
+    for reg in [SysReg::ICC_SGI0R_EL1, SysReg::ICC_SGI1R_EL1, SysReg::ICC_ASGI1R_EL1] {
+        for value in [u64::MAX, !IRM, 0xf0f0_0000, 1 << 63] {
+            world.icc(0, reg, value);
+        }
+    }
+    world.w32(sgi(1) + 0x100, u32::MAX);
+    assert_eq!(world.take(1), [15], "INTID has four bits; the rest is no part of it");
+}
+
+#[test]
+fn an_sgi_is_generated_in_the_group_that_its_target_has_it_in() {
+    let mut world = World::running(2);
+    world.w32(sgi(1) + 0x100, 0xffff);
+    // SGI 1 is in Group 1, SGI 0 in Group 0.
+    world.w32(sgi(1) + 0x80, 0b10);
+    for (reg, intid, taken) in [
+        (SysReg::ICC_SGI1R_EL1, 1, true),
+        (SysReg::ICC_SGI1R_EL1, 0, false),
+        (SysReg::ICC_SGI0R_EL1, 1, false),
+        (SysReg::ICC_SGI0R_EL1, 0, true),
+        (SysReg::ICC_ASGI1R_EL1, 1, false),
+        (SysReg::ICC_ASGI1R_EL1, 0, true),
+    ] {
+        for to in [IRM, 0b10] {
+            world.icc(0, reg, to | intid << 24);
+            let expected = if taken { vec![intid] } else { vec![] };
+            let got = if intid == 1 { world.take(1) } else { world.take0(1) };
+            assert_eq!(got, expected, "{reg:?} {intid}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The tests of `gicv3` on the locked engine.
+#![cfg(feature = "locked")]
+
+#[path = "gicv3/dist.rs"]
+mod dist;
+#[path = "gicv3/every.rs"]
+mod every;
+#[path = "gicv3/forward.rs"]
+mod forward;
+#[path = "gicv3/redist.rs"]
+mod redist;
+#[path = "gicv3/sysregs.rs"]
+mod sysregs;
+#[path = "gicv3/world.rs"]
+mod world;
+
+pub(crate) type Engine = vgic_core::locked::LockedVgic;
