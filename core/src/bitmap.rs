@@ -169,6 +169,12 @@ impl PendingWord {
         self.0.fetch_or(0, Ordering::AcqRel) & lane.pending() != 0
     }
 
+    /// Whether it was cleared since its owner looked: what the owner has taken of it is not pending any more.
+    pub(crate) fn is_cleared(&self, lane: Lane) -> bool {
+        // Acquire: pairs with `clear`.
+        self.0.load(Ordering::Acquire) & lane.cleared() != 0
+    }
+
     /// All pending lanes, one bit each.
     fn lanes(&self) -> u32 {
         // Acquire: pairs with `set`.

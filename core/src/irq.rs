@@ -128,6 +128,16 @@ impl Irq {
         self.pending().is_pending(self.lane()) || self.control().load().asserted()
     }
 
+    /// Whether what its owner has of it in a list register was cleared, or taken back by its sender, and the owner has not looked since.
+    pub(crate) fn is_taken_back(&self) -> bool {
+        let control = self.control().load();
+        if control.is_sent() {
+            control.is_recalled(control.sender())
+        } else {
+            self.pending().is_cleared(self.lane())
+        }
+    }
+
     /// The vCPU whose mailbox a change of this interrupt goes to: its owner's, or else its target's.
     pub(crate) fn destination(&self) -> VcpuId {
         self.state.load().owner().unwrap_or_else(|| self.control().load().target())

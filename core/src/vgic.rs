@@ -458,7 +458,9 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn is_pending(&self, wired: Wired) -> Result<bool, Error> {
         let irq = self.shared.wired(wired)?;
-        Ok(self.shared.hub.observe(irq, |state| irq.looks_pending() || state.is_latched()))
+        Ok(self.shared.hub.observe(irq, |state| {
+            irq.looks_pending() || (state.is_latched() && !irq.is_taken_back())
+        }))
     }
 
     fn is_active(&self, wired: Wired) -> Result<bool, Error> {
@@ -490,7 +492,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
         Ok(self.shared.hub.observe(irq, |state| {
             let control = irq.control().load();
             let sender = control.sender();
-            let offered = state.is_latched() && !control.is_recalled(sender);
+            let offered = state.is_latched() && control.is_sent() && !control.is_recalled(sender);
             control.senders() | if offered { 1 << sender } else { 0 }
         }))
     }

@@ -2,10 +2,8 @@
 
 mod bits;
 pub(crate) mod dist;
-pub(crate) mod layout;
-pub(crate) mod lpis;
-pub(crate) mod redist;
 mod layout;
+pub(crate) mod lpis;
 pub(crate) mod redist;
 pub(crate) mod state;
 pub(crate) mod sysregs;

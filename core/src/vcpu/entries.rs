@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) latch: Latch,
     /// Its INTID names its sender, so it stands for no other one.
     sent: bool,
+    /// It is tied to a physical interrupt, which the guest deactivates with it.
+    tied: bool,
     /// When it is deactivated, it may still be pending.
     pub(super) recheck: bool,
 }
@@ -140,8 +142,13 @@ impl<R: Reclaim> VcpuInterface<R> {
             return;
         }
         if active {
-            entry.want = entry.want.with_state(LrState::Active);
-            return self.review(n);
+            if entry.owned.control().load().target() == self.id {
+                entry.want = entry.want.with_state(LrState::Active);
+                self.review(n);
+            } else if let Some(entry) = self.remove_entry(n) {
+                self.settle_active(entry.withdraw());
+            }
+            return;
         }
         if let Some(entry) = self.remove_entry(n) {
             let owned = entry.withdraw();
@@ -202,8 +209,8 @@ impl<R: Reclaim> VcpuInterface<R> {
             return self.offer_wired(lr, owned, control);
         }
         if owned.pending().take(owned.lane()).pending {
-            let (latch, sent, recheck) = (Latch::Bit, false, false);
-            self.push_entry(Entry { owned, want: lr, latch, sent, recheck });
+            let (sent, tied, recheck) = (false, false, false);
+            self.push_entry(Entry { owned, want: lr, latch: Latch::Bit, sent, tied, recheck });
         }
         // Otherwise it was cleared since it was taken in.
     }
@@ -235,7 +242,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         if control.is_sent() && !sent {
             owned.control().update(|c| c.with_sent(false));
         }
-        let mut entry = Entry { owned, want, latch, sent, recheck: sent };
+        let tied = want.hw().is_some();
+        let mut entry = Entry { owned, want, latch, sent, tied, recheck: sent };
         if more || (level && !cfg!(mutant = "level_not_sampled_again")) {
             entry.ask_for_end();
         }
@@ -256,7 +264,8 @@ impl<R: Reclaim> VcpuInterface<R> {
             None => lr,
         };
         let want = lr.with_state(LrState::Active);
-        let mut entry = Entry { owned, want, latch: Latch::None, sent, recheck: true };
+        let tied = want.hw().is_some();
+        let mut entry = Entry { owned, want, latch: Latch::None, sent, tied, recheck: true };
         entry.ask_for_end();
         self.push_entry(entry);
         self.review(self.used - 1);
@@ -324,18 +333,17 @@ impl<R: Reclaim> VcpuInterface<R> {
         // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
         if recheck {
             self.unflushed = true;
-            self.sample_phys(&owned);
             self.settle(owned);
         } else {
             drop(owned);
         }
     }
 
-    /// Asks for the level of a physical interrupt, which the guest has deactivated itself.
-    fn sample_phys(&self, owned: &Owned) {
+    /// Asks for the level of an interrupt whose physical one the guest has deactivated.
+    #[cold]
+    fn sample(&self, owned: &Owned) {
         let control = owned.control().load();
-        if control.phys().is_some()
-            && control.trigger() == Trigger::Level
+        if control.trigger() == Trigger::Level
             && let Some(high) = self.shared.hub.input_level(self.wired(owned))
         {
             owned.control().update(|c| c.with_line(high));
@@ -346,6 +354,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     pub(super) fn end_phys(&self, owned: &Owned) {
         if let Some(pintid) = owned.control().load().phys() {
             self.shared.hub.deactivate_phys(pintid);
+            self.sample(owned);
         }
     }
 
@@ -363,6 +372,9 @@ impl<R: Reclaim> VcpuInterface<R> {
             let state = entry.want.state();
             if state == LrState::Invalid {
                 entry.owned.set_place(Place::Nowhere);
+                if entry.tied {
+                    self.sample(&entry.owned);
+                }
                 self.finish(entry.owned, entry.recheck);
                 continue;
             }

@@ -161,14 +161,24 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn settle_in(&mut self, owned: Owned, state: State) {
         if state.is_active() {
             // It was active when its vCPU was powered off, or someone has made it so.
-            let level = owned.level();
-            return self.spilled.push_front(level, owned);
+            return self.settle_active(owned);
         }
         match self.verdict(&owned, state) {
             Verdict::Offer(level) => self.ready.push_back(level, owned),
             Verdict::Elsewhere if cfg!(mutant = "elsewhere_dropped") => drop(owned),
             Verdict::Elsewhere => self.hand_over(owned),
             Verdict::Idle => drop(owned),
+        }
+    }
+
+    /// Puts an interrupt where it belongs that is active, but not through this vCPU's guest: to its target.
+    #[cold]
+    fn settle_active(&mut self, owned: Owned) {
+        let control = owned.control().load();
+        if control.target() == self.id {
+            self.spilled.push_front(control.priority().level() as u8, owned);
+        } else if let Some(posted) = owned.hand_over(true) {
+            self.shared.hub.post(posted);
         }
     }
 
@@ -221,7 +231,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             Place::Ready(level) if changed == Some(true) => {
                 // SAFETY: its place says so.
                 let owned = unsafe { self.ready.remove(level, irq) };
-                self.spilled.push_front(level, owned);
+                self.settle_active(owned);
             }
             Place::Ready(level) => {
                 // One that stays at its level keeps its turn.
