@@ -142,7 +142,12 @@ impl<E: Engine> GicCpu<E> {
 
     /// What follows from a write to a DIR register of an INTID that can be deactivated: wherever it is active.
     pub(crate) fn deactivate(&mut self, intid: Intid) {
-        if let Some(done) = self.cpu.deactivate(intid) {
+        self.deactivate_listed(intid, intid);
+    }
+
+    /// The same for an interrupt that a list register knows as `listed`: GICv2's SGIs have their sources there.
+    pub(crate) fn deactivate_listed(&mut self, listed: Intid, intid: Intid) {
+        if let Some(done) = self.cpu.deactivate(listed) {
             return self.end_phys(Some(done));
         }
         // Nothing waits for this vCPU while it waits for another.

@@ -106,7 +106,7 @@ pub struct MsiFrame {
 
 /// Size and alignment of a GICD or GICC frame of GICv2.
 const V2_FRAME: (u64, u64) = (0x1000, 0x1000);
-/// GICC's second page holds GICC_DIR (IHI 0048B, 4.4.18).
+/// GICC's second page holds GICC_DIR (IHI 0048B, 4.4.15).
 const V2_CPU_SIZE: u64 = 0x2000;
 /// Size of a GICv3 frame; RD_base and SGI_base are two of them (IHI 0069, 12.10).
 const V3_FRAME: u64 = 0x1_0000;
@@ -347,6 +347,9 @@ impl Setup {
         for vcpu in (0..vcpus).map(VcpuId) {
             // Nothing is forwarded until the guest enables it.
             injector.update_gates(vcpu, |_| Gates::CLOSED)?;
+        }
+        if let Frames::V2 { dist, v2m } = &frames {
+            dist.reset(&injector, vcpus, v2m.iter().flat_map(V2m::spis))?;
         }
         Ok(Gic(Arc::new(Shared {
             engine,

@@ -244,7 +244,7 @@ fn check<K: Copy>(
     write: bool,
 ) -> Result<Checked<'_, K>, MmioError> {
     let width = Width::of(bytes).ok_or(MmioError::Width(offset.into(), bytes))?;
-    if offset % width.bytes() != 0 {
+    if !offset.is_multiple_of(width.bytes()) {
         return Err(MmioError::Unaligned(offset.into()));
     }
     let Some(reg) = find(layout, offset) else { return Ok(Checked::Reserved) };
