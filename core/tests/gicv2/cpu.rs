@@ -140,9 +140,14 @@ fn lines() {
 // 3.3.3, 4.4.3, 4.4.8: which bits of a priority preempt.
 #[test]
 fn binary_points() {
-    for (ctlr, bpr, abpr, preempts) in
-        [(0, 4, 7, true), (0, 5, 3, false), (ACK_CTL | CBPR, 4, 7, true)]
-    {
+    for (ctlr, bpr, abpr, preempts) in [
+        (0, 3, 3, true),
+        // Both are 0x20.
+        (0, 4, 3, false),
+        // The running one is 0x00.
+        (0, 3, 7, false),
+        (CBPR, 3, 7, true),
+    ] {
         let mut w = both_groups(EN0 | EN1 | ctlr, [0x20, 0x30]);
         w.set(0, BPR, bpr);
         w.set(0, ABPR, abpr);

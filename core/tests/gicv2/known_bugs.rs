@@ -209,7 +209,7 @@ fn t11_frames_of_the_other_model_are_absent() {
     impl Kick for NoKick {
         fn kick(&self, _: VcpuId) {}
     }
-    let gic = v3.init::<vgic_core::Vgic>(Arc::new(NoKick)).unwrap();
+    let gic = v3.init::<crate::Vgic>(Arc::new(NoKick)).unwrap();
     let mut cpu = gic.cpu(VcpuId(0)).unwrap();
     assert!(cpu.read(GICC, &mut [0; 4]).is_err());
 }

@@ -1,4 +1,6 @@
-//! The register model of GICv2, as a guest sees it (IHI 0048B).
+//! The register model of GICv2, as a guest sees it (IHI 0048B), on the lock-free engine.
+
+type Vgic = vgic_core::Vgic;
 
 mod conformance;
 mod cpu;

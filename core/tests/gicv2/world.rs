@@ -1,11 +1,14 @@
 //! A GICv2 machine on one thread: every vCPU is in the guest only while it performs an access.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use vgic_core::MmioError;
 use vgic_core::engine::*;
 use vgic_core::gic::*;
 use vgic_core::ids::*;
-use vgic_core::{MmioError, Vgic, VgicInjector};
+
+use crate::Vgic;
 
 pub(crate) const GICD: u64 = 0x0800_0000;
 pub(crate) const GICC: u64 = 0x0801_0000;
@@ -57,17 +60,26 @@ pub(crate) const EOI_MODE: u32 = 1 << 9;
 /// What an acknowledge returns when there is nothing.
 pub(crate) const NONE: u32 = 1023;
 
-struct NoKick;
+/// A bit for each vCPU that was kicked.
+#[derive(Default)]
+struct Kicks(AtomicU64);
 
-impl Kick for NoKick {
-    fn kick(&self, _: VcpuId) {}
+impl Kick for Kicks {
+    fn kick(&self, vcpu: VcpuId) {
+        self.0.fetch_or(1 << vcpu.0, Ordering::SeqCst);
+    }
+
     fn wait_for_exit(&self, vcpu: VcpuId, done: &dyn Fn() -> bool) {
         assert!(done(), "{vcpu:?} is in the guest, on this thread");
     }
 }
 
-/// The machine, with frames for MSIs (16 SPIs from 40 up) if there are that many SPIs.
+/// The machine, with frames for MSIs (the 16 SPIs from 80 up) if there are that many SPIs.
 pub(crate) fn machine(vcpus: u16, spis: u16) -> Gic<Vgic> {
+    machine_with(vcpus, spis, Arc::default())
+}
+
+fn machine_with(vcpus: u16, spis: u16, kicks: Arc<Kicks>) -> Gic<Vgic> {
     let mut setup = Setup::new(40);
     setup.create(Model::V2).unwrap();
     for vcpu in 0..vcpus {
@@ -76,26 +88,28 @@ pub(crate) fn machine(vcpus: u16, spis: u16) -> Gic<Vgic> {
     setup.set_spis(spis).unwrap();
     setup.set_distributor(GICD).unwrap();
     setup.set_cpu_interface(GICC).unwrap();
-    if spis >= 32 {
-        setup.add_msi_frame(MsiFrame { base: V2M, first: 40, count: 16 }).unwrap();
+    if spis >= 64 {
+        setup.add_msi_frame(MsiFrame { base: V2M, first: 80, count: 16 }).unwrap();
     }
-    setup.init(Arc::new(NoKick)).unwrap()
+    setup.init(kicks).unwrap()
 }
 
 pub(crate) struct World {
     // Before `gic`, as a VMM would have it.
     pub(crate) cpus: Vec<GicCpu<Vgic>>,
-    pub(crate) injector: VgicInjector,
+    pub(crate) injector: <Vgic as Engine>::Injector,
     pub(crate) gic: Gic<Vgic>,
+    kicks: Arc<Kicks>,
 }
 
 impl World {
     /// After a reset, all vCPUs on.
     pub(crate) fn new(vcpus: u16, spis: u16) -> Self {
-        let gic = machine(vcpus, spis);
+        let kicks = Arc::<Kicks>::default();
+        let gic = machine_with(vcpus, spis, Arc::clone(&kicks));
         let mut cpus: Vec<_> = (0..vcpus).map(|v| gic.cpu(VcpuId(v)).unwrap()).collect();
         cpus.iter_mut().for_each(GicCpu::power_on);
-        Self { cpus, injector: gic.engine().injector().unwrap(), gic }
+        Self { cpus, injector: gic.engine().injector().unwrap(), gic, kicks }
     }
 
     /// As a guest has it that has initialised all its CPUs: Group 0 enabled everywhere, no priority masked.
@@ -109,13 +123,28 @@ impl World {
         w
     }
 
+    /// Every vCPU that was kicked looks at its interrupts, and so does this one.
+    fn enter(&mut self, cpu: usize) {
+        loop {
+            let kicked = self.kicks.0.swap(0, Ordering::SeqCst);
+            if kicked == 0 {
+                break;
+            }
+            for other in (0..self.cpus.len()).filter(|n| kicked >> n & 1 != 0) {
+                self.cpus[other].enter();
+                self.cpus[other].exit();
+            }
+        }
+        self.cpus[cpu].enter();
+    }
+
     pub(crate) fn try_get<const N: usize>(
         &mut self,
         cpu: usize,
         address: u64,
     ) -> Result<[u8; N], MmioError> {
         let mut data = [0xee; N];
-        self.cpus[cpu].enter();
+        self.enter(cpu);
         let result = self.cpus[cpu].read(address, &mut data);
         self.cpus[cpu].exit();
         result.map(|()| data)
@@ -127,7 +156,7 @@ impl World {
         address: u64,
         data: &[u8],
     ) -> Result<(), MmioError> {
-        self.cpus[cpu].enter();
+        self.enter(cpu);
         let result = self.cpus[cpu].write(address, data);
         self.cpus[cpu].exit();
         result
@@ -186,13 +215,13 @@ impl World {
     }
 
     pub(crate) fn irq(&mut self, cpu: usize) -> bool {
-        self.cpus[cpu].enter();
+        self.enter(cpu);
         self.cpus[cpu].exit();
         self.cpus[cpu].irq_line()
     }
 
     pub(crate) fn fiq(&mut self, cpu: usize) -> bool {
-        self.cpus[cpu].enter();
+        self.enter(cpu);
         self.cpus[cpu].exit();
         self.cpus[cpu].fiq_line()
     }
