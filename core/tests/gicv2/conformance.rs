@@ -128,10 +128,10 @@ fn byte_accesses(w: &mut World, address: u64, write: u8, mask: u8) {
     assert_eq!(w.get(0, address), u32::from(write & mask) << 8);
     w.set(0, address, 0x4030_2010);
     for n in 0..4 {
-        assert_eq!(w.get8(0, address + n), (n as u8 + 1) * 0x10 & mask);
+        assert_eq!(w.get8(0, address + n), ((n as u8 + 1) * 0x10) & mask);
     }
     w.set8(0, address + 2, 0);
-    assert_eq!(w.get(0, address), 0x4000_2010 & u32::from(mask) * 0x0101_0101);
+    assert_eq!(w.get(0, address), 0x4000_2010 & (u32::from(mask) * 0x0101_0101));
 }
 
 // mmio: targets of CPUs that do not exist are masked.
