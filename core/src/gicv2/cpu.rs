@@ -17,6 +17,7 @@ use crate::cpuif::CpuInterface;
 use crate::engine::Engine;
 use crate::gic::GicCpu;
 use crate::ids::{Group, Intid, SPI_END, SPURIOUS};
+use crate::lr::ListRegisters;
 use crate::mmio::{Frame, Reg};
 
 /// The interrupt that is to be acknowledged is in Group 1, and this register does not show it (3.2.5 and 4.4.4).
@@ -125,6 +126,10 @@ impl<E: Engine> GicCpu<E> {
             Some(Group::Group1) => cpu.eoir1(listed(value)),
             _ => None,
         };
+        // It has no list register. Which one it was is known here, and not only how many there were.
+        if cpu.take_eoi_count() != 0 {
+            self.deactivate_here(intid(value));
+        }
         self.end_phys(done);
     }
 

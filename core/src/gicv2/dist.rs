@@ -14,7 +14,7 @@
 //! sees, after it, everything that was done before the earlier one, and with it the value that the earlier one's writer
 //! left. The thread of the last update of all therefore sees the last value of all, and stops only if that is the one that it used.
 //! The accesses here add nothing to this order, and are Relaxed. A writer starts again only if another has made progress: this
-//! is lock-free. Test: `concurrent_writers_converge`.
+//! is lock-free. Tests: `settles_on_the_present_value`, `concurrent_writers_converge`.
 //!
 //! What the architecture leaves open:
 //!
@@ -257,12 +257,11 @@ impl DistV2 {
     fn write_config<E: Engine>(&self, cx: &Cx<'_, E>, index: u32, value: u64, mask: u64) {
         // Bit 0 of each pair is RAZ/WI: it told the handling model once.
         for n in (0..16).filter(|n| mask >> (2 * n + 1) & 1 != 0) {
-            let wired = wired(cx, 16 * index + n);
             let edge = value >> (2 * n + 1) & 1 != 0;
             let trigger = if edge { Trigger::Edge } else { Trigger::Level };
-            if !is_sgi(wired) {
-                let _ = cx.injector.update(wired, |config| WiredConfig { trigger, ..config });
-            }
+            // SGIs stay edge-triggered whatever the engine is told.
+            let configure = |config| WiredConfig { trigger, ..config };
+            let _ = cx.injector.update(wired(cx, 16 * index + n), configure);
         }
     }
 
@@ -385,5 +384,44 @@ impl<E: Engine> Frame<Cx<'_, E>> for &DistV2 {
             }
             Dist::Typer | Dist::Iidr | Dist::Id => {}
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use core::cell::RefCell;
+
+    /// Another writer comes while the engine is told: it is told once more, and no longer.
+    #[test]
+    fn settles_on_the_present_value() {
+        let kept = AtomicU32::new(1);
+        let told = RefCell::new(alloc::vec::Vec::new());
+        settle(&kept, |value| {
+            told.borrow_mut().push(value);
+            if value < 3 {
+                kept.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        assert_eq!(*told.borrow(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_route_without_targets_is_not_enabled() {
+        let config = WiredConfig {
+            enabled: false,
+            priority: Priority::new(0x40),
+            group: Group::Group1,
+            trigger: Trigger::Level,
+            target: VcpuId(5),
+        };
+        let enabled = |target| WiredConfig { enabled: true, target: VcpuId(target), ..config };
+        assert_eq!(
+            Route(Route::ENABLED).apply(enabled(1)),
+            WiredConfig { target: VcpuId(1), ..config }
+        );
+        assert_eq!(Route(Route::ENABLED | 0x80).apply(config), enabled(7));
+        assert_eq!(Route(Route::ENABLED | 0x06).apply(config), enabled(1));
+        assert_eq!(Route(0x01).apply(enabled(3)), WiredConfig { target: VcpuId(0), ..config });
     }
 }

@@ -41,9 +41,9 @@ impl<E: Engine> Frame<Cx<'_, E>> for &V2m {
         }
     }
 
-    fn write(&mut self, cx: &Cx<'_, E>, kind: Msi, _index: u32, value: u64, mask: u64) {
-        // The upper half alone names no SPI.
-        if kind == Msi::SetSpi && mask & SPI_MASK != 0 {
+    fn write(&mut self, cx: &Cx<'_, E>, kind: Msi, _index: u32, value: u64, _mask: u64) {
+        if kind == Msi::SetSpi {
+            // A write of the upper half alone names INTID 0, which no frame has.
             let spi = (value & SPI_MASK) as u32;
             // What belongs to another frame, or to a wire, is not this frame's to raise.
             if spi >= self.first && spi - self.first < self.count {

@@ -273,3 +273,27 @@ fn power_off_resets() {
     assert!(w.irq(0));
     assert_eq!(w.get(0, IAR), 33);
 }
+
+// With more active interrupts than list registers, each end is about the interrupt that it names.
+#[test]
+fn ends_without_a_list_register() {
+    let mut w = World::with_lrs(1, 64, 1).set_up();
+    for (intid, priority) in [(33, 0x80), (34, 0x40), (35, 0x20)] {
+        w.set8(0, IPRIORITYR + u64::from(intid), priority);
+        w.edge(intid);
+        w.enable(intid, 0);
+        w.set_bit(0, ISPENDR, intid);
+        assert_eq!(w.get(0, IAR), intid);
+    }
+    let active = |w: &mut World| w.get(0, ISACTIVER + 4) >> 1;
+    assert_eq!(active(&mut w), 0b111);
+    // Not active any more when it is ended: nothing else is deactivated instead.
+    w.set_bit(0, ICACTIVER, 35);
+    w.set(0, EOIR, 35);
+    assert_eq!((active(&mut w), w.get(0, RPR)), (0b011, 0x40));
+    // In the wrong order (4.4.5: UNPREDICTABLE): the priorities come down in their order.
+    w.set(0, EOIR, 33);
+    assert_eq!(w.get(0, RPR), 0x80);
+    w.set(0, EOIR, 34);
+    assert_eq!(w.get(0, RPR), 0xff);
+}

@@ -76,16 +76,17 @@ impl Kick for Kicks {
 
 /// The machine, with frames for MSIs (the 16 SPIs from 80 up) if there are that many SPIs.
 pub(crate) fn machine(vcpus: u16, spis: u16) -> Gic<Vgic> {
-    machine_with(vcpus, spis, Arc::default())
+    machine_with(vcpus, spis, 16, Arc::default())
 }
 
-fn machine_with(vcpus: u16, spis: u16, kicks: Arc<Kicks>) -> Gic<Vgic> {
+fn machine_with(vcpus: u16, spis: u16, lrs: usize, kicks: Arc<Kicks>) -> Gic<Vgic> {
     let mut setup = Setup::new(40);
     setup.create(Model::V2).unwrap();
     for vcpu in 0..vcpus {
         setup.add_vcpu(Affinity(vcpu.into())).unwrap();
     }
     setup.set_spis(spis).unwrap();
+    setup.set_lrs(lrs).unwrap();
     setup.set_distributor(GICD).unwrap();
     setup.set_cpu_interface(GICC).unwrap();
     if spis >= 64 {
@@ -105,8 +106,13 @@ pub(crate) struct World {
 impl World {
     /// After a reset, all vCPUs on.
     pub(crate) fn new(vcpus: u16, spis: u16) -> Self {
+        Self::with_lrs(vcpus, spis, 16)
+    }
+
+    /// The same with fewer list registers.
+    pub(crate) fn with_lrs(vcpus: u16, spis: u16, lrs: usize) -> Self {
         let kicks = Arc::<Kicks>::default();
-        let gic = machine_with(vcpus, spis, Arc::clone(&kicks));
+        let gic = machine_with(vcpus, spis, lrs, Arc::clone(&kicks));
         let mut cpus: Vec<_> = (0..vcpus).map(|v| gic.cpu(VcpuId(v)).unwrap()).collect();
         cpus.iter_mut().for_each(GicCpu::power_on);
         Self { cpus, injector: gic.engine().injector().unwrap(), gic, kicks }
@@ -114,13 +120,16 @@ impl World {
 
     /// As a guest has it that has initialised all its CPUs: Group 0 enabled everywhere, no priority masked.
     pub(crate) fn ready(vcpus: u16, spis: u16) -> Self {
-        let mut w = Self::new(vcpus, spis);
-        w.set(0, CTLR, 3);
-        for cpu in 0..vcpus.into() {
-            w.set(cpu, C_CTLR, EN0);
-            w.set(cpu, PMR, 0xff);
+        Self::new(vcpus, spis).set_up()
+    }
+
+    pub(crate) fn set_up(mut self) -> Self {
+        self.set(0, CTLR, 3);
+        for cpu in 0..self.cpus.len() {
+            self.set(cpu, C_CTLR, EN0);
+            self.set(cpu, PMR, 0xff);
         }
-        w
+        self
     }
 
     /// Every vCPU that was kicked looks at its interrupts, and so does this one.
