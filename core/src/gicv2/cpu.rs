@@ -1,5 +1,5 @@
 //! The CPU interface, GICC (IHI 0048B, 4.4), as a guest without the Security Extensions sees it: one security state, both
-//! groups (2.3.1, 3.9).
+//! groups (2.3, 3.4).
 //!
 //! The list registers and the priority rules are the virtual CPU interface's ([`CpuInterface`]); here is what
 //! memory-mapped registers make of it: one acknowledge register for both groups, and its alias for Group 1.
@@ -46,7 +46,7 @@ pub(crate) struct CpuV2 {
 }
 
 impl CpuV2 {
-    /// Whether the IRQ output is asserted: by Group 1, and by Group 0 unless that is FIQs (2.3.1).
+    /// Whether the IRQ output is asserted: by Group 1, and by Group 0 unless that is FIQs (2.3).
     pub(crate) fn irq_line(&self, cpu: &CpuInterface) -> bool {
         // The virtual CPU interface signals Group 1 as IRQs and Group 0 as FIQs.
         cpu.irq_line() || (!self.fiq_en && cpu.fiq_line())
@@ -148,7 +148,7 @@ impl<E: Engine> Frame<()> for GicCpu<E> {
 
     fn read(&mut self, (): &(), kind: Cpu, index: u32) -> u64 {
         let (v2, cpu) = self.parts();
-        // Active priorities: one register of each group, as there are 32 group priorities (4.4.12, table 4-42).
+        // Active priorities: one register of each group, as there are 32 group priorities (4.4.12).
         let value = match kind {
             Cpu::Ctlr => v2.ctlr(cpu),
             Cpu::Pmr => cpu.pmr(),

@@ -10,7 +10,7 @@
 //! value, and does so again until that value has not changed meanwhile. Whichever order writers come in, the
 //! engine's last configuration is the one that follows from the last value:
 //!
-//! The engine's update is itself a read-modify-write with Acquire and Release of one place. So of two updates the later one's thread
+//! The engine's update is itself a read-modify-write with Acquire and Release of one place (for GICD_CTLR, of one place for each vCPU, to each of which this applies). So of two updates of one place the later one's thread
 //! sees, after it, everything that was done before the earlier one, and with it the value that the earlier one's writer
 //! left. The thread of the last update of all therefore sees the last value of all, and stops only if that is the one that it used.
 //! The accesses here add nothing to this order, and are Relaxed. A writer starts again only if another has made progress: this
@@ -40,7 +40,7 @@ const ENABLE: [u32; 2] = [1 << 0, 1 << 1];
 /// GICD_IIDR: implementer Arm, no product number.
 const IIDR: u64 = 0x43b;
 
-/// PIDR4 to PIDR7, PIDR0 to PIDR3, CIDR0 to CIDR3 (4.3.18 and table 4-28): designer Arm, architecture version 2, a
+/// PIDR4 to PIDR7, PIDR0 to PIDR3, CIDR0 to CIDR3 (4.3.18): designer Arm, architecture version 2, a
 /// generic component.
 const ID: [u8; 12] = [0x04, 0x00, 0x00, 0x00, 0x90, 0xb4, 0x2b, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
 
@@ -139,7 +139,7 @@ impl DistV2 {
         Self { ctlr: AtomicU32::new(0), routes, cpus }
     }
 
-    /// Gives the engine's interrupts, which are new, the state that they have after a reset (4.1.5); the SPIs `edges` are
+    /// Gives the engine's interrupts, which are new, the state that they have after a reset (table 4-1); the SPIs `edges` are
     /// edge-triggered.
     pub(crate) fn reset<I: Injector>(
         &self,
@@ -229,13 +229,13 @@ impl DistV2 {
     }
 
     fn read_targets<E: Engine>(&self, cx: &Cx<'_, E>, intid: Intid) -> u8 {
-        let exists = |kept: &AtomicU32| Route(kept.load(Ordering::Relaxed)).targets();
+        let targets = |kept: &AtomicU32| Route(kept.load(Ordering::Relaxed)).targets();
         if self.is_uniprocessor() {
             0
         } else if intid.is_private() {
             1 << cx.vcpu.0
         } else {
-            self.route(intid).map_or(0, exists)
+            self.route(intid).map_or(0, targets)
         }
     }
 

@@ -121,7 +121,7 @@ fn group_enables() {
     assert_eq!(w.get(0, IAR), 33);
 }
 
-// 2.3.1, 4.4.1: Group 0 as FIQs if the guest wants that, Group 1 always as IRQs.
+// 2.3, 4.4.1: Group 0 as FIQs if the guest wants that, Group 1 always as IRQs.
 #[test]
 fn lines() {
     let mut w = both_groups(EN0 | EN1, [0x40, 0x80]);
@@ -137,7 +137,7 @@ fn lines() {
     assert_eq!((w.irq(0), w.fiq(0)), (false, false));
 }
 
-// 3.3.3, 4.4.3, 4.4.8: which bits of a priority preempt.
+// 3.3, 4.4.3, 4.4.8: which bits of a priority preempt.
 #[test]
 fn binary_points() {
     for (ctlr, bpr, abpr, preempts) in [
