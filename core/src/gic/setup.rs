@@ -93,7 +93,7 @@ pub enum SetupError {
     Engine(#[from] Error),
 }
 
-/// A GICv2m frame: MSIs as SPIs (Arm Server Base System Architecture, appendix E).
+/// A GICv2m frame: MSIs as SPIs (Arm Server Base System Architecture, appendix E), which are edge-triggered after a reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MsiFrame {
     /// Address of its 4 KiB.
