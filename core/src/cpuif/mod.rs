@@ -310,9 +310,8 @@ impl CpuInterface {
     #[inline]
     fn drop_priority(&mut self) -> Option<u8> {
         let level = self.running_level()?;
-        let bit = 1 << level;
-        let group = usize::from(self.apr[0] & bit == 0);
-        self.apr[group] &= !bit;
+        let group = self.running_group()?;
+        self.apr[group as usize] &= !(1 << level);
         Some(level_priority(level))
     }
 

@@ -2,7 +2,7 @@
 //! enables, active priorities.
 
 use super::{CpuInterface, level_priority};
-use crate::ids::Priority;
+use crate::ids::{Group, Priority};
 
 /// The lowest binary point of Group 0: 7 less the number of preemption bits
 /// (IHI 0069, 12.3, ICV_BPR0_EL1).
@@ -32,6 +32,14 @@ impl CpuInterface {
             Some(level) => level_priority(level).into(),
             None => IDLE_PRIORITY,
         }
+    }
+
+    /// The group of the highest active priority: the one that an EOIR of either group drops. `None` if there is
+    /// none. A memory-mapped interface has one EOIR for both (GICV_EOIR; IHI 0048B, 5.5.5).
+    #[inline]
+    pub fn running_group(&self) -> Option<Group> {
+        let bit = 1 << self.running_level()?;
+        Some(if self.apr[0] & bit != 0 { Group::Group0 } else { Group::Group1 })
     }
 
     /// ICV_PMR_EL1, read: only interrupts of higher priority, so of a lower value, are signaled
@@ -69,9 +77,19 @@ impl CpuInterface {
     /// ICV_BPR1_EL1, write. A value below the minimum of 3 sets the minimum. Ignored while CBPR is 1.
     pub fn set_bpr1(&mut self, value: u32) {
         if !self.cbpr {
-            self.bpr[1] = (value as u8 & MAX_BPR).max(MIN_BPR1);
-            self.update_group_masks();
+            self.set_own_bpr1(value);
         }
+    }
+
+    /// GICV_ABPR, read: Group 1's own binary point, whatever CBPR says (IHI 0048B, 5.5.8).
+    pub fn own_bpr1(&self) -> u32 {
+        self.bpr[1].into()
+    }
+
+    /// GICV_ABPR, write: as [`CpuInterface::set_bpr1`], whatever CBPR says.
+    pub fn set_own_bpr1(&mut self, value: u32) {
+        self.bpr[1] = (value as u8 & MAX_BPR).max(MIN_BPR1);
+        self.update_group_masks();
     }
 
     /// ICV_CTLR_EL1, read (IHI 0069, 12.3).

@@ -289,6 +289,28 @@ fn common_binary_point() {
     assert_eq!(cpu.iar1(), Intid(40));
 }
 
+// IHI 0048B, 5.5: GICV_ABPR is Group 1's own binary point, and one GICV_EOIR drops either group's priority.
+#[test]
+fn memory_mapped_view() {
+    let mut cpu = with(&[(40, 0x80, G1), (41, 0x40, G0)]);
+    cpu.set_ctlr(1);
+    cpu.set_bpr0(5);
+    cpu.set_own_bpr1(0xffff_ff04);
+    assert_eq!((cpu.bpr1(), cpu.own_bpr1()), (6, 4));
+    cpu.set_ctlr(0);
+    assert_eq!((cpu.bpr1(), cpu.own_bpr1()), (4, 4));
+    cpu.set_own_bpr1(0);
+    assert_eq!((cpu.bpr1(), cpu.own_bpr1()), (3, 3));
+    cpu.set_bpr0(2);
+    cpu.write(1, Lr::EMPTY);
+    assert_eq!(cpu.running_group(), None);
+    assert_eq!((cpu.iar1(), cpu.running_group()), (Intid(40), Some(G1)));
+    cpu.write(1, lr(41, 0x40, G0));
+    assert_eq!((cpu.iar0(), cpu.running_group()), (Intid(41), Some(G0)));
+    assert_eq!(cpu.eoir0(Intid(41)), Some(done(41)));
+    assert_eq!(cpu.running_group(), Some(G1));
+}
+
 // 12.3, ICV_CTLR_EL1.
 #[test]
 fn control_register() {

@@ -158,15 +158,25 @@ impl<E: Engine> GicCpu<E> {
 
     /// What follows from a write to a DIR register of an INTID that can be deactivated: wherever it is active.
     pub(crate) fn deactivate(&mut self, intid: Intid) {
-        if let Some(done) = self.cpu.deactivate(intid) {
+        self.deactivate_listed(intid, intid);
+    }
+
+    /// The same for an interrupt that a list register knows as `listed`: GICv2's SGIs have their sources there.
+    pub(crate) fn deactivate_listed(&mut self, listed: Intid, intid: Intid) {
+        if let Some(done) = self.cpu.deactivate(listed) {
             return self.end_phys(Some(done));
         }
-        // Nothing waits for this vCPU while it waits for another.
-        self.exit();
-        if !self.vcpu.deactivate(intid) && intid.is_spi() {
+        if !self.deactivate_here(intid) && intid.is_spi() {
             // An SPI may be active at another vCPU (IHI 0069, 4.1; IHI 0048B, 3.2.1). If it does not exist, nothing follows.
             let _ = self.bus.injector().set_active(Wired::Spi(intid), false);
         }
+    }
+
+    /// Deactivates an interrupt that this vCPU has active without a list register. Returns whether it has.
+    pub(crate) fn deactivate_here(&mut self, intid: Intid) -> bool {
+        // Nothing waits for this vCPU while it waits for another.
+        self.exit();
+        self.vcpu.deactivate(intid)
     }
 
     /// Nothing physical is deactivated by a software CPU interface.

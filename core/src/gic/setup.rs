@@ -93,7 +93,7 @@ pub enum SetupError {
     Engine(#[from] Error),
 }
 
-/// A GICv2m frame: MSIs as SPIs (Arm Server Base System Architecture, appendix E).
+/// A GICv2m frame: MSIs as SPIs (Arm Server Base System Architecture, appendix E), which are edge-triggered after a reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MsiFrame {
     /// Address of its 4 KiB.
@@ -106,7 +106,7 @@ pub struct MsiFrame {
 
 /// Size and alignment of a GICD or GICC frame of GICv2.
 const V2_FRAME: (u64, u64) = (0x1000, 0x1000);
-/// GICC's second page holds GICC_DIR (IHI 0048B, 4.4.18).
+/// GICC's second page holds GICC_DIR (IHI 0048B, 4.4.15).
 const V2_CPU_SIZE: u64 = 0x2000;
 /// Size of a GICv3 frame; RD_base and SGI_base are two of them (IHI 0069, 12.10).
 const V3_FRAME: u64 = 0x1_0000;
@@ -350,8 +350,11 @@ impl Setup {
             // Nothing is forwarded until the guest enables it.
             injector.update_gates(vcpu, |_| Gates::CLOSED)?;
         }
-        if model == Model::V3 {
-            DistV3::reset(&machine, &injector)?;
+        match &frames {
+            Frames::V2 { dist, v2m } => {
+                dist.reset(&injector, vcpus, v2m.iter().flat_map(V2m::spis))?;
+            }
+            Frames::V3 { .. } => DistV3::reset(&machine, &injector)?,
         }
         Ok(Gic(Arc::new(Shared {
             engine,
