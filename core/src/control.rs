@@ -149,6 +149,12 @@ impl Control {
         Self(left & !(7 << SENDER_SHIFT) | SENT | (sender as u64) << SENDER_SHIFT)
     }
 
+    /// Without a sender whose SGI is in a list register already.
+    #[must_use]
+    pub(crate) const fn without_sender(self, sender: u8) -> Self {
+        Self(self.0 & !(1 << (SENDERS_SHIFT + sender as u32)))
+    }
+
     /// What was taken for a list register comes back, unless its sender has taken it back.
     #[must_use]
     pub(crate) const fn with_sender_back(self, sender: u8) -> Self {

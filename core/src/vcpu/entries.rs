@@ -65,6 +65,9 @@ impl Entry {
         if let Latch::Sender(sender) = self.latch {
             if control.is_recalled(sender) {
                 self.latch = Latch::None;
+            } else if control.senders() & 1 << sender != 0 {
+                // Sent again before it was acknowledged: one delivery stands for both.
+                self.owned.control().update(|c| c.without_sender(sender));
             }
             if taken.pending {
                 // Not of this sender: for later.
@@ -139,7 +142,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     pub(super) fn activate(&mut self, n: usize, active: bool) {
         let Some(entry) = &mut self.entries[n] else { return };
         if entry.want.state().is_active() == active {
-            return;
+            // What it was told may have come with an injection.
+            return self.review(n);
         }
         if active {
             if entry.owned.control().load().target() == self.id {
