@@ -3,12 +3,12 @@
 use anyhow::Result;
 
 use crate::regs;
-use crate::rules::{Op, Rules};
+use crate::rules::{Coverage, Op, Rules};
 use crate::target::{Action, Answer, GICC, Model, Target};
 
 /// So many operations pass between two comparisons of everything that can be read.
 const SWEEP_EVERY: usize = 64;
-/// A difference that a sweep finds is the fault of one of the operations before it, so the last ones are swept one by one.
+// What the CPU would take next, compared after each operation of GICv2.
 const RPR: Action = Action::Read { address: GICC + 0x14, bytes: 4 };
 const HPPIR: Action = Action::Read { address: GICC + 0x18, bytes: 4 };
 
@@ -46,6 +46,15 @@ pub struct Difference {
     pub rows: Vec<Row>,
 }
 
+/// What became of a comparison.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The first difference.
+    pub difference: Option<Difference>,
+    /// What was compared.
+    pub coverage: Coverage,
+}
+
 /// When everything that can be read is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sweep {
@@ -66,11 +75,11 @@ pub fn run(
     reference: &mut dyn Target,
     candidate: &mut dyn Target,
     progress: &dyn Fn(),
-) -> Result<Option<Difference>> {
+) -> Result<Outcome> {
     let mut pair = Pair { rules: Rules::new(model), reference, candidate, rows: Vec::new() };
     for action in Rules::prologue(model) {
         if !pair.perform(&[action], 1)? {
-            return Ok(Some(Difference { after: 0, rows: pair.rows }));
+            return Ok(pair.differs(0));
         }
     }
     for (n, &op) in ops.iter().enumerate() {
@@ -97,10 +106,10 @@ pub fn run(
             actions.extend(everything(model));
         }
         if !pair.perform(&actions, mine)? {
-            return Ok(Some(Difference { after, rows: pair.rows }));
+            return Ok(pair.differs(after));
         }
     }
-    Ok(None)
+    Ok(Outcome { difference: None, coverage: pair.rules.coverage() })
 }
 
 /// Reads of everything that can be read without effect.
@@ -120,10 +129,15 @@ struct Pair<'t> {
 }
 
 impl Pair<'_> {
+    fn differs(self, after: usize) -> Outcome {
+        let coverage = self.rules.coverage();
+        Outcome { difference: Some(Difference { after, rows: self.rows }), coverage }
+    }
+
     /// Performs actions, of which the first `mine` are the sequence's own. Returns whether all answers agree.
     fn perform(&mut self, actions: &[Action], mine: usize) -> Result<bool> {
         let reference = self.reference.perform(actions)?;
-        // One at a time if it fails, to know which one it was. (It has no state that a failure could spoil further.)
+        // Which of them failed, its message says.
         let candidate = self.candidate.perform(actions);
         for (n, (&action, &reference)) in actions.iter().zip(&reference).enumerate() {
             let candidate = match &candidate {
@@ -181,7 +195,9 @@ mod tests {
 
     fn toys(ops: &[Op], broken: bool) -> Option<Difference> {
         let toy = |broken| Toy { words: Default::default(), broken };
-        run(Model::V2, ops, Sweep::Sometimes, &mut toy(false), &mut toy(broken), &|| {}).unwrap()
+        run(Model::V2, ops, Sweep::Sometimes, &mut toy(false), &mut toy(broken), &|| {})
+            .unwrap()
+            .difference
     }
 
     #[test]

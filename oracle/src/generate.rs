@@ -2,7 +2,7 @@
 
 use crate::regs::{self, Kind, Reg};
 use crate::rules::{Op, POOL, own_priority};
-use crate::target::{Action, GICC, Model};
+use crate::target::{Action, GICC, GICD, Model};
 
 /// Numbers that look random: the same for the same seed (splitmix64).
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl Random {
 }
 
 /// Input lines change as often as this weight says.
-const LINE_WEIGHT: u64 = 24;
+const LINE_WEIGHT: u64 = 30;
 
 /// Makes operations for one model.
 pub struct Generator {
@@ -49,7 +49,23 @@ impl Generator {
 
     /// Makes `count` of them.
     pub fn sequence(&mut self, count: usize) -> Vec<Op> {
-        (0..count).map(|_| self.op()).collect()
+        let mut ops = self.open();
+        ops.truncate(count);
+        while ops.len() < count {
+            ops.push(self.op());
+        }
+        ops
+    }
+
+    /// Lets interrupts through: from a reset, chance would be long about it.
+    fn open(&self) -> Vec<Op> {
+        let word = |address, value| Op::Do(Action::Write { address, bytes: 4, value });
+        if self.model == Model::V3 {
+            return vec![word(GICD, 3)];
+        }
+        let mut ops = vec![word(GICD, 3), word(GICC, 7), word(GICC + 4, 0xf8)];
+        ops.extend((0..9).map(|n| word(GICD + 0x100 + 4 * n, u64::MAX)));
+        ops
     }
 
     fn op(&mut self) -> Op {
@@ -125,14 +141,17 @@ impl Generator {
                 .sum(),
             Kind::Sgir => self.random.below(3) << 24 | self.random.below(4) << 16 | self.sgi(),
             // On, usually, so that something happens.
-            Kind::DistCtlr => [3, 3, 3, 1, 0, u64::MAX][self.random.below(6) as usize],
+            Kind::DistCtlr => [3, 3, 3, 3, 1, 0, u64::MAX, u64::MAX][self.random.below(8) as usize],
             Kind::CpuCtlr => {
-                let enables = [3, 3, 3, 1, 0][self.random.below(5) as usize];
-                let modes = [4, 0xc, 0x204, 0x20c, 0x214, 0x1c, 0, 0x200];
+                let enables = [3, 3, 3, 3, 3, 3, 1, 0][self.random.below(8) as usize];
+                let modes = [4, 0xc, 0x204, 0x20c, 0x214, 0x1c, 0, 0xc];
                 enables | modes[self.random.below(8) as usize]
             }
-            Kind::Mask => [0xf8, 0xf0, 0xf8, 0x80, 0x40, 0][self.random.below(6) as usize],
-            Kind::BinaryPoint => self.random.below(8),
+            Kind::Mask => {
+                [0xf8, 0xf8, 0xf8, 0xf0, 0xf8, 0x80, 0x40, 0][self.random.below(8) as usize]
+            }
+            // Mostly fine ones, with which interrupts nest.
+            Kind::BinaryPoint => [2, 2, 3, 3, 4, 5, 6, 7][self.random.below(8) as usize],
             Kind::Router => match self.random.below(4) {
                 0 => self.random.next(),
                 n => n - 1,
@@ -161,11 +180,11 @@ impl Generator {
     fn bits(&mut self, first: u32) -> u64 {
         let here = POOL.map(|member| member.wrapping_sub(first)).into_iter().filter(|&n| n < 32);
         let here: Vec<u32> = here.collect();
-        match self.random.below(8) {
+        match self.random.below(16) {
             0 => self.random.next(),
             1 => u64::MAX,
             2 => 1 << self.random.below(32),
-            3 => here.iter().fold(0, |bits, n| bits | 1 << n),
+            3 | 4 => here.iter().fold(0, |bits, n| bits | 1 << n),
             _ if here.is_empty() => 1 << self.random.below(32),
             _ => 1 << here[self.random.below(here.len() as u64) as usize],
         }

@@ -4,15 +4,15 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use vgic_oracle::compare::{self, Difference, Sweep};
+use vgic_oracle::compare::{self, Difference, Outcome, Sweep};
 use vgic_oracle::generate::Generator;
 use vgic_oracle::ours::Ours;
 use vgic_oracle::qtest::Qemu;
 use vgic_oracle::report;
-use vgic_oracle::rules::Op;
+use vgic_oracle::rules::{Coverage, Op};
 use vgic_oracle::shrink::shrink;
 use vgic_oracle::target::{Model, Target};
 
@@ -58,7 +58,7 @@ struct Case {
 }
 
 impl Case {
-    fn run(&self, ops: &[Op], sweep: Sweep, progress: &dyn Fn()) -> Result<Option<Difference>> {
+    fn run(&self, ops: &[Op], sweep: Sweep, progress: &dyn Fn()) -> Result<Outcome> {
         let mut candidate: Box<dyn Target> = match self.against {
             Against::Ours => Box::new(Ours::new(self.model, self.lrs)?),
             Against::Qemu => Box::new(Qemu::start(self.model)?),
@@ -71,8 +71,8 @@ impl Case {
     fn reproduce(&self, ops: &[Op], found: Difference) -> Result<Difference> {
         let ops = ops[..found.after].to_vec();
         let replay = |ops: &[Op]| self.run(ops, Sweep::AtTheEnd, &|| {});
-        let fewest = shrink(ops, TRIALS, |ops| Ok(replay(ops)?.is_some()))?;
-        Ok(replay(&fewest)?.unwrap_or(found))
+        let fewest = shrink(ops, TRIALS, |ops| Ok(replay(ops)?.difference.is_some()))?;
+        Ok(replay(&fewest)?.difference.unwrap_or(found))
     }
 }
 
@@ -109,6 +109,7 @@ fn one(args: &Args, model: Model) -> Result<bool> {
     let start = Instant::now();
     let bar = progress(model, args.ops);
     let mut done = 0;
+    let mut coverage = Coverage::default();
     while done < args.ops {
         let sequence = done / SEQUENCE;
         let seed = args.seed.wrapping_add(sequence);
@@ -117,7 +118,9 @@ fn one(args: &Args, model: Model) -> Result<bool> {
         let lrs = [16, 4, 16, 2][(seed % 4) as usize];
         let case = Case { model, against: args.against, lrs };
         let ops = Generator::new(model, seed).sequence(count as usize);
-        if let Some(found) = case.run(&ops, Sweep::Sometimes, &|| bar.inc(1))? {
+        let outcome = case.run(&ops, Sweep::Sometimes, &|| bar.inc(1))?;
+        coverage.add(outcome.coverage);
+        if let Some(found) = outcome.difference {
             bar.set_message("a difference: cutting it down");
             let difference = case.reproduce(&ops, found)?;
             bar.finish_and_clear();
@@ -136,6 +139,18 @@ fn one(args: &Args, model: Model) -> Result<bool> {
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
     println!("GICv{}: {done} operations in {seconds:.1} s, no difference", model.revision());
+    let Coverage { performed, acknowledged, deepest, fiq } = coverage;
+    match model {
+        Model::V2 => println!(
+            "  {performed} performed; {acknowledged} interrupts acknowledged, up to {deepest} nested; FIQ high after {fiq}"
+        ),
+        Model::V3 => println!("  {performed} performed"),
+    }
+    // Rules that pass over everything would agree with anything.
+    ensure!(
+        args.ops < SEQUENCE || performed * 2 > done && (model == Model::V3 || acknowledged > 0),
+        "too little was compared"
+    );
     Ok(true)
 }
 

@@ -41,6 +41,19 @@ mod ctlr {
     pub(super) const EOI_MODE: u64 = 1 << 9;
 }
 
+/// What a sequence came by: a comparison of nothing finds nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Coverage {
+    /// Operations that were performed, not passed over.
+    pub performed: u64,
+    /// Interrupts that were acknowledged.
+    pub acknowledged: u64,
+    /// Most that were acknowledged and not ended at one time.
+    pub deepest: usize,
+    /// Operations after which the CPU's FIQ line was high.
+    pub fiq: u64,
+}
+
 /// What is known of both GICs.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -56,6 +69,7 @@ pub struct Rules {
     dist_ctlr: u64,
     cpu_ctlr: u64,
     mask: u64,
+    coverage: Coverage,
 }
 
 impl Rules {
@@ -75,6 +89,7 @@ impl Rules {
             dist_ctlr: 0,
             cpu_ctlr: 0,
             mask: 0,
+            coverage: Coverage::default(),
         }
     }
 
@@ -97,6 +112,11 @@ impl Rules {
             value: own_priority(member, 1).into(),
         }));
         actions
+    }
+
+    /// What the sequence has come by so far.
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
     }
 
     fn on_stack(&self, intid: u32) -> bool {
@@ -241,6 +261,8 @@ impl Rules {
 
     /// Takes in what was done, and what the reference answered.
     pub fn observe(&mut self, action: Action, answer: Answer) {
+        self.coverage.performed += 1;
+        self.coverage.fiq += u64::from(answer.lines.fiq);
         match action {
             Action::Line { intid, high } => self.line[intid as usize] = high,
             Action::Read { address: IAR, .. } if self.model == Model::V2 => {
@@ -248,6 +270,8 @@ impl Rules {
                 if intid < INTIDS as u64 {
                     self.stack.push(answer.value);
                     self.active[intid as usize] = true;
+                    self.coverage.acknowledged += 1;
+                    self.coverage.deepest = self.coverage.deepest.max(self.stack.len());
                 }
             }
             Action::Read { .. } => {}
@@ -312,6 +336,16 @@ fn is_own(intid: u32, priority: u8) -> bool {
     match POOL.iter().position(|&i| i == intid) {
         Some(member) => level < LEVELS && level % POOL.len() as u32 == member as u32,
         None => true,
+    }
+}
+
+impl Coverage {
+    /// Takes another's in.
+    pub fn add(&mut self, other: Self) {
+        self.performed += other.performed;
+        self.acknowledged += other.acknowledged;
+        self.deepest = self.deepest.max(other.deepest);
+        self.fiq += other.fiq;
     }
 }
 
