@@ -15,7 +15,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -24,7 +24,7 @@ impl Random {
 
     /// One below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.number() % end
     }
 
     fn one_in(&mut self, n: u64) -> bool {
@@ -104,7 +104,7 @@ impl Generator {
         match reg.kind {
             Kind::Acknowledge => return Op::Do(Action::Read { address: GICC + 0xc, bytes: 4 }),
             Kind::End => return Op::End,
-            Kind::Deactivate => return Op::Deactivate(self.random.next() as u8),
+            Kind::Deactivate => return Op::Deactivate(self.random.number() as u8),
             _ => {}
         }
         let widths: Vec<u8> = [1, 4, 8].into_iter().filter(|w| reg.widths & w != 0).collect();
@@ -153,7 +153,7 @@ impl Generator {
             // Mostly fine ones, with which interrupts nest.
             Kind::BinaryPoint => [2, 2, 3, 3, 4, 5, 6, 7][self.random.below(8) as usize],
             Kind::Router => match self.random.below(4) {
-                0 => self.random.next(),
+                0 => self.random.number(),
                 n => n - 1,
             },
             _ => self.bits(reg.first + offset * 8),
@@ -169,7 +169,7 @@ impl Generator {
     }
 
     fn priority(&mut self, intid: u32) -> u8 {
-        let pick = self.random.next() as u32;
+        let pick = self.random.number() as u32;
         match POOL.iter().position(|&member| member == intid) {
             Some(member) if self.model == Model::V2 => own_priority(member as u32, pick),
             _ => pick as u8 & 0xf8,
@@ -181,7 +181,7 @@ impl Generator {
         let here = POOL.map(|member| member.wrapping_sub(first)).into_iter().filter(|&n| n < 32);
         let here: Vec<u32> = here.collect();
         match self.random.below(16) {
-            0 => self.random.next(),
+            0 => self.random.number(),
             1 => u64::MAX,
             2 => 1 << self.random.below(32),
             3 | 4 => here.iter().fold(0, |bits, n| bits | 1 << n),
