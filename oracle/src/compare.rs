@@ -64,19 +64,20 @@ pub enum Sweep {
     AtTheEnd,
 }
 
-/// Performs a sequence on two GICs that are as after a reset.
+/// Performs a sequence on two GICs that are as after a reset. The candidate has `lrs` list registers.
 ///
 /// # Errors
 /// If the reference cannot go on.
 pub fn run(
     model: Model,
+    lrs: usize,
     ops: &[Op],
     sweep: Sweep,
     reference: &mut dyn Target,
     candidate: &mut dyn Target,
     progress: &dyn Fn(),
 ) -> Result<Outcome> {
-    let mut pair = Pair { rules: Rules::new(model), reference, candidate, rows: Vec::new() };
+    let mut pair = Pair { rules: Rules::new(model, lrs), reference, candidate, rows: Vec::new() };
     for action in Rules::prologue(model) {
         if !pair.perform(&[action], 1)? {
             return Ok(pair.differs(0));
@@ -195,7 +196,7 @@ mod tests {
 
     fn toys(ops: &[Op], broken: bool) -> Option<Difference> {
         let toy = |broken| Toy { words: Default::default(), broken };
-        run(Model::V2, ops, Sweep::Sometimes, &mut toy(false), &mut toy(broken), &|| {})
+        run(Model::V2, 16, ops, Sweep::Sometimes, &mut toy(false), &mut toy(broken), &|| {})
             .unwrap()
             .difference
     }

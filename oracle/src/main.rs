@@ -64,7 +64,7 @@ impl Case {
             Against::Qemu => Box::new(Qemu::start(self.model)?),
         };
         let mut reference = Qemu::start(self.model)?;
-        compare::run(self.model, ops, sweep, &mut reference, &mut *candidate, progress)
+        compare::run(self.model, self.lrs, ops, sweep, &mut reference, &mut *candidate, progress)
     }
 
     /// The difference that the fewest operations lead to.

@@ -153,8 +153,8 @@ const V2: &[Reg] = &[
     reg("GICC_DIR", GICC + 0x1000, 4, 0, Kind::Deactivate, 20),
 ];
 
-/// Of GICD_TYPER: all but IDbits, No1N, A3V and MBIS.
-const V3_TYPER: u64 = !(0x1f << 19 | 1 << 25 | 1 << 24 | 1 << 16);
+/// Of GICD_TYPER: all but IDbits, RSS, No1N, A3V and MBIS.
+const V3_TYPER: u64 = !(0x1f << 19 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 16);
 /// Of GICR_TYPER: all but DirectLPI and CommonLPIAff.
 const V3_REDIST_TYPER: u64 = !(1 << 3 | 3 << 24);
 /// Of GICD_IROUTER: the affinity.

@@ -58,9 +58,13 @@ pub struct Coverage {
 #[derive(Clone, Debug)]
 pub struct Rules {
     model: Model,
+    /// The candidate's list registers.
+    lrs: usize,
     /// Acknowledged and not ended, the newest last: the values that were read.
     stack: Vec<u64>,
     active: [bool; INTIDS],
+    /// SPIs that were made active by GICD_ISACTIVER.
+    stuck: [bool; INTIDS],
     enabled: [bool; INTIDS],
     group: [bool; INTIDS],
     edge: [bool; INTIDS],
@@ -73,14 +77,16 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// After a reset.
-    pub fn new(model: Model) -> Self {
+    /// After a reset. The candidate has `lrs` list registers.
+    pub fn new(model: Model, lrs: usize) -> Self {
         let mut edge = [false; INTIDS];
         edge[..16].fill(true);
         Self {
             model,
+            lrs,
             stack: Vec::new(),
             active: [false; INTIDS],
+            stuck: [false; INTIDS],
             enabled: [false; INTIDS],
             group: [false; INTIDS],
             edge,
@@ -137,7 +143,10 @@ impl Rules {
             // DIR with EOImode 0, or before EOIR, is UNPREDICTABLE (IHI 0048B, 4.4.15).
             Op::Deactivate(_) if self.cpu_ctlr & ctlr::EOI_MODE == 0 => None,
             Op::Deactivate(n) => {
-                let dropped = |&intid: &u32| self.active[intid as usize] && !self.on_stack(intid);
+                let dropped = |&intid: &u32| {
+                    let n = intid as usize;
+                    self.active[n] && !self.stuck[n] && !self.on_stack(intid)
+                };
                 let dropped: Vec<u32> = (0..INTIDS as u32).filter(dropped).collect();
                 let n = usize::from(n) % dropped.len().max(1);
                 dropped.get(n).map(|&intid| word(0x1000, intid.into()))
@@ -201,9 +210,17 @@ impl Rules {
                 };
                 (0..usize::from(bytes)).map(byte).sum()
             }
-            // QEMU takes an SGI with no sender for pending, and ends itself when it is acknowledged. Others do not exist.
-            Kind::SetSgi => 0x0101_0101 & low(bytes),
-            Kind::Sgir if value >> 24 & 3 == 3 => return None,
+            // Byte by byte: a byte that is 0 makes QEMU take the SGI for pending without a sender, and end itself when it is
+            // acknowledged. There is no other sender than CPU 0.
+            Kind::SetSgi if bytes != 1 || !POOL.contains(&Self::first(reg, address, 8)) => {
+                return None;
+            }
+            Kind::SetSgi => 1,
+            Kind::Sgir if value >> 24 & 3 == 3 || !POOL.contains(&(value as u32 & 0xf)) => {
+                return None;
+            }
+            // Made active like this, an SPI is active at all of QEMU's CPUs; neither EOIR nor DIR changes that.
+            Kind::SetActive if v2 => value & !Self::bits(first, |i| self.on_stack(i)),
             Kind::DistCtlr if v2 => self.enables(value & 3, value & 3)?,
             Kind::DistCtlr => value & 3,
             Kind::CpuCtlr => self.cpu_ctlr(value & 0x21f)?,
@@ -256,7 +273,17 @@ impl Rules {
         let Some(reg) = regs::find(self.model, address) else { return low(bytes) };
         // QEMU's GICC_HPPIR is 1023 for what the mask holds back.
         let masked = self.mask != 0xf8 && reference.value == 0x3ff;
-        if reg.kind == Kind::HighestPending && masked { 0 } else { reg.mask(address, bytes) }
+        // What cannot preempt need not be in a list register while they are full of what is active, and is not seen then.
+        let signaled = reference.lines.irq || reference.lines.fiq;
+        let active = self.active.iter().filter(|&&active| active).count();
+        let unseen = active >= self.lrs && !signaled;
+        // QEMU's GICC_IAR is 1022 for an interrupt of Group 1 even if it is not urgent enough to be signaled.
+        let blocked = !self.stack.is_empty() && reference.value == 0x3fe;
+        match reg.kind {
+            Kind::HighestPending if masked || unseen => 0,
+            Kind::Acknowledge if blocked => !1 & low(bytes),
+            _ => reg.mask(address, bytes),
+        }
     }
 
     /// Takes in what was done, and what the reference answered.
@@ -299,8 +326,15 @@ impl Rules {
             Kind::Group => set(&mut self.group, None),
             Kind::SetEnable => set(&mut self.enabled, Some(true)),
             Kind::ClearEnable => set(&mut self.enabled, Some(false)),
-            Kind::SetActive => set(&mut self.active, Some(true)),
-            Kind::ClearActive => set(&mut self.active, Some(false)),
+            Kind::SetActive => {
+                set(&mut self.active, Some(true));
+                set(&mut self.stuck, Some(true));
+                self.stuck[..32].fill(false);
+            }
+            Kind::ClearActive => {
+                set(&mut self.active, Some(false));
+                set(&mut self.stuck, Some(false));
+            }
             Kind::Config => {
                 let first = Self::first(reg, address, 2) as usize;
                 // SGIs are edge-triggered whatever is written.
@@ -366,7 +400,7 @@ mod tests {
 
     #[test]
     fn ends_are_of_the_newest() {
-        let mut rules = Rules::new(Model::V2);
+        let mut rules = Rules::new(Model::V2, 16);
         assert_eq!(rules.admit(Op::End), None);
         let iar = Action::Read { address: GICC + 0xc, bytes: 4 };
         for value in [33, 3, 1023] {
