@@ -73,6 +73,8 @@ pub struct Rules {
     dist_ctlr: u64,
     cpu_ctlr: u64,
     mask: u64,
+    /// GICC_BPR and GICC_ABPR.
+    binary_points: [u64; 2],
     coverage: Coverage,
 }
 
@@ -95,6 +97,7 @@ impl Rules {
             dist_ctlr: 0,
             cpu_ctlr: 0,
             mask: 0,
+            binary_points: [2, 3],
             coverage: Coverage::default(),
         }
     }
@@ -174,9 +177,9 @@ impl Rules {
                 let fixed = Self::bits(first, |i| self.on_stack(i));
                 let now = Self::bits(first, |i| self.group[i as usize]);
                 let value = value & !fixed | now & fixed;
-                if value != 0
-                    && !(self.both_or_none(self.dist_ctlr) && self.both_or_none(self.cpu_ctlr))
-                {
+                let both = self.both_or_none(self.dist_ctlr) && self.both_or_none(self.cpu_ctlr);
+                let alike = self.binary_points[1] == self.binary_points[0] + 1;
+                if value != 0 && !(both && alike) {
                     return None;
                 }
                 value
@@ -224,7 +227,10 @@ impl Rules {
             Kind::DistCtlr if v2 => self.enables(value & 3, value & 3)?,
             Kind::DistCtlr => value & 3,
             Kind::CpuCtlr => self.cpu_ctlr(value & 0x21f)?,
-            Kind::BinaryPoint if !self.stack.is_empty() => return None,
+            // With both groups in use, both are cut alike: which cut decides between groups is read in two ways.
+            Kind::BinaryPoint if !self.stack.is_empty() || self.group.contains(&true) => {
+                return None;
+            }
             Kind::BinaryPoint => (value & 7).max(if address == GICC + 8 { 2 } else { 3 }),
             Kind::Mask => value & 0xf8,
             Kind::Router => {
@@ -352,6 +358,7 @@ impl Rules {
             Kind::DistCtlr => self.dist_ctlr = value,
             Kind::CpuCtlr => self.cpu_ctlr = value,
             Kind::Mask => self.mask = value,
+            Kind::BinaryPoint => self.binary_points[usize::from(address != GICC + 8)] = value,
             Kind::End => {
                 let ended = self.stack.pop().unwrap_or(0x3ff) & 0x3ff;
                 if self.cpu_ctlr & ctlr::EOI_MODE == 0 && ended < INTIDS as u64 {
