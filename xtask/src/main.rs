@@ -5,6 +5,7 @@ mod lint;
 mod loom;
 mod mutants;
 mod no_std;
+mod oracle;
 mod process;
 mod sanitizers;
 mod setup;
@@ -47,6 +48,8 @@ enum Command {
     Loom(LoomArgs),
     /// A short lpi-storm on both engines: nothing may be lost
     Storm,
+    /// The register model against QEMU's GICv2 and GICv3
+    Oracle(oracle::OracleArgs),
     /// The core's tests under AddressSanitizer (nightly)
     Asan,
     /// The core's stress tests under ThreadSanitizer (nightly)
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
         Command::Loom(args) if args.mutants => mutants::run(&args.args, args.time_limit),
         Command::Loom(args) => loom::run(&passed_on(args.args, args.test_args)),
         Command::Storm => Step::Storm.run(),
+        Command::Oracle(args) => oracle::run(&args),
         Command::Asan => Step::Asan.run(),
         Command::Tsan => Step::Tsan.run(),
         Command::Miri(args) => sanitizers::miri(&passed_on(args.args, args.test_args)),

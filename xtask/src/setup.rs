@@ -28,6 +28,11 @@ const NEEDS: &[Need] = &[
         from: Source::Debian(&["gcc", "libc6-dev"]),
     },
     Need {
+        what: "QEMU for arm64 (qemu-system-aarch64)",
+        probe: &["qemu-system-aarch64", "--version"],
+        from: Source::Debian(&["qemu-system-arm"]),
+    },
+    Need {
         what: "rustfmt",
         probe: &["cargo", "fmt", "--version"],
         from: Source::Rustup("rustfmt"),

@@ -1,0 +1,166 @@
+//! Runs the comparison; exit status 1 with a reproducer if there is a difference.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use vgic_oracle::compare::{self, Difference, Outcome, Sweep};
+use vgic_oracle::generate::Generator;
+use vgic_oracle::ours::Ours;
+use vgic_oracle::qtest::Qemu;
+use vgic_oracle::report;
+use vgic_oracle::rules::{Coverage, Op};
+use vgic_oracle::shrink::shrink;
+use vgic_oracle::target::{Model, Target};
+
+/// A sequence starts from a reset and has so many operations.
+const SEQUENCE: u64 = 1000;
+/// Most replays of a sequence that is being cut down.
+const TRIALS: usize = 600;
+
+#[derive(Parser)]
+#[command(about = "The register model against QEMU's")]
+struct Args {
+    /// Operations for each model
+    #[arg(long, default_value_t = 100_000)]
+    ops: u64,
+    /// Where the random numbers begin
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only this model
+    #[arg(long)]
+    model: Option<ModelArg>,
+    /// What is compared with QEMU: with itself, it tests the comparison
+    #[arg(long, default_value = "ours")]
+    against: Against,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModelArg {
+    V2,
+    V3,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Against {
+    Ours,
+    Qemu,
+}
+
+/// One sequence and what it is run against.
+struct Case {
+    model: Model,
+    against: Against,
+    lrs: usize,
+}
+
+impl Case {
+    fn run(&self, ops: &[Op], sweep: Sweep, progress: &dyn Fn()) -> Result<Outcome> {
+        let mut candidate: Box<dyn Target> = match self.against {
+            Against::Ours => Box::new(Ours::new(self.model, self.lrs)?),
+            Against::Qemu => Box::new(Qemu::start(self.model)?),
+        };
+        let mut reference = Qemu::start(self.model)?;
+        compare::run(self.model, self.lrs, ops, sweep, &mut reference, &mut *candidate, progress)
+    }
+
+    /// The difference that the fewest operations lead to.
+    fn reproduce(&self, ops: &[Op], found: Difference) -> Result<Difference> {
+        let ops = ops[..found.after].to_vec();
+        let replay = |ops: &[Op]| self.run(ops, Sweep::AtTheEnd, &|| {});
+        let fewest = shrink(ops, TRIALS, |ops| Ok(replay(ops)?.difference.is_some()))?;
+        Ok(replay(&fewest)?.difference.unwrap_or(found))
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether nothing differs.
+fn run(args: &Args) -> Result<bool> {
+    let models = match args.model {
+        None => vec![Model::V2, Model::V3],
+        Some(ModelArg::V2) => vec![Model::V2],
+        Some(ModelArg::V3) => vec![Model::V3],
+    };
+    if args.against == Against::Ours {
+        // A panic of the candidate is a difference, and is shown as one.
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    let mut equal = true;
+    for model in models {
+        equal &= one(args, model)?;
+    }
+    Ok(equal)
+}
+
+fn one(args: &Args, model: Model) -> Result<bool> {
+    let start = Instant::now();
+    let bar = progress(model, args.ops);
+    let mut done = 0;
+    let mut coverage = Coverage::default();
+    while done < args.ops {
+        let sequence = done / SEQUENCE;
+        let seed = args.seed.wrapping_add(sequence);
+        let count = SEQUENCE.min(args.ops - done);
+        // Few list registers make the engine spill, which must not be seen.
+        let lrs = [16, 4, 16, 2][(seed % 4) as usize];
+        let case = Case { model, against: args.against, lrs };
+        let ops = Generator::new(model, seed).sequence(count as usize);
+        let outcome = case.run(&ops, Sweep::Sometimes, &|| bar.inc(1))?;
+        coverage.add(outcome.coverage);
+        if let Some(found) = outcome.difference {
+            bar.set_message("a difference: cutting it down");
+            let difference = case.reproduce(&ops, found)?;
+            bar.finish_and_clear();
+            let version = model.revision();
+            println!("GICv{version}: a difference, seed {seed}, {lrs} list registers:");
+            let names = match args.against {
+                Against::Ours => ["QEMU", "this project"],
+                Against::Qemu => ["QEMU", "another QEMU"],
+            };
+            println!("{}", report::table(model, &difference, names));
+            println!("again: cargo xtask oracle --model v{version} --seed {seed} --ops {SEQUENCE}");
+            return Ok(false);
+        }
+        done += count;
+    }
+    bar.finish_and_clear();
+    let seconds = start.elapsed().as_secs_f64();
+    println!("GICv{}: {done} operations in {seconds:.1} s, no difference", model.revision());
+    let Coverage { performed, acknowledged, deepest, fiq } = coverage;
+    match model {
+        Model::V2 => println!(
+            "  {performed} performed; {acknowledged} interrupts acknowledged, up to {deepest} nested; FIQ high after {fiq}"
+        ),
+        Model::V3 => println!("  {performed} performed"),
+    }
+    // Rules that pass over everything would agree with anything.
+    ensure!(
+        args.ops < SEQUENCE || performed * 2 > done && (model == Model::V3 || acknowledged > 0),
+        "too little was compared"
+    );
+    Ok(true)
+}
+
+fn progress(model: Model, ops: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(ops).with_prefix(format!("GICv{}", model.revision()));
+    match ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {per_sec} {msg}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

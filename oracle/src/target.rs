@@ -1,0 +1,84 @@
+//! What the two sides have in common: what can be done to them, and what they answer.
+
+use anyhow::Result;
+
+/// Which architecture version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Model {
+    /// GICv2.
+    V2,
+    /// GICv3.
+    V3,
+}
+
+impl Model {
+    /// Its number, as in PIDR2.
+    pub fn revision(self) -> u32 {
+        match self {
+            Self::V2 => 2,
+            Self::V3 => 3,
+        }
+    }
+}
+
+/// The addresses of the frames: those of QEMU's machine `virt`.
+pub const GICD: u64 = 0x0800_0000;
+/// GICv2's CPU interface.
+pub const GICC: u64 = 0x0801_0000;
+/// RD_base; SGI_base is 64 KiB after it.
+pub const GICR: u64 = 0x080a_0000;
+
+/// Something done to a GIC from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// A read.
+    Read {
+        /// Where.
+        address: u64,
+        /// 1, 4 or 8.
+        bytes: u8,
+    },
+    /// A write.
+    Write {
+        /// Where.
+        address: u64,
+        /// 1, 4 or 8.
+        bytes: u8,
+        /// What.
+        value: u64,
+    },
+    /// An input line takes a level.
+    Line {
+        /// A PPI or SPI.
+        intid: u32,
+        /// The level.
+        high: bool,
+    },
+}
+
+/// The interrupt lines of the CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Lines {
+    /// IRQ.
+    pub irq: bool,
+    /// FIQ.
+    pub fiq: bool,
+}
+
+/// What follows from an action.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Answer {
+    /// What was read, 0 if nothing was.
+    pub value: u64,
+    /// The CPU's lines afterwards.
+    pub lines: Lines,
+}
+
+/// A GIC with one CPU.
+pub trait Target {
+    /// Performs actions in order, and returns an answer for each.
+    ///
+    /// # Errors
+    /// If it cannot go on. What a GIC answers to nonsense is no error.
+    fn perform(&mut self, actions: &[Action]) -> Result<Vec<Answer>>;
+}
