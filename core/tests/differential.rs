@@ -17,7 +17,7 @@ const EVENTS: u32 = 6;
 const LPIS: u32 = 5;
 
 /// Whether the newer operations are generated, and groups. Off as long as only the locked engine has all of them.
-const NEW_OPS: bool = false;
+const NEW_OPS: bool = true;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {

@@ -294,6 +294,13 @@ impl Entry {
             sorted.sort_by_key(|listed| listed.key);
         }
         let (kept, _) = sorted.split_at_mut(sorted.len() - leaving);
+        let count = lrs.count();
+        if kept.len() > count && kept[..count].iter().all(|listed| listed.key.is_active()) {
+            // The guest may have dropped their priorities long ago, and be ready for what waits.
+            if let Some(n) = kept[count..].iter().position(|listed| !listed.key.is_active()) {
+                kept[count - 1..=count + n].rotate_right(1);
+            }
+        }
         let (first, rest) = kept.split_at_mut(kept.len().min(lrs.count()));
         for (n, listed) in first.iter().enumerate() {
             let lr = listed.irq.lock().fill_lr(self.me, gates);

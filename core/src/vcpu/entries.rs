@@ -186,15 +186,16 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[inline]
     pub(super) fn fill(&mut self, count: usize) {
         loop {
+            let ready = self.ready.highest();
             // Active interrupts come back into list registers before what they keep waiting.
-            if let Some(spilled) = self.spilled.highest()
-                && self.used < count
-                && self.ready.highest().is_none_or(|ready| spilled <= ready)
+            if let Some(level) = self.spilled.highest()
+                && ready.is_none_or(|ready| level <= ready)
+                && (self.used < count || self.make_room_for_active(level))
             {
                 self.restore_spilled();
                 continue;
             }
-            let Some(level) = self.ready.highest() else { return };
+            let Some(level) = ready else { return };
             if self.used == count && !self.make_room(level) {
                 return;
             }
@@ -222,20 +223,20 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// The same for what may have a level, senders, or a physical interrupt, and whose state others read.
     fn offer_wired(&mut self, lr: Lr, owned: Owned, control: Control) {
         self.expose();
-        let mut latch =
-            if owned.pending().take(owned.lane()).pending { Latch::Bit } else { Latch::None };
-        let mut want = match control.phys() {
-            Some(pintid) => lr.with_hw(pintid),
-            None => lr,
-        };
-        let mut more = false;
-        if latch == Latch::None && control.senders() != 0 {
+        let (mut latch, mut want, mut more) = (Latch::None, lr, false);
+        if control.senders() != 0 {
             let (before, now) = owned.control().update(Control::with_sender_taken);
             if before.senders() != 0 {
                 latch = Latch::Sender(now.sender());
                 want = lr.with_source(now.sender());
-                more = now.senders() != 0;
+                more = now.senders() != 0 || owned.pending().is_pending(owned.lane());
             }
+        }
+        if latch == Latch::None && owned.pending().take(owned.lane()).pending {
+            latch = Latch::Bit;
+        }
+        if let Some(pintid) = control.phys() {
+            want = want.with_hw(pintid);
         }
         let level = control.trigger() == Trigger::Level;
         if latch == Latch::None && !(level && control.line()) {
@@ -275,21 +276,39 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.review(self.used - 1);
     }
 
-    /// Takes a less urgent interrupt out of the full list registers: the youngest of the least urgent pending ones,
-    /// or else the least urgent active one. Returns whether there was one.
+    /// The youngest of the least urgent list registers that are active, or that are not: its level, and which.
+    fn least_urgent(&self, active: bool) -> Option<(u8, usize)> {
+        let entries = self.entries[..self.used].iter().flatten().enumerate();
+        entries
+            .filter(|(_, e)| e.want.state().is_active() == active)
+            .map(|(n, e)| (e.want.priority().level() as u8, n))
+            .max()
+    }
+
+    /// Takes a less urgent interrupt out of the full list registers, rather a pending one. Returns whether there was one.
+    ///
+    /// If all of them are active, the least urgent one goes in any case: the guest may have dropped its priority long ago, and
+    /// be ready for what waits (T32).
     #[cold]
     fn make_room(&mut self, level: u8) -> bool {
-        let victim = |active: bool| {
-            let entries = self.entries[..self.used].iter().flatten().enumerate();
-            entries
-                .filter(|(_, e)| e.want.state().is_active() == active)
-                .map(|(n, e)| (e.want.priority().level() as u8, n))
-                .max()
-                .filter(|&(worst, _)| worst > level)
-        };
-        let Some((_, n)) = victim(false).or_else(|| victim(true)) else { return false };
-        self.displace(n);
-        true
+        let (pending, active) = (self.least_urgent(false), self.least_urgent(true));
+        let starving = pending.is_none() && !cfg!(mutant = "active_starves_pending");
+        let victim = pending
+            .filter(|&(worst, _)| worst > level)
+            .or(active.filter(|&(worst, _)| worst > level || starving));
+        victim.map(|(_, n)| self.displace(n)).is_some()
+    }
+
+    /// The same for an active interrupt, which goes before what is pending at its level, but leaves one pending.
+    #[cold]
+    fn make_room_for_active(&mut self, level: u8) -> bool {
+        let entries = self.entries[..self.used].iter().flatten();
+        let spare = entries.filter(|e| !e.want.state().is_active()).count() > 1;
+        let victim = self
+            .least_urgent(false)
+            .filter(|&(worst, _)| spare && worst >= level)
+            .or(self.least_urgent(true).filter(|&(worst, _)| worst > level));
+        victim.map(|(_, n)| self.displace(n)).is_some()
     }
 
     /// Takes an interrupt's list register away.
