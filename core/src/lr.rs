@@ -152,7 +152,7 @@ impl Lr {
     /// INTID that GICV_IAR returns carries it there, IHI 0069, 12.4.7).
     #[must_use]
     pub const fn with_source(self, source: u8) -> Self {
-        Self(self.0 | ((source & 7) as u64) << 10)
+        Self(self.0 & !(7 << 10) | ((source & 7) as u64) << 10)
     }
 
     /// As `GICH_LR<n>`: 10-bit INTIDs, 5-bit priorities, 32 bits (IHI 0048B, 5.3.12).

@@ -171,6 +171,9 @@ impl IrqState {
             return SortKey::leaving(Place::when(self.changed));
         }
         if active {
+            if self.is_placed() {
+                self.place_priority = self.priority;
+            }
             // From now on it stays until it is deactivated, whatever its target.
             self.set_placed(false);
             // Pending again while it is active, it keeps its place.
@@ -179,6 +182,10 @@ impl IrqState {
             self.take_place(Place::when(self.changed));
         }
         SortKey::new(self.place_priority, active, self.place)
+    }
+
+    fn is_placed(&self) -> bool {
+        !self.intid.is_lpi() && self.own.is_placed()
     }
 
     fn set_placed(&mut self, placed: bool) {

@@ -69,6 +69,13 @@ impl Entry {
                 // Sent again before it was acknowledged: one delivery stands for both.
                 self.owned.control().update(|c| c.without_sender(sender));
             }
+            if self.latch != Latch::None && control.senders() & ((1 << sender) - 1) != 0 {
+                // The lowest sender goes first, as long as the guest has not seen another one.
+                let (_, now) =
+                    self.owned.control().update(|c| c.with_sender_back(sender).with_sender_taken());
+                self.latch = Latch::Sender(now.sender());
+                self.want = self.want.with_source(now.sender());
+            }
             if taken.pending {
                 // Not of this sender: for later.
                 self.owned.pending().restore(lane);
