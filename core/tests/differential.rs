@@ -7,9 +7,11 @@ mod common;
 use common::*;
 use proptest::prelude::*;
 use vgic_core::Vgic;
+use vgic_core::cpuif::CpuInterface;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_core::locked::LockedVgic;
+use vgic_core::lr::{ListRegisters, Lr, LrState};
 use vgic_core::reclaim::{Epoch, Slots};
 
 const VCPUS: u16 = 3;
@@ -191,13 +193,14 @@ fn old_op() -> impl Strategy<Value = Op> {
 struct Side<E: Engine> {
     m: Machine<E>,
     active: Vec<Vec<(Intid, Group)>>,
+    starved: bool,
 }
 
 impl<E: Engine> Side<E> {
     fn new(lrs: usize) -> Self {
         let config = Config { spis: 16, ..Config::with_vcpus(VCPUS) };
-        let mut side =
-            Self { m: Machine::with(config, lrs), active: vec![Vec::new(); VCPUS.into()] };
+        let active = vec![Vec::new(); VCPUS.into()];
+        let mut side = Self { m: Machine::with(config, lrs), active, starved: false };
         // A mapped start, so that most operations find something.
         for n in 0..LPIS {
             side.m.map(n, (n % u32::from(VCPUS)) as u16, 0xa0);
@@ -264,18 +267,31 @@ impl<E: Engine> Side<E> {
         }
     }
 
+    /// Entry. Notes whether an active interrupt lost its list register to one that is not more urgent, because all list
+    /// registers were active: which one goes, and where it stands in line after that, is each engine's own choice.
+    fn enter(&mut self, v: usize) -> Flushed {
+        let lrs = |cpu: &CpuInterface| (0..cpu.count()).map(|n| cpu.read(n)).collect::<Vec<_>>();
+        let before = lrs(&self.m.cpus[v]);
+        let flushed = self.m.enter(v);
+        let least = before.iter().map(|lr| lr.priority()).max();
+        let starving = before.iter().all(|lr| lr.state().is_active());
+        let pending = |lr: &Lr| lr.state() == LrState::Pending && Some(lr.priority()) >= least;
+        self.starved |= starving && lrs(&self.m.cpus[v]).iter().any(pending);
+        flushed
+    }
+
     /// Lets every vCPU look at its mail, and pass on what is for another: the host would do so after a kick.
     fn settle(&mut self) {
         for _ in 0..3 {
             for v in 0..usize::from(VCPUS) {
-                self.m.enter(v);
+                self.enter(v);
                 self.m.exit(v);
             }
         }
     }
 
     fn run(&mut self, v: usize, take: usize, end: usize) -> Outcome {
-        let flushed = self.m.enter(v);
+        let flushed = self.enter(v);
         let (mut taken, mut ended) = (Vec::new(), Vec::new());
         let cpu = &mut self.m.cpus[v];
         while taken.len() < take {
@@ -331,12 +347,20 @@ impl<E: Engine> Side<E> {
         }
         if NEW_OPS {
             self.settle();
-            outcomes.extend(self.calm());
+            let calm = self.calm();
+            if self.starved {
+                return outcomes;
+            }
+            outcomes.extend(calm);
         }
         for _ in 0..3 {
             for vcpu in 0..VCPUS {
                 for _ in 0..12 {
-                    outcomes.push(self.apply(Op::Run { vcpu, take: 1, end: 9 }));
+                    let ran = self.apply(Op::Run { vcpu, take: 1, end: 9 });
+                    if self.starved {
+                        return outcomes;
+                    }
+                    outcomes.push(ran);
                 }
             }
         }
@@ -357,9 +381,13 @@ fn compare<A: Engine, B: Engine>(lrs: usize, ops: &[Op]) -> Result<(), TestCaseE
             a.settle();
             b.settle();
         }
+        let (of_a, of_b) = (a.apply(op), b.apply(op));
+        if a.starved || b.starved {
+            return Ok(());
+        }
         prop_assert_eq!(
-            a.apply(op),
-            b.apply(op),
+            of_a,
+            of_b,
             "{} and {} differ at operation {}: {:?}",
             A::NAME,
             B::NAME,
@@ -370,6 +398,9 @@ fn compare<A: Engine, B: Engine>(lrs: usize, ops: &[Op]) -> Result<(), TestCaseE
             a.settle();
             b.settle();
         }
+    }
+    if a.starved || b.starved {
+        return Ok(());
     }
     let (a, b) = (a.finish(), b.finish());
     for (i, (a, b)) in a.into_iter().zip(b).enumerate() {
@@ -402,6 +433,8 @@ proptest! {
 
     #[test]
     fn slots_against_locked(lrs in 1..5usize, ops in prop::collection::vec(op(), 1..80)) {
+        // Several that the host made active have no order among them: all of them get list registers.
+        let lrs = if ops.iter().any(|op| matches!(op, Op::SetActive(..))) { 12 } else { lrs };
         compare::<Vgic<Slots>, LockedVgic>(lrs, &ops)?;
     }
 

@@ -63,18 +63,13 @@ impl Entry {
         let lane = self.owned.lane();
         let taken = self.owned.pending().take(lane);
         if let Latch::Sender(sender) = self.latch {
-            if control.is_recalled(sender) {
-                self.latch = Latch::None;
-            } else if control.senders() & 1 << sender != 0 {
+            let recalled = control.is_recalled(sender);
+            if !recalled && control.senders() & 1 << sender != 0 {
                 // Sent again before it was acknowledged: one delivery stands for both.
                 self.owned.control().update(|c| c.without_sender(sender));
             }
-            if self.latch != Latch::None && control.senders() & ((1 << sender) - 1) != 0 {
-                // The lowest sender goes first, as long as the guest has not seen another one.
-                let (_, now) =
-                    self.owned.control().update(|c| c.with_sender_back(sender).with_sender_taken());
-                self.latch = Latch::Sender(now.sender());
-                self.want = self.want.with_source(now.sender());
+            if recalled || control.senders() & ((1 << sender) - 1) != 0 {
+                self.take_next_sender(sender);
             }
             if taken.pending {
                 // Not of this sender: for later.
@@ -88,6 +83,19 @@ impl Entry {
         if self.sent {
             // The next sender's turn comes when this one's is over.
             self.ask_for_end();
+        }
+    }
+
+    /// The lowest sender goes first, as long as the guest has not seen another one.
+    #[cold]
+    fn take_next_sender(&mut self, instead_of: u8) {
+        // Without effect on a sender who has taken it back.
+        let (old, now) =
+            self.owned.control().update(|c| c.with_sender_back(instead_of).with_sender_taken());
+        self.latch = Latch::None;
+        if old.with_sender_back(instead_of).senders() != 0 {
+            self.latch = Latch::Sender(now.sender());
+            self.want = self.want.with_source(now.sender());
         }
     }
 
@@ -206,7 +214,10 @@ impl<R: Reclaim> VcpuInterface<R> {
             if self.used == count && !self.make_room(level) {
                 return;
             }
-            if let Some(owned) = self.ready.pop() {
+            // Anew: an LPI that lost its list register may be the most urgent now.
+            if let Some(level) = self.ready.highest()
+                && let Some(owned) = self.ready.pop()
+            {
                 let control = owned.control().load();
                 self.offer(level, owned, control);
             }
