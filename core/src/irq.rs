@@ -192,11 +192,6 @@ impl Owned {
         self.links.with_mut(|l| f(unsafe { &mut *l }));
     }
 
-    /// The level of its configured priority.
-    pub(crate) fn level(&self) -> u8 {
-        self.control().load().priority().level() as u8
-    }
-
     /// The priority of a level.
     pub(crate) fn priority_of(level: u8) -> Priority {
         Priority::new(level << (8 - Priority::BITS))

@@ -10,6 +10,7 @@ use vgic_core::Vgic;
 use vgic_core::engine::{Injector, Kick, Wired};
 use vgic_core::gic::{self, Affinity, Gic, GicCpu, Setup};
 use vgic_core::ids::{Intid, VcpuId};
+use vgic_core::memory::{GuestMemory, MemoryError};
 
 use crate::target::{Action, Answer, GICC, GICD, GICR, Lines, Model, Target};
 
@@ -25,6 +26,19 @@ impl Kick for Alone {
             assert!(Instant::now() < end, "waits for vCPU {} while nobody is in the guest", vcpu.0);
             thread::yield_now();
         }
+    }
+}
+
+/// LPIs exist, but their tables are never looked at: they are never enabled.
+struct NoMemory;
+
+impl GuestMemory for NoMemory {
+    fn read(&self, address: u64, _: &mut [u8]) -> Result<(), MemoryError> {
+        Err(MemoryError { address })
+    }
+
+    fn write(&self, address: u64, _: &[u8]) -> Result<(), MemoryError> {
+        Err(MemoryError { address })
     }
 }
 
@@ -49,6 +63,9 @@ impl Ours {
             Model::V2 => 256,
             Model::V3 => 224,
         })?;
+        if let Model::V3 = model {
+            setup.set_memory(Arc::new(NoMemory))?;
+        }
         setup.set_lrs(lrs)?;
         setup.add_vcpu(Affinity(0))?;
         setup.set_distributor(GICD)?;

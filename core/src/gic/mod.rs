@@ -16,6 +16,7 @@ pub use setup::{Model, MsiFrame, Setup, SetupError};
 
 use crate::engine::{Engine, Error};
 use crate::gicv2::{dist::DistV2, v2m::V2m};
+use crate::gicv3::lpis::LpiControl;
 use crate::gicv3::{dist::DistV3, redist::Redist};
 use crate::ids::VcpuId;
 use crate::mmio::bus::Regions;
@@ -65,6 +66,8 @@ impl Machine {
 pub(crate) struct Cx<'a, E: Engine> {
     pub(crate) machine: &'a Machine,
     pub(crate) injector: &'a E::Injector,
+    /// `None` if the machine has no LPIs.
+    pub(crate) lpis: Option<&'a LpiControl<E>>,
     pub(crate) vcpu: VcpuId,
 }
 
@@ -86,7 +89,9 @@ pub(crate) enum Frames {
     V3 { dist: DistV3, redists: Box<[Redist]> },
 }
 
-struct Shared<E> {
+struct Shared<E: Engine> {
+    /// Before the engine that it is a part of.
+    lpis: Option<LpiControl<E>>,
     engine: E,
     machine: Machine,
     regions: Regions<Place>,
@@ -193,7 +198,8 @@ impl<E: Engine> GicBus<E> {
         access: Access<'_>,
     ) -> Result<(), MmioError> {
         let shared = &*self.gic.0;
-        let cx = Cx::<E> { machine: &shared.machine, injector: &self.injector, vcpu };
+        let (machine, lpis) = (&shared.machine, shared.lpis.as_ref());
+        let cx = Cx::<E> { machine, injector: &self.injector, lpis, vcpu };
         match (&shared.frames, place) {
             (Frames::V2 { dist, .. }, Place::Dist) => access.perform(dist, &cx, offset),
             (Frames::V2 { v2m, .. }, Place::V2m(n)) => {

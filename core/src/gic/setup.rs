@@ -7,9 +7,11 @@ use alloc::vec::Vec;
 use super::{Affinity, Frames, Gic, Machine, Place, Shared};
 use crate::engine::{Config, Engine, Error, Gates, Injector, Kick};
 use crate::gicv2::{dist::DistV2, v2m::V2m};
+use crate::gicv3::lpis::LpiControl;
 use crate::gicv3::{dist::DistV3, redist::Redist};
 use crate::ids::{PRIVATE_INTIDS, VcpuId};
 use crate::lr::MAX_LRS;
+use crate::memory::GuestMemory;
 use crate::mmio::bus::Regions;
 
 /// Which architecture version the guest sees.
@@ -114,7 +116,7 @@ const V3_FRAME: u64 = 0x1_0000;
 const REDIST_SIZE: u64 = 2 * V3_FRAME;
 
 /// The shape of a machine, to be made into a [`Gic`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Setup {
     model: Option<Model>,
     config: Config,
@@ -124,6 +126,7 @@ pub struct Setup {
     dist: Option<u64>,
     cpu: Option<u64>,
     v2m: Vec<MsiFrame>,
+    memory: Option<Arc<dyn GuestMemory>>,
     /// vCPUs that the redistributor regions have room for, with those that end a region.
     redists: u32,
     last_redists: Vec<u32>,
@@ -141,6 +144,7 @@ impl Setup {
             dist: None,
             cpu: None,
             v2m: Vec::new(),
+            memory: None,
             redists: 0,
             last_redists: Vec::new(),
         }
@@ -286,6 +290,17 @@ impl Setup {
         Ok(())
     }
 
+    /// Gives the machine LPIs, as many as the [bounds](Setup::set_bounds) say: where the guest's memory is, in which their tables are.
+    /// Without an ITS, the guest makes them pending through GICR_SETLPIR (IHI 0069, 5.1.4).
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`].
+    pub fn set_memory(&mut self, memory: Arc<dyn GuestMemory>) -> Result<(), SetupError> {
+        self.model(Model::V3)?;
+        self.memory = Some(memory);
+        Ok(())
+    }
+
     /// Adds a region of redistributors, 128 KiB each, for `count` more vCPUs.
     ///
     /// # Errors
@@ -324,7 +339,8 @@ impl Setup {
             return missing("the distributor has no address");
         }
         let vcpus = self.affinities.len() as u16;
-        let Config { spis, espis, eppis, lpis, .. } = self.config;
+        let Config { spis, espis, eppis, .. } = self.config;
+        let lpis = if self.memory.is_some() { self.config.lpis } else { 0 };
         let affinities = self.affinities.clone().into();
         let machine = Machine { spis, espis, eppis, lpis, affinities };
         let frames = match model {
@@ -356,7 +372,11 @@ impl Setup {
             }
             Frames::V3 { .. } => DistV3::reset(&machine, &injector)?,
         }
+        let memory = self.memory.as_ref().filter(|_| lpis > 0).map(Arc::clone);
+        let lpis =
+            memory.map(|memory| LpiControl::new(&engine, &self.config, memory)).transpose()?;
         Ok(Gic(Arc::new(Shared {
+            lpis,
             engine,
             machine,
             regions: self.regions.clone(),

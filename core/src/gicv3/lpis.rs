@@ -22,7 +22,7 @@ const PROP_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// GICR_PENDBASER: Physical_Address, bits 51:16.
 const PEND_ADDRESS: u64 = 0x000f_ffff_ffff_0000;
 /// GICR_PENDBASER: PTZ: the pending table is all zero.
-const PTZ: u64 = 1 << 62;
+pub(super) const PTZ: u64 = 1 << 62;
 
 /// The tables of one redistributor, as its registers say.
 #[derive(Clone, Copy)]

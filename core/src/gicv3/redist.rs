@@ -11,10 +11,11 @@ use alloc::sync::Arc;
 
 use super::bits::{IIDR, Owner, Status, id};
 use super::layout::{GICR, Gicr};
+use super::lpis::{LpiControl, PTZ, Tables};
 use super::state::{Flag, State};
 use crate::engine::Engine;
 use crate::gic::{Cx, Machine};
-use crate::ids::VcpuId;
+use crate::ids::{Intid, VcpuId};
 use crate::mmio::{Frame, Reg};
 use crate::sync::{AtomicU64, Ordering, update};
 
@@ -22,6 +23,8 @@ use crate::sync::{AtomicU64, Ordering, update};
 const ENABLE_LPIS: u64 = 1 << 0;
 /// GICR_CTLR.CES: EnableLPIs can be cleared.
 const CES: u64 = 1 << 1;
+/// GICR_CTLR.IR: GICR_INVLPIR and GICR_INVALLR work.
+const IR: u64 = 1 << 2;
 
 /// GICR_WAKER.ProcessorSleep.
 const PROCESSOR_SLEEP: u64 = 1 << 1;
@@ -30,6 +33,8 @@ const CHILDREN_ASLEEP: u64 = 1 << 2;
 
 /// GICR_TYPER.PLPIS.
 const PLPIS: u64 = 1 << 0;
+/// GICR_TYPER.DirectLPI.
+const DIRECT_LPI: u64 = 1 << 3;
 /// GICR_TYPER.Last.
 const LAST: u64 = 1 << 4;
 
@@ -39,8 +44,10 @@ const ATTRIBUTES: u64 = 0x7 << 56 | 0x1f << 7;
 const SHAREABILITY: u64 = 0x3 << 10;
 /// Of GICR_PROPBASER, with Physical_Address and IDbits.
 const PROPBASER: u64 = ATTRIBUTES | 0xf_ffff_ffff_f000 | 0x1f;
-/// Of GICR_PENDBASER, with Physical_Address. PTZ, bit 62, is write-only.
-const PENDBASER: u64 = ATTRIBUTES | 0xf_ffff_ffff_0000;
+/// Of GICR_PENDBASER, with Physical_Address and PTZ.
+const PENDBASER: u64 = ATTRIBUTES | 0xf_ffff_ffff_0000 | PTZ;
+/// pINTID of GICR_SETLPIR, GICR_CLRLPIR and GICR_INVLPIR. A write that leaves it out has no effect.
+const PINTID: u64 = 0xffff_ffff;
 
 /// GICR_PIDR0.
 const PART: u8 = 0x93;
@@ -72,9 +79,42 @@ impl Redist {
         self.state.set_flag(cx.machine, cx.injector, self.vcpu, flag, on);
     }
 
+    fn tables(&self) -> Tables {
+        // Relaxed: written by the guest before it enables LPIs, or by a vCPU that races with that one.
+        let [propbaser, pendbaser] =
+            [&self.propbaser, &self.pendbaser].map(|base| base.load(Ordering::Relaxed));
+        Tables { vcpu: self.vcpu, propbaser, pendbaser }
+    }
+
+    /// Writes GICR_CTLR.EnableLPIs. The tables are read before LPIs are let through.
+    fn enable_lpis<E: Engine>(&self, cx: &Cx<'_, E>, enable: bool) {
+        if enable && !self.state.flag(self.vcpu, Flag::Lpis) {
+            if let Some(lpis) = cx.lpis {
+                lpis.enable(self.tables());
+            }
+        }
+        self.set(cx, Flag::Lpis, enable);
+    }
+
+    /// A write that names an LPI: without effect unless LPIs are enabled (12.11).
+    fn direct<E: Engine>(
+        &self,
+        cx: &Cx<'_, E>,
+        value: u64,
+        mask: u64,
+        f: fn(&LpiControl<E>, Tables, Intid),
+    ) {
+        if let Some(lpis) = cx.lpis
+            && mask & PINTID == PINTID
+            && self.state.flag(self.vcpu, Flag::Lpis)
+        {
+            f(lpis, self.tables(), Intid((value & PINTID) as u32));
+        }
+    }
+
     /// Writes GICR_PROPBASER or GICR_PENDBASER. Shareability 0b11 is reserved: kept as 0.
     fn set_base<E: Engine>(&self, cx: &Cx<'_, E>, base: &AtomicU64, value: u64, mask: u64) {
-        if cx.machine.lpis == 0 || self.state.flag(self.vcpu, Flag::Lpis) {
+        if cx.lpis.is_none() || self.state.flag(self.vcpu, Flag::Lpis) {
             return;
         }
         let merge = |old| {
@@ -85,15 +125,14 @@ impl Redist {
     }
 }
 
-/// GICR_TYPER. CommonLPIAff is 0: one LPI configuration table for all. DirectLPI is 0, and so is GICR_CTLR.IR: the
-/// LPI registers have no effect yet.
+/// GICR_TYPER. CommonLPIAff is 0: one LPI configuration table for all.
 fn typer(machine: &Machine, vcpu: VcpuId, last: bool) -> u64 {
     let affinity = machine.affinities.get(vcpu.index()).map_or(0, |a| a.0);
     // PPInum: 0, 1 or 2 for PPIs up to 31, 1087 or 1119.
     let ppis = u64::from(machine.eppis).div_ceil(32);
     let mut value = u64::from(affinity) << 32 | ppis << 27 | u64::from(vcpu.0) << 8;
     if machine.lpis > 0 {
-        value |= PLPIS;
+        value |= PLPIS | DIRECT_LPI;
     }
     if last {
         value |= LAST;
@@ -109,8 +148,8 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
         match kind {
             // RWP and UWP are 0: writes take effect before they are completed.
             Gicr::Ctlr if cx.machine.lpis == 0 => 0,
-            Gicr::Ctlr if self.state.flag(self.vcpu, Flag::Lpis) => CES | ENABLE_LPIS,
-            Gicr::Ctlr => CES,
+            Gicr::Ctlr if self.state.flag(self.vcpu, Flag::Lpis) => CES | IR | ENABLE_LPIS,
+            Gicr::Ctlr => CES | IR,
             Gicr::Iidr => IIDR,
             Gicr::Typer => self.typer,
             Gicr::Statusr => self.status.get(),
@@ -118,17 +157,24 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
             Gicr::Waker => PROCESSOR_SLEEP | CHILDREN_ASLEEP,
             // Relaxed: these are for who looks at them once LPIs are enabled, which acquires.
             Gicr::Propbaser => self.propbaser.load(Ordering::Relaxed),
-            Gicr::Pendbaser => self.pendbaser.load(Ordering::Relaxed),
+            // PTZ is write-only.
+            Gicr::Pendbaser => self.pendbaser.load(Ordering::Relaxed) & !PTZ,
             Gicr::Irqs(field, base) => Owner::Redist(self.vcpu).read(cx, field, base, index),
             Gicr::Id => id(index, PART),
-            Gicr::Raz => 0,
+            Gicr::Setlpir | Gicr::Clrlpir | Gicr::Invlpir | Gicr::Invallr | Gicr::Raz => 0,
         }
     }
 
     fn write(&mut self, cx: &Cx<'_, E>, kind: Gicr, index: u32, value: u64, mask: u64) {
         match kind {
             Gicr::Ctlr if cx.machine.lpis == 0 => {}
-            Gicr::Ctlr => self.set(cx, Flag::Lpis, value & ENABLE_LPIS != 0),
+            Gicr::Ctlr => self.enable_lpis(cx, value & ENABLE_LPIS != 0),
+            Gicr::Setlpir => self.direct(cx, value, mask, LpiControl::set),
+            Gicr::Clrlpir => self.direct(cx, value, mask, LpiControl::clear),
+            Gicr::Invlpir => self.direct(cx, value, mask, LpiControl::invalidate),
+            Gicr::Invallr => {
+                self.direct(cx, 0, PINTID, |lpis, tables, _| lpis.invalidate_all(tables))
+            }
             Gicr::Statusr => self.status.clear(value),
             Gicr::Waker => self.set(cx, Flag::Awake, value & PROCESSOR_SLEEP == 0),
             Gicr::Propbaser => self.set_base(cx, &self.propbaser, value, mask & PROPBASER),

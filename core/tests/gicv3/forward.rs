@@ -6,6 +6,7 @@ use crate::world::*;
 use vgic_core::engine::*;
 use vgic_core::gic::SysReg;
 use vgic_core::ids::*;
+use vgic_core::memory::GuestMemory;
 
 const WAKER: u64 = 0x14;
 const SLEEP: u32 = 2;
@@ -103,6 +104,10 @@ fn lpis_wait_for_enable_lpis() {
     };
     inject(&world);
     assert_eq!(world.take(1), []);
+    world.ram.write(RAM + 8200 - 8192, &[0x41]).unwrap();
+    for n in 0..2 {
+        world.w64(rd(n) + 0x70, RAM | 15);
+    }
     world.w32(rd(0), 1);
     assert_eq!(world.take(1), [], "of another vCPU");
     world.w32(rd(1), 1);

@@ -3,6 +3,7 @@
 mod dist;
 mod every;
 mod forward;
+mod lpis;
 mod redist;
 mod sysregs;
 mod world;

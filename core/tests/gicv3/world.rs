@@ -6,6 +6,7 @@ use vgic_core::MmioError;
 use vgic_core::engine::{Config, Injector, Kick, Wired};
 use vgic_core::gic::{Affinity, Gic, GicCpu, Model, Setup, SysReg};
 use vgic_core::ids::{Intid, VcpuId};
+use vgic_core::memory::{GuestMemory, MemoryError};
 
 use crate::Engine;
 
@@ -18,6 +19,38 @@ pub(crate) const SGI: u64 = 0x1_0000;
 pub(crate) const SPIS: u16 = 64;
 pub(crate) const ESPIS: u16 = 64;
 pub(crate) const EPPIS: u16 = 32;
+
+/// The guest's memory.
+pub(crate) const RAM: u64 = 0x4000_0000;
+const RAM_SIZE: usize = 0x4_0000;
+
+#[allow(clippy::disallowed_types)] // the guest's memory, not the engine
+pub(crate) struct Ram(std::sync::Mutex<Vec<u8>>);
+
+impl Ram {
+    fn with<T>(
+        &self,
+        address: u64,
+        len: usize,
+        f: impl FnOnce(&mut [u8]) -> T,
+    ) -> Result<T, MemoryError> {
+        let error = MemoryError { address };
+        let start = address.checked_sub(RAM).ok_or(error)? as usize;
+        let mut ram = self.0.lock().unwrap();
+        let end = start.checked_add(len).ok_or(error)?;
+        ram.get_mut(start..end).map(f).ok_or(error)
+    }
+}
+
+impl GuestMemory for Ram {
+    fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.with(address, data.len(), |ram| data.copy_from_slice(ram))
+    }
+
+    fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.with(address, data.len(), |ram| ram.copy_from_slice(data))
+    }
+}
 
 struct NoKick; // one thread
 
@@ -54,6 +87,7 @@ pub(crate) fn setup(affinities: &[u32]) -> Setup {
 pub(crate) struct World {
     pub(crate) cpus: Vec<GicCpu<Engine>>,
     pub(crate) gic: Gic<Engine>,
+    pub(crate) ram: Arc<Ram>,
 }
 
 impl World {
@@ -76,9 +110,12 @@ impl World {
     }
 
     pub(crate) fn init(setup: &Setup, vcpus: usize) -> Self {
+        let ram = Arc::new(Ram(vec![0; RAM_SIZE].into()));
+        let mut setup = setup.clone();
+        setup.set_memory(ram.clone()).unwrap();
         let gic: Gic<Engine> = setup.init(no_kick()).unwrap();
         let cpus = (0..vcpus).map(|n| gic.cpu(VcpuId(n as u16)).unwrap()).collect();
-        Self { cpus, gic }
+        Self { cpus, gic, ram }
     }
 
     /// `vcpus` vCPUs that take whatever comes: all on and awake, all groups enabled, everything in Group 1.

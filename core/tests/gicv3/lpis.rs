@@ -1,0 +1,180 @@
+//! LPIs at the redistributors: their tables in guest memory, and those that the guest makes pending without an ITS.
+
+use vgic_core::engine::{Engine, Injected, Injector, LpiConfig, MsiControl};
+use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
+use vgic_core::memory::GuestMemory;
+
+use crate::world::*;
+
+const SETLPIR: u64 = 0x40;
+const CLRLPIR: u64 = 0x48;
+const PROPBASER: u64 = 0x70;
+const PENDBASER: u64 = 0x78;
+const INVLPIR: u64 = 0xa0;
+const INVALLR: u64 = 0xb0;
+/// 16-bit INTIDs.
+const IDBITS: u64 = 15;
+const PTZ: u64 = 1 << 62;
+
+/// The pending table of a vCPU.
+fn pending_table(vcpu: usize) -> u64 {
+    RAM + 0x1_0000 * (1 + vcpu as u64)
+}
+
+/// A machine that runs, with the LPI tables where they belong, and LPIs not enabled yet.
+fn world(vcpus: u32) -> World {
+    let mut world = World::running(vcpus);
+    for n in 0..vcpus as usize {
+        world.w64(rd(n) + PROPBASER, RAM | IDBITS);
+        world.w64(rd(n) + PENDBASER, pending_table(n));
+    }
+    world
+}
+
+impl World {
+    /// Writes an LPI's byte of the configuration table.
+    fn property(&self, intid: u32, byte: u8) {
+        self.ram.write(RAM + u64::from(intid - 8192), &[byte]).unwrap();
+    }
+}
+
+#[test]
+fn what_there_is() {
+    let mut world = world(1);
+    assert_eq!(world.r64(rd(0) + 0x8) & 0xb, 0x9, "PLPIS, DirectLPI");
+    assert_eq!(world.r32(rd(0)), 6, "CES, IR");
+    let mut none = World::without_lpis(&[0]);
+    assert_eq!(none.r64(rd(0) + 0x8) & 0xb, 0);
+    none.w32(rd(0), 1);
+    none.w64(rd(0) + SETLPIR, 8192);
+    assert_eq!(none.r32(rd(0)), 0);
+}
+
+#[test]
+fn set_and_cleared_by_the_guest() {
+    let mut world = world(2);
+    world.property(8192, 0xa1);
+    world.property(8300, 0x41);
+    world.w64(rd(1) + SETLPIR, 8192);
+    world.w32(rd(1), 1);
+    assert_eq!(world.take(1), [], "set while LPIs were not enabled");
+    world.w64(rd(1) + SETLPIR, 8192);
+    world.w64(rd(1) + SETLPIR, 8300);
+    assert_eq!(world.take(0), []);
+    assert_eq!(world.take(1), [8300, 8192], "by priority");
+    assert_eq!(world.take(1), []);
+    world.w32(rd(1) + SETLPIR, 8192);
+    world.w32(rd(1) + SETLPIR + 4, 8300);
+    assert_eq!(world.take(1), [8192], "the upper half names no LPI");
+    world.w64(rd(1) + SETLPIR, 8192);
+    world.w64(rd(1) + CLRLPIR, 8192);
+    assert_eq!(world.take(1), []);
+}
+
+#[test]
+fn moved_to_the_redistributor_where_it_is_set() {
+    let mut world = world(2);
+    world.property(8192, 0xa1);
+    world.w32(rd(0), 1);
+    world.w32(rd(1), 1);
+    world.w64(rd(0) + SETLPIR, 8192);
+    assert_eq!(world.take(0), [8192]);
+    world.w64(rd(1) + SETLPIR, 8192);
+    world.look();
+    assert_eq!([world.take(0), world.take(1)], [vec![], vec![8192]]);
+    world.w64(rd(1) + SETLPIR, 8192);
+    world.w64(rd(0) + CLRLPIR, 8192);
+    assert_eq!(world.take(1), [8192], "pending elsewhere");
+}
+
+#[test]
+fn configuration_is_read_when_it_is_invalidated() {
+    let mut world = world(1);
+    world.w32(rd(0), 1);
+    for intid in [8192, 8193] {
+        world.w64(rd(0) + SETLPIR, intid);
+    }
+    assert_eq!(world.take(0), [], "disabled");
+    world.property(8192, 1);
+    world.property(8193, 1);
+    assert_eq!(world.take(0), []);
+    world.w64(rd(0) + INVLPIR, 8193);
+    assert_eq!(world.take(0), [8193]);
+    world.w64(rd(0) + INVALLR, 0);
+    assert_eq!(world.take(0), [8192]);
+    world.property(8192, 0);
+    world.w32(rd(0) + INVLPIR, 8192);
+    world.w64(rd(0) + SETLPIR, 8192);
+    assert_eq!(world.take(0), []);
+}
+
+#[test]
+fn the_pending_table_is_read_unless_it_is_said_to_be_zero() {
+    let mut world = world(2);
+    for intid in [8192, 8255, 8256, 9000] {
+        world.property(intid, 0xa1);
+        let (byte, bit) = (pending_table(1) + u64::from(intid / 8), intid % 8);
+        let mut old = [0];
+        world.ram.read(byte, &mut old).unwrap();
+        world.ram.write(byte, &[old[0] | 1 << bit]).unwrap();
+    }
+    // Not LPIs.
+    world.ram.write(pending_table(1), &[0xff; 1024]).unwrap();
+    world.w64(rd(1) + PENDBASER, pending_table(1) | PTZ);
+    assert_eq!(world.r64(rd(1) + PENDBASER), pending_table(1));
+    world.w32(rd(1), 1);
+    assert_eq!(world.take(1), []);
+    world.w32(rd(1), 0);
+    world.w64(rd(1) + PENDBASER, pending_table(1));
+    world.w32(rd(1), 1);
+    assert_eq!(world.take(1), [8192, 8255, 8256, 9000]);
+    world.w32(rd(0), 1);
+    assert_eq!(world.take(0), []);
+}
+
+#[test]
+fn lpis_of_the_host_are_configured_by_the_guest() {
+    let mut world = world(1);
+    let mut msi = world.gic.engine().msi().unwrap();
+    let (device, event) = (DeviceId(3), EventId(1));
+    msi.map(device, event, Intid(8200), VcpuId(0), LpiConfig::enabled(0)).unwrap();
+    world.w32(rd(0), 1);
+    let domain = msi.domain();
+    let injected = world.cpus[0].bus().injector().inject(&domain, device, event);
+    assert_eq!(injected, Injected::Pending);
+    assert_eq!(world.take(0), [], "disabled in the guest's table");
+    world.property(8200, 1);
+    world.w64(rd(0) + INVLPIR, 8200);
+    assert_eq!(world.take(0), [8200]);
+}
+
+#[test]
+fn tables_that_are_not_there() {
+    let mut world = world(1);
+    world.w64(rd(0) + PROPBASER, 0xf_ffff_ffff_f000 | IDBITS);
+    world.w64(rd(0) + PENDBASER, 0xf_ffff_ffff_0000);
+    world.w32(rd(0), 1);
+    world.w64(rd(0) + SETLPIR, 8192);
+    world.w64(rd(0) + INVALLR, 0);
+    assert_eq!(world.take(0), [], "what cannot be read is disabled");
+    // Too small for any LPI.
+    world.w32(rd(0), 0);
+    world.w64(rd(0) + PROPBASER, RAM | 12);
+    world.property(8192, 1);
+    world.w32(rd(0), 1);
+    world.w64(rd(0) + SETLPIR, 8192);
+    assert_eq!(world.take(0), []);
+}
+
+#[test]
+fn t24_any_intid() {
+    let mut world = world(1);
+    world.w32(rd(0), 1);
+    for offset in [SETLPIR, CLRLPIR, INVLPIR, INVALLR] {
+        for value in [0, 15, 1023, 8191, 65_536, 1 << 24, u64::MAX] {
+            world.w64(rd(0) + offset, value);
+        }
+    }
+    assert_eq!(world.take(0), []);
+    assert_eq!(world.gic.engine().usage().lpis, 0);
+}
