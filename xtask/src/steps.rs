@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{lint, loom, no_std, sanitizers, setup, storm, unit};
+use crate::{lint, loom, no_std, oracle, sanitizers, setup, storm, unit};
 
 /// One step. The order of the variants is the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -20,6 +20,7 @@ pub(crate) enum Step {
     NoStd,
     Loom,
     Storm,
+    Oracle,
     Asan,
     Tsan,
 }
@@ -43,6 +44,7 @@ impl Step {
             Self::NoStd => no_std::run(),
             Self::Loom => loom::run(&[]),
             Self::Storm => storm::run(),
+            Self::Oracle => oracle::run(&oracle::OracleArgs::default()),
             Self::Asan => sanitizers::asan(),
             Self::Tsan => sanitizers::tsan(),
         }
