@@ -310,7 +310,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[cold]
     fn make_room(&mut self, level: u8) -> bool {
         let (pending, active) = (self.least_urgent(false), self.least_urgent(true));
-        let starving = pending.is_none() && !cfg!(mutant = "active_starves_pending");
+        let starving = pending.is_none();
         let victim = pending
             .filter(|&(worst, _)| worst > level)
             .or(active.filter(|&(worst, _)| worst > level || starving));
