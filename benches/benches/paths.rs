@@ -6,8 +6,10 @@
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use vgic_benches::cost::Bench;
+use vgic_benches::frames::FrameBench;
 use vgic_core::Vgic;
 use vgic_core::engine::Engine;
+use vgic_core::gic::Model;
 use vgic_core::locked::LockedVgic;
 use vgic_core::reclaim::{Epoch, Slots};
 
@@ -53,10 +55,23 @@ fn entry<E: Engine>(name: &str, group: &mut BenchmarkGroup<'_, WallTime>, pendin
     });
 }
 
+fn registers<E: Engine>(name: &str, group: &mut BenchmarkGroup<'_, WallTime>, model: Model) {
+    let mut b = FrameBench::<E>::new(model).expect("a machine");
+    group
+        .bench_function(format!("{name}/{model:?}/ISENABLER write"), |run| run.iter(|| b.enable()));
+    group.bench_function(format!("{name}/{model:?}/IAR read"), |run| run.iter(|| b.spurious()));
+    group.bench_function(format!("{name}/{model:?}/SPI cycle"), |run| run.iter(|| b.cycle()));
+}
+
 fn all(c: &mut Criterion) {
     let mut group = c.benchmark_group("coalesced injection");
     for lpis in [1, 1024] {
         each_engine!(coalesced(&mut group, lpis));
+    }
+    group.finish();
+    let mut group = c.benchmark_group("registers");
+    for model in [Model::V2, Model::V3] {
+        each_engine!(registers(&mut group, model));
     }
     group.finish();
     let mut group = c.benchmark_group("full cycle");

@@ -2,6 +2,7 @@
 //! that a seed repeats ([`rng`]), and the storm itself ([`storm`]).
 
 pub mod cost;
+pub mod frames;
 pub mod host;
 pub mod rng;
 pub mod storm;

@@ -277,7 +277,7 @@ impl Hub {
     fn await_fold(&self, vcpu: VcpuId) -> u64 {
         let shared = self.vcpu(vcpu);
         let seen = shared.exposure();
-        if seen % 2 != 0 && !cfg!(mutant = "no_wait_for_fold") {
+        if !seen.is_multiple_of(2) && !cfg!(mutant = "no_wait_for_fold") {
             self.kick(vcpu);
             self.kick.wait_for_exit(vcpu, &|| shared.exposure_is_past(seen));
         }
@@ -293,7 +293,7 @@ impl Hub {
             // Between a fold and the next exposure nothing changes but by writes to its words.
             let stays = irq.state.load_ordered().owner() == owner;
             let undisturbed = seen.is_none_or(|(owner, seen)| {
-                seen % 2 == 0 && !self.vcpu(owner).exposure_is_past(seen)
+                seen.is_multiple_of(2) && !self.vcpu(owner).exposure_is_past(seen)
             });
             if stays && (undisturbed || cfg!(mutant = "no_wait_for_fold")) {
                 return result;

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Parser;
 use vgic_benches::cost::{Bench, Figure, ns_per_call, rmw_ns};
+use vgic_benches::frames::FrameBench;
 use vgic_core::Vgic;
 use vgic_core::engine::Engine;
+use vgic_core::gic::Model;
 use vgic_core::locked::LockedVgic;
 use vgic_core::reclaim::{Epoch, Slots};
 
@@ -78,6 +80,23 @@ fn paths<E: Engine>(engine: &'static str) -> Result<Vec<Path>> {
                 ns_per_call(n, || b.entry_with_pending())
             }),
         );
+    }
+    for (model, version) in [(Model::V2, 2), (Model::V3, 3)] {
+        type Access<E> = fn(&mut FrameBench<E>);
+        let accesses: [(&str, Access<E>); 5] = [
+            ("write ISENABLER, one interrupt", FrameBench::enable),
+            ("write IPRIORITYR, one byte", FrameBench::prioritise),
+            ("read IAR, nothing pending", FrameBench::spurious),
+            ("SPI: pulse, entry, IAR, EOIR, exit", FrameBench::cycle),
+            ("write SGIR, to oneself", FrameBench::send_sgi),
+        ];
+        for (name, access) in accesses {
+            let mut b = FrameBench::<E>::new(model)?;
+            add(
+                format!("GICv{version}: {name}"),
+                Box::new(move |n| ns_per_call(n, || access(&mut b))),
+            );
+        }
     }
     Ok(paths)
 }

@@ -94,6 +94,8 @@ impl Plan {
         Config {
             vcpus: self.vcpus,
             spis: 0,
+            eppis: 0,
+            espis: 0,
             lpis,
             max_lpis: lpis + spare(lpis),
             device_bits: bits_for(self.devices),

@@ -88,10 +88,11 @@ impl Redist {
 
     /// Writes GICR_CTLR.EnableLPIs. The tables are read before LPIs are let through.
     fn enable_lpis<E: Engine>(&self, cx: &Cx<'_, E>, enable: bool) {
-        if enable && !self.state.flag(self.vcpu, Flag::Lpis) {
-            if let Some(lpis) = cx.lpis {
-                lpis.enable(self.tables());
-            }
+        if let Some(lpis) = cx.lpis
+            && enable
+            && !self.state.flag(self.vcpu, Flag::Lpis)
+        {
+            lpis.enable(self.tables());
         }
         self.set(cx, Flag::Lpis, enable);
     }
