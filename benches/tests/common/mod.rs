@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use vgic_core::engine::{
-    Config, Engine, Error, Injected, Injector, Kick, Usage, Wired, WiredConfig,
+    Config, Engine, Error, Gates, Injected, Injector, Kick, Usage, Wired, WiredConfig,
 };
-use vgic_core::ids::{DeviceId, EventId, VcpuId};
+use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
 
 /// What goes wrong.
 pub(crate) trait Fault: Clone + Send + Sync + 'static {
@@ -65,6 +65,15 @@ impl<I: Injector, F: Fault> FaultyInjector<I, F> {
     }
 }
 
+/// Methods that do what the engine behind does.
+macro_rules! delegate {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {
+        $(fn $name(&self, $($arg: $type),*) -> Result<$result, Error> {
+            self.inner.$name($($arg),*)
+        })*
+    };
+}
+
 impl<I: Injector, F: Fault> Injector for FaultyInjector<I, F> {
     type Domain = I::Domain;
     type Route = I::Route;
@@ -77,23 +86,33 @@ impl<I: Injector, F: Fault> Injector for FaultyInjector<I, F> {
         self.next().unwrap_or_else(|| self.inner.inject_route(route))
     }
 
-    fn set_level(&self, wired: Wired, high: bool) -> Result<(), Error> {
-        self.inner.set_level(wired, high)
+    fn update(
+        &self,
+        wired: Wired,
+        f: impl Fn(WiredConfig) -> WiredConfig,
+    ) -> Result<WiredConfig, Error> {
+        self.inner.update(wired, f)
     }
 
-    fn pulse(&self, wired: Wired) -> Result<Injected, Error> {
-        self.inner.pulse(wired)
+    fn update_gates(&self, vcpu: VcpuId, f: impl Fn(Gates) -> Gates) -> Result<(), Error> {
+        self.inner.update_gates(vcpu, f)
     }
 
-    fn clear_pulse(&self, wired: Wired) -> Result<(), Error> {
-        self.inner.clear_pulse(wired)
-    }
-
-    fn configure(&self, wired: Wired, config: WiredConfig) -> Result<(), Error> {
-        self.inner.configure(wired, config)
-    }
-
-    fn set_lpis_enabled(&self, vcpu: VcpuId, enabled: bool) -> Result<(), Error> {
-        self.inner.set_lpis_enabled(vcpu, enabled)
+    delegate! {
+        set_level(wired: Wired, high: bool) -> ();
+        pulse(wired: Wired) -> Injected;
+        clear_pulse(wired: Wired) -> ();
+        configure(wired: Wired, config: WiredConfig) -> ();
+        config(wired: Wired) -> WiredConfig;
+        line(wired: Wired) -> bool;
+        is_pending(wired: Wired) -> bool;
+        is_active(wired: Wired) -> bool;
+        set_active(wired: Wired, active: bool) -> ();
+        pulse_from(vcpu: VcpuId, sgi: Intid, senders: u8) -> ();
+        clear_from(vcpu: VcpuId, sgi: Intid, senders: u8) -> ();
+        senders(vcpu: VcpuId, sgi: Intid) -> u8;
+        map_phys(wired: Wired, pintid: u16) -> ();
+        unmap_phys(wired: Wired) -> ();
+        phys(wired: Wired) -> Option<u16>;
     }
 }
