@@ -39,21 +39,79 @@ const V2M: u64 = 0x0802_0000;
 const GICR: u64 = 0x080a_0000;
 
 /// One step.
-#[derive(Arbitrary, Debug)]
+#[derive(Arbitrary)]
 enum Op {
     /// The frame that the target is about, at an offset that may be anything.
-    Frame { vcpu: u8, offset: u32, width: u8, value: u64, write: bool },
+    Frame {
+        vcpu: u8,
+        offset: u32,
+        width: u8,
+        value: u64,
+        write: bool,
+    },
     /// Any frame of the machine, at a sensible place.
-    Elsewhere { vcpu: u8, word: u16, value: u32, write: bool },
-    Line { irq: u8, vcpu: u8, high: bool },
-    Pulse { irq: u8, vcpu: u8 },
+    Elsewhere {
+        vcpu: u8,
+        word: u16,
+        value: u32,
+        write: bool,
+    },
+    Line {
+        irq: u8,
+        vcpu: u8,
+        high: bool,
+    },
+    Pulse {
+        irq: u8,
+        vcpu: u8,
+    },
     Enter(u8),
     Exit(u8),
-    Take { vcpu: u8, group: bool },
-    End { vcpu: u8, group: bool, intid: Option<u16> },
-    Deactivate { vcpu: u8, intid: u16 },
-    Power { vcpu: u8, on: bool },
-    System { vcpu: u8, op1: u8, crn: u8, crm: u8, op2: u8, value: u64, write: bool },
+    Take {
+        vcpu: u8,
+        group: bool,
+    },
+    End {
+        vcpu: u8,
+        group: bool,
+        intid: Option<u16>,
+    },
+    Deactivate {
+        vcpu: u8,
+        intid: u16,
+    },
+    Power {
+        vcpu: u8,
+        on: bool,
+    },
+    System {
+        vcpu: u8,
+        op1: u8,
+        crn: u8,
+        crm: u8,
+        op2: u8,
+        value: u64,
+        write: bool,
+    },
+    /// What an operating system does in the beginning, which would be long to find by chance.
+    Start(u8),
+    /// It uses an SPI.
+    Route {
+        irq: u8,
+        vcpu: u8,
+        priority: u8,
+    },
+    /// The guest sends an SGI.
+    Send {
+        vcpu: u8,
+        sgi: u8,
+        targets: u8,
+    },
+    /// Enters, takes one interrupt, ends it and exits.
+    Serve {
+        vcpu: u8,
+        group: bool,
+    },
 }
 
 struct NoKick;
@@ -62,10 +120,10 @@ impl Kick for NoKick {
 }
 
 struct Machine {
-    gic: Gic<Vgic>,
     bus: GicBus<Vgic>,
     cpus: Vec<GicCpu<Vgic>>,
     v2: bool,
+    report: Report,
 }
 
 impl Machine {
@@ -88,7 +146,7 @@ impl Machine {
         let gic: Gic<Vgic> = setup.init(Arc::new(NoKick)).unwrap();
         let bus = gic.bus().unwrap();
         let cpus = (0..VCPUS).map(|n| gic.cpu(VcpuId(n)).unwrap()).collect();
-        Self { gic, bus, cpus, v2 }
+        Self { bus, cpus, v2, report: Report::default() }
     }
 
     fn wired(irq: u8, vcpu: u8) -> Wired {
@@ -96,6 +154,12 @@ impl Machine {
             n @ 0..32 => Wired::Private(VcpuId(u16::from(vcpu) % VCPUS), Intid(n)),
             n => Wired::Spi(Intid(n)),
         }
+    }
+
+    /// Before what may wait for other vCPUs to leave the guest: their threads would answer a kick, but there is one
+    /// thread here, so they have left it already.
+    fn leave(&mut self) {
+        self.cpus.iter_mut().for_each(GicCpu::exit);
     }
 
     fn cpu(&mut self, vcpu: u8) -> &mut GicCpu<Vgic> {
@@ -125,11 +189,16 @@ impl Machine {
     }
 
     fn iar(&mut self, vcpu: u8, group1: bool) -> u32 {
-        if self.v2 {
-            return self.word(vcpu, GICC + if group1 { 0x20 } else { 0xc }, 0, false);
+        let intid = if self.v2 {
+            self.word(vcpu, GICC + if group1 { 0x20 } else { 0xc }, 0, false)
+        } else {
+            let reg = if group1 { SysReg::ICC_IAR1_EL1 } else { SysReg::ICC_IAR0_EL1 };
+            self.cpu(vcpu).icc_read(reg).expect("an IAR can be read") as u32
+        };
+        if !(1020..=SPURIOUS).contains(&intid) {
+            self.report.taken += 1;
         }
-        let reg = if group1 { SysReg::ICC_IAR1_EL1 } else { SysReg::ICC_IAR0_EL1 };
-        self.cpu(vcpu).icc_read(reg).expect("an IAR can be read") as u32
+        intid
     }
 
     fn eoir(&mut self, vcpu: u8, group1: bool, intid: u32) {
@@ -162,12 +231,15 @@ impl Machine {
                     (true, _) => GICD + n / 4 % 0x400 * 4,
                     // Where the registers are: the rest is reserved.
                     (false, 0) => GICR + n % u64::from(VCPUS) * 0x2_0000 + n / 12 % 0x40 * 4,
-                    (false, 1) => GICR + n % u64::from(VCPUS) * 0x2_0000 + 0x1_0000 + n / 12 % 0x400 * 4,
+                    (false, 1) => {
+                        GICR + n % u64::from(VCPUS) * 0x2_0000 + 0x1_0000 + n / 12 % 0x400 * 4
+                    }
                     (false, 2) => GICD + 0x6000 + n / 4 % 0x800 * 4,
                     (false, _) => GICD + n / 4 % 0x400 * 4,
                 };
                 self.word(vcpu, address, value, write);
             }
+            // What cannot be injected is refused.
             Op::Line { irq, vcpu, high } => {
                 let _ = self.bus.injector().set_level(Self::wired(irq, vcpu), high);
             }
@@ -186,8 +258,7 @@ impl Machine {
                 self.eoir(vcpu, group, intid.map_or(last, u32::from));
             }
             Op::Deactivate { vcpu, intid } => {
-                // The other vCPUs are not in the guest when it waits for them: there is one thread.
-                self.cpus.iter_mut().for_each(GicCpu::exit);
+                self.leave();
                 if self.v2 {
                     self.word(vcpu, GICC + 0x1000, intid.into(), true);
                 } else {
@@ -199,14 +270,72 @@ impl Machine {
             Op::Power { vcpu, on: false } => self.cpu(vcpu).power_off(),
             Op::System { vcpu, op1, crn, crm, op2, value, write } => {
                 let crn = if frame == Frame::Icc { 12 - (crn & 1) * 8 } else { crn };
-                let reg = SysReg { op0: 3, op1: op1 & 7, crn: crn & 15, crm: crm & 15, op2: op2 & 7 };
+                let reg = SysReg::new(3, op1 & 7, crn & 15, crm & 15, op2 & 7);
+                if reg == SysReg::ICC_DIR_EL1 {
+                    self.leave();
+                }
                 let _ = if write {
                     self.cpu(vcpu).icc_write(reg, value)
                 } else {
                     self.cpu(vcpu).icc_read(reg).map(drop)
                 };
             }
+            Op::Start(vcpu) => self.start(vcpu),
+            Op::Route { irq, vcpu, priority } => {
+                let n = 32 + u64::from(irq) % u64::from(SPIS);
+                let route = u32::from(vcpu) % u32::from(VCPUS);
+                let shift = 8 * (n % 4);
+                let (word, byte) = (n & !3, 0xff << shift);
+                let old = self.word(vcpu, GICD + 0x400 + word, 0, false) & !byte;
+                self.word(vcpu, GICD + 0x400 + word, old | u32::from(priority) << shift, true);
+                if self.v2 {
+                    let old = self.word(vcpu, GICD + 0x800 + word, 0, false) & !byte;
+                    self.word(vcpu, GICD + 0x800 + word, old | 1 << route << shift, true);
+                } else {
+                    self.word(vcpu, GICD + 0x6000 + 8 * n, route, true);
+                }
+                self.word(vcpu, GICD + 0x100 + n / 32 * 4, 1 << (n % 32), true);
+            }
+            Op::Send { vcpu, sgi, targets } if self.v2 => {
+                let value = u32::from(targets) << 16 | u32::from(sgi & 15);
+                self.word(vcpu, GICD + 0xf00, value, true);
+            }
+            Op::Send { vcpu, sgi, targets } => {
+                let value = u64::from(sgi & 15) << 24 | u64::from(targets);
+                self.cpu(vcpu).icc_write(SysReg::ICC_SGI1R_EL1, value).expect("it can be written");
+            }
+            Op::Serve { vcpu, group } => {
+                self.cpu(vcpu).enter();
+                let intid = self.iar(vcpu, group);
+                self.eoir(vcpu, group, intid);
+                self.cpu(vcpu).exit();
+            }
         }
+    }
+
+    fn start(&mut self, vcpu: u8) {
+        self.cpu(vcpu).power_on();
+        let wired = if self.v2 {
+            self.word(vcpu, GICC + 4, 0xff, true);
+            // Both groups, and one register to acknowledge them.
+            self.word(vcpu, GICC, 7, true);
+            GICD
+        } else {
+            let rd = GICR + 0x2_0000 * (u64::from(vcpu) % u64::from(VCPUS));
+            self.word(vcpu, rd + 0x14, 0, true);
+            let regs = [
+                (SysReg::ICC_PMR_EL1, 0xff),
+                (SysReg::ICC_IGRPEN0_EL1, 1),
+                (SysReg::ICC_IGRPEN1_EL1, 1),
+            ];
+            for (reg, value) in regs {
+                self.cpu(vcpu).icc_write(reg, value).expect("it can be written");
+            }
+            rd + 0x1_0000
+        };
+        self.word(vcpu, wired + 0x100, u32::MAX, true);
+        self.word(vcpu, wired + 0x80, 0xffff_ff00, true);
+        self.word(vcpu, GICD, 3, true);
     }
 
     /// No interrupt is in two list registers, of one vCPU or of two.
@@ -231,9 +360,6 @@ impl Machine {
             for irq in irqs.clone() {
                 let wired = Self::wired(irq, vcpu);
                 self.bus.injector().set_level(wired, false).unwrap();
-                if let Wired::Private(_, intid) = wired && intid.is_sgi() && self.v2 {
-                    continue;
-                }
             }
             // From a CPU interface without a past.
             self.cpu(vcpu).power_off();
@@ -269,6 +395,7 @@ impl Machine {
                     };
                     let _ = if group1 { lrs.eoir1(intid) } else { lrs.eoir0(intid) };
                     quiet = 0;
+                    self.report.drained += 1;
                 }
                 cpu.exit();
             }
@@ -276,31 +403,60 @@ impl Machine {
         for irq in irqs {
             for vcpu in 0..VCPUS as u8 {
                 let wired = Self::wired(irq, vcpu);
-                let config = self.bus.injector().config(wired).unwrap();
+                let injector = self.bus.injector();
+                let config = injector.config(wired).unwrap();
                 // The lowest priority is never signaled.
                 if config.enabled && config.priority != Priority::LOWEST {
-                    let pending = self.bus.injector().is_pending(wired).unwrap();
+                    let pending = injector.is_pending(wired).unwrap();
                     assert!(!pending, "{wired:?} is lost: {config:?}");
+                    if let Wired::Private(vcpu, sgi) = wired
+                        && sgi.is_sgi()
+                    {
+                        let senders = injector.senders(vcpu, sgi).unwrap();
+                        assert_eq!(senders, 0, "{wired:?} is lost: {config:?}");
+                    }
                 }
             }
         }
     }
 }
 
+/// What a run has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Steps that were made.
+    pub steps: usize,
+    /// Interrupts that were taken before the guest became sensible.
+    pub taken: usize,
+    /// Those that were taken after.
+    pub drained: usize,
+}
+
 /// Runs one input.
-pub fn run(frame: Frame, data: &[u8]) {
+///
+/// # Panics
+/// On whatever must not be.
+pub fn run(frame: Frame, data: &[u8]) -> Report {
     let mut machine = Machine::new(frame);
     let mut last = [SPURIOUS; VCPUS as usize];
     let mut input = Unstructured::new(data);
     while !input.is_empty() {
         let Ok(op) = Op::arbitrary(&mut input) else { break };
-        // The threads of the other vCPUs would answer a kick: here they have left the guest before.
-        if matches!(op, Op::Frame { .. } | Op::Elsewhere { .. }) {
-            machine.cpus.iter_mut().for_each(GicCpu::exit);
+        let frame_access = matches!(
+            op,
+            Op::Frame { .. }
+                | Op::Elsewhere { .. }
+                | Op::Start(_)
+                | Op::Route { .. }
+                | Op::Send { .. }
+        );
+        if frame_access {
+            machine.leave();
         }
         machine.perform(frame, op, &mut last);
         machine.check_places();
+        machine.report.steps += 1;
     }
     machine.drain();
-    drop((machine.cpus, machine.bus, machine.gic));
+    machine.report
 }
