@@ -4,6 +4,7 @@
 //! in two places. In the end the guest becomes sensible and serves everything that it is offered; then
 //! nothing may be left that should have been offered.
 
+use std::iter;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -39,7 +40,7 @@ const V2M: u64 = 0x0802_0000;
 const GICR: u64 = 0x080a_0000;
 
 /// One step.
-#[derive(Arbitrary)]
+#[derive(Arbitrary, Debug)]
 enum Op {
     /// The frame that the target is about, at an offset that may be anything.
     Frame {
@@ -432,6 +433,22 @@ pub struct Report {
     pub drained: usize,
 }
 
+/// The steps of an input.
+fn steps(data: &[u8]) -> impl Iterator<Item = Op> {
+    let mut input = Unstructured::new(data);
+    iter::from_fn(move || {
+        if input.is_empty() {
+            return None;
+        }
+        Op::arbitrary(&mut input).ok()
+    })
+}
+
+/// The steps of an input, to be read.
+pub fn explain(data: &[u8]) -> impl Iterator<Item = String> {
+    steps(data).map(|op| format!("{op:x?}"))
+}
+
 /// Runs one input.
 ///
 /// # Panics
@@ -439,9 +456,7 @@ pub struct Report {
 pub fn run(frame: Frame, data: &[u8]) -> Report {
     let mut machine = Machine::new(frame);
     let mut last = [SPURIOUS; VCPUS as usize];
-    let mut input = Unstructured::new(data);
-    while !input.is_empty() {
-        let Ok(op) = Op::arbitrary(&mut input) else { break };
+    for op in steps(data) {
         let frame_access = matches!(
             op,
             Op::Frame { .. }
