@@ -124,6 +124,8 @@ struct Machine {
     bus: GicBus<Vgic>,
     cpus: Vec<GicCpu<Vgic>>,
     v2: bool,
+    /// Which vCPUs are in the guest.
+    entered: [bool; VCPUS as usize],
     report: Report,
 }
 
@@ -147,7 +149,7 @@ impl Machine {
         let gic: Gic<Vgic> = setup.init(Arc::new(NoKick)).unwrap();
         let bus = gic.bus().unwrap();
         let cpus = (0..VCPUS).map(|n| gic.cpu(VcpuId(n)).unwrap()).collect();
-        Self { bus, cpus, v2, report: Report::default() }
+        Self { bus, cpus, v2, entered: [false; VCPUS as usize], report: Report::default() }
     }
 
     fn wired(irq: u8, vcpu: u8) -> Wired {
@@ -161,6 +163,24 @@ impl Machine {
     /// thread here, so they have left it already.
     fn leave(&mut self) {
         self.cpus.iter_mut().for_each(GicCpu::exit);
+        self.entered = [false; VCPUS as usize];
+    }
+
+    fn enter(&mut self, vcpu: u8) {
+        self.entered[usize::from(vcpu) % usize::from(VCPUS)] = true;
+        self.cpu(vcpu).enter();
+    }
+
+    fn exit(&mut self, vcpu: u8) {
+        self.entered[usize::from(vcpu) % usize::from(VCPUS)] = false;
+        self.cpu(vcpu).exit();
+    }
+
+    /// Before a guest uses its CPU interface: it does so in the guest, not between an exit and the next entry.
+    fn in_guest(&mut self, vcpu: u8) {
+        if !self.entered[usize::from(vcpu) % usize::from(VCPUS)] {
+            self.enter(vcpu);
+        }
     }
 
     fn cpu(&mut self, vcpu: u8) -> &mut GicCpu<Vgic> {
@@ -168,6 +188,7 @@ impl Machine {
     }
 
     fn access(&mut self, vcpu: u8, address: u64, width: u8, value: u64, write: bool) {
+        self.in_guest(vcpu);
         let width = usize::from(width) % 9;
         let mut data = value.to_le_bytes();
         // Whatever comes of it is right, as long as something does.
@@ -176,15 +197,25 @@ impl Machine {
         } else {
             self.cpu(vcpu).read(address, &mut data[..width])
         };
+        self.after(vcpu, address);
+    }
+
+    /// A distributor or redistributor access is an exit of its own.
+    fn after(&mut self, vcpu: u8, address: u64) {
+        if !self.v2 || !(GICC..GICC + 0x2000).contains(&address) || address == GICC + 0x1000 {
+            self.exit(vcpu);
+        }
     }
 
     fn word(&mut self, vcpu: u8, address: u64, value: u32, write: bool) -> u32 {
+        self.in_guest(vcpu);
         let mut data = value.to_le_bytes();
         let result = if write {
             self.cpu(vcpu).write(address, &data)
         } else {
             self.cpu(vcpu).read(address, &mut data)
         };
+        self.after(vcpu, address);
         result.expect("words can be accessed everywhere");
         u32::from_le_bytes(data)
     }
@@ -193,6 +224,7 @@ impl Machine {
         let intid = if self.v2 {
             self.word(vcpu, GICC + if group1 { 0x20 } else { 0xc }, 0, false)
         } else {
+            self.in_guest(vcpu);
             let reg = if group1 { SysReg::ICC_IAR1_EL1 } else { SysReg::ICC_IAR0_EL1 };
             self.cpu(vcpu).icc_read(reg).expect("an IAR can be read") as u32
         };
@@ -207,6 +239,7 @@ impl Machine {
             self.word(vcpu, GICC + if group1 { 0x24 } else { 0x10 }, intid, true);
             return;
         }
+        self.in_guest(vcpu);
         let reg = if group1 { SysReg::ICC_EOIR1_EL1 } else { SysReg::ICC_EOIR0_EL1 };
         self.cpu(vcpu).icc_write(reg, intid.into()).expect("an EOIR can be written");
     }
@@ -248,9 +281,9 @@ impl Machine {
                 let _ = self.bus.injector().pulse(Self::wired(irq, vcpu));
             }
             Op::Enter(vcpu) => {
-                self.cpu(vcpu).enter();
+                self.enter(vcpu);
             }
-            Op::Exit(vcpu) => self.cpu(vcpu).exit(),
+            Op::Exit(vcpu) => self.exit(vcpu),
             Op::Take { vcpu, group } => {
                 last[usize::from(vcpu) % usize::from(VCPUS)] = self.iar(vcpu, group);
             }
@@ -263,18 +296,23 @@ impl Machine {
                 if self.v2 {
                     self.word(vcpu, GICC + 0x1000, intid.into(), true);
                 } else {
+                    self.in_guest(vcpu);
                     let reg = SysReg::ICC_DIR_EL1;
                     self.cpu(vcpu).icc_write(reg, intid.into()).expect("DIR can be written");
                 }
             }
             Op::Power { vcpu, on: true } => self.cpu(vcpu).power_on(),
-            Op::Power { vcpu, on: false } => self.cpu(vcpu).power_off(),
+            Op::Power { vcpu, on: false } => {
+                self.exit(vcpu);
+                self.cpu(vcpu).power_off();
+            }
             Op::System { vcpu, op1, crn, crm, op2, value, write } => {
                 let crn = if frame == Frame::Icc { 12 - (crn & 1) * 8 } else { crn };
                 let reg = SysReg::new(3, op1 & 7, crn & 15, crm & 15, op2 & 7);
                 if reg == SysReg::ICC_DIR_EL1 {
                     self.leave();
                 }
+                self.in_guest(vcpu);
                 let _ = if write {
                     self.cpu(vcpu).icc_write(reg, value)
                 } else {
@@ -306,10 +344,10 @@ impl Machine {
                 self.cpu(vcpu).icc_write(SysReg::ICC_SGI1R_EL1, value).expect("it can be written");
             }
             Op::Serve { vcpu, group } => {
-                self.cpu(vcpu).enter();
+                self.enter(vcpu);
                 let intid = self.iar(vcpu, group);
                 self.eoir(vcpu, group, intid);
-                self.cpu(vcpu).exit();
+                self.exit(vcpu);
             }
         }
     }

@@ -79,6 +79,9 @@ impl<E: Engine> GicCpu<E> {
     }
 
     /// Takes back what the guest has done. [`GicCpu::enter`] does, too, and so does whatever needs it.
+    ///
+    /// The guest's accesses to its CPU interface come between an entry and an exit: after an exit, or an access to another frame,
+    /// the host enters again before it performs one.
     pub fn exit(&mut self) {
         self.vcpu.fold(&mut self.cpu);
     }
