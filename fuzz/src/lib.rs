@@ -1,18 +1,20 @@
 //! A guest and a host that do anything, in any order: what the register frames must stand.
 //!
-//! The input of a fuzz target is a sequence of [`Op`]s on a machine of three vCPUs. After each of them no interrupt may be
+//! The input of a fuzz target is a sequence of steps on a machine of three vCPUs. After each of them no interrupt may be
 //! in two places. In the end the guest becomes sensible and serves everything that it is offered; then
 //! nothing may be left that should have been offered.
 
-use std::iter;
+mod op;
+
 use std::sync::Arc;
 
-use arbitrary::{Arbitrary, Unstructured};
 use vgic_core::Vgic;
 use vgic_core::engine::*;
 use vgic_core::gic::*;
 use vgic_core::ids::*;
 use vgic_core::lr::{ListRegisters, LrState};
+
+use crate::op::{Op, steps};
 
 /// The frame that a target is about; most accesses go there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,82 +40,6 @@ const GICD: u64 = 0x0800_0000;
 const GICC: u64 = 0x0801_0000;
 const V2M: u64 = 0x0802_0000;
 const GICR: u64 = 0x080a_0000;
-
-/// One step.
-#[derive(Arbitrary, Debug)]
-enum Op {
-    /// The frame that the target is about, at an offset that may be anything.
-    Frame {
-        vcpu: u8,
-        offset: u32,
-        width: u8,
-        value: u64,
-        write: bool,
-    },
-    /// Any frame of the machine, at a sensible place.
-    Elsewhere {
-        vcpu: u8,
-        word: u16,
-        value: u32,
-        write: bool,
-    },
-    Line {
-        irq: u8,
-        vcpu: u8,
-        high: bool,
-    },
-    Pulse {
-        irq: u8,
-        vcpu: u8,
-    },
-    Enter(u8),
-    Exit(u8),
-    Take {
-        vcpu: u8,
-        group: bool,
-    },
-    End {
-        vcpu: u8,
-        group: bool,
-        intid: Option<u16>,
-    },
-    Deactivate {
-        vcpu: u8,
-        intid: u16,
-    },
-    Power {
-        vcpu: u8,
-        on: bool,
-    },
-    System {
-        vcpu: u8,
-        op1: u8,
-        crn: u8,
-        crm: u8,
-        op2: u8,
-        value: u64,
-        write: bool,
-    },
-    /// What an operating system does in the beginning, which would be long to find by chance.
-    Start(u8),
-    /// It uses an SPI.
-    Route {
-        irq: u8,
-        vcpu: u8,
-        priority: u8,
-    },
-    /// The guest sends an SGI.
-    Send {
-        vcpu: u8,
-        sgi: u8,
-        targets: u8,
-    },
-    /// Enters, takes one interrupt, ends it and exits.
-    Serve {
-        vcpu: u8,
-        group: bool,
-    },
-}
 
 struct NoKick;
 impl Kick for NoKick {
@@ -469,17 +395,6 @@ pub struct Report {
     pub taken: usize,
     /// Those that were taken after.
     pub drained: usize,
-}
-
-/// The steps of an input.
-fn steps(data: &[u8]) -> impl Iterator<Item = Op> {
-    let mut input = Unstructured::new(data);
-    iter::from_fn(move || {
-        if input.is_empty() {
-            return None;
-        }
-        Op::arbitrary(&mut input).ok()
-    })
 }
 
 /// The steps of an input, to be read.
