@@ -1,7 +1,10 @@
 //! GICv3's system registers.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-use libfuzzer_sys::fuzz_target;
-use vgic_fuzz::{Frame, run};
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    vgic_fuzz::run(vgic_fuzz::Frame::Icc, data);
+});
 
-fuzz_target!(|data: &[u8]| run(Frame::Icc, data));
+#[cfg(not(fuzzing))]
+fn main() {}

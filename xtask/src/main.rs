@@ -1,6 +1,7 @@
 //! The project's own commands. `cargo xtask test` is the gate: it runs every step below in order.
 
 mod artifacts;
+mod fuzz;
 mod lint;
 mod loom;
 mod mutants;
@@ -56,6 +57,8 @@ enum Command {
     Tsan,
     /// The core's tests under Miri (nightly; not part of `test`)
     Miri(MiriArgs),
+    /// The register frames under libFuzzer (nightly and cargo-fuzz, which is installed; not part of `test`)
+    Fuzz(fuzz::FuzzArgs),
     /// Licences, sources and duplicates of the dependencies (cargo-deny; not part of `test`)
     Deny(DenyArgs),
 }
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Command::Asan => Step::Asan.run(),
         Command::Tsan => Step::Tsan.run(),
         Command::Miri(args) => sanitizers::miri(&passed_on(args.args, args.test_args)),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Deny(args) => lint::deny(args.advisories),
     };
     match result {

@@ -39,6 +39,15 @@ impl<E: Engine> GicCpu<E> {
         &self.bus
     }
 
+    /// Its CPU interface, with the list registers: for a host that saves or restores them, or shows them to a debugger.
+    ///
+    /// Left in place, it is as the guest sees it. A host that changes it does what the guest could do through its registers,
+    /// and nothing else: the engine knows what it has put into the list registers, and takes the rest for the guest's doing.
+    /// [`GicCpu::power_off`] resets it, so a restored state goes in after [`GicCpu::power_on`].
+    pub fn cpu_interface(&mut self) -> &mut CpuInterface {
+        &mut self.cpu
+    }
+
     /// Powers the vCPU on. No effect if it is on.
     pub fn power_on(&mut self) {
         self.vcpu.open();
@@ -70,6 +79,9 @@ impl<E: Engine> GicCpu<E> {
     }
 
     /// Takes back what the guest has done. [`GicCpu::enter`] does, too, and so does whatever needs it.
+    ///
+    /// The guest's accesses to its CPU interface come between an entry and an exit: after an exit, or an access to another frame,
+    /// the host enters again before it performs one.
     pub fn exit(&mut self) {
         self.vcpu.fold(&mut self.cpu);
     }
@@ -146,10 +158,6 @@ impl<E: Engine> GicCpu<E> {
 
     pub(crate) fn machine(&self) -> &Machine {
         &self.bus.gic.0.machine
-    }
-
-    pub(crate) fn cpu_mut(&mut self) -> &mut CpuInterface {
-        &mut self.cpu
     }
 
     pub(crate) fn parts(&mut self) -> (&mut CpuV2, &mut CpuInterface) {

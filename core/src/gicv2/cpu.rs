@@ -120,7 +120,7 @@ fn intid(value: u32) -> Intid {
 impl<E: Engine> GicCpu<E> {
     /// GICC_EOIR, written, or GICC_AEOIR, which is Group 1's alone.
     fn end_v2(&mut self, value: u32, alias: bool) {
-        let cpu = self.cpu_mut();
+        let cpu = self.cpu_interface();
         let done = match cpu.running_group() {
             Some(Group::Group0) if !alias => cpu.eoir0(listed(value)),
             Some(Group::Group1) => cpu.eoir1(listed(value)),
@@ -135,7 +135,7 @@ impl<E: Engine> GicCpu<E> {
 
     /// GICC_DIR, written.
     fn deactivate_v2(&mut self, value: u32) {
-        let split = self.cpu_mut().ctlr() & VIRTUAL_EOI_MODE != 0;
+        let split = self.cpu_interface().ctlr() & VIRTUAL_EOI_MODE != 0;
         if split && intid(value).0 < SPI_END {
             self.deactivate_listed(listed(value), intid(value));
         }

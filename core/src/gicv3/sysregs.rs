@@ -77,7 +77,7 @@ const INTID: u64 = 0xff_ffff;
 pub(crate) fn read<E: Engine>(gic: &mut GicCpu<E>, reg: SysReg) -> Option<u64> {
     let machine = gic.machine();
     let extended = machine.eppis > 0 || machine.espis > 0;
-    let cpu = gic.cpu_mut();
+    let cpu = gic.cpu_interface();
     let value = match reg {
         SysReg::ICC_PMR_EL1 => cpu.pmr(),
         SysReg::ICC_IAR0_EL1 => cpu.iar0().0,
@@ -102,7 +102,7 @@ pub(crate) fn read<E: Engine>(gic: &mut GicCpu<E>, reg: SysReg) -> Option<u64> {
 }
 
 pub(crate) fn write<E: Engine>(gic: &mut GicCpu<E>, reg: SysReg, value: u64) -> Option<()> {
-    let cpu = gic.cpu_mut();
+    let cpu = gic.cpu_interface();
     // The upper bits of all but the SGI registers are RES0.
     let (low, intid) = (value as u32, Intid((value & INTID) as u32));
     match reg {

@@ -1,0 +1,72 @@
+//! The inputs that are kept, without a fuzzer: each of them passes, and together they come to something.
+
+use std::fs;
+use std::path::Path;
+
+use vgic_fuzz::{Frame, Report, run};
+
+const TARGETS: [(&str, Frame); 6] = [
+    ("gicc", Frame::Gicc),
+    ("gicd_v2", Frame::GicdV2),
+    ("gicd_v3", Frame::GicdV3),
+    ("gicr", Frame::Gicr),
+    ("gicv2m", Frame::Gicv2m),
+    ("icc", Frame::Icc),
+];
+/// Of one target.
+const MOST_SEEDS: usize = 30;
+/// Bytes of one seed.
+const LONGEST_SEED: usize = 1024;
+
+/// Runs a target's seeds; the sum of their reports.
+fn run_all(name: &str, frame: Frame) -> Report {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+    let mut files: Vec<_> =
+        fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!files.is_empty() && files.len() <= MOST_SEEDS, "{} seeds of {name}", files.len());
+    files.sort();
+    let mut sum = Report::default();
+    for file in files {
+        let data = fs::read(&file).unwrap();
+        assert!(data.len() < LONGEST_SEED, "{} is too long", file.display());
+        // The last one that is named is the one that failed.
+        println!("{}", file.display());
+        let report = run(frame, &data);
+        sum.steps += report.steps;
+        sum.taken += report.taken;
+        sum.drained += report.drained;
+    }
+    println!("{name}: {sum:?}");
+    sum
+}
+
+#[test]
+fn every_seed_passes() {
+    for (name, frame) in TARGETS {
+        let sum = run_all(name, frame);
+        // Seeds in which nothing is delivered would pass for ever.
+        assert!(sum.steps >= 100 && sum.taken >= 10 && sum.drained >= 5, "{name}: {sum:?}");
+    }
+}
+
+/// A target without seeds here would not be run.
+#[test]
+fn every_target_is_here() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, TARGETS.map(|(name, _)| name));
+}
+
+#[test]
+fn any_bytes_are_an_input() {
+    for (_, frame) in TARGETS {
+        assert_eq!(run(frame, &[]), Report::default());
+        for byte in [0, 1, 0x55, 0x7f, 0x80, 0xff] {
+            run(frame, &[byte; 64]);
+        }
+    }
+}
