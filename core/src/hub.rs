@@ -28,7 +28,7 @@ use crate::graveyard::Graveyard;
 use crate::ids::VcpuId;
 use crate::irq::Irq;
 use crate::mailbox::{Mailbox, Push};
-use crate::refs::{Posted, Signal, State};
+use crate::refs::{Posted, Signal};
 use crate::sync::{AtomicBool, AtomicU64, CachePadded, Ordering, fence, update};
 
 const fn pack(gates: Gates) -> u64 {
@@ -273,43 +273,46 @@ impl Hub {
     }
 
     /// Waits until a vCPU has taken back what its guest has done up to now to the wired interrupts in its list registers, kicking it
-    /// if it is in the guest. Returns its exposure before that.
-    fn await_fold(&self, vcpu: VcpuId) -> u64 {
+    /// if it is in the guest. Waits for one fold at most.
+    fn await_fold(&self, vcpu: VcpuId) {
         let shared = self.vcpu(vcpu);
         let seen = shared.exposure();
         if !seen.is_multiple_of(2) && !cfg!(mutant = "no_wait_for_fold") {
             self.kick(vcpu);
             self.kick.wait_for_exit(vcpu, &|| shared.exposure_is_past(seen));
         }
-        seen
     }
 
-    /// Looks at a wired interrupt as it is when no guest can change it. `look` is called with its state.
-    pub(crate) fn observe<T>(&self, irq: &Irq, look: impl Fn(State) -> T) -> T {
-        loop {
-            let owner = irq.state.load_ordered().owner();
-            let seen = owner.map(|owner| (owner, self.await_fold(owner)));
-            let result = look(irq.state.load());
-            // Between a fold and the next exposure nothing changes but by writes to its words.
-            let stays = irq.state.load_ordered().owner() == owner;
-            let undisturbed = seen.is_none_or(|(owner, seen)| {
-                seen.is_multiple_of(2) && !self.vcpu(owner).exposure_is_past(seen)
-            });
-            if stays && (undisturbed || cfg!(mutant = "no_wait_for_fold")) {
-                return result;
-            }
+    /// Before a wired interrupt is looked at: what its guest has done to it up to now has been published when this returns. If its
+    /// vCPU is in the guest again by then, what was published stays as it is until the next fold.
+    pub(crate) fn publish(&self, irq: &Irq) {
+        if let Some(owner) = irq.state.load_ordered().owner() {
+            self.await_fold(owner);
         }
     }
 
     /// Makes a wired interrupt active or not active, wherever it is.
     pub(crate) fn set_active(&self, irq: &Irq, active: bool) {
-        let owner = irq.state.write_active(active);
-        self.attend(irq);
-        if let Some(owner) = owner {
+        if let Some(owner) = self.write_active(irq, active) {
             // What the guest does until it has been kicked out counts as earlier. Before it is entered again, the
-            // owner finds this in its mailbox.
+            // owner takes this over.
             self.await_fold(owner);
         }
+    }
+
+    /// The same without waiting; returns the owner, if it has one.
+    pub(crate) fn write_active(&self, irq: &Irq, active: bool) -> Option<VcpuId> {
+        let old = irq.state.write_active(active);
+        if old.owner().is_none()
+            && old.is_active()
+            && !active
+            && let Some(pintid) = irq.control().load().phys()
+        {
+            // Nobody else does.
+            self.deactivate_phys(pintid);
+        }
+        self.attend(irq);
+        old.owner()
     }
 
     /// Makes an interrupt not pending, wherever it is waiting.

@@ -128,6 +128,26 @@ impl Irq {
         self.pending().is_pending(self.lane()) || self.control().load().asserted()
     }
 
+    /// Whether it is pending, in a list register or out of it, as far as has been published.
+    ///
+    /// Its owner shows that it has it before it takes the pending bit, and gives the bit back before it stops showing that: so
+    /// the bit is looked at before and after.
+    pub(crate) fn looks_pending_anywhere(&self) -> bool {
+        self.looks_pending()
+            || (self.state.load_ordered().is_latched() && !self.is_taken_back())
+            || self.looks_pending()
+    }
+
+    /// The senders of whom it is pending, in the same sense.
+    pub(crate) fn senders_anywhere(&self) -> u8 {
+        let before = self.control().load();
+        let latched = self.state.load_ordered().is_latched();
+        let control = self.control().load();
+        let offered = latched && control.is_sent() && !control.is_recalled(control.sender());
+        let offered = if offered { 1 << control.sender() } else { 0 };
+        before.senders() | control.senders() | offered
+    }
+
     /// Whether what its owner has of it in a list register was cleared, or taken back by its sender, and the owner has not looked since.
     pub(crate) fn is_taken_back(&self) -> bool {
         let control = self.control().load();

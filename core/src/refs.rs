@@ -389,6 +389,25 @@ impl Owned {
         Some(posted)
     }
 
+    /// Whether someone else has made it active or not active since its owner looked; which, once.
+    pub(crate) fn take_change(&self) -> Option<bool> {
+        // A look: what comes later is in the mailbox, or waits (see `hub::VcpuShared::expose`).
+        if self.state.load().0 & CHANGED == 0 {
+            return None;
+        }
+        let (old, _) = self.state.update(|old| old & !CHANGED);
+        Some(old.is_active())
+    }
+
+    /// Before its pending bit or sender is taken for a list register: so that who looks at those, and then here, does not find it
+    /// in neither.
+    pub(crate) fn publish_latched(&self) {
+        if !self.intid().is_lpi() && !self.state.load().is_latched() {
+            // AcqRel: in the word's chain, and before the taking.
+            self.state.0.fetch_or(LATCHED, Ordering::AcqRel);
+        }
+    }
+
     /// Shows others whether the interrupt is active, and whether it is pending in a list register.
     #[inline]
     pub(crate) fn publish(&self, active: bool, latched: bool) {
@@ -408,12 +427,13 @@ impl Owned {
 }
 
 impl StateWord {
-    /// Makes the interrupt active or not active; its owner, if it has one, is to take that over. The caller attends. Returns the owner.
-    pub(crate) fn write_active(&self, active: bool) -> Option<VcpuId> {
+    /// Makes the interrupt active or not active; its owner, if it has one, is to take that over. The caller attends. Returns the
+    /// old state.
+    pub(crate) fn write_active(&self, active: bool) -> State {
         let (old, _) = self.update(|old| {
             let changed = if old & OWNED != 0 { CHANGED } else { 0 };
             old & !ACTIVE | if active { ACTIVE } else { 0 } | changed
         });
-        old.owner()
+        old
     }
 }

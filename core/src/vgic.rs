@@ -20,7 +20,6 @@ use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
-use crate::refs::State;
 use crate::sync::{CachePadded, Ordering, fence};
 use crate::tree::Node;
 use crate::vcpu::VcpuInterface;
@@ -391,7 +390,8 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     fn set_level(&self, wired: Wired, high: bool) -> Result<(), Error> {
         let irq = self.shared.wired(wired)?;
         let (old, new) = irq.control().update(|c| c.with_line(high));
-        if old.line() == new.line() {
+        // Who has a physical interrupt may have ended it without an exit, and a fall of its line was not seen then.
+        if old.line() == new.line() && !(high && new.phys().is_some()) {
             return Ok(());
         }
         match new.trigger() {
@@ -400,7 +400,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
             Trigger::Level => {
                 self.shared.hub.attend(irq);
             }
-            Trigger::Edge if high => {
+            Trigger::Edge if high && !old.line() => {
                 let _ = self.shared.inject(irq, &self.participant.pin());
             }
             Trigger::Edge => {}
@@ -458,14 +458,14 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn is_pending(&self, wired: Wired) -> Result<bool, Error> {
         let irq = self.shared.wired(wired)?;
-        Ok(self.shared.hub.observe(irq, |state| {
-            irq.looks_pending() || (state.is_latched() && !irq.is_taken_back())
-        }))
+        self.shared.hub.publish(irq);
+        Ok(irq.looks_pending_anywhere())
     }
 
     fn is_active(&self, wired: Wired) -> Result<bool, Error> {
         let irq = self.shared.wired(wired)?;
-        Ok(self.shared.hub.observe(irq, State::is_active))
+        self.shared.hub.publish(irq);
+        Ok(irq.state.load_ordered().is_active())
     }
 
     fn set_active(&self, wired: Wired, active: bool) -> Result<(), Error> {
@@ -489,12 +489,8 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error> {
         let irq = self.shared.sgi(vcpu, sgi)?;
-        Ok(self.shared.hub.observe(irq, |state| {
-            let control = irq.control().load();
-            let sender = control.sender();
-            let offered = state.is_latched() && control.is_sent() && !control.is_recalled(sender);
-            control.senders() | if offered { 1 << sender } else { 0 }
-        }))
+        self.shared.hub.publish(irq);
+        Ok(irq.senders_anywhere())
     }
 
     fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error> {

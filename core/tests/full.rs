@@ -117,4 +117,35 @@ on_every_engine! {
         m.exit(0);
         assert_eq!(m.injector.is_active(wired), Ok(false));
     }
+
+    /// Everything at once, and a handful of list registers: none is dropped, none comes twice.
+    fn t30_all_intids_pending_at_once<E>() {
+        let config = Config { spis: 988, espis: 1024, eppis: 64, lpis: 2048, ..Config::with_vcpus(1) };
+        let mut m = Machine::<E>::with(config, 4);
+        let private = (0..32).chain(EPPI_BASE..EPPI_END).map(|n| Wired::Private(VcpuId(0), Intid(n)));
+        let shared = (32..SPI_END).chain(ESPI_BASE..ESPI_END).map(|n| Wired::Spi(Intid(n)));
+        let config = WiredConfig {
+            enabled: true,
+            priority: Priority::new(0x80),
+            group: Group::Group1,
+            trigger: Trigger::Edge,
+            target: VcpuId(0),
+        };
+        let mut expected: Vec<u32> = Vec::new();
+        for wired in private.chain(shared) {
+            m.injector.configure(wired, config).unwrap();
+            assert_eq!(m.injector.pulse(wired), Ok(Injected::Pending));
+            let (Wired::Private(_, intid) | Wired::Spi(intid)) = wired;
+            expected.push(intid.0);
+        }
+        for n in 0..2048 {
+            m.map(n, 0, 0x80);
+            assert_eq!(m.inject(n), Injected::Pending);
+            expected.push(lpi(n).0);
+        }
+        let mut seen = m.drain(0);
+        seen.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(seen, expected);
+    }
 }

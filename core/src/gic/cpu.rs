@@ -12,13 +12,18 @@ use crate::mmio::{self, MmioError};
 /// One vCPU of a [`Gic`], owned by the thread that runs it: not Clone, not Sync.
 ///
 /// The loop of such a thread: [`GicCpu::enter`]; set the vCPU's lines to [`GicCpu::irq_line`] and [`GicCpu::fiq_line`], or
-/// sleep if the guest waits for an interrupt and there is none; run the guest; perform what it exited for through [`GicCpu::read`] and
-/// so on.
+/// sleep if the guest waits for an interrupt and there is none; run the guest; perform accesses to the CPU interface that it exited for,
+/// through [`GicCpu::read`] and so on; [`GicCpu::exit`]; everything else that it exited for.
+///
+/// From an entry to the exit after it, other vCPUs may wait for this one (see [`Injector::is_pending`]). So whatever takes long
+/// or takes locks comes after the exit.
 pub struct GicCpu<E: Engine> {
     id: VcpuId,
     vcpu: E::Vcpu,
     cpu: CpuInterface,
     v2: CpuV2,
+    /// Between an entry and an exit: the list registers hold what the engine thinks they do.
+    entered: bool,
     bus: GicBus<E>,
 }
 
@@ -26,7 +31,7 @@ impl<E: Engine> GicCpu<E> {
     pub(crate) fn new(gic: &Gic<E>, id: VcpuId) -> Result<Self, Error> {
         let vcpu = gic.engine().vcpu(id)?;
         let cpu = CpuInterface::new(gic.0.lrs).ok_or(Error::Config("lrs"))?;
-        Ok(Self { id, vcpu, cpu, v2: CpuV2::default(), bus: gic.bus()? })
+        Ok(Self { id, vcpu, cpu, v2: CpuV2::default(), entered: false, bus: gic.bus()? })
     }
 
     /// Which vCPU this is.
@@ -34,7 +39,7 @@ impl<E: Engine> GicCpu<E> {
         self.id
     }
 
-    /// Its handle for the frames, and for injecting.
+    /// Its handle for the frames, and for injecting. Between an entry and an exit, only for injecting.
     pub fn bus(&self) -> &GicBus<E> {
         &self.bus
     }
@@ -59,6 +64,7 @@ impl<E: Engine> GicCpu<E> {
         // Before: what any vCPU may take goes to another one.
         self.tell_power(false);
         self.vcpu.close(&mut self.cpu);
+        self.entered = false;
         if let Some(cpu) = CpuInterface::new(self.bus.gic.0.lrs) {
             self.cpu = cpu;
         }
@@ -75,15 +81,40 @@ impl<E: Engine> GicCpu<E> {
 
     /// Before the guest is entered: offers it what has become pending.
     pub fn enter(&mut self) -> Flushed {
+        self.entered = true;
         self.vcpu.flush(&mut self.cpu)
     }
 
-    /// Takes back what the guest has done. [`GicCpu::enter`] does, too, and so does whatever needs it.
-    ///
-    /// The guest's accesses to its CPU interface come between an entry and an exit: after an exit, or an access to another frame,
-    /// the host enters again before it performs one.
+    /// Takes back what the guest has done. [`GicCpu::enter`] does, too, and so does an access to a frame other than GICC.
     pub fn exit(&mut self) {
+        self.entered = false;
         self.vcpu.fold(&mut self.cpu);
+    }
+
+    /// An access to the CPU interface. After an exit, the list registers are not what the engine thinks they are until it has filled them
+    /// again.
+    fn at_cpu_interface<T>(&mut self, access: impl FnOnce(&mut Self) -> T) -> T {
+        if self.entered {
+            return access(self);
+        }
+        self.enter();
+        let result = access(self);
+        self.exit();
+        result
+    }
+
+    /// Whether an enabled SPI or private interrupt is pending for this vCPU, whether or not it is forwarded: what wakes a
+    /// redistributor that sleeps (WakeRequest; IHI 0069, 11.1). A vCPU that the guest has suspended sleeps only while this is false; the
+    /// host looks after each kick.
+    ///
+    /// Costs a look at every such interrupt. LPIs are not among them.
+    pub fn has_wake_request(&self) -> bool {
+        let (machine, injector) = (&self.bus.gic.0.machine, self.bus.injector());
+        machine.wired(self.id).any(|wired| {
+            let config = injector.config(wired);
+            let mine = config.is_ok_and(|config| config.enabled && config.target == self.id);
+            mine && injector.is_pending(wired) == Ok(true)
+        })
     }
 
     /// Whether something has changed since the last entry, so that the vCPU must enter again before it goes to sleep.
@@ -127,10 +158,10 @@ impl<E: Engine> GicCpu<E> {
         let found = self.bus.gic.find(address);
         let (place, offset) = found.ok_or(MmioError::Unmapped(address))?;
         let result = if place == Place::Cpu {
-            match access {
-                Access::Read(data) => mmio::read(self, &(), offset, data),
-                Access::Write(data) => mmio::write(self, &(), offset, data),
-            }
+            self.at_cpu_interface(|cpu| match access {
+                Access::Read(data) => mmio::read(cpu, &(), offset, data),
+                Access::Write(data) => mmio::write(cpu, &(), offset, data),
+            })
         } else {
             // Who waits for other vCPUs' list registers must not be waited for.
             self.exit();
@@ -144,7 +175,7 @@ impl<E: Engine> GicCpu<E> {
     pub fn icc_read(&mut self, reg: SysReg) -> Option<u64> {
         match self.bus.gic.0.frames {
             Frames::V2 { .. } => None,
-            Frames::V3 { .. } => sysregs::read(self, reg),
+            Frames::V3 { .. } => self.at_cpu_interface(|cpu| sysregs::read(cpu, reg)),
         }
     }
 
@@ -152,7 +183,7 @@ impl<E: Engine> GicCpu<E> {
     pub fn icc_write(&mut self, reg: SysReg, value: u64) -> Option<()> {
         match self.bus.gic.0.frames {
             Frames::V2 { .. } => None,
-            Frames::V3 { .. } => sysregs::write(self, reg, value),
+            Frames::V3 { .. } => self.at_cpu_interface(|cpu| sysregs::write(cpu, reg, value)),
         }
     }
 

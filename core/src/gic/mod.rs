@@ -14,11 +14,11 @@ pub use crate::gicv3::sysregs::SysReg;
 pub use cpu::GicCpu;
 pub use setup::{Model, MsiFrame, Setup, SetupError};
 
-use crate::engine::{Engine, Error};
+use crate::engine::{Engine, Error, Wired};
 use crate::gicv2::{dist::DistV2, v2m::V2m};
 use crate::gicv3::lpis::LpiControl;
 use crate::gicv3::{dist::DistV3, redist::Redist};
-use crate::ids::VcpuId;
+use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::mmio::bus::Regions;
 use crate::mmio::{self, MmioError};
 
@@ -54,6 +54,15 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn vcpus(&self) -> u16 {
         self.affinities.len() as u16
+    }
+
+    /// The wired interrupts that a vCPU can have.
+    pub(crate) fn wired(&self, vcpu: VcpuId) -> impl Iterator<Item = Wired> {
+        let extended = |base: u32, n: u16| base..base + u32::from(n);
+        let private = (0..PRIVATE_INTIDS).chain(extended(EPPI_BASE, self.eppis));
+        let spis = extended(PRIVATE_INTIDS, self.spis).chain(extended(ESPI_BASE, self.espis));
+        let private = private.map(move |n| Wired::Private(vcpu, Intid(n)));
+        private.chain(spis.map(|n| Wired::Spi(Intid(n))))
     }
 
     /// The vCPU with an affinity.
@@ -168,7 +177,9 @@ impl<E: Engine> GicBus<E> {
         &self.injector
     }
 
-    /// Reads `data.len()` bytes at `address`, as vCPU `vcpu`.
+    /// Reads `data.len()` bytes at `address`, as vCPU `vcpu`. Registers of pending and active state may wait for other
+    /// vCPUs to leave the guest ([`crate::engine::Injector::is_pending`]): not to be called between the entry and the exit of a vCPU by the
+    /// thread that runs it.
     ///
     /// # Errors
     /// [`MmioError`]: the guest is to get an external abort. GICv2's CPU interface is [`MmioError::Unmapped`] here.

@@ -4,9 +4,11 @@
 //! register, and SGIs. The register lists are those of an implementation with one active-priorities register for
 //! each group: the others are UNDEFINED, as is reading a write-only register and writing a read-only one.
 
+use crate::cpuif::Deactivation;
 use crate::engine::{Engine, Injector, Wired};
 use crate::gic::GicCpu;
 use crate::ids::{Group, Intid, LPI_BASE, SPI_END, SPURIOUS, VcpuId};
+use crate::lr::ListRegisters;
 
 /// A system register by its encoding.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -109,7 +111,7 @@ pub(crate) fn write<E: Engine>(gic: &mut GicCpu<E>, reg: SysReg, value: u64) -> 
         SysReg::ICC_PMR_EL1 => cpu.set_pmr(low),
         SysReg::ICC_EOIR0_EL1 => {
             let done = cpu.eoir0(intid);
-            gic.end_phys(done);
+            end(gic, intid, done);
         }
         SysReg::ICC_BPR0_EL1 => cpu.set_bpr0(low),
         SysReg::ICC_AP0R0_EL1 => cpu.set_ap0r(0, low)?,
@@ -125,7 +127,7 @@ pub(crate) fn write<E: Engine>(gic: &mut GicCpu<E>, reg: SysReg, value: u64) -> 
         SysReg::ICC_ASGI1R_EL1 | SysReg::ICC_SGI0R_EL1 => send_sgi(gic, value, Group::Group0),
         SysReg::ICC_EOIR1_EL1 => {
             let done = cpu.eoir1(intid);
-            gic.end_phys(done);
+            end(gic, intid, done);
         }
         SysReg::ICC_BPR1_EL1 => cpu.set_bpr1(low),
         SysReg::ICC_CTLR_EL1 => cpu.set_ctlr(low),
@@ -135,6 +137,15 @@ pub(crate) fn write<E: Engine>(gic: &mut GicCpu<E>, reg: SysReg, value: u64) -> 
         _ => return None,
     }
     Some(())
+}
+
+/// After an EOIR has been performed by the CPU interface.
+fn end<E: Engine>(gic: &mut GicCpu<E>, intid: Intid, done: Option<Deactivation>) {
+    // It has no list register. Which one it was is known here, and not only how many there were.
+    if gic.cpu_interface().take_eoi_count() != 0 {
+        gic.deactivate_here(intid);
+    }
+    gic.end_phys(done);
 }
 
 /// A value written to `ICC_SGI<n>R_EL1` (IHI 0069, 12.2, ICC_SGI1R_EL1).

@@ -105,7 +105,9 @@ impl Injector for LockedInjector {
 
     fn set_level(&self, wired: Wired, high: bool) -> Result<(), Error> {
         self.change(wired, |state| {
-            let changed = state.line_level != high;
+            // Who has a physical interrupt may have ended it without an exit, and a fall of its line was not seen then.
+            let tied = high && state.trigger == Trigger::Level && state.own.phys().is_some();
+            let changed = state.line_level != high || tied;
             state.line_level = high;
             state.own.set_line_set(true);
             match state.trigger {

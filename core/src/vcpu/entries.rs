@@ -61,6 +61,9 @@ impl Entry {
     /// Takes over what has become pending, or was taken back, since the last look.
     fn take_pending(&mut self, control: Control) {
         let lane = self.owned.lane();
+        if self.owned.pending().is_pending(lane) {
+            self.owned.publish_latched();
+        }
         let taken = self.owned.pending().take(lane);
         if let Latch::Sender(sender) = self.latch {
             let recalled = control.is_recalled(sender);
@@ -84,6 +87,7 @@ impl Entry {
             // The next sender's turn comes when this one's is over.
             self.ask_for_end();
         }
+        self.publish();
     }
 
     /// The lowest sender goes first, as long as the guest has not seen another one.
@@ -130,6 +134,10 @@ impl<R: Reclaim> VcpuInterface<R> {
                 // Its priority stays until it is deactivated, as the running priority does.
                 entry.recheck |= control.priority() != entry.want.priority()
                     || control.group() != entry.want.group();
+                if control.asserted() {
+                    // An SGI that has senders, too.
+                    entry.ask_for_end();
+                }
             } else {
                 entry.give_back_latch();
                 // Whoever is to have it next must hear of its end: the guest may stay in for long after that.
@@ -170,8 +178,9 @@ impl<R: Reclaim> VcpuInterface<R> {
             return;
         }
         if let Some(entry) = self.remove_entry(n) {
+            let phys = entry.want.hw();
             let owned = entry.withdraw();
-            self.end_phys(&owned);
+            self.end_phys(&owned, phys);
             self.settle(owned);
         }
     }
@@ -241,6 +250,9 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// The same for what may have a level, senders, or a physical interrupt, and whose state others read.
     fn offer_wired(&mut self, lr: Lr, owned: Owned, control: Control) {
         self.expose();
+        if control.senders() != 0 || owned.pending().is_pending(owned.lane()) {
+            owned.publish_latched();
+        }
         let (mut latch, mut want, mut more) = (Latch::None, lr, false);
         if control.senders() != 0 {
             let (before, now) = owned.control().update(Control::with_sender_taken);
@@ -392,11 +404,16 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Deactivates the physical interrupt of one that was deactivated without a list register.
-    pub(super) fn end_phys(&self, owned: &Owned) {
-        if let Some(pintid) = owned.control().load().phys() {
+    pub(super) fn end_phys(&self, owned: &Owned, phys: Option<u16>) {
+        if let Some(pintid) = phys {
             self.shared.hub.deactivate_phys(pintid);
             self.sample(owned);
         }
+    }
+
+    /// The same for one that has lost its list register: as it is tied now.
+    pub(super) fn end_spilled(&self, owned: &Owned) {
+        self.end_phys(owned, owned.control().load().phys());
     }
 
     fn wired(&self, irq: &Irq) -> Wired {

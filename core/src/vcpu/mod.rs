@@ -251,7 +251,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             Place::Spilled(level) if changed == Some(false) => {
                 // SAFETY: its place says so.
                 let owned = unsafe { self.spilled.remove(level, irq) };
-                self.end_phys(&owned);
+                self.end_spilled(&owned);
                 self.settle(owned);
             }
             // It is looked at when it is deactivated, or gets a list register again.
@@ -280,6 +280,21 @@ impl<R: Reclaim> VcpuInterface<R> {
             self.exposed = true;
             self.shared.hub.vcpu(self.id).expose();
         }
+    }
+
+    /// Takes over what others have written to the active state of what is in list registers: one who found this vCPU concealed
+    /// does not wait, and the mail that says so may not have come yet, if someone else is about to post it.
+    fn take_changes(&mut self) -> bool {
+        let mut changed = false;
+        // From the end: an entry can be taken out.
+        for n in (0..self.used).rev() {
+            let change = self.entries[n].as_ref().and_then(|entry| entry.owned.take_change());
+            if let Some(active) = change {
+                self.activate(n, active);
+                changed = true;
+            }
+        }
+        changed
     }
 
     /// Shows others what the guest has done, and lets them look.
@@ -436,6 +451,9 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             // Whoever found this vCPU concealed does not wait: what he has put into the mailbox meanwhile counts.
             self.take_in_mail(count);
         }
+        if self.exposed && self.take_changes() {
+            self.fill(count);
+        }
         let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
         let maintenance = if waiting || self.groups != [true; 2] {
             self.wanted_maintenance(count)
@@ -470,7 +488,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         for _ in 0..lrs.take_eoi_count() {
             match self.spilled.pop() {
                 Some(owned) => {
-                    self.end_phys(&owned);
+                    self.end_spilled(&owned);
                     self.finish(owned, true);
                 }
                 None => break,
@@ -490,7 +508,8 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             Some(owner) if owner == self.id => {}
             // Made active, and not taken in yet: the mailbox has it.
             None if state.is_active() && irq.control().load().target() == self.id => {
-                self.shared.hub.set_active(irq, false);
+                // Without waiting, as this vCPU may be waited for.
+                self.shared.hub.write_active(irq, false);
                 return true;
             }
             _ => return false,
@@ -502,7 +521,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             Place::Spilled(level) => {
                 // SAFETY: its place says so.
                 let owned = unsafe { self.spilled.remove(level, irq) };
-                self.end_phys(&owned);
+                self.end_spilled(&owned);
                 self.finish(owned, true);
                 true
             }
@@ -519,7 +538,8 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
                     _ => LrState::Invalid,
                 });
                 entry.recheck = true;
-                self.end_phys(&owned);
+                let phys = entry.want.hw();
+                self.end_phys(&owned, phys);
                 self.finish_gone();
                 self.entries[..self.used].iter().flatten().for_each(Entry::publish);
                 true
@@ -539,6 +559,10 @@ impl<R: Reclaim> Drop for VcpuInterface<R> {
     fn drop(&mut self) {
         if self.open {
             self.power_off();
+        }
+        if self.exposed {
+            // What the guest has done since the flush is lost with its list registers.
+            self.conceal();
         }
         self.shared.hub.vcpu(self.id).return_interface();
         self.shared.collect(&self.participant);
