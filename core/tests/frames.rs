@@ -36,7 +36,8 @@ enum Op {
 /// The words of a frame in which there is something to be seen for INTIDs 0 to 95.
 fn distributor(v3: bool) -> impl Strategy<Value = u64> {
     let routers = if v3 { 32..96u64 } else { 0..1 };
-    let banks = [0x80, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380].map(|base| base + GICD);
+    // Not the groups: an active interrupt whose group changes cannot be ended well (IHI 0069, 4.8).
+    let banks = [0x100, 0x180, 0x200, 0x280, 0x300, 0x380].map(|base| base + GICD);
     prop_oneof![
         1 => Just(GICD),
         6 => (prop::sample::select(banks.to_vec()), 0..3u64).prop_map(|(base, n)| base + 4 * n),
@@ -50,7 +51,7 @@ fn distributor(v3: bool) -> impl Strategy<Value = u64> {
 }
 
 fn redistributor() -> impl Strategy<Value = u64> {
-    let banks = [0x80, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380, 0xc00, 0xc04].to_vec();
+    let banks = [0x100, 0x180, 0x200, 0x280, 0x300, 0x380, 0xc00, 0xc04].to_vec();
     let sgi = prop_oneof![prop::sample::select(banks), (0..8u64).prop_map(|n| 0x400 + 4 * n),]
         .prop_map(|offset| 0x1_0000 + offset);
     (0..VCPUS as u64, prop_oneof![1 => Just(0), 1 => Just(0x14), 8 => sgi])
@@ -67,10 +68,12 @@ fn value() -> impl Strategy<Value = u32> {
 }
 
 fn op(v3: bool) -> impl Strategy<Value = Op> {
+    // Not those that name an interrupt: see `compare`.
+    let gicc = prop::sample::select(vec![0x0, 0x4, 0x8, 0x14, 0x1c, 0xfc]);
     let address = if v3 {
         prop_oneof![distributor(v3), redistributor()].boxed()
     } else {
-        prop_oneof![5 => distributor(v3), 1 => (0..12u64).prop_map(|n| GICC + 4 * n)].boxed()
+        prop_oneof![5 => distributor(v3), 1 => gicc.prop_map(|n| GICC + n)].boxed()
     };
     let vcpu = 0..VCPUS;
     prop_oneof![
@@ -115,7 +118,22 @@ impl<E: Engine> Side<E> {
         for v in 0..VCPUS {
             side.power(v, true);
             if v3 {
-                side.write(v, GICR + 0x2_0000 * v as u64 + 0x14, 0);
+                let rd = GICR + 0x2_0000 * v as u64;
+                side.write(v, rd + 0x14, 0);
+                side.write(v, rd + 0x1_0080, 0xaaaa_aaaa);
+            } else {
+                side.write(v, GICD + 0x80, 0xaaaa_aaaa);
+            }
+        }
+        for n in 1..3 {
+            side.write(0, GICD + 0x80 + 4 * n, 0xaaaa_aaaa);
+        }
+        // Ties are rare.
+        for n in 0..96 {
+            for v in 0..VCPUS {
+                let private = v3 && n < 32;
+                let base = if private { GICR + 0x2_0000 * v as u64 + 0x1_0000 } else { GICD };
+                side.cpus[v].write(base + 0x400 + n, &[(n % 31 * 8) as u8]).unwrap();
             }
         }
         side.write(0, GICD, 3);
@@ -168,12 +186,22 @@ impl<E: Engine> Side<E> {
         intid
     }
 
-    /// The priority of what an IAR returned.
-    fn priority(&self, v: usize, iar: u32) -> Option<Priority> {
-        let intid = Intid(iar & 0x3ff);
-        let private = Wired::Private(VcpuId(v as u16), intid);
-        let wired = if intid.is_private() { private } else { Wired::Spi(intid) };
-        Some(self.device.config(wired).ok()?.priority)
+    /// Whether two interrupts of one priority are pending for one vCPU.
+    fn has_ties(&self) -> bool {
+        (0..VCPUS as u16).map(VcpuId).any(|v| {
+            let private = (0..32).map(|n| Wired::Private(v, Intid(n)));
+            let all = private.chain((32..96).map(|n| Wired::Spi(Intid(n))));
+            let mut seen = 0u32;
+            let mut again = |priority: Priority| {
+                let bit = 1 << priority.level();
+                let again = seen & bit != 0;
+                seen |= bit;
+                again
+            };
+            let pending = all.filter(|&w| self.device.is_pending(w).unwrap());
+            let configs = pending.map(|w| self.device.config(w).unwrap());
+            configs.filter(|c| c.enabled && c.target == v).any(|c| again(c.priority))
+        })
     }
 
     fn end(&mut self, v: usize) {
@@ -223,12 +251,9 @@ impl<E: Engine> Side<E> {
 fn compare(v3: bool, ops: &[Op]) -> Result<(), TestCaseError> {
     let (mut a, mut b) = (Side::<Vgic>::new(v3), Side::<LockedVgic>::new(v3));
     for (i, &op) in ops.iter().enumerate() {
+        let tied = a.has_ties();
         let (seen, expected) = (a.perform(op), b.perform(op));
-        if let Op::Take(v) = op
-            && seen.0 != expected.0
-            && a.priority(v, seen.0) == b.priority(v, expected.0)
-            && a.priority(v, seen.0).is_some()
-        {
+        if seen != expected && (tied || a.has_ties()) {
             // Which of several of one priority comes first is IMPLEMENTATION DEFINED (IHI 0069, 4.8).
             return Ok(());
         }
