@@ -1,7 +1,9 @@
 //! The system registers.
 
 use crate::world::*;
+use vgic_core::engine::{Injector, Wired};
 use vgic_core::gic::SysReg;
+use vgic_core::ids::{Intid, VcpuId};
 
 /// A value for an SGI register: the affinity of the target's cluster and range, the list, the INTID.
 fn sgi_value(affinity: u32, list: u64, intid: u64) -> u64 {
@@ -205,4 +207,66 @@ fn an_sgi_is_generated_in_the_group_that_its_target_has_it_in() {
             assert_eq!(got, expected, "{reg:?} {intid}");
         }
     }
+}
+
+/// SPIs 40 to 42 are enabled and edge-triggered.
+fn edges(world: &mut World) {
+    world.w32(GICD + 0xc08, 0xaaaa_aaaa);
+    world.w32(GICD + 0x104, 7 << 8);
+}
+
+#[test]
+fn an_end_without_a_list_register_ends_what_it_names() {
+    let mut setup = setup(&[0]);
+    setup.set_lrs(1).unwrap();
+    setup.set_distributor(GICD).unwrap();
+    setup.add_redistributors(GICR, 1).unwrap();
+    let mut world = World::init(&setup, 1);
+    world.start();
+    edges(&mut world);
+    for (n, priority) in [(40u32, 0xa0), (41, 0x40), (42, 0)] {
+        world.w8(GICD + 0x400 + u64::from(n), priority);
+    }
+    // Taken; then 41 is made active, and 42 has the list register.
+    world.edge(40);
+    world.cpus[0].enter();
+    assert_eq!(world.cpus[0].icc_read(SysReg::ICC_IAR1_EL1), Some(40));
+    world.w32(GICD + 0x304, 1 << 9);
+    world.w32(GICD + 0x204, 1 << 10);
+    world.icc(0, SysReg::ICC_PMR_EL1, 0);
+    assert_eq!(world.r32(GICD + 0x304), 3 << 8);
+    world.icc(0, SysReg::ICC_EOIR1_EL1, 40);
+    assert_eq!(world.r32(GICD + 0x304), 1 << 9, "41 stays active");
+}
+
+#[test]
+fn accesses_without_an_entry_in_between() {
+    let mut world = World::running(1);
+    edges(&mut world);
+    world.edge(40);
+    world.edge(41);
+    world.cpus[0].enter();
+    let taken = world.cpus[0].icc_read(SysReg::ICC_IAR1_EL1).unwrap();
+    world.cpus[0].icc_write(SysReg::ICC_EOIR1_EL1, taken).unwrap();
+    world.r32(GICD + 0x204);
+    let other = world.cpus[0].icc_read(SysReg::ICC_IAR1_EL1).unwrap();
+    assert_eq!([taken.min(other), taken.max(other)], [40, 41]);
+    assert_eq!(world.r32(GICD + 0x304), 1 << (other - 32));
+    world.cpus[0].enter();
+    assert_eq!(world.cpus[0].icc_read(SysReg::ICC_IAR1_EL1), Some(1023));
+}
+
+#[test]
+fn a_redistributor_that_sleeps_asks_to_be_woken() {
+    let mut world = World::running(1);
+    world.w32(sgi(0) + 0x100, 1 << 27);
+    world.w32(rd(0) + 0x14, 2);
+    assert!(!world.cpus[0].has_wake_request());
+    let ppi = Wired::Private(VcpuId(0), Intid(27));
+    world.cpus[0].bus().injector().set_level(ppi, true).unwrap();
+    assert_eq!(world.cpus[0].enter().pending, 0, "asleep");
+    world.cpus[0].exit();
+    assert!(world.cpus[0].has_wake_request());
+    world.w32(sgi(0) + 0x180, 1 << 27);
+    assert!(!world.cpus[0].has_wake_request(), "disabled");
 }

@@ -1,0 +1,166 @@
+//! Interrupts that are tied to physical ones, where no hardware deactivates those; and interfaces that end in the guest.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use common::*;
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_core::{Vgic, VgicInjector};
+
+const SPI: Wired = Wired::Spi(Intid(40));
+
+fn config(trigger: Trigger) -> WiredConfig {
+    WiredConfig {
+        enabled: true,
+        priority: Priority::new(0xa0),
+        group: Group::Group1,
+        trigger,
+        target: VcpuId(0),
+    }
+}
+
+/// Counts kicks, and physical interrupts that it deactivates.
+#[derive(Default)]
+struct Host {
+    kicks: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Kick for Host {
+    fn kick(&self, _: VcpuId) {
+        self.kicks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn deactivate_phys(&self, pintid: u16) {
+        assert_eq!(pintid, 77);
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// An SPI that is tied, and that the guest has taken.
+fn taken(
+    trigger: Trigger,
+) -> (Arc<Host>, VgicInjector, vgic_core::VcpuInterface, vgic_core::cpuif::CpuInterface) {
+    let host = Arc::new(Host::default());
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), host.clone()).unwrap();
+    let injector = vgic.injector().unwrap();
+    injector.configure(SPI, config(trigger)).unwrap();
+    injector.map_phys(SPI, 77).unwrap();
+    match trigger {
+        Trigger::Edge => drop(injector.pulse(SPI).unwrap()),
+        Trigger::Level => injector.set_level(SPI, true).unwrap(),
+    }
+    let (mut vcpu, mut guest) = (vgic.vcpu(VcpuId(0)).unwrap(), cpu(4));
+    vcpu.open();
+    vcpu.flush(&mut guest);
+    assert_eq!(guest.iar1(), Intid(40));
+    (host, injector, vcpu, guest)
+}
+
+#[test]
+fn deactivated_by_a_write_while_its_vcpu_is_off() {
+    let (host, injector, mut vcpu, mut guest) = taken(Trigger::Edge);
+    vcpu.close(&mut guest);
+    injector.set_active(SPI, false).unwrap();
+    vcpu.open();
+    vcpu.flush(&mut guest);
+    vcpu.fold(&mut guest);
+    assert_eq!(injector.is_active(SPI), Ok(false));
+    assert_eq!(host.ended.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn deactivated_by_a_write_after_it_was_untied() {
+    let (host, injector, mut vcpu, mut guest) = taken(Trigger::Edge);
+    vcpu.fold(&mut guest);
+    injector.unmap_phys(SPI).unwrap();
+    injector.set_active(SPI, false).unwrap();
+    vcpu.flush(&mut guest);
+    vcpu.fold(&mut guest);
+    assert_eq!(host.ended.load(Ordering::Relaxed), 1, "it was tied when it was offered");
+}
+
+#[test]
+fn a_line_that_rises_again_after_an_end_without_an_exit() {
+    let (host, injector, _vcpu, mut guest) = taken(Trigger::Level);
+    assert!(guest.eoir1(Intid(40)).is_some());
+    let before = host.kicks.load(Ordering::Relaxed);
+    injector.set_level(SPI, true).unwrap();
+    assert!(
+        host.kicks.load(Ordering::Relaxed) > before,
+        "it must leave the guest to be offered it"
+    );
+}
+
+#[test]
+fn an_interface_dropped_in_the_guest_holds_up_nobody() {
+    let mut m = Machine::<Vgic>::new(1, 4);
+    m.injector.configure(SPI, config(Trigger::Edge)).unwrap();
+    let _ = m.injector.pulse(SPI).unwrap();
+    m.enter(0);
+    drop(m.vcpus.pop());
+    assert_eq!(m.injector.is_pending(SPI), Ok(true));
+    m.vcpus.push(m.vgic.vcpu(VcpuId(0)).unwrap());
+    m.vcpus[0].open();
+    m.cpus[0] = cpu(4);
+    m.enter(0);
+    assert_eq!(m.cpus[0].iar1(), Intid(40));
+    m.exit(0);
+    assert_eq!(m.injector.is_active(SPI), Ok(true));
+}
+
+/// A vCPU that is entered again at once whenever it was kicked: who looks waits for one exit, not for it to stay out.
+#[test]
+fn a_look_waits_once() {
+    struct Again(AtomicBool);
+    impl Kick for Again {
+        fn kick(&self, _: VcpuId) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let host = Arc::new(Again(AtomicBool::new(false)));
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), host.clone()).unwrap();
+    let injector = vgic.injector().unwrap();
+    injector.configure(SPI, config(Trigger::Edge)).unwrap();
+    let _ = injector.pulse(SPI).unwrap();
+    let mut vcpu = vgic.vcpu(VcpuId(0)).unwrap();
+    vcpu.open();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut guest = cpu(4);
+            vcpu.flush(&mut guest);
+            while !over.load(Ordering::SeqCst) {
+                if host.0.swap(false, Ordering::SeqCst) {
+                    vcpu.flush(&mut guest);
+                }
+                thread::yield_now();
+            }
+            vcpu.close(&mut guest);
+        });
+        for _ in 0..20 {
+            assert_eq!(injector.is_pending(SPI), Ok(true));
+            assert_eq!(injector.is_active(SPI), Ok(false));
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn an_sgi_that_is_active_without_a_sender_is_sent() {
+    let mut m = Machine::<Vgic>::new(1, 4);
+    let sgi = Wired::Private(VcpuId(0), Intid(3));
+    m.injector.configure(sgi, config(Trigger::Edge)).unwrap();
+    let _ = m.injector.pulse(sgi).unwrap();
+    m.enter(0);
+    assert_eq!(m.cpus[0].iar1(), Intid(3));
+    m.injector.pulse_from(VcpuId(0), Intid(3), 1).unwrap();
+    m.enter(0);
+    assert!(m.cpus[0].eoir1(Intid(3)).is_some());
+    m.exit(0);
+    assert_eq!(m.drain(0), [3]);
+}
