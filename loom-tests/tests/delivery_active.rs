@@ -196,6 +196,44 @@ fn clear_active_before_acknowledge() {
     });
 }
 
+/// The same while a third thread is about to post the interrupt: the mailbox does not have it yet when the write is done.
+#[test]
+fn clear_active_before_acknowledge_vs_another_change() {
+    model(2, 2, || {
+        let (mut vm, registers) = spi_vm(1);
+        let other = vm.injector();
+        let mut cpu = vm.cpu(A);
+        let done = Arc::new(AtomicBool::new(false));
+        pulse(&registers);
+        cpu.enter();
+        cpu.exit();
+        let change = thread::spawn(move || {
+            target(&other, A);
+            other
+        });
+        let flag = Arc::clone(&done);
+        let writer = thread::spawn(move || {
+            registers.set_active(SPI, false).unwrap();
+            flag.store(true, Ordering::Release);
+            registers
+        });
+        cpu.enter();
+        let late = done.load(Ordering::Acquire);
+        assert_eq!(cpu.lrs.acknowledge(), 1);
+        cpu.exit();
+        cpu.enter();
+        if late {
+            assert_eq!(cpu.lrs.used(), 1, "taken after the write");
+        }
+        cpu.lrs.eoi();
+        cpu.exit();
+        let (registers, other) = (writer.join().unwrap(), change.join().unwrap());
+        assert_eq!(cpu.settle(), 0);
+        drop((registers, other));
+        vm.end(cpu);
+    });
+}
+
 /// Made active while it is pending: from then on it is not offered, until the guest ends it.
 #[test]
 fn set_active_vs_delivery() {

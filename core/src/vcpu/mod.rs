@@ -451,7 +451,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             // Whoever found this vCPU concealed does not wait: what he has put into the mailbox meanwhile counts.
             self.take_in_mail(count);
         }
-        if self.exposed && self.take_changes() {
+        if self.exposed && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
             self.fill(count);
         }
         let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
