@@ -115,6 +115,15 @@ impl PendingWord {
         Taken { pending: old & lane.pending() != 0, cleared: old & lane.cleared() != 0 }
     }
 
+    /// The same for a wired interrupt, whose pending state others read: the mark of a CLEAR stays until something
+    /// is taken that came after it. Until its owner says so, that tells readers that what the owner has is not pending any more.
+    pub(crate) fn take_wired(&self, lane: Lane) -> Taken {
+        let both = lane.pending() | lane.cleared();
+        // AcqRel: as in `take`.
+        let old = update(&self.0, |w| if w & lane.pending() != 0 { w & !both } else { w });
+        Taken { pending: old & lane.pending() != 0, cleared: old & lane.cleared() != 0 }
+    }
+
     /// Makes the interrupt not pending, wherever its owner has it.
     pub(crate) fn clear(&self, lane: Lane) {
         if cfg!(mutant = "clear_in_two_steps") {
@@ -152,6 +161,12 @@ impl PendingWord {
                 w | lane.pending()
             }
         });
+    }
+
+    /// The same for a wired interrupt: the mark of a CLEAR stays.
+    pub(crate) fn restore_wired(&self, lane: Lane) {
+        // AcqRel: in the word's order with `set` and `clear`.
+        update(&self.0, |w| if w & lane.cleared() != 0 { w } else { w | lane.pending() });
     }
 
     /// Whether the interrupt is pending, as a plain look. What follows from a "no" must not matter:

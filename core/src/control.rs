@@ -158,8 +158,7 @@ impl Control {
     /// What was taken for a list register comes back, unless its sender has taken it back.
     #[must_use]
     pub(crate) const fn with_sender_back(self, sender: u8) -> Self {
-        let recalled = 1 << (RECALLED_SHIFT + sender as u32);
-        if self.0 & recalled != 0 { Self(self.0 & !recalled) } else { self.sent_by(1 << sender) }
+        if self.is_recalled(sender) { self } else { self.sent_by(1 << sender) }
     }
 
     /// The sender whose SGI was taken last.

@@ -51,7 +51,10 @@ impl Entry {
         }
         match core::mem::replace(&mut self.latch, Latch::None) {
             Latch::None => {}
-            Latch::Bit => self.owned.pending().restore(self.owned.lane()),
+            Latch::Bit if self.owned.intid().is_lpi() => {
+                self.owned.pending().restore(self.owned.lane());
+            }
+            Latch::Bit => self.owned.pending().restore_wired(self.owned.lane()),
             Latch::Sender(sender) => {
                 self.owned.control().update(|c| c.with_sender_back(sender));
             }
@@ -64,7 +67,11 @@ impl Entry {
         if self.owned.pending().is_pending(lane) {
             self.owned.publish_latched();
         }
-        let taken = self.owned.pending().take(lane);
+        let taken = if self.owned.intid().is_lpi() {
+            self.owned.pending().take(lane)
+        } else {
+            self.owned.pending().take_wired(lane)
+        };
         if let Latch::Sender(sender) = self.latch {
             let recalled = control.is_recalled(sender);
             if !recalled && control.senders() & 1 << sender != 0 {
@@ -76,7 +83,7 @@ impl Entry {
             }
             if taken.pending {
                 // Not of this sender: for later.
-                self.owned.pending().restore(lane);
+                self.owned.pending().restore_wired(lane);
             }
         } else if taken.pending {
             self.latch = Latch::Bit;
@@ -262,7 +269,7 @@ impl<R: Reclaim> VcpuInterface<R> {
                 more = now.senders() != 0 || owned.pending().is_pending(owned.lane());
             }
         }
-        if latch == Latch::None && owned.pending().take(owned.lane()).pending {
+        if latch == Latch::None && owned.pending().take_wired(owned.lane()).pending {
             latch = Latch::Bit;
         }
         if let Some(pintid) = control.phys() {
