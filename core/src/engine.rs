@@ -231,8 +231,8 @@ pub struct WiredConfig {
     pub enabled: bool,
     /// Its priority.
     pub priority: Priority,
-    /// Its group. An interrupt of a group that the guest's CPU interface has not enabled is offered all the same, and
-    /// takes a list register.
+    /// Its group. An interrupt of a group that the guest's CPU interface has not enabled
+    /// ([`ListRegisters::groups_enabled`]) takes no list register.
     pub group: Group,
     /// How its input is read. SGIs are always edge-triggered.
     pub trigger: Trigger,

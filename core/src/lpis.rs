@@ -10,7 +10,7 @@
 //! set the bit, then found the object dead. If the INTID is mapped again, nobody may coalesce with that bit unattended:
 //!
 //! * the injector, when it finds the object dead, looks the INTID up again, and attends to the new object if there
-//!   is one (`vgic::Shared::inject`);
+//!   is one (`vgic::Shared::inject_into_successor`);
 //! * whoever takes a mapping reference, to a new object or an existing one, looks at the bit afterwards, by a
 //!   read-modify-write, and attends if it is set ([`crate::hub::Hub::attend_unless_idle`]).
 //!

@@ -105,7 +105,7 @@ impl Mailbox {
 
     pub(crate) fn is_closed(&self) -> bool {
         // Acquire: pairs with `open` and `close`. Who must not miss an `open` holds the chain
-        // through the interrupt's state word (see `hub::Hub::post`).
+        // through the interrupt's state word (see `hub::Hub::look_again`).
         self.head.load(Ordering::Acquire) == closed()
     }
 
