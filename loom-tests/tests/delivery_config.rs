@@ -4,6 +4,7 @@
 
 use loom::thread;
 use vgic_core::engine::*;
+use vgic_core::ids::{Group, Priority};
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
 
@@ -187,6 +188,34 @@ fn inject_into_a_mailbox_behind_another() {
         due += more;
         assert_eq!(taken + cpu.settle(), due);
         drop((source, other));
+        vm.end(cpu);
+    });
+}
+
+/// An SPI that is pending and disabled is in the mailbox already when it is enabled: the change goes with the mail.
+#[test]
+fn enable_of_what_is_in_the_mailbox() {
+    model(3, 1, || {
+        let mut vm = Vm::with(1, 1, std::sync::Arc::new(vgic_loom_tests::NoKick));
+        let config = |enabled| WiredConfig {
+            enabled,
+            priority: Priority::new(PRIORITY),
+            group: Group::Group1,
+            trigger: Trigger::Edge,
+            target: A,
+        };
+        let registers = vm.injector();
+        registers.configure(SPI, config(false)).unwrap();
+        let mut cpu = vm.cpu(A);
+        let _ = registers.pulse(SPI).unwrap();
+        let control = thread::spawn(move || {
+            registers.configure(SPI, config(true)).unwrap();
+            registers
+        });
+        let taken = cpu.run();
+        let registers = control.join().unwrap();
+        assert_eq!(taken + cpu.settle(), 1);
+        drop(registers);
         vm.end(cpu);
     });
 }

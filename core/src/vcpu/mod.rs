@@ -447,7 +447,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         }
         let exposed = self.exposed;
         self.take_in_mail(count);
-        if self.exposed != exposed && !cfg!(mutant = "expose_without_second_look") {
+        if self.exposed != exposed {
             // Whoever found this vCPU concealed does not wait: what he has put into the mailbox meanwhile counts.
             self.take_in_mail(count);
         }
