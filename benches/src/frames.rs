@@ -58,6 +58,8 @@ impl<E: Engine> FrameBench<E> {
             }
             Model::V3 => {
                 bench.write(GICR + 0x14, 0);
+                // ICC_SGI1R_EL1 sends SGIs of Group 1 only.
+                bench.write(GICR + 0x1_0080, u32::MAX);
                 for (reg, value) in [(SysReg::ICC_PMR_EL1, 0xff), (SysReg::ICC_IGRPEN1_EL1, 1)] {
                     bench.cpu.icc_write(reg, value).expect("it can be written");
                 }
