@@ -42,7 +42,8 @@ pub trait Kick: Send + Sync + 'static {
     }
 
     /// Deactivates a physical interrupt, because the virtual one that is tied to it was deactivated where no hardware does that:
-    /// without a list register, or by a write to its active state. Does nothing by default.
+    /// without a list register, by a write to its active state, or at a software CPU interface ([`crate::gic::GicCpu`]). Does nothing by
+    /// default.
     fn deactivate_phys(&self, pintid: u16) {
         let _ = pintid;
     }

@@ -84,7 +84,7 @@ impl VcpuShared {
     /// From now on, who wants to know about wired interrupts of this vCPU waits. For the owner.
     ///
     /// A read-modify-write, and so is [`VcpuShared::exposure`]: of the two, one comes first. Either the other side sees
-    /// that it must wait, or the owner sees in its mailbox whatever the other side put there before.
+    /// that it must wait, or the owner, which looks after this, sees what the other side wrote before.
     pub(crate) fn expose(&self) {
         self.exposure.fetch_add(1, Ordering::AcqRel);
     }

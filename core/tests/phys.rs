@@ -8,6 +8,7 @@ use std::thread;
 
 use common::*;
 use vgic_core::engine::*;
+use vgic_core::gic::{Affinity, Gic, Model, Setup};
 use vgic_core::ids::*;
 use vgic_core::{Vgic, VgicInjector};
 
@@ -163,4 +164,32 @@ fn an_sgi_that_is_active_without_a_sender_is_sent() {
     assert!(m.cpus[0].eoir1(Intid(3)).is_some());
     m.exit(0);
     assert_eq!(m.drain(0), [3]);
+}
+
+/// A software CPU interface has no hardware that deactivates the physical interrupt.
+#[test]
+fn ended_at_a_software_cpu_interface() {
+    let host = Arc::new(Host::default());
+    let mut setup = Setup::new(40);
+    setup.create(Model::V2).unwrap();
+    setup.set_spis(32).unwrap();
+    let id = setup.add_vcpu(Affinity(0)).unwrap();
+    setup.set_distributor(0x1000).unwrap();
+    setup.set_cpu_interface(0x2000).unwrap();
+    let gic: Gic<Vgic> = setup.init(host.clone()).unwrap();
+    let mut cpu = gic.cpu(id).unwrap();
+    cpu.power_on();
+    // GICD_CTLR, GICD_ISENABLER1, GICC_PMR, GICC_CTLR.
+    for (address, value) in [(0x1000, 1u32), (0x1104, 1 << 8), (0x2004, 0xf0), (0x2000, 1)] {
+        cpu.write(address, &value.to_le_bytes()).unwrap();
+    }
+    let device = gic.engine().injector().unwrap();
+    device.map_phys(SPI, 77).unwrap();
+    let _ = device.pulse(SPI).unwrap();
+    cpu.enter();
+    let mut iar = [0; 4];
+    cpu.read(0x200c, &mut iar).unwrap();
+    assert_eq!((u32::from_le_bytes(iar), host.ended.load(Ordering::Relaxed)), (40, 0));
+    cpu.write(0x2010, &iar).unwrap();
+    assert_eq!(host.ended.load(Ordering::Relaxed), 1);
 }

@@ -108,7 +108,9 @@ impl<E: Engine> GicCpu<E> {
     /// host looks after each kick.
     ///
     /// Costs a look at every such interrupt. LPIs are not among them.
-    pub fn has_wake_request(&self) -> bool {
+    pub fn has_wake_request(&mut self) -> bool {
+        // Who looks must not be waited for, least of all by itself.
+        self.exit();
         let (machine, injector) = (&self.bus.gic.0.machine, self.bus.injector());
         machine.wired(self.id).any(|wired| {
             let config = injector.config(wired);
@@ -218,8 +220,12 @@ impl<E: Engine> GicCpu<E> {
         self.vcpu.deactivate(intid)
     }
 
-    /// Nothing physical is deactivated by a software CPU interface.
-    pub(crate) fn end_phys(&mut self, _done: Option<Deactivation>) {}
+    /// The physical interrupt goes with its virtual one. Where the CPU interface is hardware, that does it.
+    pub(crate) fn end_phys(&self, done: Option<Deactivation>) {
+        if let Some(pintid) = done.and_then(|done| done.hw) {
+            self.bus.gic.0.host.deactivate_phys(pintid);
+        }
+    }
 }
 
 impl<E: Engine> Drop for GicCpu<E> {

@@ -14,7 +14,7 @@ pub use crate::gicv3::sysregs::SysReg;
 pub use cpu::GicCpu;
 pub use setup::{Model, MsiFrame, Setup, SetupError};
 
-use crate::engine::{Engine, Error, Wired};
+use crate::engine::{Engine, Error, Kick, Wired};
 use crate::gicv2::{dist::DistV2, v2m::V2m};
 use crate::gicv3::lpis::LpiControl;
 use crate::gicv3::{dist::DistV3, redist::Redist};
@@ -105,6 +105,7 @@ struct Shared<E: Engine> {
     machine: Machine,
     regions: Regions<Place>,
     frames: Frames,
+    host: Arc<dyn Kick>,
     lrs: usize,
 }
 

@@ -360,7 +360,7 @@ impl Setup {
                 Frames::V3 { dist, redists }
             }
         };
-        let engine = E::new(&Config { vcpus, ..self.config.clone() }, kick)?;
+        let engine = E::new(&Config { vcpus, ..self.config.clone() }, Arc::clone(&kick))?;
         let injector = engine.injector()?;
         for vcpu in (0..vcpus).map(VcpuId) {
             // Nothing is forwarded until the guest enables it.
@@ -381,6 +381,7 @@ impl Setup {
             machine,
             regions: self.regions.clone(),
             frames,
+            host: kick,
             lrs: self.lrs,
         })))
     }

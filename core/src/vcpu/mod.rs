@@ -445,12 +445,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         while self.used > count {
             self.displace(self.used - 1);
         }
-        let exposed = self.exposed;
         self.take_in_mail(count);
-        if self.exposed != exposed {
-            // Whoever found this vCPU concealed does not wait: what he has put into the mailbox meanwhile counts.
-            self.take_in_mail(count);
-        }
         if self.exposed && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
             self.fill(count);
         }
