@@ -2,6 +2,7 @@
 //! ([`crate::Vgic`]) and the locked one that it is compared with, and the host's side ([`Kick`]).
 
 use alloc::sync::Arc;
+use core::ops::ControlFlow;
 
 use crate::ids::{DeviceId, EventId, Group, Intid, Priority, VcpuId};
 use crate::lr::ListRegisters;
@@ -39,6 +40,14 @@ pub trait Kick: Send + Sync + 'static {
     fn input_level(&self, irq: Wired) -> Option<bool> {
         let _ = irq;
         None
+    }
+
+    /// ITS number `its` has worked off a part of its command queue, and has more to do. `true`: the host calls
+    /// [`Its::work`](crate::its::Its::work) soon, from any thread, but not from here, and the vCPU whose guest gave the commands comes back to its
+    /// guest. `false`, the default: the commands are gone on with before it does.
+    fn commands_left(&self, its: usize) -> bool {
+        let _ = its;
+        false
     }
 
     /// Deactivates a physical interrupt, because the virtual one that is tied to it was deactivated where no hardware does that:
@@ -193,6 +202,7 @@ pub enum Injected {
 
 /// An LPI's configuration: one byte of the LPI configuration table (IHI 0069, 5.1.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LpiConfig {
     /// Whether it may be delivered. While it may not, it stays pending.
     pub enabled: bool,
@@ -205,6 +215,34 @@ impl LpiConfig {
     pub const fn enabled(priority: u8) -> Self {
         Self { enabled: true, priority: Priority::new(priority) }
     }
+}
+
+/// Where the engine has an LPI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub enum LpiPlace {
+    /// Nowhere: nothing is to be done about it.
+    Idle,
+    /// In a queue, waiting for the vCPU to look.
+    Queued,
+    /// With this vCPU: in its list registers, or waiting for one.
+    Held(VcpuId),
+}
+
+/// An LPI at one moment, as far as it can be seen from outside of the vCPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LpiState {
+    /// Which.
+    pub intid: Intid,
+    /// Where it is delivered.
+    pub target: VcpuId,
+    /// Its configuration.
+    pub config: LpiConfig,
+    /// Whether it is pending outside of the list registers.
+    pub pending: bool,
+    /// Where it is.
+    pub place: LpiPlace,
 }
 
 /// How the input of a wired interrupt is read.
@@ -397,6 +435,13 @@ pub trait MsiControl: Send + 'static {
     /// [`Error::NotMapped`].
     fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error>;
 
+    /// Unmaps an event, and leaves its LPI as it is if another event is mapped to it, in whichever domain. No injection through this
+    /// event that begins after this is delivered.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`].
+    fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error>;
+
     /// Unmaps every event of a device, and returns how many there were.
     fn unmap_device(&mut self, device: DeviceId) -> usize;
 
@@ -427,9 +472,9 @@ pub trait MsiControl: Send + 'static {
     /// [`Error::NotMapped`].
     fn set_pending(&mut self, intid: Intid, pending: bool) -> Result<(), Error>;
 
-    /// Calls `f` with every LPI that is mapped in any domain, and its target. What is mapped or unmapped meanwhile may be
-    /// left out.
-    fn for_each_lpi(&self, f: &mut dyn FnMut(Intid, VcpuId));
+    /// Calls `f` with every LPI from `from` up that is mapped in any domain, in the order of their INTIDs, until it breaks. What is
+    /// mapped or unmapped meanwhile may be left out.
+    fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>);
 
     /// Makes an event's LPI not pending.
     ///

@@ -27,6 +27,7 @@ pub const MAX_VCPUS: u16 = 512;
 
 /// An interrupt number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Intid(pub u32);
 
 impl Intid {
@@ -65,6 +66,7 @@ impl fmt::Display for Intid {
 
 /// The index of a vCPU in its VM, from 0 up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VcpuId(pub u16);
 
 impl VcpuId {
@@ -76,10 +78,12 @@ impl VcpuId {
 
 /// The number by which an ITS knows a device that sends MSIs (IHI 0069, 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct DeviceId(pub u32);
 
 /// The payload of an MSI: which of its events the device signals (IHI 0069, 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct EventId(pub u32);
 
 /// An interrupt priority: lower values are higher priorities.
@@ -88,6 +92,7 @@ pub struct EventId(pub u32);
 /// `ICH_VTR_EL2.PRIbits` of common hardware states, and what the in-kernel vGIC of Linux offers
 /// (IHI 0069, 4.8). Unimplemented bits are dropped when the value is made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Priority(u8);
 
 impl Priority {

@@ -13,11 +13,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::ops::ControlFlow;
 use core::ptr::{self, NonNull};
 
 use crate::bitmap::BLOCK;
 use crate::control::Control;
-use crate::engine::{Error, LpiConfig, MsiControl};
+use crate::engine::{Error, LpiConfig, LpiPlace, LpiState, MsiControl};
 use crate::graveyard::Graveyard;
 use crate::ids::{DeviceId, EventId, Group, Intid, LPI_BASE, VcpuId};
 use crate::irq::Irq;
@@ -379,16 +380,18 @@ impl<R: Reclaim> Msi<R> {
         Ok(MsiRoute { slot, kept: Cell::new(None), hold: Some(hold), shared })
     }
 
-    /// Takes an event's mapping out.
-    fn take(&self, device: &Device, event: EventId, pin: &Pin) -> bool {
+    /// Takes an event's mapping out. Its LPI is then not pending, if `clear`.
+    fn take(&self, device: &Device, event: EventId, clear: bool, pin: &Pin) -> bool {
         let Some(irq) = device.event_to_change(event, pin) else { return false };
         if !device.events.remove(event.0.into(), NonNull::from(irq), pin) {
             return false;
         }
         // SAFETY: the slot's reference, which was given up in `try_map`.
         let irq = unsafe { IrqRef::from_raw(NonNull::from(irq)) };
-        // Cleared before the reference goes: what is unmapped is not pending.
-        self.shared().hub.clear(&irq);
+        if clear {
+            // Before the reference goes: what is unmapped is not pending.
+            self.shared().hub.clear(&irq);
+        }
         if cfg!(mutant = "unmap_without_put") {
             let _ = irq.into_raw();
         } else {
@@ -404,10 +407,20 @@ impl<R: Reclaim> Msi<R> {
         true
     }
 
+    fn unmap_event(&self, device: DeviceId, event: EventId, clear: bool) -> Result<(), Error> {
+        let taken = {
+            let pin = &*self.participant.pin();
+            let device = self.domain.devices.tree.get(device.0.into(), pin);
+            device.is_some_and(|device| self.take(device, event, clear, pin))
+        };
+        self.tidy();
+        if taken { Ok(()) } else { Err(Error::NotMapped) }
+    }
+
     fn unmap_all_of(&self, device: &Device, pin: &Pin) -> usize {
         let mut events = Vec::new();
         device.events.for_each(pin, &mut |event, _| events.push(EventId(event as u32)));
-        events.into_iter().filter(|&event| self.take(device, event, pin)).count()
+        events.into_iter().filter(|&event| self.take(device, event, true, pin)).count()
     }
 
     /// Collects if there is something worth collecting.
@@ -468,13 +481,11 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     }
 
     fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
-        let taken = {
-            let pin = &*self.participant.pin();
-            let device = self.domain.devices.tree.get(device.0.into(), pin);
-            device.is_some_and(|device| self.take(device, event, pin))
-        };
-        self.tidy();
-        if taken { Ok(()) } else { Err(Error::NotMapped) }
+        self.unmap_event(device, event, true)
+    }
+
+    fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        self.unmap_event(device, event, false)
     }
 
     fn unmap_device(&mut self, device: DeviceId) -> usize {
@@ -539,12 +550,26 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         Ok(())
     }
 
-    fn for_each_lpi(&self, f: &mut dyn FnMut(Intid, VcpuId)) {
+    fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
         let pin = &*self.participant.pin();
-        self.shared().lpis.irqs.for_each(pin, &mut |_, irq| {
-            if irq.state.load().is_mapped() {
-                f(irq.intid(), irq.control().load().target());
+        let first = from.0.saturating_sub(LPI_BASE).into();
+        let _ = self.shared().lpis.irqs.for_each_from(first, pin, &mut |_, irq| {
+            let (state, control) = (irq.state.load(), irq.control().load());
+            if !state.is_mapped() {
+                return ControlFlow::Continue(());
             }
+            let place = match state.owner() {
+                Some(vcpu) => LpiPlace::Held(vcpu),
+                None if state.is_signaled() => LpiPlace::Queued,
+                None => LpiPlace::Idle,
+            };
+            f(LpiState {
+                intid: irq.intid(),
+                target: control.target(),
+                config: LpiConfig { enabled: control.enabled(), priority: control.priority() },
+                pending: irq.looks_pending(),
+                place,
+            })
         });
     }
 

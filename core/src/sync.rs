@@ -16,6 +16,46 @@ pub(crate) use loom::sync::atomic::{
 
 pub(crate) use crossbeam_utils::CachePadded;
 
+/// A lock for the control plane: nothing on the injection, entry or exit path takes one.
+pub(crate) struct Mutex<T> {
+    #[cfg(not(loom))]
+    inner: spin::Mutex<T>,
+    #[cfg(loom)]
+    inner: loom::sync::Mutex<T>,
+}
+
+#[cfg(not(loom))]
+pub(crate) type MutexGuard<'m, T> = spin::MutexGuard<'m, T>;
+#[cfg(loom)]
+pub(crate) type MutexGuard<'m, T> = loom::sync::MutexGuard<'m, T>;
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        #[cfg(not(loom))]
+        return Self { inner: spin::Mutex::new(value) };
+        #[cfg(loom)]
+        Self { inner: loom::sync::Mutex::new(value) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        #[cfg(not(loom))]
+        return self.inner.lock();
+        #[cfg(loom)]
+        // A model that panicked has failed already.
+        self.inner.lock().unwrap()
+    }
+}
+
+/// Lets others run before a look that has to be repeated: on the control plane only.
+pub(crate) fn relax() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(all(not(loom), feature = "std"))]
+    std::thread::yield_now();
+    #[cfg(all(not(loom), not(feature = "std")))]
+    core::hint::spin_loop();
+}
+
 /// The first look of a compare-exchange loop, whose value is only a guess.
 ///
 /// A relaxed load; under loom a read-modify-write that changes nothing. loom finds out which accesses of

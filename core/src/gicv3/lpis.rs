@@ -1,19 +1,21 @@
 //! LPIs at a redistributor: what it reads of the guest's LPI configuration and pending tables (IHI 0069, 5.1), and LPIs that the
 //! guest makes pending without an ITS (GICR_SETLPIR and so on; IHI 0069, 5.1.4).
 //!
-//! The engine knows the LPIs that are mapped. One that the guest makes pending directly is mapped then, as an event of a domain of its
-//! own, which nobody injects into; it stays mapped. An LPI has one target: made pending at another redistributor, it moves there.
-
-// Control operations take turns: none of them is on the injection or the entry path.
-#![allow(clippy::disallowed_types)]
+//! The engine knows the LPIs that are mapped. One that the guest makes pending directly, or in a pending table, is mapped then, as an
+//! event of a domain of its own, which nobody injects into; it stays mapped. An LPI has one target: made pending at another
+//! redistributor, it moves there.
+//!
+//! Whoever reads an LPI's configuration and gives it to the engine does both holding `configuring`, for a few LPIs at a time: so what the
+//! engine has last is what was read last.
 
 use alloc::sync::Arc;
-
-use spin::Mutex;
+use alloc::vec::Vec;
+use core::ops::ControlFlow;
 
 use crate::engine::{Config, Engine, Error, LpiConfig, MsiControl};
 use crate::ids::{DeviceId, EventId, Intid, LPI_BASE, Priority, VcpuId};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, MemoryError};
+use crate::sync::{Mutex, MutexGuard};
 
 /// GICR_PROPBASER: IDbits, one less than the number of INTID bits (IHI 0069, 12.11).
 const IDBITS: u64 = 0x1f;
@@ -32,9 +34,13 @@ pub(crate) struct Tables {
     pub(crate) pendbaser: u64,
 }
 
+/// How many LPIs have their configuration read at a time.
+const BATCH: usize = 256;
+
 /// The control side of a machine's LPIs, as far as it is the redistributors'.
 pub(crate) struct LpiControl<E: Engine> {
     direct: Mutex<E::Msi>,
+    configuring: Mutex<()>,
     memory: Arc<dyn GuestMemory>,
     /// First INTID that is not an LPI of the machine.
     end: u32,
@@ -48,7 +54,27 @@ impl<E: Engine> LpiControl<E> {
         memory: Arc<dyn GuestMemory>,
     ) -> Result<Self, Error> {
         let (end, event_bits) = (LPI_BASE + config.lpis, config.event_bits);
-        Ok(Self { direct: Mutex::new(engine.msi()?), memory, end, event_bits })
+        let (direct, configuring) = (Mutex::new(engine.msi()?), Mutex::new(()));
+        Ok(Self { direct, configuring, memory, end, event_bits })
+    }
+
+    /// Looks at LPIs through a handle of the engine.
+    pub(crate) fn with_msi(&self, f: impl FnOnce(&E::Msi)) {
+        f(&self.direct.lock());
+    }
+
+    pub(crate) fn memory(&self) -> &dyn GuestMemory {
+        &*self.memory
+    }
+
+    /// Whether the machine has this LPI.
+    pub(crate) fn is_lpi(&self, intid: Intid) -> bool {
+        intid.is_lpi() && intid.0 < self.end
+    }
+
+    /// While this is held, the configuration of no LPI is read by others.
+    pub(crate) fn configuring(&self) -> MutexGuard<'_, ()> {
+        self.configuring.lock()
     }
 
     /// The device and event that stand for an LPI of no ITS.
@@ -62,11 +88,11 @@ impl<E: Engine> LpiControl<E> {
     /// Whether the machine has this LPI, and the tables have room for it.
     fn exists(&self, tables: Tables, intid: Intid) -> bool {
         let end = 2u64 << (tables.propbaser & IDBITS);
-        intid.is_lpi() && intid.0 < self.end && u64::from(intid.0) < end
+        self.is_lpi(intid) && u64::from(intid.0) < end
     }
 
     /// The LPI's byte of the configuration table. What cannot be read is disabled.
-    fn config(&self, tables: Tables, intid: Intid) -> LpiConfig {
+    pub(crate) fn config(&self, tables: Tables, intid: Intid) -> LpiConfig {
         let mut byte = [0];
         let address = (tables.propbaser & PROP_ADDRESS) + u64::from(intid.0 - LPI_BASE);
         if !self.exists(tables, intid) || self.memory.read(address, &mut byte).is_err() {
@@ -101,24 +127,40 @@ impl<E: Engine> LpiControl<E> {
         self.reconfigure(&mut self.direct.lock(), tables);
     }
 
-    fn reconfigure(&self, msi: &mut E::Msi, tables: Tables) {
-        let mut mine = alloc::vec::Vec::new();
-        msi.for_each_lpi(&mut |intid, target| {
-            if target == tables.vcpu {
-                mine.push(intid);
+    /// The configuration of all LPIs of a redistributor is read anew.
+    pub(crate) fn reconfigure(&self, msi: &mut E::Msi, tables: Tables) {
+        let mut from = Some(Intid(LPI_BASE));
+        let mut mine = Vec::with_capacity(BATCH);
+        while let Some(first) = from.take() {
+            msi.lpis_from(first, &mut |lpi| {
+                if mine.len() == BATCH {
+                    from = Some(lpi.intid);
+                    return ControlFlow::Break(());
+                }
+                if lpi.target == tables.vcpu {
+                    mine.push(lpi.intid);
+                }
+                ControlFlow::Continue(())
+            });
+            let _configuring = self.configuring();
+            for intid in mine.drain(..) {
+                // Unmapped meanwhile: nothing to configure.
+                let _ = msi.set_config(intid, self.config(tables, intid));
             }
-        });
-        for intid in mine {
-            // Unmapped meanwhile: nothing to configure.
-            let _ = msi.set_config(intid, self.config(tables, intid));
         }
+    }
+
+    /// The configuration of one LPI is read anew.
+    pub(crate) fn reconfigure_one(&self, msi: &mut E::Msi, tables: Tables, intid: Intid) {
+        let _configuring = self.configuring();
+        let _ = msi.set_config(intid, self.config(tables, intid));
     }
 
     /// GICR_INVLPIR: the configuration of one LPI is read anew.
     pub(crate) fn invalidate(&self, tables: Tables, intid: Intid) {
         let mut msi = self.direct.lock();
         if msi.target_of(intid) == Some(tables.vcpu) {
-            let _ = msi.set_config(intid, self.config(tables, intid));
+            self.reconfigure_one(&mut msi, tables, intid);
         }
     }
 
@@ -147,6 +189,7 @@ impl<E: Engine> LpiControl<E> {
             Some(_) if !moves || msi.retarget(device, event, tables.vcpu).is_err() => return,
             Some(_) => {}
             None => {
+                let _configuring = self.configuring();
                 let config = self.config(tables, intid);
                 // The VM's bounds are reached: the LPI does not exist.
                 if msi.map(device, event, intid, tables.vcpu, config).is_err() {
@@ -155,5 +198,33 @@ impl<E: Engine> LpiControl<E> {
             }
         }
         let _ = msi.set_pending(intid, true);
+    }
+
+    /// Writes the pending bits of all LPIs that exist into the pending tables of the redistributors that they are at. Nothing else in the
+    /// tables changes.
+    ///
+    /// # Errors
+    /// [`MemoryError`]: a table is not there; the others have been written.
+    pub(crate) fn save_pending(
+        &self,
+        tables: impl Fn(VcpuId) -> Tables,
+    ) -> Result<(), MemoryError> {
+        let mut result = Ok(());
+        self.direct.lock().lpis_from(Intid(LPI_BASE), &mut |lpi| {
+            let tables = tables(lpi.target);
+            if self.exists(tables, lpi.intid) {
+                result = result.and(self.save_one(tables, lpi.intid, lpi.pending));
+            }
+            ControlFlow::Continue(())
+        });
+        result
+    }
+
+    fn save_one(&self, tables: Tables, intid: Intid, pending: bool) -> Result<(), MemoryError> {
+        let address = (tables.pendbaser & PEND_ADDRESS) + u64::from(intid.0 / 8);
+        let (mut byte, bit) = ([0], 1 << (intid.0 % 8));
+        self.memory.read(address, &mut byte)?;
+        let new = if pending { byte[0] | bit } else { byte[0] & !bit };
+        if new == byte[0] { Ok(()) } else { self.memory.write(address, &[new]) }
     }
 }

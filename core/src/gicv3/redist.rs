@@ -79,7 +79,8 @@ impl Redist {
         self.state.set_flag(cx.machine, cx.injector, self.vcpu, flag, on);
     }
 
-    fn tables(&self) -> Tables {
+    /// Where its LPI tables are.
+    pub(crate) fn tables(&self) -> Tables {
         // Relaxed: written by the guest before it enables LPIs, or by a vCPU that races with that one.
         let [propbaser, pendbaser] =
             [&self.propbaser, &self.pendbaser].map(|base| base.load(Ordering::Relaxed));
@@ -133,7 +134,10 @@ fn typer(machine: &Machine, vcpu: VcpuId, last: bool) -> u64 {
     let ppis = u64::from(machine.eppis).div_ceil(32);
     let mut value = u64::from(affinity) << 32 | ppis << 27 | u64::from(vcpu.0) << 8;
     if machine.lpis > 0 {
-        value |= PLPIS | DIRECT_LPI;
+        value |= PLPIS;
+    }
+    if machine.has_direct_lpis() {
+        value |= DIRECT_LPI;
     }
     if last {
         value |= LAST;
@@ -170,6 +174,7 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
         match kind {
             Gicr::Ctlr if cx.machine.lpis == 0 => {}
             Gicr::Ctlr => self.enable_lpis(cx, value & ENABLE_LPIS != 0),
+            Gicr::Setlpir | Gicr::Clrlpir if !cx.machine.has_direct_lpis() => {}
             Gicr::Setlpir => self.direct(cx, value, mask, LpiControl::set),
             Gicr::Clrlpir => self.direct(cx, value, mask, LpiControl::clear),
             Gicr::Invlpir => self.direct(cx, value, mask, LpiControl::invalidate),

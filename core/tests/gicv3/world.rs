@@ -22,7 +22,7 @@ pub(crate) const EPPIS: u16 = 32;
 
 /// The guest's memory.
 pub(crate) const RAM: u64 = 0x4000_0000;
-const RAM_SIZE: usize = 0x4_0000;
+const RAM_SIZE: usize = 0x40_0000;
 
 #[allow(clippy::disallowed_types)] // the guest's memory, not the engine
 pub(crate) struct Ram(std::sync::Mutex<Vec<u8>>);
