@@ -36,10 +36,13 @@ pub(crate) fn itt(device: u32) -> u64 {
     RAM + 0x20_0000 + 0x1_0000 * u64::from(device % 32)
 }
 
+/// A command that was performed, and what came of it.
+type Performed = (Option<Command>, Result<(), Fault>);
+
 #[allow(clippy::disallowed_types)] // a test's own
 #[derive(Default)]
 pub(crate) struct Log {
-    pub(crate) results: std::sync::Mutex<Vec<(Option<Command>, Result<(), Fault>)>>,
+    pub(crate) results: std::sync::Mutex<Vec<Performed>>,
     pub(crate) untranslated: std::sync::Mutex<Vec<(DeviceId, EventId)>>,
 }
 
@@ -161,7 +164,7 @@ impl Guest {
         world.ram.write(RAM, &[0xa1; 0x1_0000]).unwrap();
         for n in 0..world.cpus.len() {
             world.w64(rd(n) + 0x70, RAM | 15);
-            world.w64(rd(n) + 0x78, RAM + 0x1_0000 * (1 + n as u64) | 1 << 62);
+            world.w64(rd(n) + 0x78, (RAM + 0x1_0000 * (1 + n as u64)) | 1 << 62);
             world.w32(rd(n), 1);
         }
         world.w64(CBASER, VALID | QUEUE | (QUEUE_SIZE / 0x1000 - 1));
@@ -225,8 +228,8 @@ impl Guest {
         u64::from_le_bytes(bytes)
     }
 
+    /// How many LPIs are mapped.
     pub(crate) fn lpis(&self) -> usize {
-        use vgic_core::engine::Engine;
-        self.world.gic.engine().usage().lpis
+        self.world.gic.dump().lpis.len()
     }
 }
