@@ -5,20 +5,20 @@ use crate::ids::{DeviceId, EventId, Intid};
 /// Size of a command in the queue, in bytes.
 pub(crate) const COMMAND_SIZE: u64 = 32;
 
-/// The number of a collection: an interrupt belongs to one, and all of them go to one redistributor (IHI 0069, 5.2.6).
+/// The number of a collection: an interrupt belongs to one, and all of them go to one redistributor (IHI 0069, 5.2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CollectionId(pub u16);
 
 /// A redistributor as commands name it: bits 51:16 of its RD_base address if GITS_TYPER.PTA is 1, and otherwise its
-/// processor number, GICR_TYPER.Processor_Number (IHI 0069, 5.3.4).
+/// processor number, GICR_TYPER.Processor_Number (IHI 0069, 5.3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RdBase(pub u64);
 
-/// A command, decoded. Nothing is checked yet.
+/// A command, decoded. Nothing is checked yet. IHI 0069, 5.3, has a section for each by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Command {
-    /// Maps a device to its table of events, or unmaps it (5.3.10).
+    /// Maps a device to its table of events, or unmaps it.
     Mapd {
         /// The device.
         device: DeviceId,
@@ -29,7 +29,7 @@ pub enum Command {
         /// Where its table is.
         itt: u64,
     },
-    /// Maps a collection to a redistributor, or unmaps it (5.3.9).
+    /// Maps a collection to a redistributor, or unmaps it.
     Mapc {
         /// The collection.
         collection: CollectionId,
@@ -38,7 +38,7 @@ pub enum Command {
         /// Where to.
         rdbase: RdBase,
     },
-    /// Maps an event to an LPI and a collection (5.3.12). MAPI (5.3.11) is this with the EventID as the INTID.
+    /// Maps an event to an LPI and a collection. MAPI is this with the EventID as the INTID.
     Mapti {
         /// The device.
         device: DeviceId,
@@ -49,7 +49,7 @@ pub enum Command {
         /// The collection.
         collection: CollectionId,
     },
-    /// Moves an event to another collection (5.3.14).
+    /// Moves an event to another collection.
     Movi {
         /// The device.
         device: DeviceId,
@@ -58,24 +58,24 @@ pub enum Command {
         /// The new collection.
         collection: CollectionId,
     },
-    /// Moves all LPIs of a redistributor to another (5.3.13).
+    /// Moves all LPIs of a redistributor to another.
     Movall {
         /// The redistributor that has them.
         from: RdBase,
         /// The one that gets them.
         to: RdBase,
     },
-    /// Unmaps an event; its LPI is no longer pending (5.3.6).
+    /// Unmaps an event; its LPI is no longer pending.
     Discard(DeviceId, EventId),
-    /// Makes an event's LPI pending (5.3.7).
+    /// Makes an event's LPI pending.
     Int(DeviceId, EventId),
-    /// Makes an event's LPI not pending (5.3.5).
+    /// Makes an event's LPI not pending.
     Clear(DeviceId, EventId),
-    /// The configuration of an event's LPI is read anew (5.3.8).
+    /// The configuration of an event's LPI is read anew.
     Inv(DeviceId, EventId),
-    /// The configuration of all LPIs of a collection is read anew (5.3.8).
+    /// The configuration of all LPIs of a collection is read anew.
     Invall(CollectionId),
-    /// Waits until earlier commands have taken effect at a redistributor (5.3.15). They always have.
+    /// Waits until earlier commands have taken effect at a redistributor. They always have.
     Sync(RdBase),
 }
 
