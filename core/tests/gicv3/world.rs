@@ -8,7 +8,7 @@ use vgic_core::gic::{Affinity, Gic, GicCpu, Model, Setup, SysReg};
 use vgic_core::ids::{Intid, VcpuId};
 use vgic_core::memory::{GuestMemory, MemoryError};
 
-use crate::Engine;
+use super::Engine;
 
 pub(crate) const GICD: u64 = 0x0800_0000;
 pub(crate) const GICR: u64 = 0x080a_0000;

@@ -8,8 +8,8 @@ use vgic_core::ids::{DeviceId, EventId, Intid};
 use vgic_core::its::{CollectionId, Command, Fault, Its, ItsConfig, ItsTrace, RdBase};
 use vgic_core::memory::GuestMemory;
 
-use crate::Engine;
-use crate::world::{GICD, GICR, RAM, World, rd};
+use super::Engine;
+use super::world::{GICD, GICR, RAM, World, rd};
 
 /// The ITS's registers.
 pub(crate) const GITS: u64 = 0x0808_0000;
