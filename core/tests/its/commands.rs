@@ -1,7 +1,7 @@
 //! Each command, and each of its errors (IHI 0069, 5.3).
 
-use vgic_core::engine::{Config, Injected};
-use vgic_core::ids::{DeviceId, Intid};
+use vgic_core::engine::{Config, Engine as _, Injected};
+use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
 use vgic_core::its::{CollectionId, Command, Fault, ItsConfig, Kind, RdBase};
 
 use crate::guest::*;
@@ -210,7 +210,7 @@ fn movall_moves_one_redistributors_lpis() {
 
 #[test]
 fn discard_forgets_what_is_pending() {
-    let mut guest = mapped(1);
+    let mut guest = mapped(2);
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     guest.ok(discard(1, 0));
     assert_eq!(guest.take(0), []);
@@ -220,6 +220,17 @@ fn discard_forgets_what_is_pending() {
     guest.fails(discard(9, 0), Fault::DeviceUnmapped);
     guest.ok(mapti(1, 0, 8192, 0));
     assert_eq!(guest.take(0), [], "and does not come back with the mapping");
+    // What is in a list register, and not acknowledged, is taken out of it.
+    assert_eq!(guest.msi(1, 0), Injected::Pending);
+    guest.world.cpus[0].enter();
+    assert!(guest.world.cpus[0].irq_line());
+    let injector = guest.world.gic.engine().injector().unwrap();
+    guest.put(&discard(1, 0).encode());
+    let end = guest.end;
+    let bus = guest.world.gic.bus().unwrap();
+    bus.write(VcpuId(1), CWRITER, &end.to_le_bytes()).unwrap();
+    assert_eq!(guest.its.port().inject(&injector, DeviceId(1), EventId(0)), Injected::Unmapped);
+    assert_eq!(guest.take(0), []);
 }
 
 #[test]

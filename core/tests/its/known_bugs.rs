@@ -208,6 +208,9 @@ fn t39_indirect_tables_that_change() {
     guest.ok(mapti(600, 0, 8192, 0));
     guest.its.save_tables().unwrap();
     assert_ne!(guest.entry(second + 8 * (600 - 512)), 0);
+    // Not valid, whatever else it says.
+    guest.world.ram.write(level1, &second.to_le_bytes()).unwrap();
+    guest.fails(mapd(601, 3), Fault::TableMemory);
     // Into a hole.
     guest.world.ram.write(level1, &(VALID | 0xf_0000_0000_0000).to_le_bytes()).unwrap();
     guest.fails(mapd(601, 3), Fault::TableMemory);
