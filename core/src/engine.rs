@@ -429,6 +429,13 @@ pub trait MsiControl: Send + 'static {
         config: LpiConfig,
     ) -> Result<(), Error>;
 
+    /// Maps an event to an LPI that another event is mapped to, in whichever domain, and leaves the LPI as it is. The caller sees to it
+    /// that the other event stays mapped meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] if there is no such LPI, and as [`MsiControl::map`].
+    fn share(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Result<(), Error>;
+
     /// Unmaps an event; its LPI is no longer pending. No injection that begins after this is delivered.
     ///
     /// # Errors

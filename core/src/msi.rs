@@ -327,13 +327,41 @@ impl<R: Reclaim> Msi<R> {
         if self.shared().hub.has_vcpu(vcpu) { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
     }
 
+    /// Maps an event to an LPI: as it is to be from now on, or as it is.
+    fn map_as(
+        &self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        new: Option<(VcpuId, LpiConfig)>,
+    ) -> Result<(), Error> {
+        self.check(device, event)?;
+        self.shared().lpis.key(intid)?;
+        self.tidy();
+        match self.try_map(device, event, intid, new) {
+            // What is dead counts until it is freed.
+            Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) => {
+                self.shared().collect(&self.participant);
+                match self.try_map(device, event, intid, new) {
+                    // Somebody is still looking at what is dead, or collecting it.
+                    Err(Error::TooManyLpis | Error::TooManyDevices)
+                        if self.shared().hub.graveyard.counts.garbage.get() > 0 =>
+                    {
+                        Err(Error::TooMuchGarbage)
+                    }
+                    done => done,
+                }
+            }
+            done => done,
+        }
+    }
+
     fn try_map(
         &self,
         device: DeviceId,
         event: EventId,
         intid: Intid,
-        target: VcpuId,
-        config: LpiConfig,
+        new: Option<(VcpuId, LpiConfig)>,
     ) -> Result<(), Error> {
         let shared = self.shared();
         self.check_garbage()?;
@@ -349,16 +377,23 @@ impl<R: Reclaim> Msi<R> {
         if !events.add_below(shared.config.max_events as usize) {
             return Err(Error::TooManyEvents);
         }
-        let set = |c: Control| {
-            c.with_target(target).with_enabled(config.enabled).with_priority(config.priority)
+        let irq = match new {
+            Some((target, config)) => {
+                let set = |c: Control| {
+                    let c = c.with_target(target).with_enabled(config.enabled);
+                    c.with_priority(config.priority)
+                };
+                let control = set(Control::RESET.with_group(Group::Group1));
+                shared.lpis.get_or_insert(intid, control, pin).map(|(irq, made)| {
+                    if !made {
+                        irq.control().update(set);
+                    }
+                    irq
+                })
+            }
+            None => shared.lpis.get(intid, pin).and_then(Irq::try_get).ok_or(Error::NotMapped),
         };
-        let control = set(Control::RESET.with_group(Group::Group1));
-        let (irq, made) =
-            shared.lpis.get_or_insert(intid, control, pin).inspect_err(|_| events.sub(1))?;
-        if !made {
-            irq.control().update(set);
-        }
-        let irq = irq.into_raw();
+        let irq = irq.inspect_err(|_| events.sub(1))?.into_raw();
         // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
         // it for as long as a pin that could see it. The slot is empty: only this handle fills slots of the domain.
         let put = unsafe { device.events.insert(event.0.into(), irq, pin) };
@@ -458,26 +493,12 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         target: VcpuId,
         config: LpiConfig,
     ) -> Result<(), Error> {
-        self.check(device, event)?;
         self.check_vcpu(target)?;
-        self.shared().lpis.key(intid)?;
-        self.tidy();
-        match self.try_map(device, event, intid, target, config) {
-            // What is dead counts until it is freed.
-            Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) => {
-                self.shared().collect(&self.participant);
-                match self.try_map(device, event, intid, target, config) {
-                    // Somebody is still looking at what is dead, or collecting it.
-                    Err(Error::TooManyLpis | Error::TooManyDevices)
-                        if self.shared().hub.graveyard.counts.garbage.get() > 0 =>
-                    {
-                        Err(Error::TooMuchGarbage)
-                    }
-                    done => done,
-                }
-            }
-            done => done,
-        }
+        self.map_as(device, event, intid, Some((target, config)))
+    }
+
+    fn share(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Result<(), Error> {
+        self.map_as(device, event, intid, None)
     }
 
     fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {

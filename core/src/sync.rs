@@ -133,6 +133,23 @@ pub(crate) fn update(atomic: &AtomicU64, f: impl Fn(u64) -> u64) -> u64 {
     }
 }
 
+/// A number that is counted, through which nothing is published. Not loom's: models need not explore what follows from nothing else.
+#[derive(Default)]
+pub(crate) struct Tally(core::sync::atomic::AtomicU64);
+
+impl Tally {
+    /// One more.
+    pub(crate) fn add_one(&self) {
+        // Relaxed: see above.
+        self.0.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        // Relaxed: as above.
+        self.0.load(core::sync::atomic::Ordering::Relaxed)
+    }
+}
+
 /// Marks memory whose life is being modelled: nothing in a real build.
 ///
 /// loom does not see freed memory. Under loom every use of a reclaimed object calls [`Canary::touch`],

@@ -15,7 +15,7 @@ use crate::engine::{
     Config, Engine, Error, Gates, Injected, Injector, Kick, Trigger, Usage, Wired, WiredConfig,
 };
 use crate::hub::Hub;
-use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_INTIDS, SGIS, VcpuId};
+use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_END, PRIVATE_INTIDS, SGIS, VcpuId};
 use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
@@ -35,8 +35,8 @@ pub(crate) struct Shared<R: Reclaim> {
     pub(crate) hub: Arc<Hub>,
 }
 
-/// SGIs and PPIs of each vCPU that exist. Models have no use for all of them.
-const PRIVATE: usize = if cfg!(loom) { 2 } else { PRIVATE_INTIDS as usize };
+/// SGIs and PPIs of each vCPU that exist.
+const PRIVATE: usize = PRIVATE_END as usize;
 
 /// The interrupts that exist from the start, and their pending bits.
 struct WiredIrqs {

@@ -2,6 +2,7 @@
 #![cfg(loom)]
 
 pub mod delivery;
+pub mod its;
 pub mod lifetime;
 
 use std::sync::Arc;

@@ -18,7 +18,9 @@ use crate::engine::{Engine, Error, Kick, Wired};
 use crate::gicv2::{dist::DistV2, v2m::V2m};
 use crate::gicv3::lpis::LpiControl;
 use crate::gicv3::{dist::DistV3, redist::Redist};
-use crate::ids::{DeviceId, EPPI_BASE, ESPI_BASE, EventId, Intid, PRIVATE_INTIDS, VcpuId};
+use crate::ids::{
+    DeviceId, EPPI_BASE, ESPI_BASE, EventId, Intid, PRIVATE_END, PRIVATE_INTIDS, VcpuId,
+};
 use crate::its::unit::{ItsCx, Unit};
 use crate::its::{Its, TRANSLATER, Translation};
 use crate::mmio::bus::Regions;
@@ -70,7 +72,7 @@ impl Machine {
     /// The wired interrupts that a vCPU can have.
     pub(crate) fn wired(&self, vcpu: VcpuId) -> impl Iterator<Item = Wired> {
         let extended = |base: u32, n: u16| base..base + u32::from(n);
-        let private = (0..PRIVATE_INTIDS).chain(extended(EPPI_BASE, self.eppis));
+        let private = (0..PRIVATE_END).chain(extended(EPPI_BASE, self.eppis));
         let spis = extended(PRIVATE_INTIDS, self.spis).chain(extended(ESPI_BASE, self.espis));
         let private = private.map(move |n| Wired::Private(vcpu, Intid(n)));
         private.chain(spis.map(|n| Wired::Spi(Intid(n))))

@@ -250,10 +250,12 @@ impl<E: Engine> Maps<E> {
 
     /// Unmaps a collection. What is pending stays so.
     pub(crate) fn unmap_collection(&mut self, collection: CollectionId) -> Result<(), Stop> {
-        let Some(target) = self.collections.remove(&collection) else { return Ok(()) };
+        if self.collections.remove(&collection).is_none() {
+            return Ok(());
+        }
         self.for_each_of(collection, |maps, device, event, found| {
             if found.link == Link::Live {
-                let link = maps.park(device, event, found.intid, target);
+                let link = maps.park(device, event, found.intid);
                 maps.set_link(device, event, link);
             }
             Ok(())
@@ -270,17 +272,13 @@ impl<E: Engine> Maps<E> {
 
     /// Takes an event out of the domain that MSIs are translated with. If a bound of the VM does not let it be parked, its LPI is no
     /// longer pending.
-    fn park(&mut self, device: DeviceId, event: EventId, intid: Intid, target: VcpuId) -> Link {
+    ///
+    /// The LPI's configuration and target stay as they are, and are not even looked at: they are changed through other domains, too.
+    fn park(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Link {
         if self.parked.is_none() {
             self.parked = self.engine.msi().ok();
         }
-        let mut config = None;
-        self.msi.lpis_from(intid, &mut |lpi| {
-            config = (lpi.intid == intid).then_some((lpi.config, lpi.target));
-            core::ops::ControlFlow::Break(())
-        });
-        let (config, target) = config.unwrap_or((LpiConfig::enabled(0), target));
-        let parked = self.parked.as_mut().map(|msi| msi.map(device, event, intid, target, config));
+        let parked = self.parked.as_mut().map(|msi| msi.share(device, event, intid));
         if let Some(Ok(())) = parked {
             let _ = self.msi.detach(device, event);
             Link::Parked

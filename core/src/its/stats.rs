@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::command::{Command, Fault, Kind};
 use crate::engine::Injected;
 use crate::ids::{DeviceId, EventId};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Tally;
 
 /// Calls for who wants to see what an ITS does. They are made on the thread that does it, and must not call the ITS back.
 pub trait ItsTrace: Send + Sync + 'static {
@@ -53,12 +53,12 @@ impl ItsStats {
     }
 }
 
-/// The counters themselves. Relaxed throughout: numbers, through which nothing is published.
+/// The counters themselves.
 pub(crate) struct Counters {
     /// Of each kind: those with an effect, then one for each fault.
-    commands: Box<[AtomicU64]>,
-    untranslated: AtomicU64,
-    unwritten: AtomicU64,
+    commands: Box<[Tally]>,
+    untranslated: Tally,
+    unwritten: Tally,
 }
 
 const COLUMNS: usize = 1 + Fault::ALL.len();
@@ -66,29 +66,27 @@ const COLUMNS: usize = 1 + Fault::ALL.len();
 impl Counters {
     pub(crate) fn new() -> Self {
         Self {
-            commands: (0..Kind::ALL.len() * COLUMNS).map(|_| AtomicU64::new(0)).collect(),
-            untranslated: AtomicU64::new(0),
-            unwritten: AtomicU64::new(0),
+            commands: (0..Kind::ALL.len() * COLUMNS).map(|_| Tally::default()).collect(),
+            untranslated: Tally::default(),
+            unwritten: Tally::default(),
         }
     }
 
     pub(crate) fn command(&self, kind: Kind, result: Result<(), Fault>) {
         let column = result.map_or_else(|fault| 1 + fault as usize, |()| 0);
-        self.commands[kind as usize * COLUMNS + column].fetch_add(1, Ordering::Relaxed);
+        self.commands[kind as usize * COLUMNS + column].add_one();
     }
 
     pub(crate) fn untranslated(&self) {
-        self.untranslated.fetch_add(1, Ordering::Relaxed);
+        self.untranslated.add_one();
     }
 
     pub(crate) fn unwritten(&self) {
-        self.unwritten.fetch_add(1, Ordering::Relaxed);
+        self.unwritten.add_one();
     }
 
     pub(crate) fn get(&self) -> ItsStats {
-        let at = |kind: Kind, column: usize| {
-            self.commands[kind as usize * COLUMNS + column].load(Ordering::Relaxed)
-        };
+        let at = |kind: Kind, column: usize| self.commands[kind as usize * COLUMNS + column].get();
         let commands = Kind::ALL.iter().map(|&kind| (kind.name(), at(kind, 0)));
         let faults = Kind::ALL.iter().flat_map(|&kind| {
             Fault::ALL
@@ -98,8 +96,8 @@ impl Counters {
         ItsStats {
             commands: commands.filter(|&(_, n)| n > 0).collect(),
             faults: faults.filter(|&(_, _, n)| n > 0).collect(),
-            untranslated: self.untranslated.load(Ordering::Relaxed),
-            unwritten: self.unwritten.load(Ordering::Relaxed),
+            untranslated: self.untranslated.get(),
+            unwritten: self.unwritten.get(),
         }
     }
 }

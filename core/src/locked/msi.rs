@@ -235,6 +235,43 @@ impl LockedMsi {
         irq.inspect_err(|_| self.vm().events.give_back(1))
     }
 
+    /// Maps an event to an LPI: as it is to be from now on, or as it is.
+    fn map_as(
+        &mut self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        target: VcpuId,
+        config: Option<LpiConfig>,
+    ) -> Result<(), Error> {
+        self.check(device, event)?;
+        self.vm().check_vcpu(target)?;
+        self.vm().lpis.check(intid)?;
+        if self.events.get(&key(device, event)).is_some_and(|event| event.is_mapped()) {
+            return Err(Error::EventMapped);
+        }
+        let entry = self.get_or_make(device, event)?;
+        let irq = match self.take_event(intid, target) {
+            Ok(irq) => irq,
+            Err(error) => {
+                drop(entry);
+                self.forget(device, event);
+                return Err(error);
+            }
+        };
+        self.routed -= 1;
+        self.change(&irq, |state| {
+            state.own.add_mapping();
+            if let Some(config) = config {
+                state.enabled = config.enabled;
+                state.priority = config.priority;
+                state.set_target(target);
+            }
+        });
+        *entry.lpi.lock() = Some(irq);
+        Ok(())
+    }
+
     fn unmap_event(&mut self, device: DeviceId, event: EventId, clear: bool) -> Result<(), Error> {
         let entry = self.events.get(&key(device, event)).ok_or(Error::NotMapped)?;
         // An injection holds the lock until the LPI is pending and queued: it comes before this, or finds nothing.
@@ -321,30 +358,12 @@ impl MsiControl for LockedMsi {
         target: VcpuId,
         config: LpiConfig,
     ) -> Result<(), Error> {
-        self.check(device, event)?;
-        self.vm().check_vcpu(target)?;
-        self.vm().lpis.check(intid)?;
-        if self.events.get(&key(device, event)).is_some_and(|event| event.is_mapped()) {
-            return Err(Error::EventMapped);
-        }
-        let entry = self.get_or_make(device, event)?;
-        let irq = match self.take_event(intid, target) {
-            Ok(irq) => irq,
-            Err(error) => {
-                drop(entry);
-                self.forget(device, event);
-                return Err(error);
-            }
-        };
-        self.routed -= 1;
-        self.change(&irq, |state| {
-            state.own.add_mapping();
-            state.enabled = config.enabled;
-            state.priority = config.priority;
-            state.set_target(target);
-        });
-        *entry.lpi.lock() = Some(irq);
-        Ok(())
+        self.map_as(device, event, intid, target, Some(config))
+    }
+
+    fn share(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Result<(), Error> {
+        let target = self.target_of(intid).ok_or(Error::NotMapped)?;
+        self.map_as(device, event, intid, target, None)
     }
 
     fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
