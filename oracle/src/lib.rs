@@ -11,6 +11,7 @@
 
 pub mod compare;
 pub mod generate;
+pub mod its;
 pub mod ours;
 pub mod qtest;
 pub mod regs;

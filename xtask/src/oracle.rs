@@ -30,6 +30,7 @@ pub(crate) struct OracleArgs {
 enum Model {
     V2,
     V3,
+    Its,
 }
 
 impl Default for OracleArgs {
@@ -49,6 +50,7 @@ pub(crate) fn run(args: &OracleArgs) -> Result<()> {
         None => {}
         Some(Model::V2) => _ = command.args(["--model", "v2"]),
         Some(Model::V3) => _ = command.args(["--model", "v3"]),
+        Some(Model::Its) => _ = command.args(["--model", "its"]),
     }
     let longer = u32::try_from(args.ops.div_ceil(DEFAULT_OPS)).unwrap_or(u32::MAX).max(1);
     process::run_limited(&mut command, LIMIT.saturating_mul(longer))
