@@ -105,11 +105,12 @@ impl Generator {
             36 | 37 => Op::Property { intid: self.of(&LPIS), byte: self.0.number() as u8 },
             _ => {
                 let command = self.command();
-                let mapi = self.0.one_in(3) && matches!(command, Command::Mapti { .. });
+                let mapi = self.0.one_in(6) && matches!(command, Command::Mapti { .. });
                 let form = match self.0.below(64) {
                     0 => Form::Unknown(self.0.number()),
                     _ if mapi => Form::Mapi,
-                    _ => Form::Plain,
+                    1..=20 => Form::Plain,
+                    _ => Form::Mapped(self.0.number() as u16),
                 };
                 Op::Command { command, form, tell: !self.0.one_in(3) }
             }

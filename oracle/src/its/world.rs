@@ -58,6 +58,8 @@ pub const LPI_WORDS: [u64; 4] = [1024, 2040, 2048, 8184];
 pub enum Form {
     /// As it is.
     Plain,
+    /// Of an event, or of a device and a collection, that is mapped: the number says which.
+    Mapped(u16),
     /// MAPTI as MAPI: the EventID is the INTID.
     Mapi,
     /// Its number is none of a command.
@@ -450,6 +452,10 @@ impl World {
                 let command = with_itt(command);
                 (Some(command), command.encode())
             }
+            Form::Mapped(n) => {
+                let command = with_itt(self.mapped(command, n.into()).unwrap_or(command));
+                (Some(command), command.encode())
+            }
             Form::Mapi => {
                 let Command::Mapti { device, event, collection, intid } = command else {
                     return actions;
@@ -493,6 +499,33 @@ impl World {
             self.tell(&mut actions);
         }
         actions
+    }
+
+    /// A command with what is mapped in it. `None`: nothing is.
+    fn mapped(&self, command: Command, n: usize) -> Option<Command> {
+        let events: Vec<_> = self.events().collect();
+        let collections: Vec<_> = self.collections.keys().collect();
+        let devices: Vec<_> = self.devices.keys().collect();
+        let collection = |n: usize| CollectionId(*collections[n % collections.len()]);
+        if let Command::Mapti { intid, event, .. } = command {
+            if devices.is_empty() || collections.is_empty() {
+                return None;
+            }
+            let (device, collection) = (DeviceId(*devices[n % devices.len()]), collection(n / 16));
+            return Some(Command::Mapti { device, event, intid, collection });
+        }
+        let &(device, event, _) = events.get(n % events.len().max(1))?;
+        let (device, event) = (DeviceId(device), EventId(event));
+        Some(match command {
+            Command::Int(..) => Command::Int(device, event),
+            Command::Clear(..) => Command::Clear(device, event),
+            Command::Discard(..) => Command::Discard(device, event),
+            Command::Inv(..) => Command::Inv(device, event),
+            Command::Movi { .. } if !collections.is_empty() => {
+                Command::Movi { device, event, collection: collection(n / 16) }
+            }
+            other => other,
+        })
     }
 
     fn migrate(&mut self, from: u16, to: u16) -> Vec<Action> {
