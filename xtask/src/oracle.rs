@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::artifacts;
 use crate::process::{self, cargo, root};
 
-/// 100,000 operations of both models take a minute; a long run may take as much longer as it is longer.
+/// 100,000 operations of each model take a minute and a half; a long run may take as much longer as it is longer.
 const LIMIT: Duration = Duration::from_secs(600);
 const DEFAULT_OPS: u64 = 100_000;
 

@@ -109,7 +109,7 @@ impl Generator {
                 let form = match self.0.below(64) {
                     0 => Form::Unknown(self.0.number()),
                     _ if mapi => Form::Mapi,
-                    1..=20 => Form::Plain,
+                    1..=12 => Form::Plain,
                     _ => Form::Mapped(self.0.number() as u16),
                 };
                 Op::Command { command, form, tell: !self.0.one_in(3) }
@@ -128,23 +128,23 @@ impl Generator {
     fn command(&mut self) -> Command {
         let (device, event, collection) = (self.device(), self.event(), self.collection());
         match self.0.below(100) {
-            0..=5 => {
-                let size = self.of(&[0, 1, 2, 3, 3, 7, 13, 15, 16, 31]);
+            0..=2 => {
+                let size = self.of(&[0, 2, 3, 3, 3, 7, 13, 15, 16, 31]);
                 Command::Mapd { device, valid: !self.0.one_in(4), size, itt: 0 }
             }
-            6..=13 => {
+            3..=8 => {
                 let (valid, rdbase) = (!self.0.one_in(4), self.rdbase());
                 Command::Mapc { collection, valid, rdbase }
             }
-            14..=38 => {
+            9..=38 => {
                 let intid = Intid(self.mixed(&LPIS, &NO_LPIS));
                 Command::Mapti { device, event, intid, collection }
             }
             39..=48 => Command::Movi { device, event, collection },
             49..=50 => Command::Movall { from: self.rdbase(), to: self.rdbase() },
-            51..=59 => Command::Discard(device, event),
-            60..=79 => Command::Int(device, event),
-            80..=90 => Command::Clear(device, event),
+            51..=56 => Command::Discard(device, event),
+            57..=75 => Command::Int(device, event),
+            76..=90 => Command::Clear(device, event),
             91..=93 => Command::Inv(device, event),
             94..=96 => Command::Invall(collection),
             _ => Command::Sync(self.rdbase()),
