@@ -27,7 +27,8 @@ impl Random {
         self.number() % end
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    /// Whether this is the one time of `n`.
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }

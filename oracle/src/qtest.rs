@@ -70,6 +70,7 @@ pub fn command(action: Action) -> String {
         Action::Write { address, bytes, value } => {
             format!("write{} {address:#x} {value:#x}", suffix(bytes))
         }
+        Action::Zero { address, len } => format!("memset {address:#x} {len:#x} 0x0"),
         Action::Line { intid, high } => {
             // PPIs of CPU 0 are numbered by INTID, after the SPIs.
             let n = if intid < 32 { SPIS + intid } else { intid - 32 };
@@ -94,10 +95,11 @@ impl Qemu {
     pub fn start(model: Model) -> Result<Self> {
         let machine = match model {
             Model::V2 => "virt,gic-version=2",
-            Model::V3 => "virt,gic-version=3",
+            Model::V3 | Model::Its => "virt,gic-version=3",
         };
+        let vcpus = model.vcpus().to_string();
         let mut child = Command::new(PROGRAM)
-            .args(["-M", machine, "-cpu", "cortex-a57", "-smp", "1", "-accel", "tcg"])
+            .args(["-M", machine, "-cpu", "cortex-a57", "-smp", &vcpus, "-accel", "tcg"])
             .args(["-qtest", "stdio", "-qtest-log", "none", "-S"])
             .args(["-display", "none", "-serial", "none", "-net", "none"])
             .stdin(Stdio::piped())
@@ -131,11 +133,12 @@ impl Qemu {
         let identity = match model {
             Model::V2 => 0x0800_0fe8,
             Model::V3 => 0x0800_ffe8,
+            Model::Its => 0x0808_ffe8,
         };
         let pidr2 = self.ask(&format!("readl {identity:#x}"))?.context("a read without a value")?;
         let revision = pidr2 >> 4 & 0xf;
         if revision != u64::from(model.revision()) {
-            bail!("no GICv{} at its address: PIDR2 says {revision}", model.revision());
+            bail!("no {} at its address: PIDR2 says {revision}", model.name());
         }
         Ok(())
     }

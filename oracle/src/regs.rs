@@ -2,7 +2,7 @@
 //!
 //! A bit that is left out of [`Reg::compared`] is in `differences.md`, with the reason.
 
-use crate::target::{GICC, GICD, GICR, Model};
+use crate::target::{GICC, GICD, GICR, GITS, Model};
 
 /// What a register is, as far as the rules and the generator have to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -207,11 +207,36 @@ const V3: &[Reg] = &[
     reg("GICR_NSACR", SGI_BASE + 0xe00, 4, ALL, Kind::Fixed, 1),
 ];
 
+/// Of GITS_TYPER: all but ITT_entry_size, CIDbits and CIL.
+const ITS_TYPER: u64 = !(0xf << 4 | 0x1f << 32);
+/// Of GITS_CBASER and GITS_BASER: what is defined.
+const QUEUE_FIELDS: u64 = 1 << 63 | 7 << 59 | 7 << 53 | 0xf_ffff_ffff_0000 | 0xcff;
+const BASER_FIELDS: u64 = u64::MAX;
+
+/// The registers of an ITS (IHI 0069, 12.19 and 12.18).
+const ITS: &[Reg] = &[
+    reg("GITS_CTLR", GITS, 4, 1 << 31 | 1, Kind::Fixed, 4),
+    reg("GITS_IIDR", GITS + 4, 4, 0, Kind::Fixed, 1),
+    wide(4 | 8, reg("GITS_TYPER", GITS + 8, 8, ITS_TYPER, Kind::Fixed, 2)),
+    reg("GITS_MPAMIDR", GITS + 0x10, 4, ALL, Kind::Fixed, 1),
+    reg("GITS_PARTIDR", GITS + 0x14, 4, ALL, Kind::Fixed, 1),
+    reg("GITS_MPIDR", GITS + 0x18, 4, ALL, Kind::Fixed, 1),
+    wide(4 | 8, reg("GITS_CBASER", GITS + 0x80, 8, QUEUE_FIELDS, Kind::Fixed, 6)),
+    wide(4 | 8, reg("GITS_CWRITER", GITS + 0x88, 8, 0xf_ffe0, Kind::Fixed, 6)),
+    wide(4 | 8, reg("GITS_CREADR", GITS + 0x90, 8, 0xf_ffe1, Kind::Fixed, 2)),
+    wide(4 | 8, reg("GITS_BASER0", GITS + 0x100, 8, BASER_FIELDS, Kind::Fixed, 6)),
+    wide(4 | 8, reg("GITS_BASER1", GITS + 0x108, 8, BASER_FIELDS, Kind::Fixed, 6)),
+    wide(4 | 8, reg("GITS_BASER2-7", GITS + 0x110, 48, ALL, Kind::Fixed, 3)),
+    reg("GITS_PIDR2", GITS + 0xffe8, 4, 0xf0, Kind::Fixed, 1),
+    reg("GITS_TRANSLATER", GITS + 0x1_0040, 4, ALL, Kind::Fixed, 1),
+];
+
 /// All registers of a model.
 pub fn of_model(model: Model) -> &'static [Reg] {
     match model {
         Model::V2 => V2,
         Model::V3 => V3,
+        Model::Its => ITS,
     }
 }
 
@@ -226,7 +251,7 @@ mod tests {
 
     #[test]
     fn registers_do_not_overlap() {
-        for model in [Model::V2, Model::V3] {
+        for model in [Model::V2, Model::V3, Model::Its] {
             let regs = of_model(model);
             for reg in regs {
                 assert_eq!(reg.len % u64::from(reg.read_bytes()), 0, "{}", reg.name);

@@ -49,6 +49,7 @@ fn action(model: Model, action: Action) -> String {
         Action::Write { address, bytes, value } => {
             format!("write {} = {value:#x}", place(model, address, bytes))
         }
+        Action::Zero { address, len } => format!("clear {address:#x}, {len:#x} bytes"),
         Action::Line { intid, high } => {
             format!("input {intid} {}", if high { "high" } else { "low" })
         }

@@ -106,7 +106,7 @@ impl Rules {
     /// be everywhere (differences.md).
     pub fn prologue(model: Model) -> Vec<Action> {
         let word = |address, value| Action::Write { address, bytes: 4, value };
-        if model == Model::V3 {
+        if model != Model::V2 {
             return Vec::new();
         }
         let mut actions = vec![
@@ -307,7 +307,7 @@ impl Rules {
                     self.coverage.deepest = self.coverage.deepest.max(self.stack.len());
                 }
             }
-            Action::Read { .. } => {}
+            Action::Read { .. } | Action::Zero { .. } => {}
             Action::Write { address, bytes, value } => {
                 if let Some(reg) = regs::find(self.model, address) {
                     self.written(reg, address, bytes, value);

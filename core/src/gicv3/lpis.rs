@@ -8,6 +8,7 @@
 //! Whoever reads an LPI's configuration and gives it to the engine does both holding `configuring`, for a few LPIs at a time: so what the
 //! engine has last is what was read last.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -200,24 +201,51 @@ impl<E: Engine> LpiControl<E> {
         let _ = msi.set_pending(intid, true);
     }
 
-    /// Writes the pending bits of all LPIs that exist into the pending tables of the redistributors that they are at. Nothing else in the
-    /// tables changes.
+    /// Writes the pending bits of all LPIs into the pending tables of the redistributors that they are at. The table of a redistributor whose LPIs
+    /// are enabled is its own (IHI 0069, 5.1.2): nothing else is pending in it, whatever was when it was written before. In those of the others,
+    /// only LPIs that exist are written.
     ///
     /// # Errors
     /// [`MemoryError`]: a table is not there; the others have been written.
-    pub(crate) fn save_pending(
-        &self,
-        tables: impl Fn(VcpuId) -> Tables,
-    ) -> Result<(), MemoryError> {
+    pub(crate) fn save_pending(&self, redists: &[(Tables, bool)]) -> Result<(), MemoryError> {
+        // By vCPU, and by INTID / 64.
+        let mut pending: BTreeMap<(VcpuId, u32), u64> = BTreeMap::new();
         let mut result = Ok(());
         self.direct.lock().lpis_from(Intid(LPI_BASE), &mut |lpi| {
-            let tables = tables(lpi.target);
-            if self.exists(tables, lpi.intid) {
-                result = result.and(self.save_one(tables, lpi.intid, lpi.pending));
+            match redists.get(lpi.target.index()) {
+                Some((tables, true)) if lpi.pending && self.exists(*tables, lpi.intid) => {
+                    *pending.entry((lpi.target, lpi.intid.0 / 64)).or_default() |=
+                        1 << (lpi.intid.0 % 64);
+                }
+                Some((tables, false)) if self.exists(*tables, lpi.intid) => {
+                    result = result.and(self.save_one(*tables, lpi.intid, lpi.pending));
+                }
+                _ => {}
             }
             ControlFlow::Continue(())
         });
+        for (tables, _) in redists.iter().filter(|(_, enabled)| *enabled) {
+            let bits = |word| pending.get(&(tables.vcpu, word)).copied().unwrap_or(0);
+            result = result.and(self.save_all(*tables, bits));
+        }
         result
+    }
+
+    /// Writes a pending table, 64 LPIs at a time.
+    fn save_all(&self, tables: Tables, bits: impl Fn(u32) -> u64) -> Result<(), MemoryError> {
+        for base in (LPI_BASE..self.end).step_by(64) {
+            if !self.exists(tables, Intid(base)) {
+                break;
+            }
+            let address = (tables.pendbaser & PEND_ADDRESS) + u64::from(base / 8);
+            let (mut old, new) = ([0; 8], bits(base / 64).to_le_bytes());
+            self.memory.read(address, &mut old)?;
+            // What stays as it is, is not dirty.
+            if old != new {
+                self.memory.write(address, &new)?;
+            }
+        }
+        Ok(())
     }
 
     fn save_one(&self, tables: Tables, intid: Intid, pending: bool) -> Result<(), MemoryError> {

@@ -79,6 +79,11 @@ impl Redist {
         self.state.set_flag(cx.machine, cx.injector, self.vcpu, flag, on);
     }
 
+    /// GICR_CTLR.EnableLPIs.
+    pub(crate) fn has_lpis(&self) -> bool {
+        self.state.flag(self.vcpu, Flag::Lpis)
+    }
+
     /// Where its LPI tables are.
     pub(crate) fn tables(&self) -> Tables {
         // Relaxed: written by the guest before it enables LPIs, or by a vCPU that races with that one.
@@ -91,7 +96,7 @@ impl Redist {
     fn enable_lpis<E: Engine>(&self, cx: &Cx<'_, E>, enable: bool) {
         if let Some(lpis) = cx.lpis
             && enable
-            && !self.state.flag(self.vcpu, Flag::Lpis)
+            && !self.has_lpis()
         {
             lpis.enable(self.tables());
         }
@@ -108,7 +113,7 @@ impl Redist {
     ) {
         if let Some(lpis) = cx.lpis
             && mask & PINTID == PINTID
-            && self.state.flag(self.vcpu, Flag::Lpis)
+            && self.has_lpis()
         {
             f(lpis, self.tables(), Intid((value & PINTID) as u32));
         }
@@ -116,7 +121,7 @@ impl Redist {
 
     /// Writes GICR_PROPBASER or GICR_PENDBASER. Shareability 0b11 is reserved: kept as 0.
     fn set_base<E: Engine>(&self, cx: &Cx<'_, E>, base: &AtomicU64, value: u64, mask: u64) {
-        if cx.lpis.is_none() || self.state.flag(self.vcpu, Flag::Lpis) {
+        if cx.lpis.is_none() || self.has_lpis() {
             return;
         }
         let merge = |old| {
@@ -153,7 +158,7 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
         match kind {
             // RWP and UWP are 0: writes take effect before they are completed.
             Gicr::Ctlr if cx.machine.lpis == 0 => 0,
-            Gicr::Ctlr if self.state.flag(self.vcpu, Flag::Lpis) => CES | IR | ENABLE_LPIS,
+            Gicr::Ctlr if self.has_lpis() => CES | IR | ENABLE_LPIS,
             Gicr::Ctlr => CES | IR,
             Gicr::Iidr => IIDR,
             Gicr::Typer => self.typer,

@@ -78,6 +78,11 @@ impl<E: Engine> Exec<'_, E> {
         if fits { Ok(()) } else { Err(Fault::CollectionRange) }
     }
 
+    /// The first collections need no table.
+    fn is_in_table(&self, collection: CollectionId) -> bool {
+        collection.0 >= self.config.hardware_collections.into()
+    }
+
     /// Wants an entry of a table to have its place in memory.
     fn check_entry(&self, table: Baser, index: u64, range: Fault) -> Result<(), Fault> {
         let memory = self.lpis.memory();
@@ -186,13 +191,11 @@ impl<E: Engine> Exec<'_, E> {
         to: Option<RdBase>,
     ) -> Result<(), Stop> {
         self.check_collection(collection)?;
-        // The first ones need no table.
-        let in_table = collection.0 >= self.config.hardware_collections.into();
         let Some(rdbase) = to else {
             return maps.unmap_collection(collection);
         };
         let target = self.target(rdbase)?;
-        if in_table {
+        if self.is_in_table(collection) {
             self.check_entry(self.tables[1], collection.0.into(), Fault::CollectionRange)?;
         }
         maps.map_collection(self, collection, target)
@@ -227,6 +230,10 @@ impl<E: Engine> Exec<'_, E> {
     ) -> Result<(), Stop> {
         self.check_event(maps, device, event)?;
         self.check_collection(collection)?;
+        // It need not be mapped, but there must be room for it: an event that is mapped is not mapped again.
+        if self.is_in_table(collection) && !self.tables[1].has(collection.0.into()) {
+            return Err(Fault::CollectionRange.into());
+        }
         if !self.lpis.is_lpi(intid) {
             return Err(Fault::IntidRange.into());
         }

@@ -1,5 +1,7 @@
 //! What is mapped, written into the guest's tables, in Linux's format ([`super::table`]): when the machine has stopped.
 
+use alloc::vec::Vec;
+
 use super::Its;
 use super::command::CollectionId;
 use super::maps::Maps;
@@ -73,14 +75,17 @@ fn save_collections<E: Engine>(
 }
 
 impl<E: Engine> Gic<E> {
-    /// Writes which LPIs are pending into the pending tables of the redistributors. All vCPUs must be powered off or closed: what a vCPU has in
+    /// Writes which LPIs are pending into the pending tables of the redistributors, so that nothing else is pending in the table of one whose LPIs
+    /// are enabled. All vCPUs must be powered off or closed: what a vCPU has in
     /// its list registers is not seen.
     ///
     /// # Errors
     /// [`MemoryError`]: a table is not there; the others have been written.
     pub fn save_pending_tables(&self) -> Result<(), MemoryError> {
-        let saved = self
-            .with_its_cx(None, |cx| cx.lpis.save_pending(|vcpu| cx.redists[vcpu.index()].tables()));
+        let saved = self.with_its_cx(None, |cx| {
+            let redists = cx.redists.iter().map(|redist| (redist.tables(), redist.has_lpis()));
+            cx.lpis.save_pending(&redists.collect::<Vec<_>>())
+        });
         saved.unwrap_or(Ok(()))
     }
 }

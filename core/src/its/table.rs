@@ -96,6 +96,11 @@ impl Baser {
         if self.0 & INDIRECT != 0 { direct * (self.page() / ENTRY) } else { direct }
     }
 
+    /// Whether the table has room for an entry.
+    pub(crate) const fn has(self, index: u64) -> bool {
+        self.is_valid() && index < self.entries()
+    }
+
     /// The address of an entry. `None` if the table has no room for it.
     ///
     /// # Errors
@@ -105,7 +110,7 @@ impl Baser {
         memory: &dyn GuestMemory,
         index: u64,
     ) -> Result<Option<u64>, MemoryError> {
-        if !self.is_valid() || index >= self.entries() {
+        if !self.has(index) {
             return Ok(None);
         }
         if self.0 & INDIRECT == 0 {

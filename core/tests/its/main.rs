@@ -3,6 +3,7 @@
 mod commands;
 mod conformance;
 mod dump;
+mod found;
 mod frame;
 mod guest;
 mod known_bugs;
