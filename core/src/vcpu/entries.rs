@@ -153,8 +153,8 @@ impl<R: Reclaim> VcpuInterface<R> {
             }
             return;
         }
-        if control.trigger() == Trigger::Level {
-            // It may have been edge-triggered when it was offered.
+        if control.trigger() == Trigger::Level || (!entry.sent && control.asserted()) {
+            // It may have been edge-triggered when it was offered; or an SGI without a sender, which has one now.
             entry.ask_for_end();
         }
         let offered = willing
