@@ -603,7 +603,7 @@ pub trait Injector: Send + 'static {
     fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error>;
 
     /// Ties a PPI or SPI to a physical interrupt (13 bits, 16 up): when the guest deactivates it, the hardware deactivates the
-    /// physical one (LR.HW; IHI 0069, 4.7.1). Takes effect when it is offered next.
+    /// physical one (LR.HW; IHI 0069, 12.4, `ICH_LR<n>_EL2`). Takes effect when it is offered next.
     ///
     /// # Errors
     /// [`Error::IntidRange`] if either is out of range, [`Error::NoSuchVcpu`].

@@ -135,6 +135,6 @@ impl fmt::Debug for Priority {
 pub enum Group {
     /// Signaled as FIQ (GICv3), or as the GICv2 model chooses.
     Group0,
-    /// Signaled as IRQ. LPIs are always in this group (IHI 0069, 6.2).
+    /// Signaled as IRQ. LPIs are always in this group (IHI 0069, 4.6).
     Group1,
 }

@@ -495,7 +495,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error> {
         let irq = self.tieable(wired)?;
-        // SGIs come from software, and the list register has room for 13 bits (IHI 0069, 12.4.7).
+        // SGIs come from software, and the list register has room for 13 bits (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
         if pintid < SGIS as u16 || pintid >= 1 << 13 {
             return Err(Error::IntidRange(Intid(pintid.into())));
         }

@@ -297,7 +297,7 @@ impl Setup {
     }
 
     /// Gives the machine LPIs, as many as the [bounds](Setup::set_bounds) say: where the guest's memory is, in which their tables are.
-    /// Without an ITS, the guest makes them pending through GICR_SETLPIR (IHI 0069, 5.1.4).
+    /// Without an ITS, the guest makes them pending through GICR_SETLPIR (IHI 0069, 12.11).
     ///
     /// # Errors
     /// [`SetupError::NotCreated`], [`SetupError::WrongModel`].

@@ -70,7 +70,7 @@ impl DistV3 {
         spis.chain(espis).try_for_each(|spi| level(Wired::Spi(Intid(spi))))
     }
 
-    /// A message-based SPI (IHI 0069, 4.1 and 12.9, GICD_SETSPI_NSR): one that is edge-triggered becomes
+    /// A message-based SPI (IHI 0069, 4.5 and 12.9, GICD_SETSPI_NSR): one that is edge-triggered becomes
     /// pending once; one that is level-sensitive has its line raised, and lowered by GICD_CLRSPI_NSR.
     fn message<E: Engine>(cx: &Cx<'_, E>, value: u64, set: bool) {
         let intid = Intid((value & MESSAGE_INTID) as u32);

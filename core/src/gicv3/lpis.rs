@@ -1,5 +1,5 @@
 //! LPIs at a redistributor: what it reads of the guest's LPI configuration and pending tables (IHI 0069, 5.1), and LPIs that the
-//! guest makes pending without an ITS (GICR_SETLPIR and so on; IHI 0069, 5.1.4).
+//! guest makes pending without an ITS (GICR_SETLPIR and so on; IHI 0069, 12.11).
 //!
 //! The engine knows the LPIs that are mapped. One that the guest makes pending directly, or in a pending table, is mapped then, as an
 //! event of a domain of its own, which nobody injects into; it stays mapped. An LPI has one target: made pending at another
