@@ -17,22 +17,29 @@ pub(crate) use loom::sync::atomic::{
 pub(crate) use crossbeam_utils::CachePadded;
 
 /// A lock for the control plane: nothing on the injection, entry or exit path takes one.
+///
+/// Who waits lets other threads run, if the feature `std` is on.
 pub(crate) struct Mutex<T> {
     #[cfg(not(loom))]
-    inner: spin::Mutex<T>,
+    inner: spin::mutex::SpinMutex<T, Relax>,
     #[cfg(loom)]
     inner: loom::sync::Mutex<T>,
 }
 
+#[cfg(all(not(loom), feature = "std"))]
+type Relax = spin::relax::Yield;
+#[cfg(all(not(loom), not(feature = "std")))]
+type Relax = spin::relax::Spin;
+
 #[cfg(not(loom))]
-pub(crate) type MutexGuard<'m, T> = spin::MutexGuard<'m, T>;
+pub(crate) type MutexGuard<'m, T> = spin::mutex::SpinMutexGuard<'m, T>;
 #[cfg(loom)]
 pub(crate) type MutexGuard<'m, T> = loom::sync::MutexGuard<'m, T>;
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
         #[cfg(not(loom))]
-        return Self { inner: spin::Mutex::new(value) };
+        return Self { inner: spin::mutex::SpinMutex::new(value) };
         #[cfg(loom)]
         Self { inner: loom::sync::Mutex::new(value) }
     }

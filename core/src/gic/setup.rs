@@ -344,6 +344,10 @@ impl Setup {
             (its.device_bits >= 1 && its.device_bits <= 32, "DeviceID bits of the ITS"),
             (its.event_bits >= 1 && its.event_bits <= 32, "EventID bits of the ITS"),
             (its.collection_bits >= 1 && its.collection_bits <= 16, "collection bits of the ITS"),
+            (
+                u32::from(its.hardware_collections) <= 1 << its.collection_bits.min(16),
+                "collections of the ITS",
+            ),
             (its.slice >= 1 && its.most >= 1, "work of the ITS"),
             (self.its.len() < usize::from(u16::MAX), "number of ITSs"),
         ];
@@ -370,6 +374,11 @@ impl Setup {
     fn check_its(&self) -> Result<(), SetupError> {
         if !self.its.is_empty() && (self.memory.is_none() || self.config.lpis == 0) {
             return Err(SetupError::NotInitialised("an ITS needs guest memory and LPIs"));
+        }
+        // Each LPI must have an event for when it is set directly, or found in a pending table.
+        let bits = u32::from(self.config.device_bits) + u32::from(self.config.event_bits);
+        if self.memory.is_some() && u64::from(self.config.lpis) > 1 << bits.min(63) {
+            return Err(SetupError::Value("DeviceID and EventID bits"));
         }
         for its in &self.its {
             if its.device_bits > self.config.device_bits {

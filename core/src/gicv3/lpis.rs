@@ -16,7 +16,7 @@ use core::ops::ControlFlow;
 use crate::engine::{Config, Engine, Error, LpiConfig, MsiControl};
 use crate::ids::{DeviceId, EventId, Intid, LPI_BASE, Priority, VcpuId};
 use crate::memory::{GuestMemory, MemoryError};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, Tally};
 
 /// GICR_PROPBASER: IDbits, one less than the number of INTID bits (IHI 0069, 12.11).
 const IDBITS: u64 = 0x1f;
@@ -42,10 +42,13 @@ const BATCH: usize = 256;
 pub(crate) struct LpiControl<E: Engine> {
     direct: Mutex<E::Msi>,
     configuring: Mutex<()>,
+    refused: Tally,
     memory: Arc<dyn GuestMemory>,
     /// First INTID that is not an LPI of the machine.
     end: u32,
     event_bits: u8,
+    /// Last: `direct` is a part of it.
+    engine: E,
 }
 
 impl<E: Engine> LpiControl<E> {
@@ -56,7 +59,8 @@ impl<E: Engine> LpiControl<E> {
     ) -> Result<Self, Error> {
         let (end, event_bits) = (LPI_BASE + config.lpis, config.event_bits);
         let (direct, configuring) = (Mutex::new(engine.msi()?), Mutex::new(()));
-        Ok(Self { direct, configuring, memory, end, event_bits })
+        let (refused, engine) = (Tally::default(), engine.clone());
+        Ok(Self { direct, configuring, refused, memory, end, event_bits, engine })
     }
 
     /// Looks at LPIs through a handle of the engine.
@@ -71,6 +75,23 @@ impl<E: Engine> LpiControl<E> {
     /// Whether the machine has this LPI.
     pub(crate) fn is_lpi(&self, intid: Intid) -> bool {
         intid.is_lpi() && intid.0 < self.end
+    }
+
+    /// How many LPIs there are, those that wait to be reclaimed included.
+    pub(crate) fn count(&self) -> u32 {
+        self.engine.usage().lpis as u32
+    }
+
+    /// The mapping of an LPI that was found in a pending table before an ITS had it.
+    pub(crate) fn forget_direct(&self, intid: Intid) {
+        let (device, event) = self.event(intid);
+        // Usually there is none.
+        let _ = self.direct.lock().detach(device, event);
+    }
+
+    /// LPIs that were to be made pending, but met a bound of the VM.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.get()
     }
 
     /// While this is held, the configuration of no LPI is read by others.
@@ -103,10 +124,10 @@ impl<E: Engine> LpiControl<E> {
         LpiConfig { enabled: byte[0] & 1 != 0, priority: Priority::new(byte[0] & 0xfc) }
     }
 
-    /// GICR_CTLR.EnableLPIs has been set: the tables are read, except that PTZ spares the pending table.
+    /// GICR_CTLR.EnableLPIs has been set: the tables are read, except that PTZ spares the pending table. What is read there is no longer
+    /// in the table, so that it is not pending again when LPIs are enabled the next time.
     pub(crate) fn enable(&self, tables: Tables) {
-        let mut msi = self.direct.lock();
-        self.reconfigure(&mut msi, tables);
+        self.invalidate_all(tables);
         if tables.pendbaser & PTZ != 0 {
             return;
         }
@@ -117,38 +138,53 @@ impl<E: Engine> LpiControl<E> {
                 return;
             }
             let bits = u64::from_le_bytes(bits);
+            if bits == 0 {
+                continue;
+            }
+            // What cannot be written is the guest's own loss.
+            let _ = self.memory.write(address, &[0; 8]);
             for intid in (0..64).filter(|i| bits & 1 << i != 0).map(|i| Intid(base + i)) {
-                self.make_pending(&mut msi, tables, intid, false);
+                self.make_pending(&mut self.direct.lock(), tables, intid, false);
             }
         }
     }
 
     /// GICR_INVALLR: the configuration of all LPIs of this redistributor is read anew.
     pub(crate) fn invalidate_all(&self, tables: Tables) {
-        self.reconfigure(&mut self.direct.lock(), tables);
+        let mut from = Some(Intid(LPI_BASE));
+        while let Some(first) = from {
+            // Others come in between.
+            from = self.reconfigure_some(&mut self.direct.lock(), tables, first).1;
+        }
     }
 
-    /// The configuration of all LPIs of a redistributor is read anew.
-    pub(crate) fn reconfigure(&self, msi: &mut E::Msi, tables: Tables) {
-        let mut from = Some(Intid(LPI_BASE));
+    /// The configuration of some LPIs of a redistributor, of those from `first` up, is read anew. Returns how many LPIs were looked
+    /// at, and where to go on.
+    pub(crate) fn reconfigure_some(
+        &self,
+        msi: &mut E::Msi,
+        tables: Tables,
+        first: Intid,
+    ) -> (u32, Option<Intid>) {
         let mut mine = Vec::with_capacity(BATCH);
-        while let Some(first) = from.take() {
-            msi.lpis_from(first, &mut |lpi| {
-                if mine.len() == BATCH {
-                    from = Some(lpi.intid);
-                    return ControlFlow::Break(());
-                }
-                if lpi.target == tables.vcpu {
-                    mine.push(lpi.intid);
-                }
-                ControlFlow::Continue(())
-            });
-            let _configuring = self.configuring();
-            for intid in mine.drain(..) {
-                // Unmapped meanwhile: nothing to configure.
-                let _ = msi.set_config(intid, self.config(tables, intid));
+        let (mut looked, mut next) = (0, None);
+        msi.lpis_from(first, &mut |lpi| {
+            if looked as usize == BATCH {
+                next = Some(lpi.intid);
+                return ControlFlow::Break(());
             }
+            looked += 1;
+            if lpi.target == tables.vcpu {
+                mine.push(lpi.intid);
+            }
+            ControlFlow::Continue(())
+        });
+        let _configuring = self.configuring();
+        for intid in mine {
+            // Unmapped meanwhile: nothing to configure.
+            let _ = msi.set_config(intid, self.config(tables, intid));
         }
+        (looked, next)
     }
 
     /// The configuration of one LPI is read anew.
@@ -194,6 +230,7 @@ impl<E: Engine> LpiControl<E> {
                 let config = self.config(tables, intid);
                 // The VM's bounds are reached: the LPI does not exist.
                 if msi.map(device, event, intid, tables.vcpu, config).is_err() {
+                    self.refused.add_one();
                     return;
                 }
             }
@@ -201,32 +238,28 @@ impl<E: Engine> LpiControl<E> {
         let _ = msi.set_pending(intid, true);
     }
 
-    /// Writes the pending bits of all LPIs into the pending tables of the redistributors that they are at. The table of a redistributor whose LPIs
-    /// are enabled is its own (IHI 0069, 5.1.2): nothing else is pending in it, whatever was when it was written before. In those of the others,
-    /// only LPIs that exist are written.
+    /// Writes the pending bits of all LPIs into the pending tables of these redistributors, whose LPIs are enabled. Such a table is the
+    /// redistributor's own (IHI 0069, 5.1.2): nothing else is pending in it, whatever was when it was written before.
     ///
     /// # Errors
     /// [`MemoryError`]: a table is not there; the others have been written.
-    pub(crate) fn save_pending(&self, redists: &[(Tables, bool)]) -> Result<(), MemoryError> {
+    pub(crate) fn save_pending(&self, redists: &[Tables]) -> Result<(), MemoryError> {
         // By vCPU, and by INTID / 64.
         let mut pending: BTreeMap<(VcpuId, u32), u64> = BTreeMap::new();
-        let mut result = Ok(());
         self.direct.lock().lpis_from(Intid(LPI_BASE), &mut |lpi| {
-            match redists.get(lpi.target.index()) {
-                Some((tables, true)) if lpi.pending && self.exists(*tables, lpi.intid) => {
-                    *pending.entry((lpi.target, lpi.intid.0 / 64)).or_default() |=
-                        1 << (lpi.intid.0 % 64);
-                }
-                Some((tables, false)) if self.exists(*tables, lpi.intid) => {
-                    result = result.and(self.save_one(*tables, lpi.intid, lpi.pending));
-                }
-                _ => {}
+            if lpi.pending {
+                let word = pending.entry((lpi.target, lpi.intid.0 / 64)).or_default();
+                *word |= 1 << (lpi.intid.0 % 64);
             }
             ControlFlow::Continue(())
         });
-        for (tables, _) in redists.iter().filter(|(_, enabled)| *enabled) {
+        let save = |tables: &Tables| {
             let bits = |word| pending.get(&(tables.vcpu, word)).copied().unwrap_or(0);
-            result = result.and(self.save_all(*tables, bits));
+            self.save_all(*tables, bits)
+        };
+        let mut result = Ok(());
+        for tables in redists {
+            result = result.and(save(tables));
         }
         result
     }
@@ -246,13 +279,5 @@ impl<E: Engine> LpiControl<E> {
             }
         }
         Ok(())
-    }
-
-    fn save_one(&self, tables: Tables, intid: Intid, pending: bool) -> Result<(), MemoryError> {
-        let address = (tables.pendbaser & PEND_ADDRESS) + u64::from(intid.0 / 8);
-        let (mut byte, bit) = ([0], 1 << (intid.0 % 8));
-        self.memory.read(address, &mut byte)?;
-        let new = if pending { byte[0] | bit } else { byte[0] & !bit };
-        if new == byte[0] { Ok(()) } else { self.memory.write(address, &[new]) }
     }
 }

@@ -38,7 +38,16 @@ pub enum Command {
         /// Where to.
         rdbase: RdBase,
     },
-    /// Maps an event to an LPI and a collection. MAPI is this with the EventID as the INTID.
+    /// Maps an event to the LPI of the same number, and a collection.
+    Mapi {
+        /// The device.
+        device: DeviceId,
+        /// Its event.
+        event: EventId,
+        /// The collection.
+        collection: CollectionId,
+    },
+    /// Maps an event to an LPI and a collection.
     Mapti {
         /// The device.
         device: DeviceId,
@@ -106,7 +115,7 @@ impl Command {
                 let intid = Intid((words[1] >> 32) as u32);
                 Self::Mapti { device, event, intid, collection }
             }
-            0x0b => Self::Mapti { device, event, intid: Intid(event.0), collection },
+            0x0b => Self::Mapi { device, event, collection },
             0x0c => Self::Inv(device, event),
             0x0d => Self::Invall(collection),
             0x0e => Self::Movall { from: rdbase(words[2]), to: rdbase(words[3]) },
@@ -136,6 +145,9 @@ impl Command {
             Self::Mapti { device, event: e, intid, collection } => {
                 [of(0x0a, device), event(e) | u64::from(intid.0) << 32, collection.0.into(), 0]
             }
+            Self::Mapi { device, event: e, collection } => {
+                [of(0x0b, device), event(e), collection.0.into(), 0]
+            }
             Self::Inv(device, e) => [of(0x0c, device), event(e), 0, 0],
             Self::Invall(collection) => [0x0d, 0, collection.0.into(), 0],
             Self::Movall { from, to } => [0x0e, 0, from.0 << 16, to.0 << 16],
@@ -153,6 +165,7 @@ impl Command {
         match self {
             Self::Mapd { .. } => Kind::Mapd,
             Self::Mapc { .. } => Kind::Mapc,
+            Self::Mapi { .. } => Kind::Mapi,
             Self::Mapti { .. } => Kind::Mapti,
             Self::Movi { .. } => Kind::Movi,
             Self::Movall { .. } => Kind::Movall,
@@ -192,7 +205,9 @@ numbered! {
     Mapd => "MAPD",
     /// MAPC.
     Mapc => "MAPC",
-    /// MAPTI and MAPI.
+    /// MAPI.
+    Mapi => "MAPI",
+    /// MAPTI.
     Mapti => "MAPTI",
     /// MOVI.
     Movi => "MOVI",
@@ -242,8 +257,12 @@ numbered! {
     CollectionUnmapped => "collection not mapped",
     /// The entry's place in its table is not in memory.
     TableMemory => "table not in memory",
-    /// A bound of the VM is reached ([`crate::engine::Config`], [`crate::its::ItsConfig`]).
-    Bounds => "bound reached",
+    /// The bound on devices is reached ([`crate::engine::Config::max_devices`], [`crate::its::ItsConfig::max_devices`]).
+    TooManyDevices => "too many devices",
+    /// The bound on events is reached ([`crate::engine::Config::max_events`], [`crate::its::ItsConfig::max_events`]).
+    TooManyEvents => "too many events",
+    /// The bound on LPIs is reached ([`crate::engine::Config::max_lpis`]).
+    TooManyLpis => "too many LPIs",
 }
 
 #[cfg(all(test, not(loom)))]
@@ -258,6 +277,7 @@ mod tests {
         let commands = [
             Command::Mapd { device, valid: true, size: 31, itt: 0x000f_edcb_a987_6500 },
             Command::Mapc { collection, valid: true, rdbase },
+            Command::Mapi { device, event, collection },
             Command::Mapti { device, event, intid: Intid(0x0089_abcd), collection },
             Command::Movi { device, event, collection },
             Command::Movall { from: rdbase, to },
@@ -280,9 +300,8 @@ mod tests {
         raw[4..8].copy_from_slice(&7u32.to_le_bytes());
         raw[8..12].copy_from_slice(&8200u32.to_le_bytes());
         raw[16..18].copy_from_slice(&5u16.to_le_bytes());
-        let (event, intid) = (EventId(8200), Intid(8200));
-        let mapi =
-            Command::Mapti { device: DeviceId(7), event, intid, collection: CollectionId(5) };
+        let (device, event) = (DeviceId(7), EventId(8200));
+        let mapi = Command::Mapi { device, event, collection: CollectionId(5) };
         assert_eq!(Command::decode(&raw), Some(mapi));
         // vLPI commands belong to GICv4.
         for number in [0x00, 0x02, 0x06, 0x07, 0x10, 0x21, 0x22, 0x25, 0x29, 0x2a, 0xff] {

@@ -55,6 +55,7 @@ pub struct CollectionDump {
 
 /// One of the things that an ITS has mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub enum ItsEntry {
     /// A collection.
     Collection(CollectionDump),
@@ -86,6 +87,8 @@ pub struct ItsDump {
 pub struct GicDump {
     /// Every LPI that exists, by INTID.
     pub lpis: Vec<LpiState>,
+    /// LPIs that a guest made pending without an ITS, but that met a bound of the VM.
+    pub refused: u64,
     /// In the order in which they were set up.
     pub its: Vec<ItsDump>,
 }
@@ -219,7 +222,8 @@ impl<E: Engine> Gic<E> {
             ControlFlow::Continue(())
         });
         let its = (0..).map_while(|n| self.its(n)).map(|its| its.dump()).collect();
-        GicDump { lpis, its }
+        let refused = self.lpis().map_or(0, |lpis| lpis.refused());
+        GicDump { lpis, refused, its }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What each command does (IHI 0069, 5.3).
 //!
-//! A command either has its whole effect, or, if it is wrong, none, and a [`Fault`] is counted. Commands take effect before the next one is looked at,
+//! A command either has its whole effect, or, if it is wrong, none, and a [`Fault`] is counted. (One that meets a bound can have a part of it: a collection is
+//! mapped then, but not all of its events have an effect, until it is mapped once more.) Commands take effect before the next one is looked at,
 //! so SYNC has nothing to wait for.
 //!
 //! What the architecture leaves open:
@@ -12,7 +13,11 @@
 //! * Unmapping an event, alone or with its device, also clears its LPI's pending state. Unmapping a collection does not, and an MSI
 //!   for an unmapped collection has no effect.
 //! * The configuration of an LPI is also read when its event is mapped.
-//! * MOVALL moves all LPIs of the redistributor, whichever ITS they came through; collections stay mapped as they are.
+//! * MOVALL moves all LPIs of the redistributor, whichever ITS they came through, also for the MSIs to come; collections stay mapped
+//!   as they are, and mapping one again takes its LPIs to where it says.
+//! * MSIs and INTs for a redistributor whose LPIs are not enabled are kept, as if they came later.
+
+use core::cell::Cell;
 
 use super::ItsConfig;
 use super::command::{CollectionId, Command, Fault, RdBase};
@@ -23,7 +28,7 @@ use crate::engine::{Engine, MsiControl};
 use crate::gic::Machine;
 use crate::gicv3::lpis::{LpiControl, Tables};
 use crate::gicv3::redist::Redist;
-use crate::ids::{DeviceId, EventId, Intid, VcpuId};
+use crate::ids::{DeviceId, EventId, Intid, LPI_BASE, VcpuId};
 
 /// Why a command was not performed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,9 +54,16 @@ pub(crate) struct Exec<'a, E: Engine> {
     pub(crate) counters: &'a Counters,
     /// Of devices and of collections.
     pub(crate) tables: [Baser; 2],
+    /// What has been done: events and LPIs that were looked at, and commands.
+    pub(crate) spent: Cell<u32>,
 }
 
 impl<E: Engine> Exec<'_, E> {
+    /// Counts work.
+    pub(crate) fn spend(&self, work: u32) {
+        self.spent.set(self.spent.get().saturating_add(work));
+    }
+
     /// Where a redistributor's LPI tables are.
     pub(crate) fn tables(&self, vcpu: VcpuId) -> Tables {
         let none = Tables { vcpu, propbaser: 0, pendbaser: 0 };
@@ -116,13 +128,21 @@ impl<E: Engine> Exec<'_, E> {
             Command::Mapti { device, event, intid, collection } => {
                 self.mapti(maps, device, event, (intid, collection))
             }
+            Command::Mapi { device, event, collection } => {
+                self.mapti(maps, device, event, (Intid(event.0), collection))
+            }
             Command::Movi { device, event, collection } => {
                 Ok(self.movi(maps, device, event, collection)?)
             }
             Command::Movall { from, to } => {
                 let (from, to) = (self.target(from)?, self.target(to)?);
+                self.spend(self.lpis.count());
                 // Both exist.
                 let _ = maps.msi.move_all(from, to);
+                if !self.has_lpis(from) {
+                    // What was there may have been configured by no table at all.
+                    self.reconfigure(maps, to);
+                }
                 Ok(())
             }
             Command::Discard(device, event) => Ok(self.discard(maps, device, event)?),
@@ -150,10 +170,25 @@ impl<E: Engine> Exec<'_, E> {
                 self.check_collection(collection)?;
                 let target = maps.collections.get(&collection);
                 let target = *target.ok_or(Fault::CollectionUnmapped)?;
-                self.lpis.reconfigure(&mut maps.msi, self.tables(target));
+                self.reconfigure(maps, target);
                 Ok(())
             }
             Command::Sync(rdbase) => Ok(self.target(rdbase).map(drop)?),
+        }
+    }
+
+    fn has_lpis(&self, vcpu: VcpuId) -> bool {
+        self.redists.get(vcpu.index()).is_some_and(Redist::has_lpis)
+    }
+
+    /// The configuration of all LPIs of a redistributor is read anew.
+    fn reconfigure(&self, maps: &mut Maps<E>, target: VcpuId) {
+        let mut from = Some(Intid(LPI_BASE));
+        while let Some(first) = from {
+            let (looked, next) =
+                self.lpis.reconfigure_some(&mut maps.msi, self.tables(target), first);
+            self.spend(looked);
+            from = next;
         }
     }
 
@@ -171,10 +206,11 @@ impl<E: Engine> Exec<'_, E> {
             self.check_entry(self.tables[0], device.0.into(), Fault::DeviceRange)?;
             let others = maps.devices.len() - usize::from(maps.devices.contains_key(&device));
             if others >= self.config.max_devices as usize {
-                return Err(Fault::Bounds);
+                return Err(Fault::TooManyDevices);
             }
         }
-        if maps.remove_device(device).is_some() {
+        if let Some(removed) = maps.remove_device(device) {
+            self.spend(removed.events.len() as u32);
             self.clear_table_entry(self.tables[0], device.0.into());
         }
         if let Some((size, itt)) = to {
@@ -192,7 +228,7 @@ impl<E: Engine> Exec<'_, E> {
     ) -> Result<(), Stop> {
         self.check_collection(collection)?;
         let Some(rdbase) = to else {
-            return maps.unmap_collection(collection);
+            return maps.unmap_collection(self, collection);
         };
         let target = self.target(rdbase)?;
         if self.is_in_table(collection) {
@@ -253,16 +289,7 @@ impl<E: Engine> Exec<'_, E> {
         self.check_event(maps, device, event)?;
         self.check_collection(collection)?;
         let target = *maps.collections.get(&collection).ok_or(Fault::CollectionUnmapped)?;
-        let events = &mut maps.devices.get_mut(&device).ok_or(Fault::DeviceUnmapped)?.events;
-        let found = events.get_mut(&event.0).ok_or(Fault::EventUnmapped)?;
-        if found.link != Link::Live {
-            // Its old collection is not mapped.
-            return Err(Fault::CollectionUnmapped);
-        }
-        found.collection = collection;
-        // It is there, and so is the vCPU.
-        let _ = maps.msi.retarget(device, event, target);
-        Ok(())
+        maps.move_event(self, device, event, (collection, target))
     }
 
     fn discard(&self, maps: &mut Maps<E>, device: DeviceId, event: EventId) -> Result<(), Fault> {

@@ -7,9 +7,9 @@
 use alloc::collections::BTreeMap;
 use core::ops::Bound;
 
-use super::command::{CollectionId, Command, Fault};
+use super::command::{CollectionId, Fault};
 use super::exec::{Exec, Stop};
-use crate::engine::{Engine, Error, LpiConfig, MsiControl};
+use crate::engine::{Engine, Error, MsiControl};
 use crate::ids::{DeviceId, EventId, Intid, VcpuId};
 
 /// Where the engine has an event.
@@ -44,44 +44,35 @@ pub(crate) struct Device {
 /// All of it.
 pub(crate) struct Maps<E: Engine> {
     pub(crate) msi: E::Msi,
-    /// Made when it is first needed.
-    parked: Option<E::Msi>,
+    parked: E::Msi,
     pub(crate) devices: BTreeMap<DeviceId, Device>,
     pub(crate) collections: BTreeMap<CollectionId, VcpuId>,
+    /// How many events belong to each collection, mapped or not, that has any.
+    members: BTreeMap<CollectionId, u32>,
     /// Events of all devices.
     events: u32,
-    /// Last: the handles above are parts of it.
-    engine: E,
 }
 
 impl<E: Engine> Maps<E> {
     pub(crate) fn new(engine: &E) -> Result<Self, Error> {
         Ok(Self {
             msi: engine.msi()?,
-            parked: None,
+            parked: engine.msi()?,
             devices: BTreeMap::new(),
             collections: BTreeMap::new(),
+            members: BTreeMap::new(),
             events: 0,
-            engine: engine.clone(),
         })
-    }
-
-    /// About how much there is to do for a command: 1 for one that concerns one event.
-    pub(crate) fn cost(&self, command: Command) -> u32 {
-        match command {
-            Command::Mapd { device, .. } => {
-                1 + self.devices.get(&device).map_or(0, |device| device.events.len() as u32)
-            }
-            Command::Mapc { .. } | Command::Movall { .. } | Command::Invall(_) => {
-                1 + self.events / 8
-            }
-            _ => 1,
-        }
     }
 
     /// A mapped event, in whatever state.
     pub(crate) fn event(&self, device: DeviceId, event: EventId) -> Option<Event> {
         self.devices.get(&device)?.events.get(&event.0).copied()
+    }
+
+    /// Collections that events belong to, but that are not mapped.
+    pub(crate) fn unmapped_collections(&self) -> impl Iterator<Item = CollectionId> {
+        self.members.keys().copied().filter(|id| !self.collections.contains_key(id))
     }
 
     fn set_link(&mut self, device: DeviceId, event: EventId, link: Link) {
@@ -92,6 +83,21 @@ impl<E: Engine> Maps<E> {
         }
     }
 
+    fn joins(&mut self, collection: CollectionId) {
+        *self.members.entry(collection).or_default() += 1;
+        self.events += 1;
+    }
+
+    fn leaves(&mut self, collection: CollectionId) {
+        if let Some(members) = self.members.get_mut(&collection) {
+            *members -= 1;
+            if *members == 0 {
+                self.members.remove(&collection);
+            }
+        }
+        self.events -= 1;
+    }
+
     /// Puts an event into the engine, so that MSIs of it have an effect.
     fn attach(
         &mut self,
@@ -100,12 +106,19 @@ impl<E: Engine> Maps<E> {
         event: EventId,
         (intid, target): (Intid, VcpuId),
     ) -> Result<(), Stop> {
-        let _configuring = exec.lpis.configuring();
-        let config: LpiConfig = exec.lpis.config(exec.tables(target), intid);
-        self.msi.map(device, event, intid, target, config).map_err(|error| match error {
+        let configuring = exec.lpis.configuring();
+        let config = exec.lpis.config(exec.tables(target), intid);
+        let mapped = self.msi.map(device, event, intid, target, config);
+        drop(configuring);
+        mapped.map_err(|error| match error {
             Error::TooMuchGarbage => Stop::Again,
-            _ => Fault::Bounds.into(),
-        })
+            Error::TooManyEvents => Fault::TooManyEvents.into(),
+            Error::TooManyDevices => Fault::TooManyDevices.into(),
+            _ => Fault::TooManyLpis.into(),
+        })?;
+        // From now on it is the ITS's.
+        exec.lpis.forget_direct(intid);
+        Ok(())
     }
 
     /// Maps an event that is not mapped, of a device that is.
@@ -117,7 +130,7 @@ impl<E: Engine> Maps<E> {
         (intid, collection): (Intid, CollectionId),
     ) -> Result<(), Stop> {
         if self.events >= exec.config.max_events {
-            return Err(Fault::Bounds.into());
+            return Err(Fault::TooManyEvents.into());
         }
         let mut link = Link::None;
         if let Some(&target) = self.collections.get(&collection) {
@@ -126,7 +139,7 @@ impl<E: Engine> Maps<E> {
         }
         if let Some(device) = self.devices.get_mut(&device) {
             device.events.insert(event.0, Event { intid, collection, link });
-            self.events += 1;
+            self.joins(collection);
         }
         Ok(())
     }
@@ -136,68 +149,111 @@ impl<E: Engine> Maps<E> {
         let Some(events) = self.devices.get_mut(&device).map(|device| &mut device.events) else {
             return;
         };
-        let Some(Event { link, .. }) = events.remove(&event.0) else { return };
-        self.events -= 1;
+        let Some(Event { link, collection, .. }) = events.remove(&event.0) else { return };
+        self.leaves(collection);
         // It is there: that is what its link says.
         let _ = match link {
             Link::Live => self.msi.unmap(device, event),
-            Link::Parked => {
-                self.parked.as_mut().map_or(Ok(()), |parked| parked.unmap(device, event))
-            }
+            Link::Parked => self.parked.unmap(device, event),
             Link::None => Ok(()),
         };
+    }
+
+    /// Moves an event to a collection that is mapped, and its LPI to where that is.
+    pub(crate) fn move_event(
+        &mut self,
+        exec: &Exec<'_, E>,
+        device: DeviceId,
+        event: EventId,
+        (collection, target): (CollectionId, VcpuId),
+    ) -> Result<(), Fault> {
+        let events = self.devices.get_mut(&device).map(|device| &mut device.events);
+        let found = events.and_then(|events| events.get_mut(&event.0));
+        let found = found.ok_or(Fault::EventUnmapped)?;
+        if found.link != Link::Live {
+            return Err(Fault::CollectionUnmapped);
+        }
+        let (old, intid) = (core::mem::replace(&mut found.collection, collection), found.intid);
+        self.leaves(old);
+        self.joins(collection);
+        self.send_to(exec, device, event, (intid, target));
+        Ok(())
+    }
+
+    /// An event's LPI is delivered there from now on, configured as that redistributor's table says.
+    fn send_to(
+        &mut self,
+        exec: &Exec<'_, E>,
+        device: DeviceId,
+        event: EventId,
+        (intid, target): (Intid, VcpuId),
+    ) {
+        if self.msi.target_of(intid) != Some(target) {
+            // The event is there, and so is the vCPU.
+            let _ = self.msi.retarget(device, event, target);
+            exec.lpis.reconfigure_one(&mut self.msi, exec.tables(target), intid);
+        }
     }
 
     /// Unmaps a device with all its events.
     pub(crate) fn remove_device(&mut self, device: DeviceId) -> Option<Device> {
         let removed = self.devices.remove(&device)?;
         self.msi.unmap_device(device);
-        if let Some(parked) = &mut self.parked {
-            parked.unmap_device(device);
+        self.parked.unmap_device(device);
+        for event in removed.events.values() {
+            self.leaves(event.collection);
         }
-        self.events -= removed.events.len() as u32;
         Some(removed)
     }
 
-    /// Unmaps everything, without a trace in the guest's tables.
+    /// Unmaps all devices, without a trace in the guest's tables.
     pub(crate) fn remove_devices(&mut self) {
         while let Some((&device, _)) = self.devices.first_key_value() {
             self.remove_device(device);
         }
     }
 
-    /// The events of a collection, from the one after `after` up.
-    fn next_of(
+    /// The first event after `after` of which `wanted` is true, and how many were looked at.
+    fn next(
         &self,
-        collection: CollectionId,
+        wanted: impl Fn(&Event) -> bool,
         after: Option<(DeviceId, EventId)>,
-    ) -> Option<(DeviceId, EventId, Event)> {
+    ) -> (u32, Option<(DeviceId, EventId, Event)>) {
         let from = after.map_or(DeviceId(0), |(device, _)| device);
-        self.devices.range(from..).find_map(|(&id, device)| {
+        let mut looked = 0;
+        let found = self.devices.range(from..).find_map(|(&id, device)| {
             let above = match after {
                 Some((same, event)) if same == id => Bound::Excluded(event.0),
                 _ => Bound::Unbounded,
             };
+            looked += 1;
             let mut events = device.events.range((above, Bound::Unbounded));
-            let (&event, found) = events.find(|(_, event)| event.collection == collection)?;
+            let (&event, found) = events.find(|(_, event)| {
+                looked += 1;
+                wanted(event)
+            })?;
             Some((id, EventId(event), *found))
-        })
+        });
+        (looked, found)
     }
 
-    fn for_each_of(
+    fn for_each(
         &mut self,
-        collection: CollectionId,
+        exec: &Exec<'_, E>,
+        wanted: impl Fn(&Event) -> bool,
         mut f: impl FnMut(&mut Self, DeviceId, EventId, Event) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         let mut after = None;
-        while let Some((device, event, found)) = self.next_of(collection, after) {
+        loop {
+            let (looked, found) = self.next(&wanted, after);
+            exec.spend(looked);
+            let Some((device, event, found)) = found else { return Ok(()) };
             after = Some((device, event));
             f(self, device, event, found)?;
         }
-        Ok(())
     }
 
-    /// Maps a collection, or moves it. Its events that could not be had because of a bound stay without effect; the last such
+    /// Maps a collection, or moves it. Events that could not be had because of a bound stay without effect; the last such
     /// reason is returned.
     pub(crate) fn map_collection(
         &mut self,
@@ -205,86 +261,80 @@ impl<E: Engine> Maps<E> {
         collection: CollectionId,
         target: VcpuId,
     ) -> Result<(), Stop> {
-        if self.collections.insert(collection, target) == Some(target)
-            && !self.is_partial(collection)
-        {
+        self.collections.insert(collection, target);
+        if !self.members.contains_key(&collection) {
             return Ok(());
         }
         let mut result = Ok(());
-        self.for_each_of(collection, |maps, device, event, found| {
-            match found.link {
-                Link::Live => {
-                    // It is there, and so is the vCPU.
-                    let _ = maps.msi.retarget(device, event, target);
-                }
-                Link::Parked | Link::None => {
-                    match maps.attach(exec, device, event, (found.intid, target)) {
-                        Ok(()) => {
-                            maps.unpark(device, event, found.link);
-                            maps.set_link(device, event, Link::Live);
-                        }
-                        Err(Stop::Again) => return Err(Stop::Again),
-                        Err(fault) => result = Err(fault),
+        let wanted = |event: &Event| event.collection == collection;
+        self.for_each(exec, wanted, |maps, device, event, found| {
+            if found.link == Link::Live {
+                maps.send_to(exec, device, event, (found.intid, target));
+                return Ok(());
+            }
+            match maps.attach(exec, device, event, (found.intid, target)) {
+                Ok(()) => {
+                    if found.link == Link::Parked {
+                        // Another event of this ITS has its LPI now, which stays as it is.
+                        let _ = maps.parked.detach(device, event);
                     }
+                    maps.set_link(device, event, Link::Live);
                 }
+                Err(Stop::Again) => return Err(Stop::Again),
+                Err(fault) => result = Err(fault),
             }
             Ok(())
         })?;
         result
     }
 
-    /// Whether an event of a collection has no effect, although the collection is mapped.
-    fn is_partial(&self, collection: CollectionId) -> bool {
-        let mut events = self.devices.values().flat_map(|device| device.events.values());
-        events.any(|event| event.collection == collection && event.link != Link::Live)
-    }
-
-    /// The LPI is mapped by another event of the ITS now, so that it stays as it is.
-    fn unpark(&mut self, device: DeviceId, event: EventId, link: Link) {
-        if link == Link::Parked
-            && let Some(parked) = &mut self.parked
-        {
-            let _ = parked.detach(device, event);
-        }
-    }
-
     /// Unmaps a collection. What is pending stays so.
-    pub(crate) fn unmap_collection(&mut self, collection: CollectionId) -> Result<(), Stop> {
-        if self.collections.remove(&collection).is_none() {
+    pub(crate) fn unmap_collection(
+        &mut self,
+        exec: &Exec<'_, E>,
+        collection: CollectionId,
+    ) -> Result<(), Stop> {
+        let mapped = self.collections.remove(&collection).is_some();
+        if !mapped || !self.members.contains_key(&collection) {
             return Ok(());
         }
-        self.for_each_of(collection, |maps, device, event, found| {
-            if found.link == Link::Live {
-                let link = maps.park(device, event, found.intid);
-                maps.set_link(device, event, link);
-            }
+        let wanted = |event: &Event| event.collection == collection && event.link == Link::Live;
+        self.for_each(exec, wanted, |maps, device, event, found| {
+            maps.park(exec, device, event, found.intid);
             Ok(())
         })
     }
 
     /// Unmaps all collections.
-    pub(crate) fn unmap_collections(&mut self) {
-        while let Some((&collection, _)) = self.collections.first_key_value() {
-            // Only mapping can be refused.
-            let _ = self.unmap_collection(collection);
-        }
+    pub(crate) fn unmap_collections(&mut self, exec: &Exec<'_, E>) {
+        self.collections.clear();
+        // Parking is not refused.
+        let _ = self.for_each(
+            exec,
+            |event| event.link == Link::Live,
+            |maps, device, event, found| {
+                maps.park(exec, device, event, found.intid);
+                Ok(())
+            },
+        );
     }
 
     /// Takes an event out of the domain that MSIs are translated with. If a bound of the VM does not let it be parked, its LPI is no
-    /// longer pending.
+    /// longer pending, which is counted.
     ///
     /// The LPI's configuration and target stay as they are, and are not even looked at: they are changed through other domains, too.
-    fn park(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Link {
-        if self.parked.is_none() {
-            self.parked = self.engine.msi().ok();
-        }
-        let parked = self.parked.as_mut().map(|msi| msi.share(device, event, intid));
-        if let Some(Ok(())) = parked {
-            let _ = self.msi.detach(device, event);
-            Link::Parked
-        } else {
-            let _ = self.msi.unmap(device, event);
-            Link::None
-        }
+    fn park(&mut self, exec: &Exec<'_, E>, device: DeviceId, event: EventId, intid: Intid) {
+        let link = match self.parked.share(device, event, intid) {
+            Ok(()) => {
+                let _ = self.msi.detach(device, event);
+                Link::Parked
+            }
+            Err(_) => {
+                exec.counters.unparked();
+                let _ = self.msi.unmap(device, event);
+                Link::None
+            }
+        };
+        self.set_link(device, event, link);
     }
 }

@@ -55,10 +55,10 @@ pub struct ItsConfig {
     pub max_devices: u32,
     /// Most events that are mapped at one time.
     pub max_events: u32,
-    /// How much is done before the host is asked whether it would rather go on later ([`crate::engine::Kick::commands_left`]): a number of
-    /// commands that concern one event each. Others count for more.
+    /// How much is done before the host is asked whether it would rather go on later ([`crate::engine::Kick::commands_left`]): commands, and
+    /// the events and LPIs that they have to look at. A command is never interrupted.
     pub slice: u32,
-    /// How much is done at most in one access to a register, in the same unit.
+    /// How much is done in one access to a register, in the same unit, before the guest has to come back for the rest.
     pub most: u32,
 }
 
@@ -127,7 +127,15 @@ impl<E: Engine> Its<E> {
     ///
     /// # Errors
     /// A range error, [`Error::TooManyDevices`], [`Error::TooMuchGarbage`].
+    ///
+    /// Waits for the command that is being performed.
     pub fn route(&self, device: DeviceId, event: EventId) -> Result<ItsRoute<E>, Error> {
+        if u64::from(device.0) >> self.config().device_bits != 0 {
+            return Err(Error::DeviceRange(device));
+        }
+        if u64::from(event.0) >> self.config().event_bits != 0 {
+            return Err(Error::EventRange(event));
+        }
         let route = self.unit().maps().msi.route(device, event)?;
         Ok(ItsRoute { gate: Arc::clone(&self.unit().port.gate), route, device, event })
     }
@@ -202,7 +210,11 @@ impl<E: Engine> Frame<ItsCx<'_, E>> for Translation<'_, E> {
         0
     }
 
-    fn write(&mut self, cx: &ItsCx<'_, E>, (): (), _index: u32, value: u64, _mask: u64) {
+    fn write(&mut self, cx: &ItsCx<'_, E>, (): (), _index: u32, value: u64, mask: u64) {
+        // Not the upper half alone.
+        if mask & 0xffff == 0 {
+            return;
+        }
         if let (Some(device), Some(injector)) = (self.0.config.cpu_device, cx.injector) {
             // A guest's write has no answer.
             let _ = self.0.port.inject(injector, device, EventId(value as u32));

@@ -3,11 +3,11 @@
 use alloc::vec::Vec;
 
 use super::Its;
-use super::command::CollectionId;
 use super::maps::Maps;
 use super::table::{Baser, ENTRY, collection_entry, device_entry, event_entry, write_entry};
 use crate::engine::Engine;
 use crate::gic::Gic;
+use crate::gicv3::redist::Redist;
 use crate::ids::DeviceId;
 use crate::memory::{GuestMemory, MemoryError};
 
@@ -37,13 +37,14 @@ fn save_devices<E: Engine>(
     table: Baser,
     memory: &dyn GuestMemory,
 ) -> Result<(), MemoryError> {
+    // Looked up once: what the guest does to its level 1 table meanwhile is not to matter.
     let place = |device: DeviceId| table.entry(memory, device.0.into()).ok().flatten();
-    let reachable =
-        || maps.devices.iter().filter_map(|(&id, device)| Some((id, device, place(id)?)));
+    let reachable = maps.devices.iter();
+    let reachable: Vec<_> = reachable.filter_map(|(&id, d)| Some((id.0, d, place(id)?))).collect();
     let mut result = Ok(());
-    let followers = reachable().skip(1).map(|(id, ..)| Some(id.0)).chain([None]);
-    for ((id, device, address), following) in reachable().zip(followers) {
-        let entry = device_entry(id.0, following, device.itt, device.size);
+    for (n, &(id, device, address)) in reachable.iter().enumerate() {
+        let following = reachable.get(n + 1).map(|(id, ..)| *id);
+        let entry = device_entry(id, following, device.itt, device.size);
         result = result.and(write_entry(memory, address, entry));
         let followers = device.events.keys().skip(1).copied().map(Some).chain([None]);
         for ((&number, event), following) in device.events.iter().zip(followers) {
@@ -56,35 +57,48 @@ fn save_devices<E: Engine>(
     result
 }
 
-/// Collections are one after the other, whatever their numbers, and end with an entry that is not valid, if there is room for it.
+/// In a flat table, collections are one after the other, whatever their numbers, and end with an entry that is not valid, if there is
+/// room for it. In an indirect table, which Linux does not have for collections, each is at its number, where MAPC found a place for it.
+///
+/// A collection that events belong to, but that is not mapped, has an entry with a target that does not exist: without it, Linux would
+/// refuse the events.
 fn save_collections<E: Engine>(
     maps: &Maps<E>,
     table: Baser,
     memory: &dyn GuestMemory,
 ) -> Result<(), MemoryError> {
-    let entries = maps
-        .collections
-        .iter()
-        .map(|(&id, &target): (&CollectionId, _)| collection_entry(id, target));
+    let mapped = maps.collections.iter().map(|(&id, &target)| (id, Some(target)));
+    let entries = mapped.chain(maps.unmapped_collections().map(|id| (id, None)));
+    let entries = entries.map(|(id, target)| (u64::from(id.0), collection_entry(id, target)));
+    let mut entries: Vec<_> = entries.collect();
+    if !table.is_indirect() {
+        entries.push((0, 0));
+        entries.iter_mut().zip(0..).for_each(|(entry, n)| entry.0 = n);
+    }
     let mut result = Ok(());
-    for (n, entry) in entries.chain([0]).enumerate() {
-        let Some(address) = table.entry(memory, n as u64)? else { break };
-        result = result.and(write_entry(memory, address, entry));
+    for (n, entry) in entries {
+        result = result.and(match table.entry(memory, n)? {
+            Some(address) => write_entry(memory, address, entry),
+            // No room for the end.
+            None if entry == 0 => Ok(()),
+            None => Err(MemoryError { address: 0 }),
+        });
     }
     result
 }
 
 impl<E: Engine> Gic<E> {
-    /// Writes which LPIs are pending into the pending tables of the redistributors, so that nothing else is pending in the table of one whose LPIs
-    /// are enabled. All vCPUs must be powered off or closed: what a vCPU has in
-    /// its list registers is not seen.
+    /// Writes which LPIs are pending into the pending tables of the redistributors whose LPIs are enabled, so that nothing else is pending there. All
+    /// vCPUs must be powered off or closed: what a vCPU has in its list registers is not seen.
+    ///
+    /// A redistributor whose LPIs are not enabled has no table to write to; what is pending for it is left out.
     ///
     /// # Errors
     /// [`MemoryError`]: a table is not there; the others have been written.
     pub fn save_pending_tables(&self) -> Result<(), MemoryError> {
         let saved = self.with_its_cx(None, |cx| {
-            let redists = cx.redists.iter().map(|redist| (redist.tables(), redist.has_lpis()));
-            cx.lpis.save_pending(&redists.collect::<Vec<_>>())
+            let enabled = cx.redists.iter().filter(|redist| redist.has_lpis());
+            cx.lpis.save_pending(&enabled.map(Redist::tables).collect::<Vec<_>>())
         });
         saved.unwrap_or(Ok(()))
     }

@@ -39,6 +39,8 @@ pub struct ItsStats {
     pub untranslated: u64,
     /// Entries of mapped devices and events that could not be cleared in the guest's tables when they were unmapped.
     pub unwritten: u64,
+    /// LPIs that may have lost their pending state when their collection was unmapped, because a bound of the VM was reached.
+    pub unparked: u64,
 }
 
 impl ItsStats {
@@ -59,6 +61,7 @@ pub(crate) struct Counters {
     commands: Box<[Tally]>,
     untranslated: Tally,
     unwritten: Tally,
+    unparked: Tally,
 }
 
 const COLUMNS: usize = 1 + Fault::ALL.len();
@@ -69,6 +72,7 @@ impl Counters {
             commands: (0..Kind::ALL.len() * COLUMNS).map(|_| Tally::default()).collect(),
             untranslated: Tally::default(),
             unwritten: Tally::default(),
+            unparked: Tally::default(),
         }
     }
 
@@ -85,6 +89,10 @@ impl Counters {
         self.unwritten.add_one();
     }
 
+    pub(crate) fn unparked(&self) {
+        self.unparked.add_one();
+    }
+
     pub(crate) fn get(&self) -> ItsStats {
         let at = |kind: Kind, column: usize| self.commands[kind as usize * COLUMNS + column].get();
         let commands = Kind::ALL.iter().map(|&kind| (kind.name(), at(kind, 0)));
@@ -98,6 +106,7 @@ impl Counters {
             faults: faults.filter(|&(_, _, n)| n > 0).collect(),
             untranslated: self.untranslated.get(),
             unwritten: self.unwritten.get(),
+            unparked: self.unparked.get(),
         }
     }
 }

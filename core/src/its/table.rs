@@ -2,7 +2,8 @@
 //! (IHI 0069, 5.2).
 //!
 //! The format of the entries is an implementation's choice. This is the one of Linux's virtual ITS (table ABI revision
-//! 0), little-endian, 8 bytes an entry, so that what one of the two saves the other can restore:
+//! 0), little-endian, 8 bytes an entry, so that what one of the two saves the other can restore, if the guest has chosen what Linux
+//! offers: pages of 64 KiB, and a flat collection table.
 //!
 //! | entry | fields |
 //! |---|---|
@@ -67,6 +68,10 @@ impl Baser {
         self.0 & VALID != 0
     }
 
+    pub(crate) const fn is_indirect(self) -> bool {
+        self.0 & INDIRECT != 0
+    }
+
     const fn page(self) -> u64 {
         match self.0 >> PAGE_SIZE_SHIFT & 3 {
             0 => 0x1000,
@@ -93,7 +98,7 @@ impl Baser {
     /// The number of entries that the table can have.
     pub(crate) const fn entries(self) -> u64 {
         let direct = self.bytes() / ENTRY;
-        if self.0 & INDIRECT != 0 { direct * (self.page() / ENTRY) } else { direct }
+        if self.is_indirect() { direct * (self.page() / ENTRY) } else { direct }
     }
 
     /// Whether the table has room for an entry.
@@ -113,7 +118,7 @@ impl Baser {
         if !self.has(index) {
             return Ok(None);
         }
-        if self.0 & INDIRECT == 0 {
+        if !self.is_indirect() {
             return Ok(Some(self.address() + index * ENTRY));
         }
         let each = self.page() / ENTRY;
@@ -180,9 +185,10 @@ pub(crate) fn device_entry(device: u32, following: Option<u32>, itt: u64, size: 
     VALID | next(device, following, 14) << 49 | (itt >> 8) << 5 | u64::from(size)
 }
 
-/// A collection table entry.
-pub(crate) fn collection_entry(collection: CollectionId, target: VcpuId) -> u64 {
-    VALID | u64::from(target.0) << 16 | u64::from(collection.0)
+/// A collection table entry. One that is not mapped has a target that does not exist.
+pub(crate) fn collection_entry(collection: CollectionId, target: Option<VcpuId>) -> u64 {
+    let target = target.map_or(0xffff_ffff, |vcpu| u64::from(vcpu.0));
+    VALID | target << 16 | u64::from(collection.0)
 }
 
 /// An interrupt translation table entry.
@@ -259,7 +265,7 @@ mod tests {
             1 << 63 | 3 << 49 | 0x0fed_cba9_8765 << 5 | 15
         });
         assert_eq!(device_entry(0, Some(0x8000), 0, 0), 1 << 63 | 0x3fff << 49);
-        assert_eq!(collection_entry(CollectionId(7), VcpuId(3)), 1 << 63 | 3 << 16 | 7);
+        assert_eq!(collection_entry(CollectionId(7), Some(VcpuId(3))), 1 << 63 | 3 << 16 | 7);
         assert_eq!(event_entry(0, None, Intid(8195), CollectionId(7)), 8195 << 16 | 7);
         assert_eq!(event_entry(0, Some(1 << 20), Intid(0), CollectionId(0)), 0xffff << 48);
     }

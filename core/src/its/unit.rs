@@ -15,14 +15,19 @@
 //! a compare-exchange from `WORKING` to `IDLE`, which fails now: that one looks again, and sees GITS_CWRITER, which the swap released to it. So no
 //! command is left behind, and no vCPU waits for another one's commands.
 //!
-//! A guest can keep whoever has the turn busy for as long as it likes. So the queue is worked off in slices: after each, the host may take over
-//! ([`Kick::commands_left`]), and after [`ItsConfig::most`] the turn ends in any case. What is left then is gone on with when the guest reads
-//! GITS_CREADR, as it does to find out whether it is done, or writes GITS_CWRITER or GITS_CTLR.
+//! A guest can keep whoever has the turn busy for as long as it likes. So the queue is worked off in slices: after each, the turn is given back, then
+//! the host is asked whether it takes over ([`Kick::commands_left`]), and if not, the turn is taken again, unless somebody else has it. After
+//! [`ItsConfig::most`] the visit ends in any case. What is left then is gone on with when the guest reads GITS_CREADR, as it does to find out whether
+//! it is done, or writes GITS_CWRITER or GITS_CTLR.
+//!
+//! What a visit costs is counted as it is done, in events and LPIs that were looked at. A single command is never interrupted; what it can cost is bounded by
+//! what is mapped.
 //!
 //! `maps` is locked for each slice, so that dumps, routes and writes of table registers come in between; GITS_CTLR.Enabled can be cleared
 //! at any time, and stops the work after the present command. GITS_CTLR.Quiescent says that it has.
 
 use alloc::sync::Arc;
+use core::cell::Cell;
 
 use super::command::{COMMAND_SIZE, Command, Fault, Kind};
 use super::exec::{Exec, Stop};
@@ -64,9 +69,6 @@ const PART: u8 = 0x94;
 const IDLE: u64 = 0;
 const WORKING: u64 = 1;
 const MORE: u64 = 2;
-
-/// How often a command is tried again while too much waits to be reclaimed, before it is given up.
-const ATTEMPTS: u32 = if cfg!(loom) { 2 } else { 1000 };
 
 /// What injections through an ITS look at.
 pub(crate) struct Gate {
@@ -237,7 +239,7 @@ impl<E: Engine> Unit<E> {
     }
 
     /// Writes a GITS_BASER. What its table no longer has is unmapped.
-    fn set_table(&self, index: u32, value: u64, mask: u64) {
+    fn set_table(&self, cx: &ItsCx<'_, E>, index: u32, value: u64, mask: u64) {
         let Some(baser) = self.basers.get(index as usize) else { return };
         self.while_disabled(|maps| {
             // Relaxed: under the lock.
@@ -249,7 +251,7 @@ impl<E: Engine> Unit<E> {
             if index == 0 {
                 maps.remove_devices();
             } else {
-                maps.unmap_collections();
+                maps.unmap_collections(&self.exec(cx));
             }
         });
     }
@@ -268,23 +270,22 @@ impl<E: Engine> Unit<E> {
 
     /// Sees to it that the queue is worked off: here, or by who is at it.
     pub(crate) fn work(&self, cx: &ItsCx<'_, E>) {
-        // AcqRel: see the module's documentation.
-        if self.turn.swap(MORE, Ordering::AcqRel) != IDLE {
-            return;
-        }
-        let mut left = self.config.most.div_ceil(self.config.slice.max(1)).max(1);
-        loop {
+        let mut left = self.config.most;
+        // AcqRel, here and below: see the module's documentation.
+        while self.turn.swap(MORE, Ordering::AcqRel) == IDLE {
             self.turn.swap(WORKING, Ordering::AcqRel);
-            while self.slice(cx) {
-                left -= 1;
-                if left == 0 || cx.host.commands_left(self.port.gate.number) {
-                    self.turn.swap(IDLE, Ordering::AcqRel);
+            let (spent, more) = self.slice(cx);
+            left = left.saturating_sub(spent.max(1));
+            if !more && left > 0 {
+                let done =
+                    self.turn.compare_exchange(WORKING, IDLE, Ordering::AcqRel, Ordering::Acquire);
+                if done.is_ok() {
                     return;
                 }
             }
-            let done =
-                self.turn.compare_exchange(WORKING, IDLE, Ordering::AcqRel, Ordering::Acquire);
-            if done.is_ok() {
+            // Given back before the host is asked: it may be at work before the answer is here.
+            self.turn.swap(IDLE, Ordering::AcqRel);
+            if left == 0 || (more && cx.host.commands_left(self.port.gate.number)) {
                 return;
             }
         }
@@ -295,34 +296,47 @@ impl<E: Engine> Unit<E> {
         self.turn.load(Ordering::Acquire) == IDLE && self.next_command(self.queue()).is_some()
     }
 
-    /// Performs some commands. Returns whether there are more.
-    fn slice(&self, cx: &ItsCx<'_, E>) -> bool {
-        let mut maps = self.maps();
-        let exec = Exec {
+    /// What commands work with. The caller holds `maps`.
+    fn exec<'a>(&'a self, cx: &ItsCx<'a, E>) -> Exec<'a, E> {
+        Exec {
             config: &self.config,
             machine: cx.machine,
             lpis: cx.lpis,
             redists: cx.redists,
             counters: &self.port.gate.counters,
             tables: self.tables(),
-        };
-        let queue = self.queue();
-        let mut budget = self.config.slice;
-        while let Some(at) = self.next_command(queue) {
-            if budget == 0 {
-                return true;
-            }
-            let (cost, goes_on) = self.one(&exec, &mut maps, queue.address() + at);
-            budget = budget.saturating_sub(cost);
-            if !goes_on {
-                // Release: pairs with the guest's read of the register.
-                self.creadr.fetch_or(STALLED, Ordering::AcqRel);
-                return false;
-            }
-            // Release: pairs with the guest's read of the register, which tells it that the command has taken effect.
-            self.creadr.swap((at + COMMAND_SIZE) % queue.bytes(), Ordering::AcqRel);
+            spent: Cell::new(0),
         }
-        false
+    }
+
+    /// Performs some commands. Returns what that cost, and whether there are more.
+    fn slice(&self, cx: &ItsCx<'_, E>) -> (u32, bool) {
+        let mut maps = self.maps();
+        let exec = self.exec(cx);
+        let queue = self.queue();
+        while let Some(at) = self.next_command(queue) {
+            if exec.spent.get() >= self.config.slice {
+                return (exec.spent.get(), true);
+            }
+            exec.spend(1);
+            match self.one(&exec, &mut maps, queue.address() + at) {
+                // Release, here and below: pairs with the guest's read of the register, which tells it that the command has taken effect.
+                Ok(()) => {
+                    self.creadr.swap((at + COMMAND_SIZE) % queue.bytes(), Ordering::AcqRel);
+                }
+                Err(Stop::Fault(_)) => {
+                    self.creadr.fetch_or(STALLED, Ordering::AcqRel);
+                    break;
+                }
+                // Somebody is in the middle of an injection, and keeps what is dead from being freed. That passes.
+                Err(Stop::Again) => {
+                    drop(maps);
+                    relax();
+                    return (exec.spent.get(), true);
+                }
+            }
+        }
+        (exec.spent.get(), false)
     }
 
     /// Where the next command is, if there is one.
@@ -336,38 +350,24 @@ impl<E: Engine> Unit<E> {
         (at & STALLED == 0 && at != end && end < queue.bytes()).then_some(at)
     }
 
-    /// Performs one command. Returns what it cost, and whether the queue goes on.
-    fn one(&self, exec: &Exec<'_, E>, maps: &mut Maps<E>, address: u64) -> (u32, bool) {
+    /// Performs one command. A fault is returned only if it stalls the queue.
+    fn one(&self, exec: &Exec<'_, E>, maps: &mut Maps<E>, address: u64) -> Result<(), Stop> {
         let mut raw = [0; COMMAND_SIZE as usize];
         let command = match exec.lpis.memory().read(address, &mut raw) {
             Ok(()) => Command::decode(&raw).ok_or(Fault::UnknownCommand),
             Err(_) => Err(Fault::QueueMemory),
         };
-        let cost = command.map_or(1, |command| maps.cost(command));
-        let result = command.and_then(|command| self.perform(exec, maps, command));
+        let result = match command.map(|command| exec.perform(maps, command)) {
+            Ok(Err(Stop::Again)) => return Err(Stop::Again),
+            Ok(Err(Stop::Fault(fault))) | Err(fault) => Err(fault),
+            Ok(Ok(())) => Ok(()),
+        };
         let kind = command.map_or(Kind::Unknown, |command| command.kind());
         self.port.gate.counters.command(kind, result);
         if let Some(trace) = &self.port.gate.trace {
             trace.command(self.port.gate.number, command.ok(), result);
         }
-        (cost, result.is_ok() || !self.config.stall)
-    }
-
-    fn perform(
-        &self,
-        exec: &Exec<'_, E>,
-        maps: &mut Maps<E>,
-        command: Command,
-    ) -> Result<(), Fault> {
-        for _ in 0..ATTEMPTS {
-            match exec.perform(maps, command) {
-                Ok(()) => return Ok(()),
-                Err(Stop::Fault(fault)) => return Err(fault),
-                // Somebody is in the middle of an injection, and keeps what is dead from being freed.
-                Err(Stop::Again) => relax(),
-            }
-        }
-        Err(Fault::Bounds)
+        if self.config.stall { Ok(result?) } else { Ok(()) }
     }
 }
 
@@ -403,7 +403,7 @@ impl<E: Engine> Frame<ItsCx<'_, E>> for &Unit<E> {
             Gits::Statusr => self.status.clear(value),
             Gits::Cbaser => self.set_queue(value, mask),
             Gits::Cwriter => self.set_cwriter(cx, value, mask),
-            Gits::Baser => self.set_table(index, value, mask),
+            Gits::Baser => self.set_table(cx, index, value, mask),
             Gits::Iidr | Gits::Typer | Gits::Creadr | Gits::Id | Gits::Raz => {}
         }
     }

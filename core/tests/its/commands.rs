@@ -48,6 +48,7 @@ fn mapti_is_wrong() {
     raw[0] = 0x0b;
     guest.put(&raw);
     guest.ring();
+    assert!(guest.its.stats().faults.contains(&("MAPI", "INTID out of range", 1)));
     assert_eq!(guest.its.stats().faults_of(Fault::IntidRange), 8);
 }
 
@@ -115,6 +116,11 @@ fn mapc_moves_what_is_mapped() {
     guest.ok(mapc(0, 1));
     assert_eq!(guest.msi(1, 1), Injected::Pending);
     assert_eq!(guest.take(1), [8193]);
+    // Also what MOVALL has taken away since.
+    guest.ok(movall(1, 0));
+    guest.ok(mapc(0, 1));
+    assert_eq!(guest.msi(1, 1), Injected::Pending);
+    assert_eq!([guest.take(0), guest.take(1)], [vec![], vec![8193]]);
 }
 
 #[test]
@@ -305,6 +311,25 @@ fn configuration_is_read_when_an_event_is_mapped() {
     assert_eq!(guest.take(0), []);
 }
 
+/// A redistributor without a configuration table configures nothing: what comes from there is configured where it goes.
+#[test]
+fn configuration_is_read_when_an_lpi_moves() {
+    for how in 0..3 {
+        let mut guest = Guest::new(2);
+        guest.world.w32(rd(1), 0);
+        guest.world.w64(rd(1) + 0x70, 0);
+        guest.ok(mapd(1, 3));
+        guest.ok(mapti(1, 0, 8192, 1));
+        guest.ok(match how {
+            0 => movi(1, 0, 0),
+            1 => mapc(1, 0),
+            _ => movall(1, 0),
+        });
+        guest.ok(int(1, 0));
+        assert_eq!(guest.take(0), [8192], "{how}");
+    }
+}
+
 #[test]
 fn sync_has_nothing_to_wait_for() {
     let mut guest = mapped(1);
@@ -335,20 +360,20 @@ fn bounds_fail_the_command_and_nothing_else() {
     for device in 0..2 {
         guest.ok(mapd(device, 3));
     }
-    guest.fails(mapd(2, 3), Fault::Bounds);
+    guest.fails(mapd(2, 3), Fault::TooManyDevices);
     guest.ok(mapd(1, 4));
     for event in 0..3 {
         guest.ok(mapti(0, event, 8192 + event, 0));
     }
-    guest.fails(mapti(1, 0, 8195, 0), Fault::Bounds);
+    guest.fails(mapti(1, 0, 8195, 0), Fault::TooManyEvents);
     // An unmapped collection costs as much.
-    guest.fails(mapti(1, 0, 8195, 7), Fault::Bounds);
+    guest.fails(mapti(1, 0, 8195, 7), Fault::TooManyEvents);
     guest.ok(discard(0, 1));
     guest.ok(mapti(1, 0, 8195, 7));
-    guest.fails(mapti(1, 1, 8196, 0), Fault::Bounds);
+    guest.fails(mapti(1, 1, 8196, 0), Fault::TooManyEvents);
     guest.ok(int(0, 0));
     assert_eq!(guest.take(0), [8192]);
-    assert_eq!(guest.its.stats().faults_of(Fault::Bounds), 4);
+    assert_eq!(guest.its.stats().faults_of(Fault::TooManyEvents), 3);
     guest.ok(unmapd(0));
     guest.ok(mapd(7, 3));
 }
@@ -361,7 +386,7 @@ fn the_vms_bound_on_lpis() {
     guest.ok(mapd(1, 3));
     guest.ok(mapti(1, 0, 8192, 0));
     guest.ok(mapti(1, 1, 8193, 0));
-    guest.fails(mapti(1, 2, 8194, 0), Fault::Bounds);
+    guest.fails(mapti(1, 2, 8194, 0), Fault::TooManyLpis);
     guest.ok(mapti(1, 2, 8193, 0));
     guest.ok(discard(1, 0));
     guest.ok(mapti(1, 0, 8194, 0));
@@ -377,7 +402,7 @@ fn every_device_and_every_event() {
     for n in 0..8192 {
         guest.ok(mapd(n, 16));
         let mapped = guest.run(mapti(n, n, 8192 + n, 0));
-        assert_eq!(mapped, if n < 10 { Ok(()) } else { Err(Fault::Bounds) });
+        assert_eq!(mapped, if n < 10 { Ok(()) } else { Err(Fault::TooManyDevices) });
     }
     assert_eq!(guest.lpis(), 10);
     guest.ok(unmapd(3));

@@ -212,6 +212,7 @@ fn a_vcpu_that_writes_translater() {
         guest.ok(mapc(0, 0));
         guest.ok(mapd(7, 8));
         guest.ok(mapti(7, 0x21, 8200, 0));
+        guest.ok(mapti(7, 0, 8201, 0));
         guest
     };
     let mut guest = setup(None);
@@ -224,6 +225,7 @@ fn a_vcpu_that_writes_translater() {
     assert_eq!(guest.take(0), [8200]);
     assert_eq!(guest.world.r32(TRANSLATER), 0, "write-only");
     guest.world.write_from(0, TRANSLATER, 1, 0x21).unwrap();
+    guest.world.write_from(0, TRANSLATER + 2, 2, 0).unwrap();
     assert_eq!(guest.take(0), [], "too narrow");
     assert!(guest.world.write_from(0, TRANSLATER, 8, 0x21).is_err(), "too wide");
 }

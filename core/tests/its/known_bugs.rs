@@ -220,6 +220,30 @@ fn t39_indirect_tables_that_change() {
     assert_eq!(guest.msi(600, 0), Injected::Unmapped);
 }
 
+/// What a pending table has made pending belongs to the ITS once that maps it, and ends with that mapping.
+#[test]
+fn t05_lpis_of_a_pending_table_are_not_kept() {
+    let mut guest = Guest::new(2);
+    guest.ok(mapd(1, 3));
+    let table = |vcpu: u64| RAM + 0x1_0000 * (1 + vcpu);
+    let enable = |guest: &mut Guest, vcpu: usize| {
+        guest.world.w32(rd(vcpu), 0);
+        guest.world.ram.write(table(vcpu as u64) + 1024, &[1]).unwrap();
+        guest.world.w64(rd(vcpu) + 0x78, table(vcpu as u64));
+        guest.world.w32(rd(vcpu), 1);
+    };
+    enable(&mut guest, 0);
+    assert_eq!(guest.lpis(), 1);
+    assert_eq!(guest.entry(table(0) + 1024), 0, "it is the engine's now");
+    guest.ok(mapti(1, 0, 8192, 0));
+    assert_eq!(guest.take(0), [8192]);
+    guest.ok(movi(1, 0, 1));
+    guest.ok(discard(1, 0));
+    assert_eq!(guest.lpis(), 0);
+    enable(&mut guest, 0);
+    assert_eq!(guest.take(0), [8192], "wherever it was before");
+}
+
 /// Memory of which parts come and go, as a host does that remaps it (T18).
 struct Flickering {
     ram: Arc<crate::world::Ram>,

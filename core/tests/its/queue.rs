@@ -134,6 +134,77 @@ fn a_visit_is_bounded_and_reading_creadr_goes_on() {
     assert_eq!(guest.world.r64(CREADR), guest.end);
 }
 
+/// The work of a command is what it has to look at, in the whole machine.
+#[test]
+fn commands_cost_what_they_look_at() {
+    let config = ItsConfig { slice: 4, most: 1000, ..ItsConfig::at(GITS) };
+    let mut guest = Guest::with(2, config, Config::default());
+    guest.ok(mapc(0, 0));
+    guest.ok(mapd(1, 10));
+    for n in 0..600 {
+        guest.ok(mapti(1, n, 8192 + n, 0));
+    }
+    for command in [invall(0), movall(0, 1), mapc(0, 0), unmapd(1)] {
+        let done = guest.its.stats().commands.iter().map(|c| c.1).sum::<u64>();
+        for _ in 0..5 {
+            guest.put(&command.encode());
+        }
+        guest.ring();
+        let now = guest.its.stats().commands.iter().map(|c| c.1).sum::<u64>();
+        // The device is gone after the first time. An event costs 1 or 2.
+        let expected = if command == unmapd(1) { 5..=5 } else { 1..=2 };
+        assert!(expected.contains(&(now - done)), "{command:?}: {}", now - done);
+        while guest.world.r64(CREADR) != guest.end {}
+    }
+}
+
+/// Thousands of collections, and as many events of others: nothing is walked once for each.
+#[test]
+fn collections_without_events_cost_nothing() {
+    let config = ItsConfig { slice: 100, most: 200, ..ItsConfig::at(GITS) };
+    let mut guest = Guest::with(1, config, Config::default());
+    guest.ok(mapd(1, 12));
+    for n in 0..4096 {
+        guest.ok(mapti(1, n, 8192 + n, 8191));
+        guest.ok(mapc(n as u16, 0));
+    }
+    for n in 0..100 {
+        guest.put(&unmapc(n).encode());
+    }
+    guest.ring();
+    let end = guest.end;
+    assert_eq!(guest.world.r64(CREADR), end, "in one visit");
+    guest.world.w32(CTLR, 0);
+    guest.world.w64(BASER1, 0);
+    assert_eq!(guest.its.dump().collections, []);
+}
+
+/// A host whose worker is at it before the vCPU has come back.
+struct Eager(std::sync::OnceLock<vgic_core::its::Its<Engine>>);
+
+impl Kick for Eager {
+    fn kick(&self, _: VcpuId) {}
+
+    fn commands_left(&self, _: usize) -> bool {
+        let its = self.0.get().unwrap().clone();
+        std::thread::spawn(move || its.work()).join().unwrap();
+        true
+    }
+}
+
+#[test]
+fn a_host_that_is_quick_finds_the_turn_free() {
+    let host = Arc::new(Eager(std::sync::OnceLock::new()));
+    let config = ItsConfig { slice: 8, ..ItsConfig::at(GITS) };
+    let mut guest = with_host(config, host.clone());
+    assert!(host.0.set(guest.its.clone()).is_ok());
+    for n in 0..20 {
+        guest.put(&mapd(n, 3).encode());
+    }
+    guest.ring();
+    assert_eq!(guest.its.stats().commands_of(vgic_core::its::Kind::Mapd), 20);
+}
+
 /// A host that goes on with commands itself.
 struct Worker(AtomicUsize);
 
@@ -147,25 +218,27 @@ impl Kick for Worker {
     }
 }
 
-#[test]
-fn the_host_may_go_on() {
-    let host = Arc::new(Worker(AtomicUsize::new(0)));
-    let config = ItsConfig { slice: 8, ..ItsConfig::at(GITS) };
-    let mut guest = Guest::new(1);
+/// A machine on a host, with its ITS enabled.
+fn with_host(config: ItsConfig, host: Arc<dyn Kick>) -> Guest {
     let log = Arc::new(Log::default());
     let mut setup = setup(1, config, Config::default(), &log);
-    setup.set_memory(guest.world.ram.clone()).unwrap();
-    let gic: Gic<Engine> = setup.init(host.clone()).unwrap();
-    guest.its = gic.its(0).unwrap();
-    guest.world =
-        World { cpus: vec![gic.cpu(VcpuId(0)).unwrap()], gic, ram: guest.world.ram.clone() };
-    guest.log = log;
-    let world = &mut guest.world;
+    let ram = Guest::new(1).world.ram.clone();
+    setup.set_memory(ram.clone()).unwrap();
+    let gic: Gic<Engine> = setup.init(host).unwrap();
+    let its = gic.its(0).unwrap();
+    let mut world = World { cpus: vec![gic.cpu(VcpuId(0)).unwrap()], gic, ram };
     world.w64(CBASER, VALID | QUEUE);
     world.w64(BASER0, VALID | DEVICES);
     world.w64(BASER1, VALID | COLLECTIONS);
     world.w32(CTLR, 1);
-    guest.end = 0;
+    Guest { world, its, log, end: 0 }
+}
+
+#[test]
+fn the_host_may_go_on() {
+    let host = Arc::new(Worker(AtomicUsize::new(0)));
+    let config = ItsConfig { slice: 8, ..ItsConfig::at(GITS) };
+    let mut guest = with_host(config, host.clone());
     for n in 0..20 {
         guest.put(&mapd(n, 3).encode());
     }

@@ -1,10 +1,11 @@
 //! Tables and pending state, written into the guest's memory in Linux's format.
 
-use vgic_core::engine::Injected;
+use vgic_core::engine::{Config, Injected};
+use vgic_core::its::ItsConfig;
 use vgic_core::memory::GuestMemory;
 
 use crate::guest::*;
-use crate::world::RAM;
+use crate::world::{RAM, rd};
 
 #[test]
 fn tables() {
@@ -58,6 +59,43 @@ fn what_is_out_of_reach_is_left_out() {
     guest.its.save_tables().unwrap();
     assert_eq!(guest.entry(DEVICES) >> 49 & 0x3fff, 5);
     assert_eq!(guest.entry(DEVICES + 40) >> 49 & 0x3fff, 0, "the last one that can be reached");
+}
+
+/// Linux wants a collection for each event, mapped or not.
+#[test]
+fn collections_that_are_not_mapped() {
+    let mut guest = Guest::new(1);
+    guest.ok(mapd(1, 3));
+    guest.ok(mapti(1, 0, 8192, 7));
+    guest.its.save_tables().unwrap();
+    assert_eq!(guest.entry(COLLECTIONS + 8), VALID | 0xffff_ffff << 16 | 7);
+    assert_eq!(guest.entry(COLLECTIONS + 16), 0);
+}
+
+/// Each is at its number, where there was a place for it when it was mapped.
+#[test]
+fn an_indirect_collection_table() {
+    let mut guest = Guest::with(1, ItsConfig::at(GITS), Config::default());
+    guest.world.w32(CTLR, 0);
+    guest.world.w64(BASER1, VALID | 1 << 62 | COLLECTIONS);
+    guest.world.w32(CTLR, 1);
+    let second = RAM + 0x13_0000;
+    guest.world.ram.write(COLLECTIONS + 8 * 3, &(VALID | second).to_le_bytes()).unwrap();
+    guest.ok(mapc(1537, 0));
+    guest.its.save_tables().unwrap();
+    assert_eq!(guest.entry(second + 8), VALID | 1537);
+}
+
+/// A redistributor whose LPIs are not enabled has no table.
+#[test]
+fn no_pending_table() {
+    let mut guest = Guest::new(2);
+    guest.ok(mapd(1, 3));
+    guest.ok(mapti(1, 0, 8192, 1));
+    guest.world.w32(rd(1), 0);
+    guest.world.w64(rd(1) + 0x78, 0);
+    assert_eq!(guest.msi(1, 0), Injected::Pending);
+    guest.world.gic.save_pending_tables().unwrap();
 }
 
 #[test]

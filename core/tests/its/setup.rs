@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vgic_core::engine::{Config, Engine as _, Injected};
+use vgic_core::engine::{Config, Engine as _, Error, Injected};
 use vgic_core::gic::{Gic, Model, Setup, SetupError};
 use vgic_core::ids::{DeviceId, EventId};
 use vgic_core::its::ItsConfig;
@@ -53,6 +53,7 @@ fn what_it_cannot_be() {
         ItsConfig { event_bits: 33, ..at },
         ItsConfig { collection_bits: 0, ..at },
         ItsConfig { collection_bits: 17, ..at },
+        ItsConfig { collection_bits: 2, hardware_collections: 5, ..at },
         ItsConfig { slice: 0, ..at },
         ItsConfig { most: 0, ..at },
     ] {
@@ -70,6 +71,16 @@ fn what_it_cannot_be() {
     assert!(matches!(init(&incomplete), Err(SetupError::Value(_))));
     incomplete.set_bounds(Config { event_bits: 15, ..Config::default() });
     assert!(matches!(init(&incomplete), Err(SetupError::Value(_))));
+}
+
+#[test]
+fn routes_that_cannot_be() {
+    let config = ItsConfig { device_bits: 4, event_bits: 3, ..ItsConfig::at(GITS) };
+    let guest = Guest::with(1, config, Config::default());
+    let route = |device, event| guest.its.route(DeviceId(device), EventId(event)).map(drop);
+    assert_eq!(route(15, 7), Ok(()));
+    assert_eq!(route(16, 7), Err(Error::DeviceRange(DeviceId(16))));
+    assert_eq!(route(15, 8), Err(Error::EventRange(EventId(8))));
 }
 
 /// Two ITSs with their own DeviceIDs, doorbells and collections, and LPIs of the whole machine.

@@ -1,5 +1,6 @@
 //! Both engines behind the same ITS, given the same commands: whatever a guest does, it gets the same LPIs.
 #![cfg(feature = "locked")]
+#![allow(clippy::duplicate_mod)] // one machine for each engine
 
 mod locked;
 mod lockfree;
