@@ -2,7 +2,7 @@
 //!
 //! The input of a fuzz target is a sequence of steps on a machine of three vCPUs. vCPUs are entered and left when a step says
 //! so, and when another one waits for them. After each step no interrupt may be in two places. A step
-//! [checks](machine::Machine::check) that a vCPU, at its next entry, is offered what it should be and nothing else. In the
+//! checks that a vCPU, at its next entry, is offered what it should be and nothing else. In the
 //! end the guest becomes sensible and serves everything that it is offered; then nothing may be left that should have been.
 
 mod host;

@@ -486,6 +486,12 @@ impl Machine {
         [0, 1].map(|n| self.on[vcpu] && awake && dist >> n & 1 != 0 && cpu[n])
     }
 
+    /// Whether LPIs are forwarded to a vCPU.
+    fn lpis_pass(&self, vcpu: usize) -> bool {
+        let enabled = || self.peek(GICR + REDIST * vcpu as u64) & 1 != 0;
+        !self.v2 && self.groups(vcpu)[1] && enabled()
+    }
+
     /// What must be offered to a vCPU: pending, enabled, forwarded, not active. All vCPUs have left the guest.
     fn candidates(&self, vcpu: usize) -> Vec<Candidate> {
         let (groups, injector) = (self.groups(vcpu), self.bus.injector());
@@ -506,8 +512,7 @@ impl Machine {
                 found.push(Candidate { intid, priority: config.priority });
             }
         }
-        let rd = GICR + REDIST * vcpu as u64;
-        if !self.v2 && groups[1] && self.peek(rd) & 1 != 0 {
+        if self.lpis_pass(vcpu) {
             let active: Vec<u32> = (0..self.cpus.len())
                 .flat_map(|n| self.lrs(n))
                 .filter(|lr| lr.state().is_active())
@@ -528,6 +533,7 @@ impl Machine {
         }
         self.answer_kicks();
         let candidates = self.candidates(vcpu);
+        let lpis_pass = self.lpis_pass(vcpu);
         let flushed = self.enter(vcpu);
         let lrs: Vec<Lr> = self.lrs(vcpu).collect();
         let pending: Vec<Lr> =
@@ -551,7 +557,7 @@ impl Machine {
         for lr in pending {
             let intid = self.intid(lr);
             let right = match self.lpis.by_intid.get(&intid).filter(|_| !self.v2) {
-                Some(lpi) => lpi.may && lpi.enabled && lpi.target == vcpu,
+                Some(lpi) => lpis_pass && lpi.may && lpi.enabled && lpi.target == vcpu,
                 None => candidates.iter().any(|candidate| candidate.intid == intid),
             };
             assert!(right, "{intid} is offered, and should not be");

@@ -14,7 +14,7 @@ const TARGETS: [(&str, Frame); 6] = [
     ("icc", Frame::Icc),
 ];
 /// Of one target.
-const MOST_SEEDS: usize = 50;
+const MOST_SEEDS: usize = 60;
 /// Bytes of one seed.
 const LONGEST_SEED: usize = 1024;
 
