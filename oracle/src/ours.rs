@@ -13,6 +13,7 @@ use vgic_core::ids::{DeviceId, Intid, VcpuId};
 use vgic_core::its::ItsConfig;
 use vgic_core::memory::{GuestMemory, MemoryError};
 
+use crate::regs::FIRST_OF_CPU_1;
 use crate::target::{
     Action, Answer, GICC, GICD, GICR, GITS, Lines, Model, RAM, RAM_SIZE, Target, VCPUS,
 };
@@ -73,9 +74,10 @@ impl GuestMemory for Memory {
     }
 }
 
-/// One controller with one vCPU.
+/// One controller.
 pub struct Ours {
     cpu: GicCpu<Vgic>,
+    others: Vec<GicCpu<Vgic>>,
 }
 
 /// One controller with several vCPUs, which are off, and an ITS.
@@ -188,17 +190,24 @@ impl Ours {
             setup.set_memory(Arc::new(NoMemory))?;
         }
         setup.set_lrs(lrs)?;
-        setup.add_vcpu(Affinity(0))?;
+        for n in 0..model.cpus() {
+            setup.add_vcpu(Affinity(n))?;
+        }
         setup.set_distributor(GICD)?;
         match model {
             Model::V2 => setup.set_cpu_interface(GICC)?,
-            Model::V3 | Model::Its => setup.add_redistributors(GICR, 1)?,
+            Model::V3 | Model::Its => setup.add_redistributors(GICR, model.cpus())?,
         }
         let gic: Gic<Vgic> = setup.init(Arc::new(Alone))?;
-        let mut cpu = gic.cpu(VcpuId(0))?;
-        cpu.power_on();
+        let on = |n| {
+            let mut cpu = gic.cpu(VcpuId(n))?;
+            cpu.power_on();
+            anyhow::Ok(cpu)
+        };
+        let mut cpu = on(0)?;
         cpu.enter();
-        Ok(Self { cpu })
+        let others = (1..model.cpus() as u16).map(on).collect::<Result<_>>()?;
+        Ok(Self { cpu, others })
     }
 
     fn one(&mut self, action: Action) -> Result<Answer> {
@@ -213,16 +222,20 @@ impl Ours {
             }
             Action::Zero { .. } => bail!("no memory here"),
             Action::Line { intid, high } => {
-                let intid = Intid(intid);
-                let wired = match intid.0 {
-                    0..32 => Wired::Private(VcpuId(0), intid),
-                    _ => Wired::Spi(intid),
+                let wired = match intid {
+                    0..32 => Wired::Private(VcpuId(0), Intid(intid)),
+                    32..FIRST_OF_CPU_1 => Wired::Spi(Intid(intid)),
+                    _ => Wired::Private(VcpuId(1), Intid(intid - FIRST_OF_CPU_1)),
                 };
                 self.cpu.exit();
                 self.cpu.bus().injector().set_level(wired, high)?;
             }
         }
         // As if each access were an exit: what has become pending is offered before the next.
+        for cpu in &mut self.others {
+            cpu.enter();
+            cpu.exit();
+        }
         self.cpu.exit();
         self.cpu.enter();
         let lines = Lines { irq: self.cpu.irq_line(), fiq: self.cpu.fiq_line() };

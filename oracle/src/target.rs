@@ -22,20 +22,21 @@ impl Model {
         }
     }
 
-    /// How many CPUs the machine has.
-    pub fn vcpus(self) -> u16 {
-        match self {
-            Self::V2 | Self::V3 => 1,
-            Self::Its => VCPUS,
-        }
-    }
-
     /// What it is called.
     pub fn name(self) -> &'static str {
         match self {
             Self::V2 => "GICv2",
             Self::V3 => "GICv3",
             Self::Its => "ITS",
+        }
+    }
+
+    /// CPUs of its machine: GICv2's banks are told apart by the CPU that runs, and none does.
+    pub fn cpus(self) -> u32 {
+        match self {
+            Self::V2 => 1,
+            Self::V3 => crate::regs::CPUS,
+            Self::Its => VCPUS.into(),
         }
     }
 }
@@ -84,14 +85,14 @@ pub enum Action {
     },
     /// An input line takes a level.
     Line {
-        /// A PPI or SPI.
+        /// An SPI or a PPI of CPU 0; of another CPU, what [`crate::regs::private`] makes of it.
         intid: u32,
         /// The level.
         high: bool,
     },
 }
 
-/// The interrupt lines of the CPU.
+/// The interrupt lines of CPU 0.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Lines {
     /// IRQ.
@@ -105,11 +106,11 @@ pub struct Lines {
 pub struct Answer {
     /// What was read, 0 if nothing was.
     pub value: u64,
-    /// The CPU's lines afterwards.
+    /// CPU 0's lines afterwards.
     pub lines: Lines,
 }
 
-/// A GIC with its machine.
+/// A GIC with its machine, of which CPU 0 makes all accesses.
 pub trait Target {
     /// Performs actions in order, and returns an answer for each.
     ///

@@ -13,7 +13,7 @@ const TO_ALL_OTHERS: u64 = 1 << 40;
 
 /// vCPUs in clusters of four, all of which take the IPI.
 fn world(vcpus: u32) -> World {
-    let affinities: Vec<u32> = (0..vcpus).map(|n| n / 4 << 8 | n % 4).collect();
+    let affinities: Vec<u32> = (0..vcpus).map(|n| ((n / 4) << 8) | (n % 4)).collect();
     let mut world = World::reset(&affinities);
     world.start();
     for n in 0..vcpus as usize {
@@ -155,7 +155,7 @@ fn active_cleared_by_another_vcpu() {
 
 /// A word at `address`, written and read by bytes; `mask` is kept of each.
 fn byte_accesses(world: &mut World, address: u64, mask: u8) {
-    let masked = |value: u32| value & u32::from(mask) * 0x0101_0101;
+    let masked = |value: u32| value & (u32::from(mask) * 0x0101_0101);
     world.w32(address, 0);
     world.w8(address + 1, 0xff);
     assert_eq!(world.r32(address), masked(0xff00));

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::compare::{Difference, Pair};
 use crate::regs;
-use crate::target::{Action, GITS, Model, Target};
+use crate::target::{Action, GITS, Model, Target, VCPUS};
 use world::{Coverage, LPI_WORDS, Op, World, pending_table};
 
 /// What became of a comparison.
@@ -62,7 +62,7 @@ pub fn run(
 fn state() -> impl Iterator<Item = Action> {
     let frame = [(0, 4), (0x80, 8), (0x88, 8), (0x90, 8), (0x100, 8), (0x108, 8)];
     let frame = frame.map(|(offset, bytes)| Action::Read { address: GITS + offset, bytes });
-    let tables = (0..Model::Its.vcpus()).flat_map(|rd| {
+    let tables = (0..VCPUS).flat_map(|rd| {
         LPI_WORDS.map(|word| Action::Read { address: pending_table(rd) + word, bytes: 8 })
     });
     frame.into_iter().chain(tables)
