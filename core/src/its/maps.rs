@@ -140,6 +140,7 @@ impl<E: Engine> Maps<E> {
         self.events -= 1;
         // It is there: that is what its link says.
         let _ = match link {
+            Link::Live if cfg!(mutant = "discard_without_clear") => self.msi.detach(device, event),
             Link::Live => self.msi.unmap(device, event),
             Link::Parked => {
                 self.parked.as_mut().map_or(Ok(()), |parked| parked.unmap(device, event))
@@ -218,6 +219,9 @@ impl<E: Engine> Maps<E> {
                     let _ = maps.msi.retarget(device, event, target);
                 }
                 Link::Parked | Link::None => {
+                    if cfg!(mutant = "unpark_drops_first") {
+                        maps.unpark(device, event, found.link);
+                    }
                     match maps.attach(exec, device, event, (found.intid, target)) {
                         Ok(()) => {
                             maps.unpark(device, event, found.link);
@@ -278,8 +282,18 @@ impl<E: Engine> Maps<E> {
         if self.parked.is_none() {
             self.parked = self.engine.msi().ok();
         }
+        if cfg!(mutant = "park_detaches_first") {
+            let _ = self.msi.detach(device, event);
+        }
         let parked = self.parked.as_mut().map(|msi| msi.share(device, event, intid));
         if let Some(Ok(())) = parked {
+            if cfg!(mutant = "parked_stays_live") {
+                return Link::Parked;
+            }
+            if cfg!(mutant = "park_clears") {
+                let _ = self.msi.unmap(device, event);
+                return Link::Parked;
+            }
             let _ = self.msi.detach(device, event);
             Link::Parked
         } else {

@@ -214,6 +214,9 @@ impl<E: Engine> Unit<E> {
         if self.port.gate.is_open() {
             return ENABLED;
         }
+        if cfg!(mutant = "quiescent_without_turn") {
+            return QUIESCENT;
+        }
         // Acquire: pairs with the release of the turn: what the last command did has been done.
         if self.turn.load(Ordering::Acquire) == IDLE { QUIESCENT } else { 0 }
     }
@@ -268,9 +271,15 @@ impl<E: Engine> Unit<E> {
 
     /// Sees to it that the queue is worked off: here, or by who is at it.
     pub(crate) fn work(&self, cx: &ItsCx<'_, E>) {
-        // AcqRel: see the module's documentation.
-        if self.turn.swap(MORE, Ordering::AcqRel) != IDLE {
+        if cfg!(mutant = "enabled_before_turn") && !self.port.gate.is_open() {
             return;
+        }
+        // AcqRel: see the module's documentation.
+        while self.turn.swap(MORE, Ordering::AcqRel) != IDLE {
+            if !cfg!(mutant = "turn_awaited") {
+                return;
+            }
+            relax();
         }
         let mut left = self.config.most.div_ceil(self.config.slice.max(1)).max(1);
         loop {
@@ -281,6 +290,10 @@ impl<E: Engine> Unit<E> {
                     self.turn.swap(IDLE, Ordering::AcqRel);
                     return;
                 }
+            }
+            if cfg!(mutant = "turn_given_up_unseen") {
+                self.turn.swap(IDLE, Ordering::AcqRel);
+                return;
             }
             let done =
                 self.turn.compare_exchange(WORKING, IDLE, Ordering::AcqRel, Ordering::Acquire);
@@ -312,6 +325,9 @@ impl<E: Engine> Unit<E> {
             if budget == 0 {
                 return true;
             }
+            if cfg!(mutant = "creadr_before_command") {
+                self.creadr.swap((at + COMMAND_SIZE) % queue.bytes(), Ordering::AcqRel);
+            }
             let (cost, goes_on) = self.one(&exec, &mut maps, queue.address() + at);
             budget = budget.saturating_sub(cost);
             if !goes_on {
@@ -327,7 +343,8 @@ impl<E: Engine> Unit<E> {
 
     /// Where the next command is, if there is one.
     fn next_command(&self, queue: Queue) -> Option<u64> {
-        if !self.port.gate.is_open() || !queue.is_valid() {
+        let enabled = self.port.gate.is_open() || cfg!(mutant = "enabled_before_turn");
+        if !enabled || !queue.is_valid() {
             return None;
         }
         // Acquire: pairs with `set_cwriter`.
