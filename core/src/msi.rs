@@ -391,7 +391,16 @@ impl<R: Reclaim> Msi<R> {
                     irq
                 })
             }
-            None => shared.lpis.get(intid, pin).and_then(Irq::try_get).ok_or(Error::NotMapped),
+            None => {
+                let irq = shared.lpis.get(intid, pin).and_then(Irq::try_get);
+                if cfg!(mutant = "share_writes_back")
+                    && let Some(irq) = &irq
+                {
+                    let seen = irq.control().load();
+                    irq.control().update(|_| seen);
+                }
+                irq.ok_or(Error::NotMapped)
+            }
         };
         let irq = irq.inspect_err(|_| events.sub(1))?.into_raw();
         // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
@@ -523,6 +532,9 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         self.check_vcpu(target)?;
         self.with_event(device, event, |irq| {
             irq.control().update(|c| c.with_target(target));
+            if cfg!(mutant = "retarget_without_attend") {
+                return;
+            }
             self.shared().hub.attend_unless_idle(irq);
         })
     }
@@ -536,9 +548,14 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         let mut moved = 0;
         let pin = &*self.participant.pin();
         self.shared().lpis.irqs.for_each(pin, &mut |_, irq| {
-            let (old, _) =
-                irq.control().update(|c| if c.target() == from { c.with_target(to) } else { c });
-            if old.target() == from && irq.state.load().is_mapped() {
+            let all = cfg!(mutant = "move_all_of_all");
+            let (old, _) = irq
+                .control()
+                .update(|c| if c.target() == from || all { c.with_target(to) } else { c });
+            if cfg!(mutant = "move_all_without_attend") {
+                return;
+            }
+            if (old.target() == from || all) && irq.state.load().is_mapped() {
                 self.shared().hub.attend_unless_idle(irq);
                 moved += 1;
             }

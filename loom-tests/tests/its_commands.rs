@@ -98,6 +98,9 @@ fn inject_vs_discard_and_mapti(n: u32, source: fn(&Machine) -> Source) {
             When::After => assert_eq!((sent, &*taken), (Injected::Pending, &[lpi(n)][..])),
             When::Meanwhile => assert!(taken.is_empty() || taken == [lpi(n)]),
         }
+        // Whatever came of it, it does not stand in the way of the next one.
+        assert_eq!(source.send(), Injected::Pending);
+        assert_eq!(cpu.settle(), [lpi(n)]);
         drop((source, guest, watch));
         machine.end(cpu);
     });
@@ -116,6 +119,11 @@ fn t01_route_vs_discard_and_mapti() {
 #[test]
 fn t01_route_vs_discard_and_mapti_of_the_same_lpi() {
     inject_vs_discard_and_mapti(0, |machine| machine.route(0));
+}
+
+#[test]
+fn t01_inject_vs_discard_and_mapti_of_the_same_lpi() {
+    inject_vs_discard_and_mapti(0, |machine| machine.source(0));
 }
 
 /// The same while the vCPU enters.
@@ -245,6 +253,23 @@ fn t21_clear_vs_inject_and_list_register() {
             When::Meanwhile => assert!(taken <= 1),
             When::After => assert_eq!((sent, taken), (Injected::Pending, 1)),
         }
+        drop((source, guest, watch));
+        machine.end(cpu);
+    });
+}
+
+/// CLEAR of one LPI and an MSI of another, whose bits are in one word.
+#[test]
+fn t21_clear_vs_inject_of_another() {
+    model(3, 1, || {
+        let (mut machine, _log) = Machine::new(1);
+        machine.run(mapti(0, 0, 0));
+        machine.run(mapti(1, 1, 0));
+        let (source, guest, watch) = (machine.route(1), machine.guest(), machine.guest());
+        let mut cpu = machine.cpu(0);
+        let end = machine.put(&[clear(0)]);
+        let (source, guest, sent, _) = msi_vs_commands(source, guest, &watch, end);
+        assert_eq!((sent, cpu.settle()), (Injected::Pending, vec![lpi(1)]));
         drop((source, guest, watch));
         machine.end(cpu);
     });

@@ -259,3 +259,28 @@ fn t12_movall_vs_entry() {
         machine.end(cpus);
     });
 }
+
+/// MOVALL of an LPI that is pending, and in nobody's hands, as LPIs are not enabled where it is.
+#[test]
+fn t12_movall_of_what_nobody_has() {
+    model(3, 1, || {
+        let (mut machine, _log) = Machine::new(3);
+        machine.run(mapti(0, 0, 0));
+        let guest = machine.guest();
+        let mut cpus = [machine.cpu(0), machine.cpu(1), machine.cpu(2)];
+        guest.enable_lpis(0, false);
+        machine.run(int(0));
+        cpus[0].look();
+        let end = machine.put(&[movall(0, 2)]);
+        let commands = thread::spawn(move || {
+            guest.ring(end);
+            guest
+        });
+        let taken = cpus[2].run().len();
+        let guest = commands.join().unwrap();
+        let rest = settle(&mut cpus);
+        assert_eq!((taken + rest[2].len(), rest.concat().len() - rest[2].len()), (1, 0));
+        drop(guest);
+        machine.end(cpus);
+    });
+}

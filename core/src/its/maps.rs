@@ -153,6 +153,7 @@ impl<E: Engine> Maps<E> {
         self.leaves(collection);
         // It is there: that is what its link says.
         let _ = match link {
+            Link::Live if cfg!(mutant = "discard_without_clear") => self.msi.detach(device, event),
             Link::Live => self.msi.unmap(device, event),
             Link::Parked => self.parked.unmap(device, event),
             Link::None => Ok(()),
@@ -272,6 +273,9 @@ impl<E: Engine> Maps<E> {
                 maps.send_to(exec, device, event, (found.intid, target));
                 return Ok(());
             }
+            if cfg!(mutant = "unpark_drops_first") && found.link == Link::Parked {
+                let _ = maps.parked.detach(device, event);
+            }
             match maps.attach(exec, device, event, (found.intid, target)) {
                 Ok(()) => {
                     if found.link == Link::Parked {
@@ -324,7 +328,15 @@ impl<E: Engine> Maps<E> {
     ///
     /// The LPI's configuration and target stay as they are, and are not even looked at: they are changed through other domains, too.
     fn park(&mut self, exec: &Exec<'_, E>, device: DeviceId, event: EventId, intid: Intid) {
+        if cfg!(mutant = "park_detaches_first") {
+            let _ = self.msi.detach(device, event);
+        }
         let link = match self.parked.share(device, event, intid) {
+            Ok(()) if cfg!(mutant = "parked_stays_live") => Link::Parked,
+            Ok(()) if cfg!(mutant = "park_clears") => {
+                let _ = self.msi.unmap(device, event);
+                Link::Parked
+            }
             Ok(()) => {
                 let _ = self.msi.detach(device, event);
                 Link::Parked

@@ -216,6 +216,9 @@ impl<E: Engine> Unit<E> {
         if self.port.gate.is_open() {
             return ENABLED;
         }
+        if cfg!(mutant = "quiescent_without_turn") {
+            return QUIESCENT;
+        }
         // Acquire: pairs with the release of the turn: what the last command did has been done.
         if self.turn.load(Ordering::Acquire) == IDLE { QUIESCENT } else { 0 }
     }
@@ -270,13 +273,23 @@ impl<E: Engine> Unit<E> {
 
     /// Sees to it that the queue is worked off: here, or by who is at it.
     pub(crate) fn work(&self, cx: &ItsCx<'_, E>) {
+        if cfg!(mutant = "enabled_before_turn") && !self.port.gate.is_open() {
+            return;
+        }
         let mut left = self.config.most;
         // AcqRel, here and below: see the module's documentation.
-        while self.turn.swap(MORE, Ordering::AcqRel) == IDLE {
+        loop {
+            if self.turn.swap(MORE, Ordering::AcqRel) != IDLE {
+                if cfg!(mutant = "turn_awaited") {
+                    relax();
+                    continue;
+                }
+                return;
+            }
             self.turn.swap(WORKING, Ordering::AcqRel);
             let (spent, more) = self.slice(cx);
             left = left.saturating_sub(spent.max(1));
-            if !more && left > 0 {
+            if !more && left > 0 && !cfg!(mutant = "turn_given_up_unseen") {
                 let done =
                     self.turn.compare_exchange(WORKING, IDLE, Ordering::AcqRel, Ordering::Acquire);
                 if done.is_ok() {
@@ -285,7 +298,8 @@ impl<E: Engine> Unit<E> {
             }
             // Given back before the host is asked: it may be at work before the answer is here.
             self.turn.swap(IDLE, Ordering::AcqRel);
-            if left == 0 || (more && cx.host.commands_left(self.port.gate.number)) {
+            let given_up = cfg!(mutant = "turn_given_up_unseen");
+            if left == 0 || given_up || (more && cx.host.commands_left(self.port.gate.number)) {
                 return;
             }
         }
@@ -319,6 +333,9 @@ impl<E: Engine> Unit<E> {
                 return (exec.spent.get(), true);
             }
             exec.spend(1);
+            if cfg!(mutant = "creadr_before_command") {
+                self.creadr.swap((at + COMMAND_SIZE) % queue.bytes(), Ordering::AcqRel);
+            }
             match self.one(&exec, &mut maps, queue.address() + at) {
                 // Release, here and below: pairs with the guest's read of the register, which tells it that the command has taken effect.
                 Ok(()) => {
@@ -341,7 +358,8 @@ impl<E: Engine> Unit<E> {
 
     /// Where the next command is, if there is one.
     fn next_command(&self, queue: Queue) -> Option<u64> {
-        if !self.port.gate.is_open() || !queue.is_valid() {
+        let enabled = self.port.gate.is_open() || cfg!(mutant = "enabled_before_turn");
+        if !enabled || !queue.is_valid() {
             return None;
         }
         // Acquire: pairs with `set_cwriter`.
