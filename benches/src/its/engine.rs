@@ -59,7 +59,7 @@ fn setup(
     setup.create(Model::V3)?;
     for n in 0..u32::from(config.vcpus) {
         // Clusters of 16, as those who send SGIs like them.
-        setup.add_vcpu(Affinity(n / 16 << 8 | n % 16))?;
+        setup.add_vcpu(Affinity(((n / 16) << 8) | (n % 16)))?;
     }
     setup.set_bounds(Config {
         participants: config.participants.saturating_add(PARTICIPANTS),

@@ -21,6 +21,8 @@ pub const DEVICES: [u32; 4] = [1, 16, 256, 4096];
 pub const EVENTS: [u32; 5] = [1, 16, 256, 4096, 65_536];
 /// Most LPIs of a cell, if nothing else is said.
 pub const MAX_LPIS: u32 = 1 << 20;
+/// How often a storm is tried on a busy machine.
+const ATTEMPTS: u32 = 4;
 /// Most events that are injected.
 pub const HOT: u32 = 256;
 /// How long each cell is measured in each way, if nothing else is said.
@@ -132,13 +134,30 @@ impl Sweep {
                 quiet: true,
                 ..self.plan.clone()
             };
-            let accounts = run::<ViaIts<E>>(&plan)
+            let accounts = measurable::<E>(&plan)
                 .with_context(|| format!("with {devices} devices of {events} events"))?;
             bar.inc(1);
             Ok(Measured::new(mode, &accounts))
         });
         Ok(Cell { devices, events, results: results.into_iter().collect::<Result<_>>()? })
     }
+}
+
+/// A storm that the machine has let happen: once more, if the injector had hardly any CPU. The first one that does not balance, if
+/// there is one.
+fn measurable<E: Engine>(plan: &Plan) -> Result<Accounts> {
+    let mut best = run::<ViaIts<E>>(plan)?;
+    for _ in 1..ATTEMPTS {
+        let enough = |cpu| cpu >= best.injecting / 4;
+        if !best.balance() || best.injecting_cpu.is_none_or(enough) {
+            break;
+        }
+        let next = run::<ViaIts<E>>(plan)?;
+        if !next.balance() || next.injecting_cpu > best.injecting_cpu {
+            best = next;
+        }
+    }
+    Ok(best)
 }
 
 impl Measured {
