@@ -47,7 +47,7 @@ enum Command {
     NoStd,
     /// The loom models; with --mutants, the proof that they find what they are there for
     Loom(LoomArgs),
-    /// A short lpi-storm on both engines: nothing may be lost
+    /// Short lpi-storms on both engines, also through an ITS: nothing may be lost
     Storm,
     /// The register model against QEMU's GICv2 and GICv3
     Oracle(oracle::OracleArgs),
