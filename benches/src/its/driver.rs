@@ -126,7 +126,7 @@ impl<E: Engine> Driver<E> {
                 self.devices.insert(device);
                 Ok(())
             }
-            Err(Fault::Bounds) => Err(Error::TooManyDevices),
+            Err(Fault::TooManyDevices) => Err(Error::TooManyDevices),
             Err(Fault::DeviceRange) => Err(Error::DeviceRange(device)),
             Err(fault) => unexpected(fault),
         }
@@ -196,8 +196,9 @@ impl<E: Engine> MsiControl for Driver<E> {
                 self.lpis.insert(intid, (device, event));
                 Ok(())
             }
-            // Which bound, a command does not tell.
-            Err(Fault::Bounds) => Err(Error::TooManyLpis),
+            Err(Fault::TooManyLpis) => Err(Error::TooManyLpis),
+            Err(Fault::TooManyEvents) => Err(Error::TooManyEvents),
+            Err(Fault::TooManyDevices) => Err(Error::TooManyDevices),
             Err(Fault::EventRange) => Err(Error::EventRange(event)),
             Err(Fault::IntidRange) => Err(Error::IntidRange(intid)),
             Err(fault) => unexpected(fault),
@@ -210,7 +211,12 @@ impl<E: Engine> MsiControl for Driver<E> {
         self.command(Command::Discard(device, event), VcpuId(0))
     }
 
-    /// An LPI belongs to one event here, so that this is the same.
+    /// An LPI belongs to one event here.
+    fn share(&mut self, _: DeviceId, _: EventId, _: Intid) -> Result<(), Error> {
+        Err(Error::EventMapped)
+    }
+
+    /// For the same reason this is no more than unmapping.
     fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
         self.unmap(device, event)
     }
