@@ -80,6 +80,10 @@ impl<M: MsiControl> MsiControl for ForgetfulMsi<M> {
         self.inner.domain()
     }
 
+    fn share(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Result<(), Error> {
+        self.inner.share(device, event, intid)
+    }
+
     fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
         self.inner.detach(device, event)
     }
