@@ -22,7 +22,7 @@ pub const EVENTS: [u32; 5] = [1, 16, 256, 4096, 65_536];
 /// Most LPIs of a cell, if nothing else is said.
 pub const MAX_LPIS: u32 = 1 << 20;
 /// How often a storm is tried on a busy machine.
-const ATTEMPTS: u32 = 4;
+const ATTEMPTS: u32 = 2;
 /// Most events that are injected.
 pub const HOT: u32 = 256;
 /// How long each cell is measured in each way, if nothing else is said.
@@ -148,7 +148,7 @@ impl Sweep {
 fn measurable<E: Engine>(plan: &Plan) -> Result<Accounts> {
     let mut best = run::<ViaIts<E>>(plan)?;
     for _ in 1..ATTEMPTS {
-        let enough = |cpu| cpu >= best.injecting / 4;
+        let enough = |cpu| cpu >= best.injecting / 10;
         if !best.balance() || best.injecting_cpu.is_none_or(enough) {
             break;
         }
