@@ -107,7 +107,9 @@ fn a_dropped_injection_is_found<E: Engine>() {
 /// An event that is still mapped after it was unmapped loses nothing: it has too much effect.
 fn a_forgotten_unmapping_is_found<E: Engine>() {
     let plan = Plan { churn: true, length: Length::Iterations(1000), ..small() };
-    let accounts = run::<Forgetful<E>>(&plan).unwrap();
+    // The churn may have had no CPU: one that unmaps less than four times forgets nothing.
+    let unmaps = |accounts: &Accounts| accounts.churned.probes >= 4;
+    let accounts = (0..1000).map(|_| run::<Forgetful<E>>(&plan).unwrap()).find(unmaps).unwrap();
     assert!(accounts.churned.effective > 0, "{:?}", accounts.churned);
     assert!(!accounts.balance());
 }
