@@ -7,7 +7,7 @@ pub const SGIS: u32 = 16;
 /// Number of private interrupts (SGIs and PPIs) of each vCPU: INTIDs 0 to 31 (IHI 0069, 2.2).
 pub const PRIVATE_INTIDS: u32 = 32;
 /// First private interrupt of a vCPU, extended ones aside, that does not exist. Models have no use for all of them.
-pub(crate) const PRIVATE_END: u32 = if cfg!(loom) { 2 } else { PRIVATE_INTIDS };
+pub(crate) const PRIVATE_END: u32 = if crate::sync::MODEL { 2 } else { PRIVATE_INTIDS };
 /// First INTID after the shared peripheral interrupts: SPIs are 32 to 1019 (IHI 0069, 2.2).
 pub const SPI_END: u32 = 1020;
 /// INTID that an acknowledge returns when there is nothing to acknowledge (IHI 0069, 2.2.1).

@@ -25,7 +25,7 @@ use crate::irq::Irq;
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::refcount::{Counted, Ref, RefCount};
 use crate::refs::{IrqRef, Kept};
-use crate::sync::{AtomicPtr, Canary};
+use crate::sync::{AtomicPtr, Canary, MODEL};
 use crate::tree::{HeldSlot, Tree};
 use crate::vgic::Shared;
 
@@ -63,7 +63,7 @@ impl Device {
     /// Called once, right before the memory is freed.
     pub(crate) fn freed(&mut self) {
         self.canary.bury();
-        // Under loom, the memory stays; its nodes are not to count any more.
+        // In a model the memory stays; its nodes are not to count any more.
         self.events.clear(&mut |_| ());
     }
 
@@ -469,7 +469,7 @@ impl<R: Reclaim> Msi<R> {
 
     /// Collects if there is something worth collecting.
     fn tidy(&self) {
-        const WORTH: usize = if cfg!(loom) { 1 } else { 128 };
+        const WORTH: usize = if MODEL { 1 } else { 128 };
         if self.shared().hub.graveyard.counts.garbage.get() >= WORTH {
             self.shared().collect(&self.participant);
         }

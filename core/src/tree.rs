@@ -30,10 +30,10 @@ use core::ptr::{self, NonNull};
 use crate::graveyard::{Counts, Graveyard};
 use crate::reclaim::Pin;
 use crate::refcount::RefCount;
-use crate::sync::{AtomicPtr, Canary, FirstLook, Ordering, free};
+use crate::sync::{AtomicPtr, Canary, FirstLook, MODEL, Ordering, free};
 
 /// Bits of the key that one level consumes.
-const BITS: u32 = if cfg!(loom) { 1 } else { 6 };
+const BITS: u32 = if MODEL { 1 } else { 6 };
 /// Slots of a node.
 pub(crate) const SLOTS: usize = 1 << BITS;
 

@@ -40,6 +40,8 @@ const DEVICES: u64 = QUEUE + 0x2000;
 const ITT: u64 = QUEUE + 0x3000;
 const MEMORY_SIZE: usize = 0x4000;
 
+/// Size of the queue.
+const QUEUE_SIZE: u64 = 0x1000;
 /// Size of a command.
 const COMMAND: u64 = 32;
 
@@ -100,6 +102,11 @@ impl ItsTrace for Log {
     }
 }
 
+/// Nobody looks at what becomes of commands: some of them are wrong at the moment at which they are performed.
+pub struct Unwatched;
+
+impl ItsTrace for Unwatched {}
+
 /// MAPTI to an LPI, from 0 up.
 pub fn mapti(event: u32, n: u32, collection: u16) -> Command {
     let (event, collection) = (EventId(event), CollectionId(collection));
@@ -124,6 +131,11 @@ pub fn clear(event: u32) -> Command {
 /// MOVI.
 pub fn movi(event: u32, collection: u16) -> Command {
     Command::Movi { device: DEVICE, event: EventId(event), collection: CollectionId(collection) }
+}
+
+/// INVALL.
+pub fn invall(collection: u16) -> Command {
+    Command::Invall(CollectionId(collection))
 }
 
 /// MOVALL from one vCPU's redistributor to another's.
@@ -161,6 +173,11 @@ impl Machine {
 
     /// With a host, and who is told what the ITS does.
     pub fn with(vcpus: u16, trace: Arc<dyn ItsTrace>, host: Arc<dyn Kick>) -> Self {
+        Self::of(vcpus, 1, trace, host)
+    }
+
+    /// With an event for each value of `bits` bits, and as many LPIs.
+    pub fn of(vcpus: u16, bits: u8, trace: Arc<dyn ItsTrace>, host: Arc<dyn Kick>) -> Self {
         let memory = Arc::new(Memory(Mutex::new(vec![0; MEMORY_SIZE])));
         memory.write(CONFIGURATION, &[0xa1; 8]).unwrap();
         let mut setup = Setup::new(40);
@@ -171,27 +188,27 @@ impl Machine {
             setup.add_vcpu(Affinity(n.into())).unwrap();
         }
         setup.set_bounds(Config {
-            lpis: 2,
+            lpis: 1 << bits,
             device_bits: 1,
-            event_bits: 1,
+            event_bits: bits,
             // Few: whoever collects looks at each of them.
-            participants: 2 * vcpus + 7,
+            participants: 2 * vcpus + if cfg!(loom) { 7 } else { 20 },
             ..Config::default()
         });
         setup.set_distributor(GICD).unwrap();
         setup.add_redistributors(GICR, vcpus.into()).unwrap();
         setup.set_memory(memory.clone()).unwrap();
-        let shape = ItsConfig { device_bits: 1, event_bits: 1, ..ItsConfig::at(GITS) };
+        let shape = ItsConfig { device_bits: 1, event_bits: bits, ..ItsConfig::at(GITS) };
         setup.add_its(ItsConfig { hardware_collections: 4, slice: 1, ..shape }).unwrap();
         setup.set_its_trace(trace);
         let gic: Gic<Vgic> = setup.init(host).unwrap();
         let (its, guest) = (gic.its(0).unwrap(), Guest(gic.bus().unwrap()));
         let mut machine = Self { gic, its, memory, guest, end: 0 };
-        machine.start(vcpus);
+        machine.start(vcpus, bits);
         machine
     }
 
-    fn start(&mut self, vcpus: u16) {
+    fn start(&mut self, vcpus: u16, bits: u8) {
         let guest = &self.guest;
         guest.write32(GICD, 3);
         for n in 0..vcpus {
@@ -205,14 +222,14 @@ impl Machine {
         guest.write64(BASER0, VALID | DEVICES);
         guest.enable_its(true);
         (0..vcpus).for_each(|n| self.run(mapc(n, n.into())));
-        self.run(Command::Mapd { device: DEVICE, valid: true, size: 0, itt: ITT });
+        self.run(Command::Mapd { device: DEVICE, valid: true, size: bits - 1, itt: ITT });
     }
 
     /// Writes commands into the queue, without telling. Returns where it ends then.
     pub fn put(&mut self, commands: &[Command]) -> End {
         for command in commands {
             self.memory.write(QUEUE + self.end, &command.encode()).unwrap();
-            self.end += COMMAND;
+            self.end = (self.end + COMMAND) % QUEUE_SIZE;
         }
         End(self.end)
     }
@@ -252,12 +269,8 @@ impl Machine {
 
     /// A vCPU, on, with two list registers.
     pub fn cpu(&self, n: u16) -> Cpu {
-        let mut cpu = self.gic.cpu(VcpuId(n)).unwrap();
+        let mut cpu = Cpu(self.gic.cpu(VcpuId(n)).unwrap());
         cpu.power_on();
-        let interface = cpu.cpu_interface();
-        interface.set_pmr(0xff);
-        interface.set_igrpen1(1);
-        let mut cpu = Cpu(cpu);
         assert_eq!(cpu.run(), []);
         cpu
     }
@@ -359,6 +372,19 @@ impl Source {
 pub struct Cpu(GicCpu<Vgic>);
 
 impl Cpu {
+    /// Its guest takes LPIs of any priority.
+    pub fn power_on(&mut self) {
+        self.0.power_on();
+        let interface = self.0.cpu_interface();
+        interface.set_pmr(0xff);
+        interface.set_igrpen1(1);
+    }
+
+    /// What is pending stays so.
+    pub fn power_off(&mut self) {
+        self.0.power_off();
+    }
+
     /// Entry; a guest that acknowledges and ends what is offered, which is returned; exit.
     pub fn run(&mut self) -> Vec<Intid> {
         let mut taken = Vec::new();
