@@ -13,6 +13,8 @@ mod found;
 mod frame;
 #[path = "its/guest.rs"]
 mod guest;
+#[path = "its/held_up.rs"]
+mod held_up;
 #[path = "its/known_bugs.rs"]
 mod known_bugs;
 #[path = "its/queue.rs"]

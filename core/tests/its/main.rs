@@ -6,6 +6,7 @@ mod dump;
 mod found;
 mod frame;
 mod guest;
+mod held_up;
 mod known_bugs;
 mod queue;
 mod save;
