@@ -3,7 +3,10 @@
 //! The input of a fuzz target is a sequence of steps on a machine of three vCPUs. After each of them no interrupt may be
 //! in two places. In the end the guest becomes sensible and serves everything that it is offered; then
 //! nothing may be left that should have been offered.
+//!
+//! The target of the ITS has a machine and steps of its own.
 
+mod its;
 mod op;
 
 use std::sync::Arc;
@@ -31,6 +34,8 @@ pub enum Frame {
     Gicr,
     /// GICv3's system registers.
     Icc,
+    /// An ITS, whose steps are its own.
+    Its,
 }
 
 const VCPUS: u16 = 3;
@@ -179,7 +184,7 @@ impl Machine {
                     Frame::Gicv2m => (V2M, 0x1000),
                     Frame::GicdV3 => (GICD, 0x1_0000),
                     Frame::Gicr => (GICR, 0x2_0000 * u32::from(VCPUS)),
-                    Frame::Icc => return,
+                    Frame::Icc | Frame::Its => return,
                 };
                 self.access(vcpu, base + u64::from(offset % size), width, value, write);
             }
@@ -398,8 +403,11 @@ pub struct Report {
 }
 
 /// The steps of an input, to be read.
-pub fn explain(data: &[u8]) -> impl Iterator<Item = String> {
-    steps(data).map(|op| format!("{op:x?}"))
+pub fn explain(frame: Frame, data: &[u8]) -> Vec<String> {
+    match frame {
+        Frame::Its => its::explain(data).collect(),
+        _ => steps(data).map(|op| format!("{op:x?}")).collect(),
+    }
 }
 
 /// Runs one input.
@@ -407,6 +415,9 @@ pub fn explain(data: &[u8]) -> impl Iterator<Item = String> {
 /// # Panics
 /// On whatever must not be.
 pub fn run(frame: Frame, data: &[u8]) -> Report {
+    if frame == Frame::Its {
+        return its::run(data);
+    }
     let mut machine = Machine::new(frame);
     let mut last = [SPURIOUS; VCPUS as usize];
     for op in steps(data) {

@@ -5,13 +5,14 @@ use std::path::Path;
 
 use vgic_fuzz::{Frame, Report, run};
 
-const TARGETS: [(&str, Frame); 6] = [
+const TARGETS: [(&str, Frame); 7] = [
     ("gicc", Frame::Gicc),
     ("gicd_v2", Frame::GicdV2),
     ("gicd_v3", Frame::GicdV3),
     ("gicr", Frame::Gicr),
     ("gicv2m", Frame::Gicv2m),
     ("icc", Frame::Icc),
+    ("its", Frame::Its),
 ];
 /// Of one target.
 const MOST_SEEDS: usize = 30;
