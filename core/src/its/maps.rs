@@ -205,11 +205,8 @@ impl<E: Engine> Maps<E> {
         collection: CollectionId,
         target: VcpuId,
     ) -> Result<(), Stop> {
-        if self.collections.insert(collection, target) == Some(target)
-            && !self.is_partial(collection)
-        {
-            return Ok(());
-        }
+        // Even if it is there already: MOVALL may have moved its LPIs away.
+        self.collections.insert(collection, target);
         let mut result = Ok(());
         self.for_each_of(collection, |maps, device, event, found| {
             match found.link {
@@ -231,12 +228,6 @@ impl<E: Engine> Maps<E> {
             Ok(())
         })?;
         result
-    }
-
-    /// Whether an event of a collection has no effect, although the collection is mapped.
-    fn is_partial(&self, collection: CollectionId) -> bool {
-        let mut events = self.devices.values().flat_map(|device| device.events.values());
-        events.any(|event| event.collection == collection && event.link != Link::Live)
     }
 
     /// The LPI is mapped by another event of the ITS now, so that it stays as it is.
