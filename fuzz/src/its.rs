@@ -255,7 +255,7 @@ impl ItsTrace for Trace {
 
 struct Machine {
     // Before the rest: they are parts of it.
-    routes: Vec<ItsRoute<Vgic>>,
+    routes: Vec<(DeviceId, EventId, ItsRoute<Vgic>)>,
     port: ItsPort<Vgic>,
     its: Its<Vgic>,
     bus: GicBus<Vgic>,
@@ -267,7 +267,8 @@ struct Machine {
     trace: Arc<Trace>,
     /// Where the next command goes.
     tail: u64,
-    last: [u32; VCPUS as usize],
+    /// What each vCPU has taken and not ended.
+    taken: [Vec<u32>; VCPUS as usize],
     report: Report,
 }
 
@@ -325,7 +326,7 @@ impl Machine {
             host,
             trace,
             tail: 0,
-            last: [SPURIOUS; VCPUS as usize],
+            taken: Default::default(),
             report: Report::default(),
         }
     }
@@ -389,7 +390,7 @@ impl Machine {
         let valid = rdbase & 0x30 != 0x30;
         match kind % 16 {
             0 | 1 => {
-                let size = if rdbase < 0xf0 { 2 + (rdbase & 3) } else { rdbase & 0x1f };
+                let size = if rdbase < 0xf0 { rdbase & 3 } else { rdbase & 0x1f };
                 let itt = ITTS + 0x1000 * u64::from(device.0 % 8);
                 Command::Mapd { device, valid, size, itt }
             }
@@ -448,7 +449,8 @@ impl Machine {
                     self.routes.remove(0);
                 }
                 // Refused where a bound is reached.
-                self.routes.extend(self.its.route(device, event));
+                let route = self.its.route(device, event);
+                self.routes.extend(route.map(|route| (device, event, route)));
             }
             Op::Serve(vcpu) => {
                 self.cpu(vcpu).enter();
@@ -461,11 +463,14 @@ impl Machine {
             }
             Op::Exit(vcpu) => self.cpu(vcpu).exit(),
             Op::Take(vcpu) => {
-                self.last[usize::from(vcpu) % usize::from(VCPUS)] = self.take(vcpu);
+                let intid = self.take(vcpu);
+                if intid != SPURIOUS {
+                    self.taken[usize::from(vcpu) % usize::from(VCPUS)].push(intid);
+                }
             }
             Op::End(vcpu) => {
-                let last = self.last[usize::from(vcpu) % usize::from(VCPUS)];
-                self.end(vcpu, last);
+                let last = self.taken[usize::from(vcpu) % usize::from(VCPUS)].pop();
+                self.end(vcpu, last.unwrap_or(SPURIOUS));
             }
             Op::Power { vcpu, on: true } => self.cpu(vcpu).power_on(),
             Op::Power { vcpu, on: false } => self.cpu(vcpu).power_off(),
@@ -516,18 +521,31 @@ impl Machine {
         let number = |n: u8| u32::from(if n < 0xf0 { n & 7 } else { n });
         let (device, event) = (DeviceId(number(device)), EventId(number(event)));
         match how % 4 {
-            0 => _ = self.port.inject(self.bus.injector(), device, event),
+            0 => {
+                let injected = self.port.inject(self.bus.injector(), device, event);
+                self.check_translation(device, event, injected);
+            }
             1 => {
                 let sent = self.gic.send_msi(self.bus.injector(), device, TRANSLATER, event.0);
                 sent.expect("there is an ITS");
             }
             2 => self.write(TRANSLATER, event.0.into(), 4),
             _ => {
-                if let Some(route) = self.routes.get(event.0 as usize % 4) {
-                    let _ = route.inject(self.bus.injector());
+                if let Some((device, event, route)) = self.routes.get(event.0 as usize % 4) {
+                    let injected = route.inject(self.bus.injector());
+                    self.check_translation(*device, *event, injected);
                 }
             }
         }
+    }
+
+    /// An MSI has an effect if and only if the dump says so.
+    fn check_translation(&self, device: DeviceId, event: EventId, injected: Injected) {
+        let dump = self.its.dump();
+        let mut events = dump.events.iter();
+        let live = events.any(|e| (e.device, e.event, e.live) == (device, event, true));
+        let expected = dump.enabled && live;
+        assert_eq!(injected != Injected::Unmapped, expected, "{device:?}, {event:?}: {injected:?}");
     }
 
     /// As a driver begins. What it finds there it does away with.
@@ -566,6 +584,30 @@ impl Machine {
         self.write(CWRITER, 0, 8);
         self.write(CTLR, 1, 4);
         assert_eq!(self.read(CTLR, 4), 1, "it is enabled");
+        if how & 0x10 == 0 {
+            self.map_some(how >> 5);
+        }
+    }
+
+    /// Events of two devices for each vCPU. Memory may be missing: then they are not mapped.
+    fn map_some(&mut self, shift: u8) {
+        for n in 0..VCPUS as u8 {
+            let collection = CollectionId(n.into());
+            let rdbase = self.rdbase(n);
+            self.put(&Command::Mapc { collection, valid: true, rdbase }.encode());
+            let device = DeviceId(u32::from(n & 1));
+            if n < 2 {
+                let itt = ITTS + 0x1000 * u64::from(device.0);
+                self.put(&Command::Mapd { device, valid: true, size: 2, itt }.encode());
+            }
+            for event in 0..3 {
+                let event = event + u32::from(n & 2);
+                let intid = Intid(LPI_BASE + u32::from(shift) + 3 * u32::from(n) + event % 3);
+                let event = EventId(event);
+                self.put(&Command::Mapti { device, event, intid, collection }.encode());
+            }
+        }
+        self.tell();
     }
 
     /// What a dump says is so, whatever the guest has done.
@@ -649,7 +691,6 @@ impl Machine {
             }
             self.end(vcpu, intid as u32);
             self.cpu(vcpu).exit();
-            self.report.drained += 1;
             all.push(intid as u32);
             assert!(all.len() < 1000, "it does not end");
         }
@@ -662,7 +703,7 @@ impl Machine {
         self.memory.with(|cells| cells.bytes.fill(0));
         self.routes.clear();
         self.cpus.iter_mut().for_each(GicCpu::power_off);
-        self.start(1);
+        self.start(0x11);
         let dump = self.its.dump();
         assert_eq!((dump.devices.len(), dump.events.len()), (0, 0));
         assert!(dump.collections.is_empty());
@@ -675,7 +716,7 @@ impl Machine {
         let intid = direct.first().copied().unwrap_or(LPI_BASE);
         for vcpu in 0..VCPUS as u8 {
             // Those that were left.
-            self.take_all(vcpu);
+            self.report.drained += self.take_all(vcpu).len();
             let (device, event) = (DeviceId(vcpu.into()), EventId(3));
             let collection = CollectionId(vcpu.into());
             let rdbase = self.rdbase(vcpu);
