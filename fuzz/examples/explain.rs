@@ -1,11 +1,19 @@
-//! `explain FILE...`: the steps of inputs, such as libFuzzer leaves in `fuzz/artifacts`.
+//! `explain FILE...`: the steps of inputs, such as libFuzzer leaves in `fuzz/artifacts`. Those of the target `its` are in a directory of
+//! that name.
 
+use std::path::Path;
 use std::{env, fs, io};
+
+use vgic_fuzz::Frame;
 
 fn main() -> io::Result<()> {
     for file in env::args_os().skip(1) {
         println!("{}:", file.display());
-        vgic_fuzz::explain(&fs::read(&file)?).for_each(|step| println!("    {step}"));
+        let its = Path::new(&file).parent().is_some_and(|dir| dir.ends_with("its"));
+        let frame = if its { Frame::Its } else { Frame::Gicr };
+        for step in vgic_fuzz::explain(frame, &fs::read(&file)?) {
+            println!("    {step}");
+        }
     }
     Ok(())
 }

@@ -4,8 +4,11 @@
 //! so, and when another one waits for them. After each step no interrupt may be in two places. A step
 //! checks that a vCPU, at its next entry, is offered what it should be and nothing else. In the
 //! end the guest becomes sensible and serves everything that it is offered; then nothing may be left that should have been.
+//!
+//! The target of the ITS has a machine and steps of its own.
 
 mod host;
+mod its;
 mod lpis;
 mod machine;
 mod op;
@@ -28,6 +31,8 @@ pub enum Frame {
     Gicr,
     /// GICv3's system registers.
     Icc,
+    /// An ITS, whose steps are its own.
+    Its,
 }
 
 const VCPUS: u16 = 3;
@@ -73,8 +78,11 @@ impl std::ops::AddAssign for Report {
 }
 
 /// The steps of an input, to be read.
-pub fn explain(data: &[u8]) -> impl Iterator<Item = String> {
-    steps(data).map(|op| format!("{op:x?}"))
+pub fn explain(frame: Frame, data: &[u8]) -> Vec<String> {
+    match frame {
+        Frame::Its => its::explain(data).collect(),
+        _ => steps(data).map(|op| format!("{op:x?}")).collect(),
+    }
 }
 
 /// Runs one input.
@@ -82,6 +90,9 @@ pub fn explain(data: &[u8]) -> impl Iterator<Item = String> {
 /// # Panics
 /// On whatever must not be.
 pub fn run(frame: Frame, data: &[u8]) -> Report {
+    if frame == Frame::Its {
+        return its::run(data);
+    }
     let mut machine = Machine::new(frame);
     for op in steps(data) {
         machine.perform(op);

@@ -294,7 +294,7 @@ impl Machine {
                     Frame::Gicv2m => (V2M, 0x1000),
                     Frame::GicdV3 => (GICD, 0x1_0000),
                     Frame::Gicr => (GICR, REDIST as u32 * u32::from(VCPUS)),
-                    Frame::Icc => return,
+                    Frame::Icc | Frame::Its => return,
                 };
                 self.access(index(vcpu), base + u64::from(offset % size), width, value, write);
             }

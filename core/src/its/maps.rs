@@ -262,6 +262,7 @@ impl<E: Engine> Maps<E> {
         collection: CollectionId,
         target: VcpuId,
     ) -> Result<(), Stop> {
+        // Even if it is there already: MOVALL may have moved its LPIs away.
         self.collections.insert(collection, target);
         if !self.members.contains_key(&collection) {
             return Ok(());

@@ -54,3 +54,15 @@ fn mapti_wants_a_collection_that_can_be_mapped() {
     guest.ok(mapti(1, 0, 8192, 3));
     guest.fails(mapti(1, 1, 8193, 4), Fault::CollectionRange);
 }
+
+/// MOVALL leaves collections where they are. MAPC of one to where it is makes its LPIs go there again.
+#[test]
+fn mapc_brings_back_what_movall_has_moved() {
+    let mut guest = Guest::new(2);
+    guest.ok(mapd(1, 3));
+    guest.ok(mapti(1, 0, 8192, 0));
+    guest.ok(movall(0, 1));
+    guest.ok(mapc(0, 0));
+    assert_eq!(guest.msi(1, 0), Injected::Pending);
+    assert_eq!([guest.take(0), guest.take(1)], [vec![8192], vec![]]);
+}

@@ -100,6 +100,7 @@ impl Generator {
             28..=31 => Op::Enable(true),
             32 => Op::Queue { slot: self.0.below(4) as u8, pages: self.0.below(3) as u8 },
             33..=34 => Op::Migrate { from: self.rd(), to: self.rd() },
+            39 => Op::Bounce { from: self.rd(), to: self.rd() },
             35 => Op::Beyond(self.0.number() as u16),
             36 if self.0.one_in(8) => self.install(),
             36 | 37 => Op::Property { intid: self.of(&LPIS), byte: self.0.number() as u8 },

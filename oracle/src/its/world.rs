@@ -98,6 +98,13 @@ pub enum Op {
         /// To here.
         to: u16,
     },
+    /// What is pending at a redistributor moves to another. Its collections are mapped again to where they are.
+    Bounce {
+        /// From here.
+        from: u16,
+        /// To here.
+        to: u16,
+    },
     /// GITS_TRANSLATER is written.
     Message {
         /// The EventID.
@@ -305,6 +312,7 @@ impl World {
             Op::Queue { slot, pages } => self.set_queue(slot, pages),
             Op::Command { command, form, tell } => self.command(command, form, tell),
             Op::Migrate { from, to } => self.migrate(from, to),
+            Op::Bounce { from, to } => self.bounce(from, to),
             Op::Message { event, half } => self.message(event, half),
             Op::Property { intid, byte } => {
                 let address = PROPERTIES + u64::from(intid - 8192);
@@ -528,24 +536,52 @@ impl World {
         })
     }
 
+    /// The collections that are mapped to a redistributor.
+    fn collections_at(&self, rd: u16) -> Vec<u16> {
+        let there = self.collections.iter().filter(|&(_, &at)| at == rd);
+        there.map(|(&collection, _)| collection).collect()
+    }
+
+    fn put_mapc(&mut self, collection: u16, rd: u16, actions: &mut Vec<Action>) {
+        let (collection, rdbase) = (CollectionId(collection), RdBase(rd.into()));
+        self.put(Command::Mapc { collection, valid: true, rdbase }.encode(), actions);
+        self.coverage.commands += 1;
+    }
+
+    fn put_movall(&mut self, from: u16, to: u16, actions: &mut Vec<Action>) {
+        self.move_pending(from, to);
+        let (from, to) = (RdBase(from.into()), RdBase(to.into()));
+        self.put(Command::Movall { from, to }.encode(), actions);
+        self.coverage.commands += 1;
+    }
+
     fn migrate(&mut self, from: u16, to: u16) -> Vec<Action> {
         let mut actions = Vec::new();
         if !self.installed || from == to || !self.room(16, &mut actions) {
             return actions;
         }
-        let (rdbase, to_base) = (RdBase(from.into()), RdBase(to.into()));
-        let there = self.collections.iter().filter(|&(_, &rd)| rd == from);
-        let there: Vec<u16> = there.map(|(&collection, _)| collection).collect();
-        for number in there {
-            self.collections.insert(number, to);
-            let collection = CollectionId(number);
-            let mapc = Command::Mapc { collection, valid: true, rdbase: to_base };
-            self.put(mapc.encode(), &mut actions);
-            self.coverage.commands += 1;
+        for collection in self.collections_at(from) {
+            self.collections.insert(collection, to);
+            self.put_mapc(collection, to, &mut actions);
         }
-        self.move_pending(from, to);
-        self.put(Command::Movall { from: rdbase, to: to_base }.encode(), &mut actions);
-        self.coverage.commands += 1;
+        self.put_movall(from, to, &mut actions);
+        self.tell(&mut actions);
+        actions
+    }
+
+    fn bounce(&mut self, from: u16, to: u16) -> Vec<Action> {
+        let mut actions = Vec::new();
+        // They would be pending elsewhere than where they belong.
+        let pending = self.events().any(|(_, _, (intid, collection))| {
+            self.collections.get(&collection) == Some(&from) && self.is_pending(intid)
+        });
+        if !self.installed || from == to || pending || !self.room(16, &mut actions) {
+            return actions;
+        }
+        self.put_movall(from, to, &mut actions);
+        for collection in self.collections_at(from) {
+            self.put_mapc(collection, from, &mut actions);
+        }
         self.tell(&mut actions);
         actions
     }
