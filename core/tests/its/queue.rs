@@ -1,5 +1,7 @@
 //! The command queue.
 
+#![allow(clippy::disallowed_types)] // a test's host, not the engine
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
