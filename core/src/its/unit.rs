@@ -344,30 +344,35 @@ impl<E: Engine> Unit<E> {
             Err(_) => Err(Fault::QueueMemory),
         };
         let cost = command.map_or(1, |command| maps.cost(command));
-        let result = command.and_then(|command| self.perform(exec, maps, command));
+        // What is tried again is work, too.
+        let (result, again) = match command {
+            Ok(command) => self.perform(exec, maps, command),
+            Err(fault) => (Err(fault), 0),
+        };
         let kind = command.map_or(Kind::Unknown, |command| command.kind());
         self.port.gate.counters.command(kind, result);
         if let Some(trace) = &self.port.gate.trace {
             trace.command(self.port.gate.number, command.ok(), result);
         }
-        (cost, result.is_ok() || !self.config.stall)
+        (cost.saturating_add(again), result.is_ok() || !self.config.stall)
     }
 
+    /// Performs a command. Returns how often it was tried again, as well.
     fn perform(
         &self,
         exec: &Exec<'_, E>,
         maps: &mut Maps<E>,
         command: Command,
-    ) -> Result<(), Fault> {
-        for _ in 0..ATTEMPTS {
+    ) -> (Result<(), Fault>, u32) {
+        for again in 0..ATTEMPTS {
             match exec.perform(maps, command) {
-                Ok(()) => return Ok(()),
-                Err(Stop::Fault(fault)) => return Err(fault),
+                Ok(()) => return (Ok(()), again),
+                Err(Stop::Fault(fault)) => return (Err(fault), again),
                 // Somebody is in the middle of an injection, and keeps what is dead from being freed.
                 Err(Stop::Again) => relax(),
             }
         }
-        Err(Fault::Bounds)
+        (Err(Fault::Bounds), ATTEMPTS)
     }
 }
 

@@ -66,3 +66,29 @@ fn mapc_brings_back_what_movall_has_moved() {
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     assert_eq!([guest.take(0), guest.take(1)], [vec![8192], vec![]]);
 }
+
+/// A dead LPI that is in a mailbox counts until its vCPU looks. A command that is tried again and again meanwhile costs as much, so that a guest
+/// does not keep its vCPU at it for ever.
+#[test]
+fn what_is_tried_again_is_work() {
+    let config = ItsConfig { slice: 100, most: 100, ..ItsConfig::at(GITS) };
+    let mut guest = Guest::with(1, config, Config { max_lpis: 1, ..Config::default() });
+    guest.ok(mapc(0, 0));
+    guest.ok(mapd(1, 3));
+    guest.ok(mapti(1, 0, 8192, 0));
+    assert_eq!(guest.msi(1, 0), Injected::Pending);
+    guest.ok(discard(1, 0));
+    for _ in 0..10 {
+        guest.put(&mapti(1, 1, 8193, 0).encode());
+    }
+    guest.ring();
+    // The locked engine frees an LPI at once.
+    let refused = guest.its.stats().faults_of(Fault::Bounds);
+    assert!(refused <= 1, "{refused} at one go");
+    for _ in 0..10 {
+        guest.world.r64(CREADR);
+    }
+    assert_eq!(guest.world.r64(CREADR), guest.end);
+    assert_eq!(guest.take(0), []);
+    guest.ok(mapti(1, 1, 8193, 0));
+}
