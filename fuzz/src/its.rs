@@ -552,6 +552,8 @@ impl Machine {
     fn start(&mut self, how: u8) {
         for n in 0..VCPUS as u8 {
             self.cpu(n).power_on();
+            // What is dead is let go: mapping waits for that if a bound is reached.
+            self.cpu(n).enter();
             self.write(Self::rd(n) + 0x14, 0, 4);
             let regs = [(SysReg::ICC_PMR_EL1, 0xff), (SysReg::ICC_IGRPEN1_EL1, 1)];
             for (reg, value) in regs {

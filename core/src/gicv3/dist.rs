@@ -61,7 +61,7 @@ impl DistV3 {
             |irq| injector.update(irq, |c| WiredConfig { trigger: Trigger::Level, ..c }).map(drop);
         let eppis = EPPI_BASE..EPPI_BASE + u32::from(machine.eppis);
         for vcpu in (0..machine.vcpus()).map(VcpuId) {
-            for ppi in (SGIS..PRIVATE_END).chain(eppis.clone()) {
+            for ppi in (0..PRIVATE_END).skip(SGIS as usize).chain(eppis.clone()) {
                 level(Wired::Private(vcpu, Intid(ppi)))?;
             }
         }

@@ -20,6 +20,8 @@
 //! [`ItsConfig::most`] the visit ends in any case. What is left then is gone on with when the guest reads GITS_CREADR, as it does to find out whether
 //! it is done, or writes GITS_CWRITER or GITS_CTLR.
 //!
+//! A command that meets a bound while something is dead but not free ends the visit as well, and is performed when the guest comes back.
+//!
 //! What a visit costs is counted as it is done, in events and LPIs that were looked at. A single command is never interrupted; what it can cost is bounded by
 //! what is mapped.
 //!
@@ -345,12 +347,9 @@ impl<E: Engine> Unit<E> {
                     self.creadr.fetch_or(STALLED, Ordering::AcqRel);
                     break;
                 }
-                // Somebody is in the middle of an injection, and keeps what is dead from being freed. That passes.
-                Err(Stop::Again) => {
-                    drop(maps);
-                    relax();
-                    return (exec.spent.get(), true);
-                }
+                // What is dead is kept from being freed: by who is in the middle of an injection, or by a vCPU that has it in its mailbox,
+                // which may be the one that is kept here. That passes when they go on.
+                Err(Stop::Again) => return (u32::MAX, true),
             }
         }
         (exec.spent.get(), false)

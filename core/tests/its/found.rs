@@ -1,6 +1,6 @@
 //! What the comparison with QEMU and the fuzzer have found.
 
-use vgic_core::engine::{Config, Injected};
+use vgic_core::engine::{Config, Engine as _, Injected};
 use vgic_core::its::{Fault, ItsConfig};
 
 use crate::guest::*;
@@ -65,4 +65,32 @@ fn mapc_brings_back_what_movall_has_moved() {
     guest.ok(mapc(0, 0));
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     assert_eq!([guest.take(0), guest.take(1)], [vec![8192], vec![]]);
+}
+
+/// A dead LPI that is in a mailbox counts until its vCPU looks, which may be the one that gives the command. The command waits for it, and the vCPU does
+/// not.
+#[test]
+fn a_command_that_meets_the_dead_waits_in_the_queue() {
+    let bounds = Config { max_lpis: 1, ..Config::default() };
+    let mut guest = Guest::with(1, ItsConfig::at(GITS), bounds);
+    guest.ok(mapc(0, 0));
+    guest.ok(mapd(1, 3));
+    guest.ok(mapti(1, 0, 8192, 0));
+    assert_eq!(guest.msi(1, 0), Injected::Pending);
+    guest.ok(discard(1, 0));
+    let before = guest.end;
+    for _ in 0..10 {
+        guest.put(&mapti(1, 1, 8193, 0).encode());
+    }
+    guest.ring();
+    // The locked engine frees an LPI at once.
+    let waits = crate::Engine::NAME == "lockfree";
+    for _ in 0..10 {
+        assert_eq!(guest.world.r64(CREADR), if waits { before } else { guest.end });
+    }
+    // The guest goes on.
+    assert_eq!(guest.take(0), []);
+    assert_eq!(guest.world.r64(CREADR), guest.end);
+    assert_eq!(guest.msi(1, 1), Injected::Pending);
+    assert_eq!(guest.take(0), [8193]);
 }
