@@ -5,8 +5,8 @@
 //!
 //! * **Injections** take no lock, and know nothing of commands: [`Its::port`] and [`Its::route`] give handles that look whether the ITS is enabled,
 //!   and then inject through the engine's MSI domain. `Gic::send_msi` does the same for a write to GITS_TRANSLATER.
-//! * **Commands** are performed by the vCPU that writes GITS_CWRITER, one at a time, in the files [`unit`] (registers, and whose turn it is),
-//!   [`exec`] (each command) and [`maps`] (what is mapped).
+//! * **Commands** are performed by the vCPU that writes GITS_CWRITER, one at a time, in the files `unit` (registers, and whose turn it is),
+//!   `exec` (each command) and `maps` (what is mapped).
 //!
 //! What a guest has in its tables is only looked at where a command says so, and never trusted.
 
