@@ -95,8 +95,9 @@ impl Stop {
 /// A vCPU, with its side of the interrupt controller. Stays in the thread that made it.
 pub struct Runner {
     cpu: GicCpu<Vgic>,
-    /// Before the vCPU that it points to.
+    /// Both before the vCPU that they point to.
     target: Target,
+    outputs: arch::Outputs,
     vcpu: VcpuFd,
     lines: Arc<Lines>,
     timer: TimerBridge,
@@ -118,6 +119,7 @@ impl Runner {
         Self {
             cpu,
             target,
+            outputs: arch::Outputs::new(&mut vcpu),
             vcpu,
             lines,
             timer: TimerBridge::new(gic.ppis()),
@@ -186,6 +188,11 @@ impl Runner {
             let ran = self.vcpu.run();
             let called = self.lines.leave(self.cpu.id());
             self.stats.exits += 1;
+            // Before the access that it exited for, which may ask.
+            let levels = self.outputs.levels();
+            let injector = self.cpu.bus().injector();
+            let changed = self.timer.update(self.cpu.id(), levels, injector)?;
+            self.stats.timer_changes += u64::from(changed);
             let exit = match ran {
                 Ok(VcpuExit::MmioRead(address, data)) => {
                     let mut guest = Guest {
@@ -227,7 +234,6 @@ impl Runner {
                 self.stats.aborts += 1;
                 arch::inject_abort(&self.vcpu).map_err(kvm("injecting an external abort"))?;
             }
-            self.follow_outputs()?;
         }
     }
 
@@ -266,15 +272,6 @@ impl Runner {
             }
         }
         Ok(Outcome::Done)
-    }
-
-    /// The outputs of the timers and the PMU, which KVM has brought with the exit.
-    fn follow_outputs(&mut self) -> Result<(), Error> {
-        let levels = arch::device_irq_level(&mut self.vcpu);
-        let injector = self.cpu.bus().injector();
-        self.stats.timer_changes +=
-            u64::from(self.timer.update(self.cpu.id(), levels, injector)?);
-        Ok(())
     }
 }
 
