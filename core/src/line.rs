@@ -35,11 +35,14 @@
 //! # One at the hardware
 //!
 //! The call that sets the hardware's line is not part of the word, and calls of two threads could overtake each other. So only who has `BUSY`
-//! makes it, and clears `BUSY` only when what it told the hardware is still what the line is to be. Others change `LEVEL`, and go on.
+//! makes it, and clears `BUSY` only when what it told the hardware is still what the line is to be. Other producers change `LEVEL`, and go on.
 //! While `BUSY` is clear, the hardware has `LEVEL`.
 //!
-//! Progress: lock-free, except that a level is at the hardware only when its `BUSY` thread has run: a vCPU waits for that as it waits for any
-//! kick that its producer has not come to yet.
+//! The owner does not wait for who is at it, who may have been preempted: it tells the hardware as well ([`Due::Tell`]). It is out then, so
+//! `LEVEL` stays as it has set it until its call is over. So whatever the other one still tells, the last thing is `LEVEL`.
+//!
+//! Progress: lock-free. An interrupt that a producer has posted is at the hardware when that producer has run, or the owner has
+//! been out.
 
 use crate::ids::{Group, Priority};
 use crate::sync::{AtomicU64, Ordering, update};
@@ -75,6 +78,8 @@ impl Thresholds {
 pub enum Due {
     /// Nothing: the vCPU looks by itself in time.
     Nothing,
+    /// Its owner tells the hardware the level, once. Somebody else is at it, and sees to it that what the hardware is told last is right.
+    Tell,
     /// The line's new level has to be told to the hardware: [`LineCell::drive`], at once.
     Drive,
     /// The vCPU has to be called out of the guest, by a signal or the like. Nobody else does it.
@@ -163,7 +168,13 @@ impl LineCell {
             let changed = word & LEVEL != wanted;
             word & !LEVEL | wanted | if changed { BUSY } else { 0 }
         });
-        if old & LEVEL != wanted && old & BUSY == 0 { Due::Drive } else { Due::Nothing }
+        if old & BUSY != 0 {
+            Due::Tell
+        } else if old & LEVEL != wanted {
+            Due::Drive
+        } else {
+            Due::Nothing
+        }
     }
 
     /// The owner, out of the guest, is about to drain its mailbox: what has come until now, it sees there, and what comes later makes
@@ -274,13 +285,13 @@ mod tests {
         assert_eq!(cell.offer(Group::Group0, LOW), Due::Drive);
         // Before the producer has come to it, the owner leaves, and wants the line low.
         cell.leave();
-        assert_eq!(cell.set_level(false), Due::Nothing);
+        assert_eq!(cell.set_level(false), Due::Tell);
         let mut told = Vec::new();
         cell.drive(|level| {
             told.push(level);
             if told.len() == 1 {
                 // And high, while the hardware is being told.
-                assert_eq!(cell.set_level(true), Due::Nothing);
+                assert_eq!(cell.set_level(true), Due::Tell);
             }
         });
         assert_eq!(told, [false, true]);
