@@ -29,14 +29,14 @@ struct Port {
 
 impl Port {
     fn set(&self, level: bool) {
-        self.line.store(level, Ordering::Release);
+        self.line.swap(level, Ordering::AcqRel);
         if level {
             self.notify.notify();
         }
     }
 
     fn call(&self) {
-        self.signal.store(true, Ordering::Release);
+        self.signal.swap(true, Ordering::AcqRel);
         self.notify.notify();
     }
 
@@ -69,11 +69,12 @@ impl Port {
 
     /// The guest runs until its line is up, or it is called out.
     fn in_guest(&self, masked: bool) {
-        let line = || !masked && self.line.load(Ordering::Acquire);
-        while !line() && !self.signal.load(Ordering::Acquire) {
+        // Read-modify-writes: hardware and the kernel do not look at what was there before.
+        let line = || !masked && self.line.fetch_or(false, Ordering::AcqRel);
+        while !line() && !self.signal.fetch_or(false, Ordering::AcqRel) {
             self.notify.wait();
         }
-        self.signal.store(false, Ordering::Relaxed);
+        self.signal.swap(false, Ordering::AcqRel);
         let _ = self.cell.leave();
     }
 }
