@@ -149,6 +149,11 @@ impl Lines {
         }
     }
 
+    /// Whether the IRQ line is to be up.
+    pub fn level(&self, vcpu: VcpuId) -> bool {
+        self.lines[vcpu.index()].irq.level()
+    }
+
     /// Sets the FIQ line, which only the vCPU's thread does, and only when it changes.
     pub fn set_fiq(&self, vcpu: VcpuId, level: bool) {
         self.lines[vcpu.index()].driven.add();

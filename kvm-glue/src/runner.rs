@@ -187,6 +187,7 @@ impl Runner {
             }
             let ran = self.vcpu.run();
             let called = self.lines.leave(self.cpu.id());
+            let line = self.lines.level(self.cpu.id());
             self.stats.exits += 1;
             // Before the access that it exited for, which may ask.
             let levels = self.outputs.levels();
@@ -200,6 +201,7 @@ impl Runner {
                         on: &mut self.on,
                         stats: &mut self.stats,
                         cpu_interface: self.cpu_interface,
+                        line,
                     };
                     guest.read(address, data, devices)
                 }
@@ -209,6 +211,7 @@ impl Runner {
                         on: &mut self.on,
                         stats: &mut self.stats,
                         cpu_interface: self.cpu_interface,
+                        line,
                     };
                     guest.write(address, data, devices)
                 }
@@ -288,6 +291,8 @@ struct Guest<'a> {
     on: &'a mut bool,
     stats: &'a mut RunStats,
     cpu_interface: Option<u64>,
+    /// The IRQ line was up while the guest ran.
+    line: bool,
 }
 
 impl Guest<'_> {
@@ -329,8 +334,10 @@ impl Guest<'_> {
             if self.cpu_interface.is_some_and(|base| address == base + GICC_IAR)
                 && let Ok(value) = <[u8; 4]>::try_from(&*data)
             {
+                let empty = u32::from_le_bytes(value) == SPURIOUS;
                 self.stats.acknowledges += 1;
-                self.stats.spurious += u64::from(u32::from_le_bytes(value) == SPURIOUS);
+                self.stats.empty += u64::from(empty);
+                self.stats.spurious += u64::from(empty && self.line);
             }
             return outcome;
         }
