@@ -4,7 +4,7 @@
 //! software, and what it reports as the end of the physical interrupt is the end of the virtual one.
 //!
 //! The engine reports the end from the vCPU's thread, where it must not be called back. So the level is lowered here, where the engine asks for it
-//! ([`Resampler::level`]), and the source is told by the thread that serves it, woken through an eventfd.
+//! (`Resampler::level`), and the source is told by the thread that serves it, woken through an eventfd.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
