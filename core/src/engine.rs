@@ -53,7 +53,8 @@ pub trait Kick: Send + Sync + 'static {
 
     /// The level of the input of an interrupt that has been [mapped](Injector::map_phys) to a physical one and is
     /// level-sensitive. The engine asks when the guest has ended the interrupt: nobody else saw the line fall, as the
-    /// guest deactivates the physical interrupt without an exit. `None`, the default: as it was set last.
+    /// guest deactivates the physical interrupt without an exit. It may ask more than once: a host that sets the level at the same time
+    /// changes its answer first. `None`, the default: as it was set last.
     fn input_level(&self, irq: Wired) -> Option<bool> {
         let _ = irq;
         None
