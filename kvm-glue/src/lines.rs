@@ -199,47 +199,4 @@ impl Kick for Lines {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-
-    #[derive(Clone, Default)]
-    struct Recorder(Arc<Mutex<Vec<(u16, CpuLine, bool)>>>);
-
-    impl LineDriver for Recorder {
-        fn set(&self, vcpu: VcpuId, line: CpuLine, level: bool) -> Result<(), kvm_ioctls::Error> {
-            self.0.lock().unwrap().push((vcpu.0, line, level));
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn numbers_of_lines() {
-        assert_eq!(irq_line_number(VcpuId(0), CpuLine::Irq), 0);
-        assert_eq!(irq_line_number(VcpuId(1), CpuLine::Fiq), 0x1_0001);
-        assert_eq!(irq_line_number(VcpuId(0x1ff), CpuLine::Irq), 0x10ff_0000);
-    }
-
-    #[test]
-    fn an_offer_to_a_running_vcpu_is_one_call() {
-        let recorder = Recorder::default();
-        let lines = Lines::new(2, recorder.clone());
-        let (b, urgent) = (VcpuId(1), Priority::new(0));
-        lines.offer(b, Group::Group0, urgent);
-        assert!(!lines.enter(b, Thresholds::default()), "it has to look first");
-        assert!(lines.enter(b, Thresholds { below: [0xf0, 0], elsewhere: [false; 2] }));
-        lines.offer(b, Group::Group0, urgent);
-        lines.offer(b, Group::Group0, urgent);
-        lines.offer(b, Group::Group1, urgent);
-        assert!(!lines.leave(b));
-        lines.set_irq(b, true);
-        lines.set_irq(b, false);
-        lines.set_irq(b, false);
-        let calls = [(1, CpuLine::Irq, true), (1, CpuLine::Irq, false)];
-        assert_eq!(*recorder.0.lock().unwrap(), calls);
-        let stats = lines.stats(b);
-        assert_eq!((stats.offers, stats.raised_by_others, stats.driven_by_itself), (4, 1, 1));
-        assert_eq!(stats.signals, 0);
-    }
-}
+mod tests;
