@@ -220,6 +220,8 @@ impl LineCell {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     const OPEN: Thresholds = Thresholds { below: [0xf0; 2], elsewhere: [false; 2] };
