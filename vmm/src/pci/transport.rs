@@ -7,6 +7,10 @@ use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 use vgic_kvm::ioevent::IoEvent;
+use virtio_bindings::virtio_config::{
+    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+};
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -32,12 +36,10 @@ const NO_VECTOR: u16 = 0xffff;
 /// Most entries of a queue.
 const QUEUE_SIZE: u16 = 256;
 
-/// VIRTIO_CONFIG_S_DRIVER_OK, _NEEDS_RESET.
-const DRIVER_OK: u8 = 4;
-const NEEDS_RESET: u8 = 64;
-/// VIRTIO_F_VERSION_1, VIRTIO_F_EVENT_IDX.
-const VERSION_1: u64 = 1 << 32;
-const EVENT_IDX: u64 = 1 << 29;
+const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
+const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
+const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
+const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 
 /// The function.
 pub(crate) struct VirtioPci<B: Backend> {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 
 use anyhow::{Context, Result};
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::{Backend, Backing, Chain};
 
@@ -20,7 +21,7 @@ impl Rng {
 }
 
 impl Backend for Rng {
-    const TYPE: u16 = 4;
+    const TYPE: u16 = VIRTIO_ID_RNG as u16;
     const CLASS: [u8; 3] = [0xff, 0, 0];
 
     fn queues(&self) -> u16 {
