@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use event_manager::{
     EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberId, SubscriberOps,
 };
@@ -281,15 +281,17 @@ impl EventSources {
     }
 
     fn add_subscriber(&self, gsi: u32, subscriber: Subscriber) -> Result<(), Error> {
-        if self.shared.ids.contains_key(&gsi) {
-            return Err(Error::SourceExists(gsi));
+        // Held until the source is there, so that of two that come at once one is refused. The loop does not look here.
+        match self.shared.ids.entry(gsi) {
+            Entry::Occupied(_) => Err(Error::SourceExists(gsi)),
+            Entry::Vacant(entry) => {
+                let add = |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| {
+                    Ok::<_, event_manager::Error>(ops.add_subscriber(subscriber))
+                };
+                entry.insert(self.remote.call_blocking(add)?);
+                Ok(())
+            }
         }
-        let add = |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| {
-            Ok::<_, event_manager::Error>(ops.add_subscriber(subscriber))
-        };
-        let id = self.remote.call_blocking(add)?;
-        self.shared.ids.insert(gsi, id);
-        Ok(())
     }
 
     /// Serves an eventfd: each time it is written to, the interrupt of `gsi` is sent.
@@ -317,6 +319,10 @@ impl EventSources {
         fd: &EventFd,
         resample: &EventFd,
     ) -> Result<(), Error> {
+        if self.shared.ids.contains_key(&gsi) {
+            // Before anything is changed that the other source may use.
+            return Err(Error::SourceExists(gsi));
+        }
         let (shared, injector) = (Arc::clone(&self.shared), Arc::clone(&self.injector));
         let [fd, told, kept] = [fd.try_clone()?, resample.try_clone()?, resample.try_clone()?];
         self.injector.with(|i| i.injector().map_phys(Wired::Spi(spi), spi.0 as u16))?;

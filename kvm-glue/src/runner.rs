@@ -92,8 +92,30 @@ impl Stop {
     }
 }
 
+/// This thread is the one that a vCPU's calls go to, for as long as this lives.
+struct Attached {
+    lines: Arc<Lines>,
+    id: VcpuId,
+}
+
+impl Attached {
+    fn new(lines: &Arc<Lines>, id: VcpuId, target: &Target) -> Self {
+        lines.attach(id, target.tid());
+        Self { lines: Arc::clone(lines), id }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.lines.attach(self.id, 0);
+        self.lines.leave(self.id);
+    }
+}
+
 /// A vCPU, with its side of the interrupt controller. Stays in the thread that made it.
 pub struct Runner {
+    /// First: no signal to this thread any more, then nothing that could cause one.
+    attached: Attached,
     cpu: GicCpu<Vgic>,
     /// Both before the vCPU that they point to.
     target: Target,
@@ -112,11 +134,12 @@ impl Runner {
     pub(crate) fn new(gic: &KvmGic, mut cpu: GicCpu<Vgic>, mut vcpu: VcpuFd, on: bool) -> Self {
         let target = Target::new(&mut vcpu);
         let lines = Arc::clone(gic.lines());
-        lines.attach(cpu.id(), target.tid());
+        let attached = Attached::new(&lines, cpu.id(), &target);
         if on {
             cpu.power_on();
         }
         Self {
+            attached,
             cpu,
             target,
             outputs: arch::Outputs::new(&mut vcpu),
@@ -158,10 +181,8 @@ impl Runner {
 
     /// Ends it, powers its side of the interrupt controller off, and gives KVM's vCPU back.
     pub fn detach(self) -> VcpuFd {
-        let Self { cpu, target, vcpu, lines, .. } = self;
-        // No signal to this thread any more, then nothing that could cause one.
-        lines.attach(cpu.id(), 0);
-        lines.leave(cpu.id());
+        let Self { attached, cpu, target, vcpu, .. } = self;
+        drop(attached);
         drop(target);
         drop(cpu);
         vcpu

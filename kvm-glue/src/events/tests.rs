@@ -95,6 +95,8 @@ fn a_level_stays_until_its_end_is_told() {
     let (fd, resample) = (eventfd(), eventfd());
     world.sources.add_resampled(3, Intid(60), &fd, &resample).unwrap();
     assert_eq!(injector.phys(spi), Ok(Some(60)));
+    let twice = world.sources.add_resampled(3, Intid(60), &fd, &resample);
+    assert!(matches!(twice, Err(Error::SourceExists(3))));
     fd.write(1).unwrap();
     world.wait(|_| injector.line(spi) == Ok(true));
     assert!(resample.read().is_err());
