@@ -20,6 +20,24 @@ pub trait Kick: Send + Sync + 'static {
     /// Kicks one vCPU.
     fn kick(&self, vcpu: VcpuId);
 
+    /// Whether this host wants [offers](Kick::offer) instead of kicks where an offer will do. Asked once, when the engine is made.
+    fn wants_offers(&self) -> bool {
+        false
+    }
+
+    /// An enabled interrupt has been posted to a vCPU, is forwarded to it, and looks pending. For a host that
+    /// [wants](Kick::wants_offers) to know: one whose guest acknowledges by accesses that trap, and that therefore only has to see
+    /// to it that the guest is interrupted ([`crate::line::LineCell`]). The vCPU comes back to [`Vcpu::flush`] before the guest's acknowledge.
+    ///
+    /// Called for each post of such an interrupt, whether or not something was posted before, and again when something about one
+    /// changes that has been posted and not been seen yet. What concerns nobody but a guest that acknowledges (a line has
+    /// fallen, an interrupt has been disabled) is then not told at all: it is seen at the latest with the acknowledge. What others wait for
+    /// (an interrupt moves to another vCPU, state is read) is still a kick.
+    fn offer(&self, vcpu: VcpuId, group: Group, priority: Priority) {
+        let _ = (group, priority);
+        self.kick(vcpu);
+    }
+
     /// Waits until `done`, which vCPU `vcpu` brings about when it leaves the guest; it has been kicked. Called by who reads or writes
     /// the active state of an interrupt that is in that vCPU's list registers, and never by injections, entries and exits.
     ///
@@ -36,7 +54,8 @@ pub trait Kick: Send + Sync + 'static {
 
     /// The level of the input of an interrupt that has been [mapped](Injector::map_phys) to a physical one and is
     /// level-sensitive. The engine asks when the guest has ended the interrupt: nobody else saw the line fall, as the
-    /// guest deactivates the physical interrupt without an exit. `None`, the default: as it was set last.
+    /// guest deactivates the physical interrupt without an exit. It may ask more than once: a host that sets the level at the same time
+    /// changes its answer first. `None`, the default: as it was set last.
     fn input_level(&self, irq: Wired) -> Option<bool> {
         let _ = irq;
         None

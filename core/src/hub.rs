@@ -145,6 +145,8 @@ impl VcpuShared {
 pub(crate) struct Hub {
     vcpus: Box<[CachePadded<VcpuShared>]>,
     kick: Arc<dyn Kick>,
+    /// The host takes offers: see [`Hub::announce`].
+    offers: bool,
     pub(crate) graveyard: Graveyard,
     #[cfg(feature = "trace")]
     pub(crate) tracer: Option<Arc<dyn crate::trace::Tracer>>,
@@ -154,6 +156,7 @@ impl Hub {
     pub(crate) fn new(vcpus: u16, kick: Arc<dyn Kick>) -> Self {
         Self {
             vcpus: (0..vcpus).map(|_| CachePadded::new(VcpuShared::new())).collect(),
+            offers: kick.wants_offers(),
             kick,
             graveyard: Graveyard::new(),
             #[cfg(feature = "trace")]
@@ -191,10 +194,15 @@ impl Hub {
     pub(crate) fn attend(&self, irq: &Irq) -> bool {
         match irq.signal() {
             Signal::Dead => return false,
+            Signal::Already if self.offers => self.announce(irq),
             Signal::Already => {}
             Signal::New(posted, owner) => {
                 let to = owner.unwrap_or_else(|| irq.control().load().target());
-                self.post_to(posted, to);
+                if self.offers {
+                    self.post_and_announce(posted, to, irq);
+                } else {
+                    self.post_to(posted, to);
+                }
             }
         }
         true
@@ -218,11 +226,73 @@ impl Hub {
             }
             match self.vcpu(to).mailbox.push(posted) {
                 Push::WasEmpty => return self.kick(to),
+                // Who takes offers has not been told of all that is there.
+                Push::Queued if self.offers => return self.kick(to),
                 Push::Queued => return,
                 Push::Closed(back) => match self.look_again(back) {
                     Some(again) => (posted, to) = again,
                     None => return,
                 },
+            }
+        }
+    }
+
+    /// Posts an interrupt for a host that takes offers.
+    fn post_and_announce(&self, posted: Posted, to: VcpuId, irq: &Irq) {
+        let (mut posted, mut to) = (posted, to);
+        while let Push::Closed(back) = self.vcpu(to).mailbox.push(posted) {
+            match self.look_again(back) {
+                Some(again) => (posted, to) = again,
+                None => return,
+            }
+        }
+        self.announce(irq);
+        if irq.control().load().target() != to {
+            // It has been moved meanwhile, and its new target does not look here: see `moved`.
+            self.kick(to);
+        }
+    }
+
+    /// An interrupt has been moved from `old` to its present target, and attended to since. While it waits in the mailbox of `old`, of
+    /// which a host that takes offers may know nothing, `old` has to come and hand it over.
+    ///
+    /// With the fences of `announce`, either who is posting it to `old` sees that it has been moved, or its post comes before this kick.
+    pub(crate) fn moved(&self, irq: &Irq, old: VcpuId) {
+        if self.offers && !cfg!(mutant = "moved_without_kick") {
+            fence(Ordering::SeqCst);
+            if irq.state.load_ordered().is_signaled() && irq.control().load().target() != old {
+                self.kick(old);
+            }
+        }
+    }
+
+    /// Tells the host of a vCPU about an interrupt that is in its mailbox, or is about to be put there by another thread.
+    ///
+    /// Two threads can be about one interrupt: I, whose change set SIGNALED, posts it and then looks at it; J, whose change found SIGNALED
+    /// set, only looks at it. Each has a fence before its look. If J's comes first, I's look sees J's change. If
+    /// I's comes first, the interrupt was posted before J's look, and the vCPU that J tells finds it. Either way somebody tells of it as it is
+    /// in the end, and after it has been posted; so a look may conclude that there is nothing to tell.
+    ///
+    /// The caller sees the interrupt under a pin, or holds a reference to it.
+    fn announce(&self, irq: &Irq) {
+        if !cfg!(mutant = "announce_without_fence") {
+            fence(Ordering::SeqCst);
+        }
+        let control = irq.control().load();
+        let state = irq.state.load();
+        let target = control.target();
+        match state.owner() {
+            // It is to be handed over, which others wait for.
+            Some(owner) if owner != target => self.kick(owner),
+            _ => {
+                let lpi = irq.intid().is_lpi();
+                let waits = irq.pending().is_pending(irq.lane()) || control.asserted();
+                if waits
+                    && control.enabled()
+                    && self.vcpu(target).gates().pass(control.group(), lpi)
+                {
+                    self.kick.offer(target, control.group(), control.priority());
+                }
             }
         }
     }

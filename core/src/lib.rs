@@ -18,6 +18,7 @@ mod hub;
 pub mod ids;
 mod irq;
 pub mod its;
+pub mod line;
 #[cfg(feature = "locked")]
 pub mod locked;
 mod lpis;

@@ -385,10 +385,8 @@ impl<R: Reclaim> Msi<R> {
                 };
                 let control = set(Control::RESET.with_group(Group::Group1));
                 shared.lpis.get_or_insert(intid, control, pin).map(|(irq, made)| {
-                    if !made {
-                        irq.control().update(set);
-                    }
-                    irq
+                    let before = if made { target } else { irq.control().update(set).0.target() };
+                    (irq, (before != target).then_some(before))
                 })
             }
             None => {
@@ -399,10 +397,11 @@ impl<R: Reclaim> Msi<R> {
                     let seen = irq.control().load();
                     irq.control().update(|_| seen);
                 }
-                irq.ok_or(Error::NotMapped)
+                irq.map(|irq| (irq, None)).ok_or(Error::NotMapped)
             }
         };
-        let irq = irq.inspect_err(|_| events.sub(1))?.into_raw();
+        let (irq, left) = irq.inspect_err(|_| events.sub(1))?;
+        let irq = irq.into_raw();
         // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
         // it for as long as a pin that could see it. The slot is empty: only this handle fills slots of the domain.
         let put = unsafe { device.events.insert(event.0.into(), irq, pin) };
@@ -410,7 +409,11 @@ impl<R: Reclaim> Msi<R> {
         let _ = device.into_raw();
         if !cfg!(mutant = "map_without_attend") {
             // SAFETY: seen under the pin.
-            shared.hub.attend_unless_idle(unsafe { irq.as_ref() });
+            let irq = unsafe { irq.as_ref() };
+            shared.hub.attend_unless_idle(irq);
+            if let Some(before) = left {
+                shared.hub.moved(irq, before);
+            }
         }
         Ok(())
     }
@@ -531,11 +534,14 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     fn retarget(&mut self, device: DeviceId, event: EventId, target: VcpuId) -> Result<(), Error> {
         self.check_vcpu(target)?;
         self.with_event(device, event, |irq| {
-            irq.control().update(|c| c.with_target(target));
+            let (old, _) = irq.control().update(|c| c.with_target(target));
             if cfg!(mutant = "retarget_without_attend") {
                 return;
             }
             self.shared().hub.attend_unless_idle(irq);
+            if old.target() != target {
+                self.shared().hub.moved(irq, old.target());
+            }
         })
     }
 
@@ -557,6 +563,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
             }
             if (old.target() == from || all) && irq.state.load().is_mapped() {
                 self.shared().hub.attend_unless_idle(irq);
+                self.shared().hub.moved(irq, from);
                 moved += 1;
             }
         });

@@ -222,6 +222,19 @@ impl CpuInterface {
         matches!(self.signaled(), Some((_, lr)) if lr.group() == Group::Group0)
     }
 
+    /// The priority that an interrupt of a group must be numerically below to be signaled, if it is the most urgent one: what PMR, the
+    /// running priority and the group's enable leave. 0 if none is (`can_signal`).
+    pub fn threshold(&self, group: Group) -> u8 {
+        if !self.enabled[group as usize] {
+            return 0;
+        }
+        let running = self.running_level().map_or(u8::MAX, |level| {
+            // Preempts if both cut to the group priority compare as less: if it is below the running one's.
+            level_priority(level) & self.group_mask[group as usize]
+        });
+        self.pmr.min(running)
+    }
+
     /// The highest priority pending entry of the enabled groups. An entry that is pending and
     /// active is no candidate until it has been deactivated (HighestPriorityVirtualInterrupt in 6.4).
     #[inline]

@@ -6,7 +6,8 @@ use crate::engine::{Engine, Error, Flushed, Injector, Vcpu, Wired};
 use crate::gicv2::cpu::CpuV2;
 use crate::gicv3::state::Flag;
 use crate::gicv3::sysregs::{self, SysReg};
-use crate::ids::{Intid, VcpuId};
+use crate::ids::{Group, Intid, VcpuId};
+use crate::line::Thresholds;
 use crate::mmio::{self, MmioError};
 
 /// One vCPU of a [`Gic`], owned by the thread that runs it: not Clone, not Sync.
@@ -138,6 +139,16 @@ impl<E: Engine> GicCpu<E> {
             Frames::V2 { .. } => self.v2.fiq_line(&self.cpu),
             Frames::V3 { .. } => self.cpu.fiq_line(),
         }
+    }
+
+    /// What the IRQ line's [`LineCell`](crate::line::LineCell) has to know for as long as the guest runs.
+    pub fn thresholds(&self) -> Thresholds {
+        let fiq = match self.bus.gic.0.frames {
+            Frames::V2 { .. } => [self.v2.fiqs(), false],
+            Frames::V3 { .. } => [true, false],
+        };
+        let below = [Group::Group0, Group::Group1].map(|group| self.cpu.threshold(group));
+        Thresholds { below, elsewhere: fiq }
     }
 
     /// The guest reads `data.len()` bytes at `address`.

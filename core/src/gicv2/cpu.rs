@@ -57,6 +57,11 @@ impl CpuV2 {
         self.fiq_en && cpu.fiq_line()
     }
 
+    /// Whether Group 0 is signaled as FIQs.
+    pub(crate) fn fiqs(&self) -> bool {
+        self.fiq_en
+    }
+
     /// GICC_CTLR: what there is without the Security Extensions. Nothing bypasses the GIC, so there are no bypass bits.
     fn ctlr(&self, cpu: &CpuInterface) -> u32 {
         let virtual_ctlr = cpu.ctlr();

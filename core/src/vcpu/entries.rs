@@ -402,11 +402,16 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Asks for the level of an interrupt whose physical one the guest has deactivated.
     #[cold]
     fn sample(&self, owned: &Owned) {
-        let control = owned.control().load();
-        if control.trigger() == Trigger::Level
-            && let Some(high) = self.shared.hub.input_level(self.wired(owned))
+        if owned.control().load().trigger() != Trigger::Level {
+            return;
+        }
+        let mut asked = None;
+        // The host may have set the level between its answer and the update, which must not undo that: it is asked once more.
+        while let Some(high) = self.shared.hub.input_level(self.wired(owned))
+            && asked != Some(high)
         {
             owned.control().update(|c| c.with_line(high));
+            asked = Some(high);
         }
     }
 

@@ -1,0 +1,238 @@
+//! From a VM to its interrupt controller in user space.
+
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuFd, VmFd};
+use vgic_core::Vgic;
+use vgic_core::engine::Engine;
+use vgic_core::gic::{Affinity, Gic, Model, MsiFrame, Setup};
+use vgic_core::ids::{Intid, VcpuId};
+
+use crate::arch;
+use crate::error::kvm;
+use crate::lines::Lines;
+use crate::msi::MsiInjector;
+use crate::runner::Runner;
+use crate::signal;
+use crate::spi::SpiLine;
+use crate::stats::LineStats;
+use crate::timer::Ppis;
+use crate::{Error, fdt};
+
+/// Where GICv2's frames are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GicV2Map {
+    /// GICD: 4 KiB.
+    pub distributor: u64,
+    /// GICC: 8 KiB.
+    pub cpu_interface: u64,
+    /// A GICv2m frame, if MSIs are wanted.
+    pub msi: Option<MsiFrame>,
+}
+
+/// The shape of a machine whose interrupt controller is in user space, to be made into a [`KvmGic`].
+#[derive(Clone)]
+pub struct Machine {
+    setup: Setup,
+    vcpus: u16,
+    model: Model,
+    v2: Option<GicV2Map>,
+    ppis: Ppis,
+}
+
+impl Machine {
+    /// A GICv2 with `spis` SPIs and `vcpus` vCPUs (up to 8), whose numbers are their affinities.
+    ///
+    /// # Errors
+    /// [`Error::Setup`]: overlapping or misaligned addresses, numbers out of range.
+    pub fn gicv2(map: GicV2Map, vcpus: u16, spis: u16) -> Result<Self, Error> {
+        // KVM's default address space.
+        let mut setup = Setup::new(40);
+        setup.create(Model::V2)?;
+        setup.set_spis(spis)?;
+        for n in 0..vcpus {
+            setup.add_vcpu(Affinity(n.into()))?;
+        }
+        setup.set_distributor(map.distributor)?;
+        setup.set_cpu_interface(map.cpu_interface)?;
+        if let Some(frame) = map.msi {
+            setup.add_msi_frame(frame)?;
+        }
+        Ok(Self { setup, vcpus, model: Model::V2, v2: Some(map), ppis: Ppis::default() })
+    }
+
+    /// The timers' and the PMU's PPIs, if they are not [`Ppis::default`]'s.
+    pub fn set_ppis(&mut self, ppis: Ppis) {
+        self.ppis = ppis;
+    }
+
+    /// What the core knows of the machine, for what has no method here: bounds, numbers of list registers.
+    pub fn setup(&mut self) -> &mut Setup {
+        &mut self.setup
+    }
+
+    /// Whether this kernel and this machine can do it. `build` asks as well; a VMM that wants to know early asks here.
+    ///
+    /// # Errors
+    /// [`Error::WrongArchitecture`], [`Error::Capability`].
+    pub fn check_host(vm: &VmFd) -> Result<(), Error> {
+        if let Some(host) = arch::NOT_ARM64 {
+            return Err(Error::WrongArchitecture(host));
+        }
+        if vm.check_extension_raw(arch::CAP_ARM_USER_IRQ.into()) == 0 {
+            return Err(Error::Capability {
+                name: "KVM_CAP_ARM_USER_IRQ",
+                number: arch::CAP_ARM_USER_IRQ,
+                since: "Linux 4.12",
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes the interrupt controller of `vm`, which has no interrupt controller in the kernel.
+    ///
+    /// # Errors
+    /// As [`Machine::check_host`]; [`Error::Setup`] if something is missing, [`Error::Signal`].
+    pub fn build(self, vm: &Arc<VmFd>) -> Result<KvmGic, Error> {
+        Self::check_host(vm)?;
+        signal::install()?;
+        let lines = Arc::new(Lines::new(self.vcpus, Arc::clone(vm)));
+        let gic = self.setup.init(Arc::clone(&lines) as Arc<dyn vgic_core::engine::Kick>)?;
+        Ok(KvmGic { gic, lines, machine: Arc::new(self) })
+    }
+}
+
+/// The interrupt controller of a VM, in user space: a cheap handle, cloned freely.
+#[derive(Clone)]
+pub struct KvmGic {
+    gic: Gic<Vgic>,
+    lines: Arc<Lines>,
+    machine: Arc<Machine>,
+}
+
+impl KvmGic {
+    /// The controller itself: the engine and its frames.
+    pub fn gic(&self) -> &Gic<Vgic> {
+        &self.gic
+    }
+
+    /// The vCPUs' lines.
+    pub fn lines(&self) -> &Arc<Lines> {
+        &self.lines
+    }
+
+    /// Where GICC is, of a GICv2.
+    pub(crate) fn cpu_interface(&self) -> Option<u64> {
+        self.machine.v2.map(|map| map.cpu_interface)
+    }
+
+    pub(crate) fn ppis(&self) -> Ppis {
+        self.machine.ppis
+    }
+
+    /// Takes a vCPU, whose thread is the calling one. It has been initialised (KVM_ARM_VCPU_INIT), with
+    /// `KVM_ARM_VCPU_POWER_OFF` if the guest is to power it on.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyAttached`]; [`Error::Engine`] if there is no such vCPU; [`Error::Kvm`] if the vCPU has not been
+    /// initialised. The vCPU goes back to the caller then.
+    pub fn attach(&self, id: VcpuId, vcpu: VcpuFd) -> Result<Runner, (Error, VcpuFd)> {
+        let cpu = match self.gic.cpu(id) {
+            Ok(cpu) => cpu,
+            Err(vgic_core::engine::Error::VcpuInUse(id)) => {
+                return Err((Error::AlreadyAttached(id), vcpu));
+            }
+            Err(e) => return Err((e.into(), vcpu)),
+        };
+        match arch::is_off(&vcpu).map_err(kvm("asking for a vCPU's power state")) {
+            Ok(off) => Ok(Runner::new(self, cpu, vcpu, !off)),
+            Err(e) => Err((e, vcpu)),
+        }
+    }
+
+    /// An SPI's line.
+    ///
+    /// # Errors
+    /// [`Error::Engine`]: there is no such SPI, or no participant slot is free.
+    pub fn spi(&self, intid: Intid) -> Result<SpiLine, Error> {
+        SpiLine::new(self.gic.engine().injector()?, intid)
+    }
+
+    /// A handle for a thread that sends MSIs.
+    ///
+    /// # Errors
+    /// [`Error::Engine`]: no participant slot is free.
+    pub fn msi_injector(&self) -> Result<MsiInjector, Error> {
+        let frames = self.machine.v2.and_then(|map| map.msi);
+        Ok(MsiInjector::new(self.gic.engine().injector()?, frames.as_slice()))
+    }
+
+    /// Counts of one vCPU's lines.
+    pub fn line_stats(&self, vcpu: VcpuId) -> LineStats {
+        self.lines.stats(vcpu)
+    }
+
+    /// The number of vCPUs.
+    pub fn vcpus(&self) -> u16 {
+        self.machine.vcpus
+    }
+
+    /// Writes the nodes of the interrupt controller and the timer into the root of a device tree.
+    ///
+    /// # Errors
+    /// [`Error::Fdt`].
+    pub fn write_fdt(
+        &self,
+        fdt: &mut vm_fdt::FdtWriter,
+        phandles: fdt::Phandles,
+    ) -> Result<(), Error> {
+        debug_assert_eq!(self.machine.model, Model::V2);
+        if let Some(map) = self.machine.v2 {
+            fdt::gicv2(fdt, &map, phandles)?;
+        }
+        fdt::timer(fdt, self.machine.ppis, self.machine.vcpus, phandles.gic)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vgic_core::gic::SetupError;
+
+    const MAP: GicV2Map = GicV2Map {
+        distributor: 0x0800_0000,
+        cpu_interface: 0x0801_0000,
+        msi: Some(MsiFrame { base: 0x0802_0000, first: 64, count: 32 }),
+    };
+
+    #[test]
+    fn overlapping_frames_are_refused() {
+        let overlap = |map| match Machine::gicv2(map, 1, 64) {
+            Err(Error::Setup(SetupError::Overlap { base, other })) => (base, other),
+            other => panic!("{:?}", other.err()),
+        };
+        let map = GicV2Map { cpu_interface: 0x0800_0000, ..MAP };
+        assert_eq!(overlap(map), (0x0800_0000, 0x0800_0000));
+        let msi = Some(MsiFrame { base: 0x0801_1000, first: 64, count: 32 });
+        assert_eq!(overlap(GicV2Map { msi, ..MAP }), (0x0801_1000, 0x0801_0000));
+    }
+
+    #[test]
+    fn too_many_vcpus_are_refused() {
+        assert!(Machine::gicv2(MAP, 8, 64).is_ok());
+        assert!(matches!(
+            Machine::gicv2(MAP, 9, 64),
+            Err(Error::Setup(SetupError::TooManyVcpus(8)))
+        ));
+    }
+
+    #[test]
+    #[cfg(not(target_arch = "aarch64"))]
+    fn another_architecture_says_so() {
+        let Ok(kvm) = crate::error::open_kvm() else { return };
+        let Ok(vm) = kvm.create_vm() else { return };
+        let refused = Machine::gicv2(MAP, 1, 64).unwrap().build(&Arc::new(vm));
+        assert!(matches!(refused, Err(Error::WrongArchitecture("x86_64"))));
+    }
+}

@@ -1,0 +1,378 @@
+//! A vCPU's thread.
+//!
+//! # The loop
+//!
+//! Out of the guest: [`GicCpu::enter`] drains the mailbox and fills the list registers; the lines are set to what the CPU interface signals (one
+//! KVM_IRQ_LINE if that has changed); [`Lines::enter`] announces that the vCPU is in, and fails if something has come since. Then
+//! KVM_RUN. After it: [`Lines::leave`], the outputs of the timers, and what the guest has exited for.
+//!
+//! A guest that waits (WFI) sleeps in KVM_RUN, and a line that goes up wakes it there.
+//!
+//! # Power
+//!
+//! PSCI is the kernel's: CPU_ON, CPU_OFF and CPU_SUSPEND cause no exit, and a vCPU that is off sleeps in KVM_RUN. The engine has to
+//! know, and learns it like this:
+//!
+//! * *On*: with the first exit. Before that the guest cannot have touched its CPU interface, which is off after a reset; so nothing could have been
+//!   signaled to it. What has become pending meanwhile is found when the engine's side is powered on.
+//! * *Off*: a signal makes KVM_RUN return, and then `KVM_GET_MP_STATE` tells. Others call a vCPU out when they want something from it: that
+//!   it hands an interrupt over, or shows what its list registers hold. An interrupt that is merely for it waits, as it does for a vCPU
+//!   that is off.
+//!
+//! A vCPU that the guest turns off and on again between two exits keeps its CPU interface's registers, as with the kernel's own GICv2;
+//! guests set them up again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vgic_core::engine::Kick;
+use vgic_core::gic::GicCpu;
+use vgic_core::ids::VcpuId;
+use vgic_core::line::Thresholds;
+use vgic_core::{MmioError, Vgic};
+use vm_device::bus::MmioAddress;
+use vm_device::device_manager::{IoManager, MmioManager};
+
+use crate::error::kvm;
+use crate::lines::Lines;
+use crate::signal::Target;
+use crate::stats::RunStats;
+use crate::timer::TimerBridge;
+use crate::{Error, KvmGic, arch};
+
+/// Offset and value of GICC_IAR, for the count of spurious acknowledges.
+const GICC_IAR: u64 = 0xc;
+const SPURIOUS: u32 = 1023;
+
+/// What else the guest can access.
+pub trait Devices {
+    /// Fills `data` from `address`. Returns whether there is a device.
+    fn read(&mut self, vcpu: VcpuId, address: u64, data: &mut [u8]) -> bool;
+
+    /// Writes `data` to `address`. Returns whether there is a device.
+    fn write(&mut self, vcpu: VcpuId, address: u64, data: &[u8]) -> bool;
+}
+
+impl Devices for &IoManager {
+    fn read(&mut self, _: VcpuId, address: u64, data: &mut [u8]) -> bool {
+        self.mmio_read(MmioAddress(address), data).is_ok()
+    }
+
+    fn write(&mut self, _: VcpuId, address: u64, data: &[u8]) -> bool {
+        self.mmio_write(MmioAddress(address), data).is_ok()
+    }
+}
+
+/// Why [`Runner::run`] has returned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// [`Stop::stop`] was called.
+    Stopped,
+    /// The guest asks for an event of the whole machine: `KVM_SYSTEM_EVENT_*`, with its first datum.
+    SystemEvent(u32, u64),
+    /// KVM_RUN returned for a reason that is not known here.
+    Unknown,
+}
+
+/// Asks a vCPU's thread to return from [`Runner::run`].
+#[derive(Clone)]
+pub struct Stop {
+    flag: Arc<AtomicBool>,
+    lines: Arc<Lines>,
+    vcpu: VcpuId,
+}
+
+impl Stop {
+    /// Makes the current, or else the next, call of [`Runner::run`] return.
+    pub fn stop(&self) {
+        // Release: pairs with the look in `Runner::run`, which comes after the kick.
+        self.flag.store(true, Ordering::Release);
+        self.lines.kick(self.vcpu);
+    }
+}
+
+/// This thread is the one that a vCPU's calls go to, for as long as this lives.
+struct Attached {
+    lines: Arc<Lines>,
+    id: VcpuId,
+}
+
+impl Attached {
+    fn new(lines: &Arc<Lines>, id: VcpuId, target: &Target) -> Self {
+        lines.attach(id, target.tid());
+        Self { lines: Arc::clone(lines), id }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.lines.attach(self.id, 0);
+        self.lines.leave(self.id);
+    }
+}
+
+/// A vCPU, with its side of the interrupt controller. Stays in the thread that made it.
+pub struct Runner {
+    /// First: no signal to this thread any more, then nothing that could cause one.
+    attached: Attached,
+    cpu: GicCpu<Vgic>,
+    /// Both before the vCPU that they point to.
+    target: Target,
+    outputs: arch::Outputs,
+    vcpu: VcpuFd,
+    lines: Arc<Lines>,
+    timer: TimerBridge,
+    stop: Arc<AtomicBool>,
+    cpu_interface: Option<u64>,
+    on: bool,
+    fiq: bool,
+    stats: RunStats,
+}
+
+impl Runner {
+    pub(crate) fn new(gic: &KvmGic, mut cpu: GicCpu<Vgic>, mut vcpu: VcpuFd, on: bool) -> Self {
+        let target = Target::new(&mut vcpu);
+        let lines = Arc::clone(gic.lines());
+        let attached = Attached::new(&lines, cpu.id(), &target);
+        if on {
+            cpu.power_on();
+        }
+        Self {
+            attached,
+            cpu,
+            target,
+            outputs: arch::Outputs::new(&mut vcpu),
+            vcpu,
+            lines,
+            timer: TimerBridge::new(gic.ppis()),
+            stop: Arc::new(AtomicBool::new(false)),
+            cpu_interface: gic.cpu_interface(),
+            on,
+            fiq: false,
+            stats: RunStats::default(),
+        }
+    }
+
+    /// Which vCPU this is.
+    pub fn id(&self) -> VcpuId {
+        self.cpu.id()
+    }
+
+    /// A handle to stop it.
+    pub fn stopper(&self) -> Stop {
+        Stop { flag: Arc::clone(&self.stop), lines: Arc::clone(&self.lines), vcpu: self.cpu.id() }
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> RunStats {
+        self.stats
+    }
+
+    /// KVM's vCPU, to read or write its registers.
+    pub fn vcpu(&mut self) -> &mut VcpuFd {
+        &mut self.vcpu
+    }
+
+    /// The interrupt controller's side of it.
+    pub fn cpu(&mut self) -> &mut GicCpu<Vgic> {
+        &mut self.cpu
+    }
+
+    /// Ends it, powers its side of the interrupt controller off, and gives KVM's vCPU back.
+    pub fn detach(self) -> VcpuFd {
+        let Self { attached, cpu, target, vcpu, .. } = self;
+        drop(attached);
+        drop(target);
+        drop(cpu);
+        vcpu
+    }
+
+    /// Runs the guest until something happens that is not dealt with here. What is neither the interrupt controller's nor one of the
+    /// `devices` becomes an external abort.
+    ///
+    /// # Errors
+    /// [`Error::Kvm`].
+    pub fn run(&mut self, devices: &mut impl Devices) -> Result<Exit, Error> {
+        loop {
+            self.vcpu.set_kvm_immediate_exit(0);
+            if !self.enter() {
+                continue;
+            }
+            if self.stop.load(Ordering::Acquire) {
+                // Acquire: pairs with `Stop::stop`. Cleared, so that the vCPU can be run again.
+                self.stop.store(false, Ordering::Relaxed);
+                self.lines.leave(self.cpu.id());
+                self.cpu.exit();
+                return Ok(Exit::Stopped);
+            }
+            let ran = self.vcpu.run();
+            let called = self.lines.leave(self.cpu.id());
+            let line = self.lines.level(self.cpu.id());
+            self.stats.exits += 1;
+            // Before the access that it exited for, which may ask.
+            let levels = self.outputs.levels();
+            let injector = self.cpu.bus().injector();
+            let changed = self.timer.update(self.cpu.id(), levels, injector)?;
+            self.stats.timer_changes += u64::from(changed);
+            let exit = match ran {
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    let mut guest = Guest {
+                        cpu: &mut self.cpu,
+                        on: &mut self.on,
+                        stats: &mut self.stats,
+                        cpu_interface: self.cpu_interface,
+                        line,
+                    };
+                    guest.read(address, data, devices)
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    let mut guest = Guest {
+                        cpu: &mut self.cpu,
+                        on: &mut self.on,
+                        stats: &mut self.stats,
+                        cpu_interface: self.cpu_interface,
+                        line,
+                    };
+                    guest.write(address, data, devices)
+                }
+                Ok(VcpuExit::SystemEvent(event, data)) => {
+                    let datum = data.first().copied().unwrap_or(0);
+                    self.cpu.exit();
+                    return Ok(Exit::SystemEvent(event, datum));
+                }
+                Ok(VcpuExit::Intr) => self.interrupted(called)?,
+                Err(e) if [libc::EINTR, libc::EAGAIN].contains(&e.errno()) => {
+                    self.interrupted(called)?
+                }
+                Ok(_) => {
+                    self.cpu.exit();
+                    return Ok(Exit::Unknown);
+                }
+                Err(e) => {
+                    self.cpu.exit();
+                    return Err(kvm("running a vCPU")(e));
+                }
+            };
+            if exit == Outcome::Abort {
+                self.stats.aborts += 1;
+                arch::inject_abort(&self.vcpu).map_err(kvm("injecting an external abort"))?;
+            }
+        }
+    }
+
+    /// Offers the guest what there is. Returns whether it may be entered.
+    fn enter(&mut self) -> bool {
+        let id = self.cpu.id();
+        if !self.on {
+            return self.lines.enter(id, Thresholds::default());
+        }
+        self.lines.look(id);
+        self.cpu.enter();
+        self.lines.set_irq(id, self.cpu.irq_line());
+        let fiq = self.cpu.fiq_line();
+        if fiq != self.fiq {
+            self.lines.set_fiq(id, fiq);
+            self.fiq = fiq;
+        }
+        self.lines.enter(id, self.cpu.thresholds())
+    }
+
+    /// KVM_RUN has returned for a signal or an output of the timer.
+    fn interrupted(&mut self, called: bool) -> Result<Outcome, Error> {
+        self.stats.interrupted_exits += 1;
+        if called || !self.on {
+            // Who has called waits for this.
+            self.cpu.exit();
+            self.stats.power_queries += 1;
+            let off = arch::is_off(&self.vcpu).map_err(kvm("asking for a vCPU's power state"))?;
+            if off && self.on {
+                self.lines.set_irq(self.cpu.id(), false);
+                self.cpu.power_off();
+                self.on = false;
+            } else if !off && !self.on {
+                self.cpu.power_on();
+                self.on = true;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// What became of an access.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Abort,
+}
+
+/// The parts of a runner that serve an access.
+struct Guest<'a> {
+    cpu: &'a mut GicCpu<Vgic>,
+    on: &'a mut bool,
+    stats: &'a mut RunStats,
+    cpu_interface: Option<u64>,
+    /// The IRQ line was up while the guest ran.
+    line: bool,
+}
+
+impl Guest<'_> {
+    /// Before an access: the guest runs, and the CPU interface is to know of everything that has come.
+    fn prepare(&mut self) {
+        if !*self.on {
+            *self.on = true;
+            self.cpu.power_on();
+        }
+        if self.cpu.has_mail() {
+            self.cpu.enter();
+        }
+    }
+
+    /// The outcome of an access that the interrupt controller has been asked for; `None` if it is not its.
+    fn gic(&mut self, result: Result<(), MmioError>) -> Option<Outcome> {
+        match result {
+            Ok(()) => {
+                self.stats.gic_exits += 1;
+                Some(Outcome::Done)
+            }
+            Err(MmioError::Unmapped(_)) => {
+                // Devices may take long, or locks: nobody is to wait for this vCPU meanwhile.
+                self.cpu.exit();
+                self.stats.device_exits += 1;
+                None
+            }
+            Err(_) => {
+                self.stats.gic_exits += 1;
+                Some(Outcome::Abort)
+            }
+        }
+    }
+
+    fn read(&mut self, address: u64, data: &mut [u8], devices: &mut impl Devices) -> Outcome {
+        self.prepare();
+        let result = self.cpu.read(address, data);
+        if let Some(outcome) = self.gic(result) {
+            if self.cpu_interface.is_some_and(|base| address == base + GICC_IAR)
+                && let Ok(value) = <[u8; 4]>::try_from(&*data)
+            {
+                let empty = u32::from_le_bytes(value) == SPURIOUS;
+                self.stats.acknowledges += 1;
+                self.stats.empty += u64::from(empty);
+                self.stats.spurious += u64::from(empty && self.line);
+            }
+            return outcome;
+        }
+        let found = devices.read(self.cpu.id(), address, data);
+        if found { Outcome::Done } else { Outcome::Abort }
+    }
+
+    fn write(&mut self, address: u64, data: &[u8], devices: &mut impl Devices) -> Outcome {
+        self.prepare();
+        let result = self.cpu.write(address, data);
+        if let Some(outcome) = self.gic(result) {
+            return outcome;
+        }
+        let found = devices.write(self.cpu.id(), address, data);
+        if found { Outcome::Done } else { Outcome::Abort }
+    }
+}

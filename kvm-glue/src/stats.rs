@@ -1,0 +1,59 @@
+//! What a VM's interrupts have cost: exits, calls into the kernel, kicks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter that any thread may count with.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        // Relaxed: a statistic; nothing is published through it.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        // Relaxed: as above.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How often a vCPU's lines were driven, and by whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LineStats {
+    /// Interrupts that were offered to it.
+    pub offers: u64,
+    /// Times that it was to come to its mailbox, whatever its line says.
+    pub kicks: u64,
+    /// KVM_IRQ_LINE calls by the threads that offered.
+    pub raised_by_others: u64,
+    /// KVM_IRQ_LINE calls by its own thread.
+    pub driven_by_itself: u64,
+    /// Signals sent to its thread.
+    pub signals: u64,
+}
+
+/// What a vCPU's thread has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RunStats {
+    /// Times that KVM_RUN returned.
+    pub exits: u64,
+    /// For accesses to the interrupt controller.
+    pub gic_exits: u64,
+    /// For accesses to anything else.
+    pub device_exits: u64,
+    /// For a change of a timer's or the PMU's output, a signal, or nothing.
+    pub interrupted_exits: u64,
+    /// Reads of IAR.
+    pub acknowledges: u64,
+    /// Those that found nothing (1023). Linux's driver of GICv2 reads IAR until it does, so that each exception has one.
+    pub empty: u64,
+    /// Those of them that found nothing although the IRQ line was up: the guest was interrupted for nothing.
+    pub spurious: u64,
+    /// Changes of the timers' and the PMU's outputs.
+    pub timer_changes: u64,
+    /// Times that KVM was asked whether the vCPU is powered on.
+    pub power_queries: u64,
+    /// Accesses that became external aborts.
+    pub aborts: u64,
+}

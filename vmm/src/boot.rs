@@ -1,0 +1,138 @@
+//! What is in the guest's memory before it starts.
+
+use std::io::{Cursor, Read};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::args::Run;
+use crate::map;
+use crate::memory::Memory;
+
+/// Where things are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Layout {
+    /// Where the boot vCPU starts.
+    pub(crate) entry: u64,
+    /// Where the device tree goes.
+    pub(crate) fdt: u64,
+    /// The initial RAM disk's first address, and the one after its last.
+    pub(crate) initrd: Option<(u64, u64)>,
+}
+
+/// Room for the device tree, at the end of memory; a kernel wants it within one 2 MiB block.
+const FDT_ROOM: u64 = 2 << 20;
+
+/// Loads what the command line names.
+pub(crate) fn load(run: &Run, memory: &Memory) -> Result<Layout> {
+    let end = map::RAM + (run.memory << 20);
+    ensure!(run.memory >= 4, "less than 4 MiB of memory");
+    let fdt = end - FDT_ROOM;
+    if let Some(raw) = &run.raw {
+        let image = read(&raw.file)?;
+        put(memory, raw.address, &image, &raw.file)?;
+        ensure!(raw.address + image.len() as u64 <= fdt, "the payload leaves no room");
+        return Ok(Layout { entry: raw.address, fdt, initrd: None });
+    }
+    let Some(kernel) = &run.kernel else { bail!("neither a kernel nor a payload") };
+    let image = unwrap(read(kernel)?).with_context(|| kernel.display().to_string())?;
+    let entry = load_image(memory, image).with_context(|| kernel.display().to_string())?;
+    let initrd = match &run.initrd {
+        None => None,
+        Some(path) => {
+            let data = read(path)?;
+            let start = fdt.checked_sub(data.len() as u64).context("the initrd is too big")?;
+            let start = start & !0xffff;
+            put(memory, start, &data, path)?;
+            Some((start, start + data.len() as u64))
+        }
+    };
+    Ok(Layout { entry, fdt, initrd })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn put(memory: &Memory, address: u64, data: &[u8], path: &Path) -> Result<()> {
+    let put = memory.write_slice(data, GuestAddress(address));
+    put.with_context(|| format!("{} does not fit at {address:#x}", path.display()))
+}
+
+/// Takes an arm64 Image out of what distributions wrap it in: gzip, or an EFI zboot image with gzip inside.
+fn unwrap(file: Vec<u8>) -> Result<Vec<u8>> {
+    if file.starts_with(&[0x1f, 0x8b]) {
+        return gunzip(&file);
+    }
+    if file.get(4..8) == Some(b"zimg") {
+        // Linux's drivers/firmware/efi/libstub/zboot-header.S: offset, size, and the compression's name.
+        let word = |at: usize| {
+            let bytes = file.get(at..at + 4).context("a truncated zboot header")?;
+            Ok::<_, anyhow::Error>(u32::from_le_bytes(bytes.try_into()?) as usize)
+        };
+        let (start, size) = (word(8)?, word(12)?);
+        let payload = start.checked_add(size).and_then(|end| file.get(start..end));
+        let payload = payload.context("a truncated zboot payload")?;
+        if payload.starts_with(&[0x1f, 0x8b]) {
+            return gunzip(payload);
+        }
+        bail!("a zboot image that is not compressed with gzip: unpack it first");
+    }
+    Ok(file)
+}
+
+fn gunzip(data: &[u8]) -> Result<Vec<u8>> {
+    let mut image = Vec::new();
+    // A zboot payload has four bytes of its own behind it: the decoder stops before them.
+    flate2::bufread::GzDecoder::new(data).read_to_end(&mut image).context("unpacking")?;
+    Ok(image)
+}
+
+/// Puts an Image where it wants to be, and returns its entry.
+#[cfg(target_arch = "aarch64")]
+fn load_image(memory: &Memory, image: Vec<u8>) -> Result<u64> {
+    use linux_loader::loader::{KernelLoader, pe::PE};
+    let base = Some(GuestAddress(map::RAM));
+    let loaded = PE::load(&**memory, base, &mut Cursor::new(image), None)?;
+    Ok(loaded.kernel_load.0)
+}
+
+/// linux-loader has arm64's format on arm64 only.
+#[cfg(not(target_arch = "aarch64"))]
+fn load_image(_: &Memory, image: Vec<u8>) -> Result<u64> {
+    let _ = Cursor::new(image);
+    bail!("an arm64 kernel is loaded on an arm64 host only")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn kernels_come_out_of_their_wrappers() {
+        let image = b"an image".repeat(100);
+        assert_eq!(unwrap(image.clone()).unwrap(), image);
+        assert_eq!(unwrap(gzip(&image)).unwrap(), image);
+        let payload = gzip(&image);
+        let mut zboot = b"MZ\0\0zimg".to_vec();
+        zboot.extend(64u32.to_le_bytes());
+        zboot.extend((payload.len() as u32).to_le_bytes());
+        zboot.resize(64, 0);
+        zboot.extend(&payload);
+        zboot.extend([1, 2, 3, 4]);
+        assert_eq!(unwrap(zboot.clone()).unwrap(), image);
+        zboot[64] = 0;
+        assert!(unwrap(zboot.clone()).is_err());
+        zboot.truncate(70);
+        assert!(unwrap(zboot).is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! The lab's doorbell: a device that moves lines and sends storms of MSIs from threads of the VMM. `lab/guests/DOORBELL.md` specifies it.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vgic_kvm::msi::Msi;
+use vm_device::MutDeviceMmio;
+use vm_device::bus::{MmioAddress, MmioAddressOffset};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::irq::{IrqSender, Irqs};
+use crate::memory::Memory;
+
+const ID: u32 = 0x4c41_4244;
+const LINE: u64 = 0x04;
+const STATUS: u64 = 0x08;
+const GO: u64 = 0x40;
+/// The registers that are merely kept: THREADS to SEEN_HI.
+const KEPT: std::ops::RangeInclusive<u64> = 0x10..=0x3c;
+
+const RUNNING: u32 = 0;
+const IDLE: u32 = 1;
+const REFUSED: u32 = 2;
+const GAVE_UP: u32 = 3;
+
+/// How long a paced storm waits for the guest.
+const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_THREADS: u32 = 8;
+const MAX_EVENTS: u32 = 65536;
+
+/// The device.
+pub(crate) struct Doorbell {
+    registers: [u32; 12],
+    lines: Box<dyn IrqSender>,
+    irqs: Arc<Irqs>,
+    memory: Memory,
+    status: Arc<AtomicU32>,
+}
+
+/// A storm, as its threads see it.
+struct Storm {
+    threads: u32,
+    events: u32,
+    count: u32,
+    paced: bool,
+    device: u32,
+    data: u32,
+    address: u64,
+    counters: u64,
+    seen: u64,
+    memory: Memory,
+    status: Arc<AtomicU32>,
+    /// Threads that have not ended.
+    left: AtomicU32,
+    gave_up: AtomicU64,
+}
+
+impl Doorbell {
+    pub(crate) fn new(irqs: Arc<Irqs>, memory: Memory) -> anyhow::Result<Self> {
+        let lines = irqs.sender()?;
+        Ok(Self { registers: [0; 12], lines, irqs, memory, status: Arc::new(AtomicU32::new(IDLE)) })
+    }
+
+    /// The storm that the registers describe; `None` if it is to be refused.
+    fn storm(&self) -> Option<Storm> {
+        let [threads, events, count, flags, device, data, address_lo, address_hi, rest @ ..] =
+            self.registers;
+        let [counters_lo, counters_hi, seen_lo, seen_hi] = rest;
+        let wide = |lo: u32, hi: u32| u64::from(lo) | u64::from(hi) << 32;
+        let (counters, seen) = (wide(counters_lo, counters_hi), wide(seen_lo, seen_hi));
+        let size = u64::from(events) * 8;
+        let ram = |at: u64| {
+            at.is_multiple_of(8) && self.memory.check_range(GuestAddress(at), size as usize)
+        };
+        let paced = flags & 1 != 0;
+        let valid = (1..=MAX_THREADS).contains(&threads)
+            && (threads..=MAX_EVENTS).contains(&events)
+            && ram(counters)
+            && (!paced || ram(seen));
+        valid.then(|| Storm {
+            threads,
+            events,
+            count,
+            paced,
+            device,
+            data,
+            address: wide(address_lo, address_hi),
+            counters,
+            seen,
+            memory: self.memory.clone(),
+            status: Arc::clone(&self.status),
+            left: AtomicU32::new(threads),
+            gave_up: AtomicU64::new(0),
+        })
+    }
+
+    fn go(&mut self) {
+        // Acquire: pairs with the last thread's store.
+        if self.status.load(Ordering::Acquire) == RUNNING {
+            return;
+        }
+        let senders: Option<Vec<_>> = self.storm().and_then(|storm| {
+            let senders = (0..storm.threads).map(|_| self.irqs.sender().ok());
+            Some((senders.collect::<Option<Vec<_>>>()?, storm)).map(|(s, storm)| {
+                let storm = Arc::new(storm);
+                s.into_iter().map(|sender| (sender, Arc::clone(&storm))).collect()
+            })
+        });
+        let Some(senders) = senders else {
+            // Relaxed: nothing but the value.
+            return self.status.store(REFUSED, Ordering::Relaxed);
+        };
+        self.status.store(RUNNING, Ordering::Relaxed);
+        for (n, (sender, storm)) in senders.into_iter().enumerate() {
+            thread::spawn(move || storm.run(n as u32, &*sender));
+        }
+    }
+}
+
+impl Storm {
+    /// Thread `n` of it.
+    fn run(&self, n: u32, sender: &dyn IrqSender) {
+        for i in (0..self.count).filter(|i| i % self.events % self.threads == n) {
+            if !self.send(i % self.events, sender) {
+                // Relaxed: read after the AcqRel below.
+                self.gave_up.store(1, Ordering::Relaxed);
+                break;
+            }
+        }
+        // AcqRel: the last one sees what the others did, and the guest that reads STATUS sees all of it.
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let gave_up = self.gave_up.load(Ordering::Relaxed) != 0;
+            self.status.store(if gave_up { GAVE_UP } else { IDLE }, Ordering::Release);
+        }
+    }
+
+    fn load(&self, base: u64, event: u32, order: Ordering) -> Option<u64> {
+        self.memory.load(GuestAddress(base + u64::from(event) * 8), order).ok()
+    }
+
+    fn send(&self, event: u32, sender: &dyn IrqSender) -> bool {
+        // Relaxed: this thread is the counter's only writer.
+        let Some(counter) = self.load(self.counters, event, Ordering::Relaxed) else {
+            return false;
+        };
+        if self.paced && !self.wait(event, counter) {
+            return false;
+        }
+        let at = GuestAddress(self.counters + u64::from(event) * 8);
+        // Release: what the handler sees after the acknowledge includes it.
+        if self.memory.store(counter + 1, at, Ordering::Release).is_err() {
+            return false;
+        }
+        let data = self.data.wrapping_add(event);
+        sender.msi(&Msi { address: self.address, data, device: self.device });
+        true
+    }
+
+    /// Waits until the guest has seen a counter's value.
+    fn wait(&self, event: u32, value: u64) -> bool {
+        let begin = Instant::now();
+        let mut tries = 0u32;
+        while self.load(self.seen, event, Ordering::Acquire) != Some(value) {
+            tries += 1;
+            if tries > 100 {
+                thread::yield_now();
+                if begin.elapsed() > PATIENCE {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+impl MutDeviceMmio for Doorbell {
+    fn mmio_read(&mut self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        let value = match offset {
+            _ if data.len() != 4 || !offset.is_multiple_of(4) => 0,
+            0 => ID,
+            // Acquire: pairs with the last thread's store.
+            STATUS => self.status.load(Ordering::Acquire),
+            _ if KEPT.contains(&offset) => self.registers[((offset - 0x10) / 4) as usize],
+            _ => 0,
+        };
+        data.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+    }
+
+    fn mmio_write(&mut self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        let Ok(data) = <[u8; 4]>::try_from(data) else { return };
+        let value = u32::from_le_bytes(data);
+        match offset {
+            LINE => _ = self.lines.line(value & 0x3ff, value >> 31 != 0),
+            GO => self.go(),
+            _ if KEPT.contains(&offset) && offset.is_multiple_of(4) => {
+                self.registers[((offset - 0x10) / 4) as usize] = value;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// As a device on a bus.
+pub(crate) type Shared = Mutex<Doorbell>;
+
+/// A lock whose holder has panicked is still good for devices of this VMM.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

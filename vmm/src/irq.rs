@@ -1,0 +1,110 @@
+//! The interrupt controller as the machine's devices see it, whoever's it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result};
+use kvm_ioctls::VmFd;
+use vgic_core::engine::{Injector, Wired};
+use vgic_core::gic::MsiFrame;
+use vgic_core::ids::Intid;
+use vgic_kvm::fdt::Phandles;
+use vgic_kvm::msi::{Msi, MsiInjector};
+use vgic_kvm::timer::Ppis;
+use vgic_kvm::{GicV2Map, KvmGic, Machine};
+use vm_fdt::FdtWriter;
+
+use crate::args::GicKind;
+use crate::kernel_gic::KernelGic;
+use crate::map;
+
+/// A thread's handle for interrupts.
+pub(crate) trait IrqSender: Send {
+    /// Sends an MSI. Returns whether anything takes it.
+    fn msi(&self, msi: &Msi) -> bool;
+
+    /// Sets the line of an SPI. Returns whether there is such an SPI.
+    fn line(&self, intid: u32, level: bool) -> bool;
+}
+
+/// MSIs that were sent, by whichever thread.
+static MSIS: AtomicU64 = AtomicU64::new(0);
+
+/// How many MSIs have been sent.
+pub(crate) fn msis() -> u64 {
+    // Relaxed: a statistic.
+    MSIS.load(Ordering::Relaxed)
+}
+
+pub(crate) fn count_msi() {
+    // Relaxed: as above.
+    MSIS.fetch_add(1, Ordering::Relaxed);
+}
+
+impl IrqSender for MsiInjector {
+    fn msi(&self, msi: &Msi) -> bool {
+        count_msi();
+        self.send(msi).is_ok()
+    }
+
+    fn line(&self, intid: u32, level: bool) -> bool {
+        self.injector().set_level(Wired::Spi(Intid(intid)), level).is_ok()
+    }
+}
+
+/// The machine's interrupt controller.
+pub(crate) enum Irqs {
+    /// vgic-core's.
+    User(KvmGic),
+    /// The kernel's.
+    Kernel(Arc<KernelGic>),
+}
+
+impl Irqs {
+    /// Makes it. The kernel's wants the vCPUs to exist.
+    pub(crate) fn new(kind: GicKind, vm: &Arc<VmFd>, vcpus: u16) -> Result<Self> {
+        let (first, count) = map::V2M_SPIS;
+        Ok(match kind {
+            GicKind::V2 => {
+                let msi = Some(MsiFrame { base: map::V2M, first, count });
+                let map = GicV2Map { distributor: map::GICD, cpu_interface: map::GICC, msi };
+                Self::User(Machine::gicv2(map, vcpus, map::SPIS)?.build(vm)?)
+            }
+            GicKind::KernelV3 => {
+                let gic = KernelGic::new(vm, vcpus).context("the kernel's GICv3 with ITS")?;
+                Self::Kernel(Arc::new(gic))
+            }
+        })
+    }
+
+    /// A handle for one thread.
+    pub(crate) fn sender(&self) -> Result<Box<dyn IrqSender>> {
+        Ok(match self {
+            Self::User(gic) => Box::new(gic.msi_injector()?),
+            Self::Kernel(gic) => Box::new(gic.sender()),
+        })
+    }
+
+    /// Writes its nodes, and the timer's.
+    pub(crate) fn write_fdt(
+        &self,
+        fdt: &mut FdtWriter,
+        vcpus: u16,
+        phandles: Phandles,
+    ) -> Result<()> {
+        match self {
+            Self::User(gic) => gic.write_fdt(fdt, phandles)?,
+            Self::Kernel(_) => {
+                let redistributors = (map::GICR, u64::from(vcpus) * 0x2_0000);
+                vgic_kvm::fdt::gicv3(fdt, map::GICD, redistributors, Some(map::ITS), phandles)?;
+                vgic_kvm::fdt::timer(fdt, Ppis::default(), vcpus, phandles.gic)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether MSIs carry DeviceIDs, so that PCI functions have to be mapped to them.
+    pub(crate) fn has_its(&self) -> bool {
+        matches!(self, Self::Kernel(_))
+    }
+}

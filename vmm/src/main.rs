@@ -1,0 +1,47 @@
+//! The reference VMM of vgic-kvm: small, for arm64 guests on KVM, with the address map of QEMU's `virt` machine.
+//!
+//! On a host that is not arm64 it builds, and says that it cannot run.
+
+mod args;
+mod boot;
+mod doorbell;
+mod fdt;
+mod irq;
+mod kernel_gic;
+mod map;
+mod memory;
+mod pci;
+mod pl011;
+mod stats;
+mod vcpu;
+mod virtio;
+mod vm;
+
+use std::io::Write;
+use std::process::exit;
+
+use clap::Parser;
+
+use args::{Args, Command, Stats};
+use vcpu::End;
+
+fn main() {
+    let Command::Run(run) = Args::parse().command;
+    let status = match vm::run(&run) {
+        Ok((end, report)) => {
+            if run.stats == Some(Stats::Json)
+                && let Ok(line) = serde_json::to_string(&report)
+            {
+                println!("{line}");
+            }
+            i32::from(!matches!(end, End::Off | End::Reset))
+        }
+        Err(e) => {
+            eprintln!("vgic-vmm: {e:#}");
+            2
+        }
+    };
+    let _ = std::io::stdout().flush();
+    // Threads that wait for input, or sleep in the kernel as vCPUs that are off, do not keep us.
+    exit(status);
+}

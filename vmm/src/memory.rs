@@ -1,0 +1,39 @@
+//! The guest's memory.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::map;
+
+/// The guest's memory: a handle.
+pub(crate) type Memory = Arc<GuestMemoryMmap<()>>;
+
+/// Memory of `mib` MiB.
+pub(crate) fn new(mib: u64) -> Result<Memory> {
+    let size = usize::try_from(mib << 20).context("too much memory")?;
+    let ranges = [(GuestAddress(map::RAM), size)];
+    Ok(Arc::new(GuestMemoryMmap::from_ranges(&ranges).context("allocating the guest's memory")?))
+}
+
+/// Gives it to a VM.
+#[allow(unsafe_code)] // The kernel is told where our memory is.
+pub(crate) fn register(vm: &VmFd, memory: &Memory) -> Result<()> {
+    for (slot, region) in memory.iter().enumerate() {
+        let host = memory.get_host_address(region.start_addr())?;
+        let region = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags: 0,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: host as u64,
+        };
+        // SAFETY: the mapping is as long as the region says, and `main` keeps it until the process ends. That the guest changes it at
+        // any time is what vm-memory's volatile accesses are for.
+        unsafe { vm.set_user_memory_region(region) }.context("KVM_SET_USER_MEMORY_REGION")?;
+    }
+    Ok(())
+}

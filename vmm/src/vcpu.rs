@@ -1,0 +1,186 @@
+//! The vCPUs' threads.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use vgic_core::ids::VcpuId;
+use vgic_kvm::{Exit, KvmGic, Stop};
+use vm_device::bus::MmioAddress;
+use vm_device::device_manager::{IoManager, MmioManager};
+
+use crate::stats::VcpuStats;
+
+/// Core registers of KVM_SET_ONE_REG: 64 bits, numbered by their offsets in words of `struct kvm_regs`.
+const CORE: u64 = 0x6030_0000_0010_0000;
+const X0: u64 = CORE;
+const PC: u64 = CORE + 0x100 / 4;
+const PSTATE: u64 = CORE + 0x108 / 4;
+/// EL1 with its own stack pointer, all exceptions masked.
+const EL1H_MASKED: u64 = 0x3c5;
+
+/// How a machine ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// The guest powered it off.
+    Off,
+    /// The guest reset it, which this VMM takes for the end as well.
+    Reset,
+    /// The guest reports a crash.
+    Crash,
+    /// A vCPU cannot go on.
+    Failed,
+}
+
+/// Makes vCPU `n`; the first one starts at `entry` with `x0`, the others when they are powered on.
+pub(crate) fn create(vm: &VmFd, n: u16, entry: u64, x0: u64) -> Result<VcpuFd> {
+    let vcpu = vm.create_vcpu(n.into()).context("KVM_CREATE_VCPU")?;
+    init(vm, &vcpu, n)?;
+    if n == 0 {
+        for (register, value) in [(X0, x0), (PC, entry), (PSTATE, EL1H_MASKED)] {
+            set_register(&vcpu, register, value)?;
+        }
+    }
+    Ok(vcpu)
+}
+
+#[cfg(target_arch = "aarch64")]
+fn init(vm: &VmFd, vcpu: &VcpuFd, n: u16) -> Result<()> {
+    use kvm_bindings::{KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, kvm_vcpu_init};
+    let mut init = kvm_vcpu_init::default();
+    vm.get_preferred_target(&mut init).context("KVM_ARM_PREFERRED_TARGET")?;
+    init.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
+    if n > 0 {
+        init.features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
+    }
+    vcpu.vcpu_init(&init).context("KVM_ARM_VCPU_INIT")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn set_register(vcpu: &VcpuFd, register: u64, value: u64) -> Result<()> {
+    vcpu.set_one_reg(register, &value.to_le_bytes()).context("KVM_SET_ONE_REG")?;
+    Ok(())
+}
+
+/// [`vgic_kvm::Machine::check_host`] has refused, or the kernel does when it is asked for its GICv3.
+#[cfg(not(target_arch = "aarch64"))]
+fn init(_: &VmFd, _: &VcpuFd, _: u16) -> Result<()> {
+    anyhow::bail!("arm64 guests need an arm64 host")
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn set_register(_: &VcpuFd, register: u64, _: u64) -> Result<()> {
+    anyhow::bail!("register {register:#x} is arm64's")
+}
+
+/// The end that an event of KVM stands for; `None` if it is none.
+fn end_of(event: u32) -> Option<End> {
+    match event {
+        1 => Some(End::Off),
+        2 => Some(End::Reset),
+        3 => Some(End::Crash),
+        _ => None,
+    }
+}
+
+/// What vCPU threads need.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) bus: Arc<IoManager>,
+    /// Whoever ends first says how.
+    pub(crate) end: Sender<End>,
+}
+
+/// A running vCPU.
+pub(crate) struct Running {
+    thread: JoinHandle<Result<VcpuStats>>,
+    stop: Stop,
+}
+
+/// Starts a vCPU whose interrupt controller is in user space.
+pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> Result<Running> {
+    let (sender, stopper) = std::sync::mpsc::channel();
+    let gic = gic.clone();
+    let thread = thread::Builder::new().name(format!("vcpu{}", id.0)).spawn(move || {
+        let mut runner = gic.attach(id, vcpu).map_err(|(e, _)| e)?;
+        let _ = sender.send(runner.stopper());
+        loop {
+            let end = match runner.run(&mut &*shared.bus) {
+                Ok(Exit::Stopped) => break,
+                Ok(Exit::SystemEvent(event, _)) => end_of(event),
+                Ok(Exit::Unknown) => Some(End::Failed),
+                Err(e) => {
+                    eprintln!("vgic-vmm: vCPU {}: {e}", id.0);
+                    Some(End::Failed)
+                }
+            };
+            if let Some(end) = end {
+                let _ = shared.end.send(end);
+                break;
+            }
+        }
+        let stats = runner.stats();
+        drop(runner.detach());
+        Ok(VcpuStats::new(stats, gic.line_stats(id)))
+    })?;
+    let stop = stopper.recv().context("a vCPU's thread has not started");
+    match stop {
+        Ok(stop) => Ok(Running { thread, stop }),
+        Err(e) => {
+            // Why, if it says so.
+            thread.join().ok().transpose()?;
+            Err(e)
+        }
+    }
+}
+
+impl Running {
+    /// Stops it, and returns what it has done.
+    pub(crate) fn stop(self) -> Result<VcpuStats> {
+        self.stop.stop();
+        self.thread.join().map_err(|_| anyhow::anyhow!("a vCPU's thread has panicked"))?
+    }
+}
+
+/// Starts a vCPU whose interrupt controller is the kernel's. Its thread ends with the process.
+pub(crate) fn start_kernel(
+    n: u16,
+    mut vcpu: VcpuFd,
+    shared: Shared,
+    stats: Arc<crate::stats::KernelVcpu>,
+) -> Result<()> {
+    thread::Builder::new().name(format!("vcpu{n}")).spawn(move || {
+        loop {
+            let ran = vcpu.run();
+            stats.exits.add();
+            let end = match ran {
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    stats.device_exits.add();
+                    // There is nobody else; what is not there reads as ones.
+                    data.fill(0xff);
+                    let _ = shared.bus.mmio_read(MmioAddress(address), data);
+                    None
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    stats.device_exits.add();
+                    let _ = shared.bus.mmio_write(MmioAddress(address), data);
+                    None
+                }
+                Ok(VcpuExit::SystemEvent(event, _)) => end_of(event),
+                Ok(VcpuExit::Intr) => None,
+                Err(e) if [libc::EINTR, libc::EAGAIN].contains(&e.errno()) => None,
+                other => {
+                    eprintln!("vgic-vmm: vCPU {n}: {other:?}");
+                    Some(End::Failed)
+                }
+            };
+            if let Some(end) = end {
+                let _ = shared.end.send(end);
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! The machine.
+
+use std::io::Read;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use kvm_ioctls::VcpuFd;
+use vgic_core::ids::VcpuId;
+use vgic_kvm::error::open_kvm;
+use vm_device::bus::{MmioAddress, MmioAddressOffset, MmioRange};
+use vm_device::device_manager::{IoManager, MmioManager};
+use vm_device::{DeviceMmio, MutDeviceMmio};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::args::{GicKind, Run};
+use crate::doorbell::{self, Doorbell, lock};
+use crate::irq::{self, Irqs};
+use crate::memory::{self, Memory};
+use crate::pci::transport::{Place, VirtioPci};
+use crate::pci::{Ecam, Function, Functions, Window};
+use crate::pl011::Pl011;
+use crate::stats::{EngineStats, KernelVcpu, Report, VcpuStats};
+use crate::vcpu::{self, End, Running, Shared};
+use crate::virtio::{blk::Disk, rng::Rng};
+use crate::{boot, fdt, map};
+
+type Uart = Pl011<std::io::Stdout, Box<dyn FnMut(bool) + Send>>;
+
+/// The console on the bus.
+struct Console(Arc<Mutex<Uart>>);
+
+impl DeviceMmio for Console {
+    fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        let value = lock(&self.0).read(offset & !3);
+        data.fill(0);
+        data.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+    }
+
+    fn mmio_write(&self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        let mut value = [0; 4];
+        value.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+        lock(&self.0).write(offset & !3, u32::from_le_bytes(value));
+    }
+}
+
+fn range(base: u64, size: u64) -> Result<MmioRange> {
+    MmioRange::new(MmioAddress(base), size).map_err(|e| anyhow::anyhow!("{e:?}"))
+}
+
+fn console(irqs: &Irqs) -> Result<Console> {
+    let sender = irqs.sender()?;
+    let line: Box<dyn FnMut(bool) + Send> =
+        Box::new(move |level| _ = sender.line(map::PL011_INTID, level));
+    let uart = Arc::new(Mutex::new(Pl011::new(std::io::stdout(), line)));
+    let typed = Arc::clone(&uart);
+    // Ends with the process, or with its input.
+    thread::Builder::new().name("stdin".into()).spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
+            let mut rest = &buffer[..n];
+            while !rest.is_empty() {
+                let taken = lock(&typed).receive(rest);
+                rest = &rest[taken..];
+                if !rest.is_empty() {
+                    thread::sleep(std::time::Duration::from_millis(10));
+                }
+            }
+        }
+    })?;
+    Ok(Console(uart))
+}
+
+fn functions(
+    run: &Run,
+    vm: &Arc<kvm_ioctls::VmFd>,
+    memory: &Memory,
+    irqs: &Arc<Irqs>,
+) -> Result<Functions> {
+    let mut functions: Vec<Box<dyn Function>> = Vec::new();
+    let place = |number: usize| {
+        let irqs = Arc::clone(irqs);
+        Place {
+            number: number as u8,
+            vm: Arc::clone(vm),
+            memory: Arc::clone(memory),
+            senders: Box::new(move || irqs.sender()),
+        }
+    };
+    // Device 0 is left out: it is the host bridge's place, and none is needed.
+    functions.push(Box::new(Nothing));
+    for path in &run.disk {
+        let disk = Disk::open(path, run.queues)?;
+        functions.push(Box::new(VirtioPci::new(disk, place(functions.len()))?));
+    }
+    if run.rng {
+        functions.push(Box::new(VirtioPci::new(Rng::new()?, place(functions.len()))?));
+    }
+    ensure!(functions.len() <= 32, "too many disks");
+    Ok(Functions::new(functions))
+}
+
+/// An empty slot.
+struct Nothing;
+
+impl Function for Nothing {
+    fn config_read(&mut self, _: usize, _: &mut [u8]) {}
+    fn config_write(&mut self, _: usize, _: &[u8]) {}
+    fn bar(&self) -> Option<(u64, u64)> {
+        None
+    }
+    fn bar_read(&mut self, _: u64, _: &mut [u8]) {}
+    fn bar_write(&mut self, _: u64, _: &[u8]) {}
+}
+
+fn bus(
+    run: &Run,
+    vm: &Arc<kvm_ioctls::VmFd>,
+    memory: &Memory,
+    irqs: &Arc<Irqs>,
+) -> Result<IoManager> {
+    let mut bus = IoManager::new();
+    let mut add = |base, size, device: Arc<dyn DeviceMmio + Send + Sync>| {
+        let added = bus.register_mmio(range(base, size)?, device);
+        added.map_err(|e| anyhow::anyhow!("a device at {base:#x}: {e:?}"))
+    };
+    add(map::PL011, 0x1000, Arc::new(console(irqs)?))?;
+    let functions = Arc::new(functions(run, vm, memory, irqs)?);
+    add(map::ECAM, map::ECAM_SIZE, Arc::new(Ecam(Arc::clone(&functions))))?;
+    add(map::PCI_MMIO, map::PCI_MMIO_SIZE, Arc::new(Window(functions)))?;
+    if run.raw.is_some() || run.doorbell {
+        let doorbell = Doorbell::new(Arc::clone(irqs), Arc::clone(memory))?;
+        add(map::DOORBELL, 0x1000, Arc::new(DoorbellDevice(doorbell::Shared::new(doorbell))))?;
+    }
+    Ok(bus)
+}
+
+/// The doorbell on the bus.
+struct DoorbellDevice(doorbell::Shared);
+
+impl DeviceMmio for DoorbellDevice {
+    fn mmio_read(&self, base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        lock(&self.0).mmio_read(base, offset, data);
+    }
+
+    fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        lock(&self.0).mmio_write(base, offset, data);
+    }
+}
+
+/// Runs a machine to its end.
+pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
+    let vm = Arc::new(open_kvm()?.create_vm().context("KVM_CREATE_VM")?);
+    if run.gic == GicKind::V2 {
+        // Before anything else can fail for the same reason.
+        vgic_kvm::Machine::check_host(&vm)?;
+    }
+    let memory = memory::new(run.memory)?;
+    memory::register(&vm, &memory)?;
+    let layout = boot::load(run, &memory)?;
+    let create = |n| vcpu::create(&vm, n, layout.entry, layout.fdt);
+    let vcpus: Vec<VcpuFd> = (0..run.smp).map(create).collect::<Result<_>>()?;
+    let irqs = Arc::new(Irqs::new(run.gic, &vm, run.smp)?);
+    let blob = fdt::write(run, &layout, &irqs)?;
+    memory.write_slice(&blob, GuestAddress(layout.fdt)).context("no room for the device tree")?;
+    let bus = Arc::new(bus(run, &vm, &memory, &irqs)?);
+    let (end, ended) = channel();
+    let shared = Shared { bus, end };
+    match &*irqs {
+        Irqs::User(gic) => {
+            let started: Vec<Running> = (0..)
+                .zip(vcpus)
+                .map(|(n, vcpu)| vcpu::start(gic, VcpuId(n), vcpu, shared.clone()))
+                .collect::<Result<_>>()?;
+            let end = ended.recv()?;
+            let stats = started.into_iter().map(Running::stop).collect::<Result<_>>()?;
+            let counters = (0..run.smp).filter_map(|n| gic.gic().engine().counters(VcpuId(n)));
+            let engine = counters.map(EngineStats::from).collect();
+            Ok((end, report("v2", end, stats, engine)))
+        }
+        Irqs::Kernel(_) => {
+            let counts: Vec<_> = vcpus.iter().map(|_| Arc::new(KernelVcpu::default())).collect();
+            for ((n, vcpu), counts) in (0..).zip(vcpus).zip(&counts) {
+                vcpu::start_kernel(n, vcpu, shared.clone(), Arc::clone(counts))?;
+            }
+            let end = ended.recv()?;
+            let stats = counts.iter().map(|counts| VcpuStats::of_kernel(counts)).collect();
+            Ok((end, report("kernel-v3", end, stats, Vec::new())))
+        }
+    }
+}
+
+fn report(gic: &'static str, end: End, vcpus: Vec<VcpuStats>, engine: Vec<EngineStats>) -> Report {
+    Report { gic, end: format!("{end:?}").to_lowercase(), msis: irq::msis(), vcpus, engine }
+}
