@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod fuzz;
+mod lab;
 mod lint;
 mod loom;
 mod mutants;
@@ -51,6 +52,8 @@ enum Command {
     Storm,
     /// The register model against QEMU's GICv2 and GICv3
     Oracle(oracle::OracleArgs),
+    /// Guests on an arm64 KVM host, emulated where there is none
+    Lab(lab::LabArgs),
     /// The core's tests under AddressSanitizer (nightly)
     Asan,
     /// The core's stress tests under ThreadSanitizer (nightly)
@@ -120,6 +123,7 @@ fn main() -> ExitCode {
         Command::Loom(args) => loom::run(&passed_on(args.args, args.test_args)),
         Command::Storm => Step::Storm.run(),
         Command::Oracle(args) => oracle::run(&args),
+        Command::Lab(args) => lab::run(&args),
         Command::Asan => Step::Asan.run(),
         Command::Tsan => Step::Tsan.run(),
         Command::Miri(args) => sanitizers::miri(&passed_on(args.args, args.test_args)),

@@ -1,0 +1,60 @@
+//! The arm64 lab: guests that try the interrupt controller, on any machine.
+//!
+//! Some guests run on QEMU's own GIC, which proves the guests; the others on `vgic-vmm`, under KVM: on an
+//! arm64 machine with /dev/kvm directly, elsewhere in an arm64 host with EL2 that QEMU emulates.
+
+mod boot;
+mod cpio;
+mod cross;
+mod guests;
+mod image;
+mod judge;
+mod packages;
+mod report;
+mod run;
+mod table;
+mod venue;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::process::target_dir;
+
+/// Without names: every guest.
+#[derive(Args, Default)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct LabArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// The guests to run; `cargo xtask lab list` names them
+    names: Vec<String>,
+    /// Show everything that guests print, not only their verdicts
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// The guests, and what each is
+    List,
+    /// Fetch and build what the guests need, and run none
+    Setup,
+    /// Run one program of the workspace, or a static arm64 one, on an arm64 KVM host
+    Run(run::RunArgs),
+}
+
+pub(crate) fn run(args: &LabArgs) -> Result<()> {
+    match &args.action {
+        None => guests::run(&args.names, args.verbose),
+        Some(Action::List) => guests::list(),
+        Some(Action::Setup) => guests::setup(),
+        Some(Action::Run(args)) => run::run(args),
+    }
+}
+
+/// Where the lab keeps what it fetched, what it built, and its logs.
+fn dir() -> PathBuf {
+    target_dir().join("lab")
+}
