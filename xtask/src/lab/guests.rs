@@ -143,6 +143,7 @@ fn on_qemu(guest: &Guest, qemu: &Qemu, debian: &Debian, verbose: bool) -> Result
             let drive = format!("file={},if=none,id=disk,format=raw", disk.display());
             let device = format!("virtio-blk-pci,drive=disk,num-queues={},romfile=", qemu.cpus);
             command.args(["-drive", &drive, "-device", &device]);
+            command.args(["-device", "virtio-rng-pci"]);
             command
         }
     };

@@ -6,12 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::cpio::Archive;
-use super::dir;
 use super::packages::Debian;
+use super::{cross, dir};
 use crate::process::root;
-
-/// Where the host has the lab's files; `$LAB` for what runs there.
-pub(super) const HOST_DIR: &str = "/lab";
 
 /// Modules of a Linux guest, each after those that it needs.
 const GUEST_MODULES: &[&str] =
@@ -70,6 +67,7 @@ pub(super) fn guest(debian: &Debian) -> Result<PathBuf> {
     let mut archive = with_busybox(debian)?;
     archive.copy("init", &root().join("lab/linux/init"))?;
     archive.copy("checks", &root().join("lab/linux/checks"))?;
+    archive.copy("bin/lab-signals", &cross::program("lab-signals")?)?;
     archive.directory("modules");
     for (position, module) in GUEST_MODULES.iter().enumerate() {
         let name = Path::new(module).file_name().context("a module's name")?.to_string_lossy();
