@@ -1,6 +1,6 @@
 //! Checks: a payload is a list of them, each passes or says why not.
 
-use crate::{fdt, println, psci};
+use crate::{doorbell, fdt, println, psci, record};
 
 /// Why a check failed: where, and two numbers that differ.
 pub struct Failure {
@@ -23,15 +23,40 @@ macro_rules! same {
     }};
 }
 
-/// One check: its name, and whether it needs something that only our VMM has.
+/// One check: its name, and what it needs.
 pub struct Check {
-    pub name: &'static str,
-    pub run: fn() -> Outcome,
-    /// Only run if the command line's `tests=` names it.
-    pub by_name_only: bool,
+    name: &'static str,
+    run: fn() -> Outcome,
+    doorbell: bool,
+    its: bool,
 }
 
-/// Runs the checks that the command line asks for, all without `tests=a,b`; then ends the machine.
+impl Check {
+    pub const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
+        Self { name, run, doorbell: false, its: false }
+    }
+    /// Needs the lab doorbell.
+    pub const fn with_doorbell(name: &'static str, run: fn() -> Outcome) -> Self {
+        Self { name, run, doorbell: true, its: false }
+    }
+    /// Needs an ITS.
+    pub const fn with_its(name: &'static str, run: fn() -> Outcome) -> Self {
+        Self { name, run, doorbell: false, its: true }
+    }
+    /// Needs both.
+    pub const fn with_both(name: &'static str, run: fn() -> Outcome) -> Self {
+        Self { name, run, doorbell: true, its: true }
+    }
+
+    /// Whether the machine has what it needs, and the command line does not leave it out.
+    fn applies(&self) -> bool {
+        let left_out =
+            fdt::value("skip").is_some_and(|names| names.split(',').any(|name| name == self.name));
+        !left_out && (!self.doorbell || doorbell::present()) && (!self.its || !fdt::word("its=off"))
+    }
+}
+
+/// Runs the checks: all that apply, or those of `tests=a,b` on the command line; then ends the machine.
 pub fn run(checks: &[Check]) -> ! {
     let wanted = fdt::value("tests");
     let (mut passed, mut failed) = (0, 0);
@@ -46,7 +71,7 @@ pub fn run(checks: &[Check]) -> ! {
     for check in checks {
         let run = match wanted {
             Some(names) => names.split(',').any(|name| name == check.name),
-            None => !check.by_name_only,
+            None => check.applies(),
         };
         if !run {
             continue;
@@ -63,6 +88,7 @@ pub fn run(checks: &[Check]) -> ! {
             }
         }
     }
+    println!("COUNT spurious={}", record::all_spurious());
     println!("END {passed} passed, {failed} failed");
     psci::system_off()
 }

@@ -18,6 +18,7 @@ global_asm!(
     .endm
 
     .section .vectors, "ax"
+    .global vectors
     .balign 0x800
 vectors:
     entry   unexpected, 0

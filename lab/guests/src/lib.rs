@@ -3,12 +3,19 @@
 #![no_std]
 
 pub mod check;
+pub mod checks;
+pub mod doorbell;
 pub mod exceptions;
 pub mod fdt;
+pub mod gic;
+pub mod gicv2;
+pub mod gicv3;
+pub mod its;
 pub mod mem;
 pub mod mmio;
 pub mod mmu;
 pub mod psci;
+pub mod record;
 pub mod smp;
 pub mod start;
 pub mod timer;

@@ -10,7 +10,7 @@ use lab_guests::{fdt, println, same, smp};
 
 static SUM: AtomicU64 = AtomicU64::new(0);
 
-const CHECKS: &[Check] = &[Check { name: "cpus", run: cpus, by_name_only: false }];
+const CHECKS: &[Check] = &[Check::new("cpus", cpus)];
 
 #[unsafe(no_mangle)]
 fn payload() -> ! {

@@ -1,0 +1,77 @@
+//! A storm of MSIs from the VMM's threads: they may coalesce, but none may be lost.
+
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Release},
+};
+
+use crate::check::Outcome;
+use crate::doorbell::{self, Storm};
+use crate::{fdt, println, record, same, timer};
+
+/// As many events as a storm may have.
+pub const EVENTS: usize = 1024;
+const THREADS: u32 = 2;
+const SECONDS: u64 = 180;
+
+static COUNTERS: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
+static SEEN: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
+
+/// What MSIs are written, and where.
+pub struct Target {
+    pub events: u32,
+    pub device: u32,
+    pub data: u32,
+    pub address: u64,
+}
+
+/// What the handler does for an event: reads the number that came with it.
+pub fn see(event: usize) {
+    SEEN[event].store(COUNTERS[event].load(Acquire), Release);
+}
+
+/// One storm; interrupts are set up, and the hook calls `see`.
+pub fn run(target: &Target, paced: bool) -> Outcome {
+    let usual = if paced { 5_000 } else { 100_000 };
+    let count = fdt::value("storm").and_then(|text| text.parse().ok()).unwrap_or(usual);
+    COUNTERS.iter().chain(&SEEN).for_each(|counter| counter.store(0, Release));
+    let (before, spurious) = (record::all(), record::all_spurious());
+    let storm = Storm {
+        threads: THREADS,
+        events: target.events,
+        count,
+        paced,
+        device: target.device,
+        data: target.data,
+        address: target.address,
+        counters: COUNTERS.as_ptr() as u64,
+        seen: SEEN.as_ptr() as u64,
+    };
+    storm.start();
+    // Looked at rarely: each look is an exit.
+    let mut status = doorbell::RUNNING;
+    timer::within(SECONDS * 1000, || {
+        timer::pass(20);
+        status = doorbell::status();
+        status != doorbell::RUNNING
+    });
+    same!("the storm's end", status, doorbell::IDLE);
+    let sent: u64 = COUNTERS.iter().map(|counter| counter.load(Acquire)).sum();
+    same!("MSIs sent", sent, count);
+    let lost = || {
+        let pairs = COUNTERS.iter().zip(&SEEN);
+        pairs.filter(|(counter, seen)| counter.load(Acquire) != seen.load(Acquire)).count()
+    };
+    timer::within(record::ARRIVES, || lost() == 0);
+    same!("events whose last MSI was lost", lost(), 0);
+    let delivered = record::settled(0) - before;
+    println!(
+        "COUNT storm paced={paced} events={} sent={sent} delivered={delivered} spurious={}",
+        target.events,
+        record::all_spurious() - spurious,
+    );
+    if paced {
+        same!("interrupts, where none may coalesce", delivered, count);
+    }
+    Ok(())
+}
