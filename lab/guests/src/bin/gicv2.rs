@@ -64,7 +64,9 @@ fn identity() -> Outcome {
     for cpu in 0..smp::cpus() {
         // SAFETY: all have written theirs.
         let mask = unsafe { (&raw const MASKS).cast::<u8>().add(cpu).read() };
-        same!("the CPU's own target", mask, 1 << cpu);
+        // With one CPU only, these registers need not be there.
+        let wanted = if smp::cpus() == 1 && mask == 0 { 0 } else { 1 << cpu };
+        same!("the CPU's own target", mask, wanted);
     }
     // Nothing is there to be taken, and ending nothing does nothing.
     exceptions::mask();

@@ -6,12 +6,13 @@ use super::{SPI, begin, edge, quiet};
 use crate::check::Outcome;
 use crate::gic::Gic;
 use crate::record::{self, all, count, settled};
-use crate::{exceptions, same, smp, timer};
+use crate::{exceptions, println, same, smp, timer};
 
 /// To each CPU, of each trigger type.
 pub fn spi<G: Gic>() -> Outcome {
     for is_edge in [true, false] {
         for cpu in 0..smp::cpus() {
+            println!("edge: {is_edge}, to CPU {cpu}");
             begin::<G>();
             G::set_edge(SPI, is_edge);
             G::route(SPI, cpu);
