@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::judge::Judge;
-use super::packages::{self, Debian};
+use super::kit::Kit;
 use super::report::{self, Progress, Row};
 use super::table::{Boots, GUESTS, Guest, On, Qemu};
 use super::venue::{self, Event, Job};
-use super::{boot, cross, dir, image};
+use super::{boot, cross, dir, packages};
 
 /// Prints the table of guests.
 pub(super) fn list() -> Result<()> {
@@ -26,8 +26,7 @@ pub(super) fn list() -> Result<()> {
 /// Fetches and builds everything that guests need.
 pub(super) fn setup() -> Result<()> {
     packages::qemu()?;
-    let debian = packages::debian()?;
-    files(&debian)?;
+    Kit::new()?;
     for program in programs(&GUESTS.iter().collect::<Vec<_>>()) {
         cross::program(program)?;
     }
@@ -44,30 +43,15 @@ pub(super) fn run(names: &[String], verbose: bool) -> Result<()> {
     }
     let wanted = |guest: &&Guest| names.is_empty() || names.iter().any(|name| name == guest.name);
     let guests: Vec<&Guest> = GUESTS.iter().filter(wanted).collect();
-    let debian = packages::debian()?;
-    let mut files = files(&debian)?;
-    fs::create_dir_all(dir().join("logs"))?;
-
+    let kit = Kit::new()?;
     let mut rows = Vec::new();
     for guest in &guests {
         if let On::Qemu(qemu) = &guest.on {
-            rows.push(on_qemu(guest, qemu, &debian, verbose)?);
+            rows.push(on_qemu(guest, qemu, &kit, verbose)?);
         }
     }
-    rows.extend(on_host(&guests, &mut files, &debian, verbose)?);
+    rows.extend(on_host(&guests, &kit, verbose)?);
     report::summary(&rows)
-}
-
-/// What every host has of the lab's: the Linux guest and the payloads.
-pub(super) fn files(debian: &Debian) -> Result<Vec<(String, PathBuf)>> {
-    let mut files = vec![
-        ("guest/Image".to_owned(), debian.kernel.clone()),
-        ("guest/initrd.cpio".to_owned(), image::guest(debian)?),
-    ];
-    for (name, path) in cross::payloads()? {
-        files.push((format!("payloads/{name}.bin"), path));
-    }
-    Ok(files)
 }
 
 fn programs(guests: &[&Guest]) -> Vec<&'static str> {
@@ -126,20 +110,14 @@ fn log_of(guest: &Guest) -> PathBuf {
 }
 
 /// A guest on QEMU's own GIC.
-fn on_qemu(guest: &Guest, qemu: &Qemu, debian: &Debian, verbose: bool) -> Result<Row> {
+fn on_qemu(guest: &Guest, qemu: &Qemu, kit: &Kit, verbose: bool) -> Result<Row> {
     packages::qemu()?;
     let mut command = match qemu.boots {
-        Boots::Payload(name) => {
-            let payloads = cross::payloads()?;
-            let payload = payloads.iter().find(|(there, _)| there == name);
-            let (_, image) = payload.with_context(|| format!("no payload {name}"))?;
-            venue::bare_qemu(qemu.machine, image)
-        }
+        Boots::Payload(name) => venue::bare_qemu(qemu.machine, kit.payload(name)?),
         Boots::Linux => {
-            let initramfs = image::guest(debian)?;
             let disk = dir().join("disk.img");
             fs::write(&disk, vec![0; 16 << 20])?;
-            let mut command = venue::qemu(qemu.machine, &debian.kernel, &initramfs);
+            let mut command = venue::qemu(qemu.machine, &kit.debian.kernel, &kit.initramfs);
             let drive = format!("file={},if=none,id=disk,format=raw", disk.display());
             let device = format!("virtio-blk-pci,drive=disk,num-queues={},romfile=", qemu.cpus);
             command.args(["-drive", &drive, "-device", &device]);
@@ -162,13 +140,9 @@ fn code(status: ExitStatus) -> i32 {
 
 /// All guests that need the host, in as few boots as it takes: a guest that takes the host down has failed, and
 /// those after it get a new one.
-fn on_host(
-    guests: &[&Guest],
-    files: &mut Vec<(String, PathBuf)>,
-    debian: &Debian,
-    verbose: bool,
-) -> Result<Vec<Row>> {
+fn on_host(guests: &[&Guest], kit: &Kit, verbose: bool) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
+    let mut files = kit.files();
     let (mut jobs, mut missing) = (Vec::new(), Vec::new());
     for name in programs(guests) {
         match cross::program(name) {
@@ -197,7 +171,7 @@ fn on_host(
         let mut running: Option<Running<'_>> = None;
         let mut failed_to_begin = None;
         let before = rows.len();
-        venue.run(&jobs, files, debian, &mut |event| match event {
+        venue.run(&jobs, &files, &kit.debian, &mut |event| match event {
             Event::Begin(name) => {
                 let Some(guest) = guests.iter().find(|guest| guest.name == *name) else { return };
                 match Running::begin(guest, verbose) {

@@ -9,6 +9,7 @@ mod cross;
 mod guests;
 mod image;
 mod judge;
+mod kit;
 mod packages;
 mod report;
 mod run;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::cross;
+use super::kit::Kit;
 use super::venue::{self, Event, Job};
-use super::{cross, guests, packages};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
@@ -27,8 +28,8 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<()> {
-    let debian = packages::debian()?;
-    let mut files = guests::files(&debian)?;
+    let kit = Kit::new()?;
+    let mut files = kit.files();
     let (program, arguments) = args.command.split_first().context("no command")?;
     let mut words = vec![match program.as_str() {
         "sh" => "sh".to_owned(),
@@ -62,7 +63,7 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
     println!("on {}", venue.describe());
     println!("$ {}", job.command);
     let mut exit = None;
-    venue.run(&[job], &files, &debian, &mut |event| match event {
+    venue.run(&[job], &files, &kit.debian, &mut |event| match event {
         Event::Begin(_) => {}
         Event::Line(line) => println!("{line}"),
         Event::Exit(status) => exit = Some(*status),

@@ -88,9 +88,9 @@ fn sgi() -> Outcome {
     let everyone = (1u8 << cpus).wrapping_sub(1);
     for from in 0..cpus {
         let me = 1u8 << from;
-        // All lists of up to four CPUs; of more, each CPU alone and all.
+        // All lists of two CPUs; of more, each CPU alone and all.
         let lists =
-            (1..=everyone).filter(|list| cpus <= 4 || list.count_ones() == 1 || *list == everyone);
+            (1..=everyone).filter(|list| cpus <= 2 || list.count_ones() == 1 || *list == everyone);
         for list in lists {
             enable_sgis();
             let argument = u64::from(list);

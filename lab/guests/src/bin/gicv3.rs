@@ -111,7 +111,7 @@ fn sgi() -> Outcome {
     for from in 0..cpus {
         let me = 1u16 << from;
         let lists =
-            (1..=everyone).filter(|list| cpus <= 4 || list.count_ones() == 1 || *list == everyone);
+            (1..=everyone).filter(|list| cpus <= 2 || list.count_ones() == 1 || *list == everyone);
         for list in lists {
             enable_sgis();
             smp::on(from, |list| gicv3::send_list(3, list as u16), list.into());
