@@ -1,6 +1,6 @@
 //! What interrupts came: counted for each CPU, and in order.
 //!
-//! Every word here is written by one CPU, so plain loads and stores do, and payloads work with the MMU off, where there are
+//! Every word here is written by one CPU at a time, so plain loads and stores do, and payloads work with the MMU off, where there are
 //! no read-modify-writes.
 
 use core::sync::atomic::{
@@ -10,7 +10,7 @@ use core::sync::atomic::{
 
 use crate::gic::{Gic, SPURIOUS};
 use crate::smp::{self, MAX_CPUS};
-use crate::{exceptions, timer};
+use crate::timer;
 
 /// SGIs, PPIs and SPIs are counted by their numbers, and all LPIs in one more.
 const COUNTED: usize = 1024;
@@ -78,21 +78,18 @@ pub fn set_hook(hook: Hook) {
     HOOK.store(hook as usize, SeqCst);
 }
 
-/// Forgets everything; each CPU its own, while nothing comes.
+/// Forgets everything, for all CPUs, while nothing comes.
 pub fn clear() {
     HOOK.store(0, SeqCst);
     let spurious = (0..smp::cpus()).map(spurious).sum::<u32>();
     SPURIOUS_BEFORE.store(SPURIOUS_BEFORE.load(Acquire) + spurious, Release);
-    smp::on_each(|cpu| {
-        exceptions::masked(|| {
-            let record = &RECORDS[cpu as usize];
-            record.counts.iter().for_each(|count| count.store(0, Release));
-            record.kept.iter().for_each(|kept| kept.store(0, Release));
-            record.total.store(0, Release);
-            record.ended.store(0, Release);
-            record.spurious.store(0, Release);
-        });
-    });
+    for record in RECORDS.iter().take(smp::cpus()) {
+        record.counts.iter().for_each(|count| count.store(0, Release));
+        record.kept.iter().for_each(|kept| kept.store(0, Release));
+        record.total.store(0, Release);
+        record.ended.store(0, Release);
+        record.spurious.store(0, Release);
+    }
 }
 
 /// How often a CPU had this interrupt.

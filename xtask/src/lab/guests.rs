@@ -35,7 +35,7 @@ pub(super) fn setup() -> Result<()> {
 }
 
 /// Runs the guests of these names, or all; an error if one fails.
-pub(super) fn run(names: &[String], verbose: bool) -> Result<()> {
+pub(super) fn run(names: &[String], verbose: bool, built: &[PathBuf]) -> Result<()> {
     for name in names {
         if !GUESTS.iter().any(|guest| guest.name == name) {
             bail!("no guest `{name}`; `cargo xtask lab list` names them");
@@ -50,7 +50,7 @@ pub(super) fn run(names: &[String], verbose: bool) -> Result<()> {
             rows.push(on_qemu(guest, qemu, &kit, verbose)?);
         }
     }
-    rows.extend(on_host(&guests, &kit, verbose)?);
+    rows.extend(on_host(&guests, &kit, verbose, built)?);
     report::summary(&rows)
 }
 
@@ -140,12 +140,13 @@ fn code(status: ExitStatus) -> i32 {
 
 /// All guests that need the host, in as few boots as it takes: a guest that takes the host down has failed, and
 /// those after it get a new one.
-fn on_host(guests: &[&Guest], kit: &Kit, verbose: bool) -> Result<Vec<Row>> {
+fn on_host(guests: &[&Guest], kit: &Kit, verbose: bool, built: &[PathBuf]) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     let mut files = kit.files();
     let (mut jobs, mut missing) = (Vec::new(), Vec::new());
     for name in programs(guests) {
-        match cross::program(name) {
+        let given = built.iter().find(|path| path.file_name().is_some_and(|there| there == name));
+        match given.map_or_else(|| cross::program(name), |path| Ok(path.clone())) {
             Ok(path) => files.push((format!("bin/{name}"), path)),
             Err(error) => missing.push((name, format!("{error:#}"))),
         }

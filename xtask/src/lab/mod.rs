@@ -34,6 +34,9 @@ pub(crate) struct LabArgs {
     /// Show everything that guests print, not only their verdicts
     #[arg(long, short)]
     verbose: bool,
+    /// A static arm64 program to take instead of building the one of that name; may be given several times
+    #[arg(long, value_name = "PATH")]
+    built: Vec<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -48,7 +51,7 @@ enum Action {
 
 pub(crate) fn run(args: &LabArgs) -> Result<()> {
     match &args.action {
-        None => guests::run(&args.names, args.verbose),
+        None => guests::run(&args.names, args.verbose, &args.built),
         Some(Action::List) => guests::list(),
         Some(Action::Setup) => guests::setup(),
         Some(Action::Run(args)) => run::run(args),

@@ -154,7 +154,8 @@ pub(super) const GUESTS: &[Guest] = &[
         "gicv3",
         "virt,gic-version=3",
         4,
-        "rounds=100",
+        "rounds=100 tests=identity,sgi,timer,ppi-banked,spi,spi-retarget,active-elsewhere,stress-spis,\
+         stress-ping,stress-ring,lpi-int,lpi-moves,lpi-stress",
     ),
     qemu_payload(
         "qemu-gicv3-mmu-off",

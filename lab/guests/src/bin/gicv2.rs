@@ -87,20 +87,21 @@ fn sgi() -> Outcome {
     let cpus = smp::cpus();
     let everyone = (1u8 << cpus).wrapping_sub(1);
     for from in 0..cpus {
+        enable_sgis();
         let me = 1u8 << from;
         // All lists of two CPUs; of more, each CPU alone and all.
         let lists =
             (1..=everyone).filter(|list| cpus <= 2 || list.count_ones() == 1 || *list == everyone);
         for list in lists {
-            enable_sgis();
+            record::clear();
             let argument = u64::from(list);
             smp::on(from, |list| gicv2::send(3, Filter::List(list as u8)), argument);
             arrived(3, from, list)?;
         }
-        enable_sgis();
+        record::clear();
         smp::on(from, |_| gicv2::send(7, Filter::Others), 0);
         arrived(7, from, everyone & !me)?;
-        enable_sgis();
+        record::clear();
         smp::on(from, |_| gicv2::send(15, Filter::Myself), 0);
         arrived(15, from, me)?;
     }

@@ -109,18 +109,19 @@ fn sgi() -> Outcome {
     let cpus = smp::cpus();
     let everyone = (1u16 << cpus) - 1;
     for from in 0..cpus {
+        enable_sgis();
         let me = 1u16 << from;
         let lists =
             (1..=everyone).filter(|list| cpus <= 2 || list.count_ones() == 1 || *list == everyone);
         for list in lists {
-            enable_sgis();
+            record::clear();
             smp::on(from, |list| gicv3::send_list(3, list as u16), list.into());
             arrived(3, list)?;
         }
-        enable_sgis();
+        record::clear();
         smp::on(from, |_| gicv3::send_others(7), 0);
         arrived(7, everyone & !me)?;
-        enable_sgis();
+        record::clear();
         // CPUs that are not there, another cluster, another range; and one that is.
         smp::on(from, |_| gicv3::send(9 << 24 | 1 << 15), 0);
         smp::on(from, |_| gicv3::send(9 << 24 | 1 << 16 | 1), 0);
@@ -131,7 +132,7 @@ fn sgi() -> Outcome {
         arrived(15, 1)?;
     }
     // Twice before it is taken is once.
-    enable_sgis();
+    record::clear();
     exceptions::mask();
     smp::on_each(|_| gicv3::send_list(5, 1));
     exceptions::unmask();
