@@ -86,7 +86,7 @@ impl<'a> Running<'a> {
 
     fn line(&mut self, line: &str) {
         // A log that cannot be written must not stop a guest; the verdict does not need it.
-        _ = writeln!(self.log, "{line}");
+        _ = writeln!(self.log, "{:7.2} {line}", self.start.elapsed().as_secs_f64());
         self.judge.line(line);
         self.progress.line(line);
     }

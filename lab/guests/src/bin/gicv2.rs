@@ -44,6 +44,7 @@ const CHECKS: &[Check] = &[
     Check::with_doorbell("line-edge", line::edge::<GicV2>),
     Check::with_doorbell("storm", msi_storm),
     Check::with_doorbell("storm-paced", msi_storm_paced),
+    Check::with_doorbell("storm-moved", msi_storm_moved),
 ];
 
 #[unsafe(no_mangle)]
@@ -191,24 +192,36 @@ fn v2m() -> Outcome {
     Ok(())
 }
 
-fn storm_of(paced: bool) -> Outcome {
+fn storm_of(events: u32, paced: bool, meanwhile: Option<storm::Meanwhile>) -> Outcome {
     begin::<GicV2>();
     let (first, many) = gicv2::v2m_spis();
+    let events = events.min(many);
     let cpus = smp::cpus();
-    for n in 0..many {
+    for n in 0..events {
         checks::edge::<GicV2>(first + n, n as usize % cpus);
     }
     record::set_hook(|iar| storm::see((GicV2::intid(iar) - gicv2::v2m_spis().0) as usize));
-    let target = storm::Target { events: many, device: 0, data: first, address: V2M_SETSPI };
-    let outcome = storm::run(&target, paced);
-    (first..first + many).for_each(GicV2::disable);
+    let target = storm::Target { events, device: 0, data: first, address: V2M_SETSPI };
+    let outcome = storm::run(&target, paced, meanwhile);
+    (first..first + events).for_each(GicV2::disable);
     outcome
 }
 
 fn msi_storm() -> Outcome {
-    storm_of(false)
+    storm_of(u32::MAX, false, None)
 }
 
 fn msi_storm_paced() -> Outcome {
-    storm_of(true)
+    storm_of(u32::MAX, true, None)
+}
+
+/// The targets of MSIs are changed while they fire.
+fn msi_storm_moved() -> Outcome {
+    const FEW: u32 = 4;
+    let retarget = |step: u32| {
+        let spi = gicv2::v2m_spis().0 + step % FEW;
+        GicV2::route(spi, (step / FEW) as usize % smp::cpus());
+    };
+    storm_of(FEW, true, Some(retarget))?;
+    storm_of(FEW, false, Some(retarget))
 }

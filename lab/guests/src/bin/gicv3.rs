@@ -50,6 +50,7 @@ const CHECKS: &[Check] = &[
     Check::with_doorbell("line-edge", line::edge::<GicV3>),
     Check::with_both("storm", lpi_storm),
     Check::with_both("storm-paced", lpi_storm_paced),
+    Check::with_both("storm-moved", lpi_storm_moved),
 ];
 
 #[unsafe(no_mangle)]
@@ -183,19 +184,19 @@ fn group_enable() -> Outcome {
 const DEVICE: u32 = 0x20;
 const EVENTS: u32 = storm::EVENTS as u32;
 
-fn storm_of(paced: bool) -> Outcome {
+fn storm_of(events: u32, paced: bool, meanwhile: Option<storm::Meanwhile>) -> Outcome {
     begin::<GicV3>();
     Command::map_device(1, DEVICE, 10, true).run();
-    for event in 0..EVENTS {
+    for event in 0..events {
         let collection = event as usize % smp::cpus();
         its::configure(LPI + event, 0xa0, true);
         Command::map_event(DEVICE, event, LPI + event, collection as u16).run();
         Command::inv(DEVICE, event).run();
     }
     record::set_hook(|iar| storm::see((GicV3::intid(iar) - LPI) as usize));
-    let target = storm::Target { events: EVENTS, device: DEVICE, data: 0, address: TRANSLATER };
-    let outcome = storm::run(&target, paced);
-    for event in 0..EVENTS {
+    let target = storm::Target { events, device: DEVICE, data: 0, address: TRANSLATER };
+    let outcome = storm::run(&target, paced, meanwhile);
+    for event in 0..events {
         Command::discard(DEVICE, event).run();
     }
     Command::map_device(1, DEVICE, 10, false).run();
@@ -203,9 +204,20 @@ fn storm_of(paced: bool) -> Outcome {
 }
 
 fn lpi_storm() -> Outcome {
-    storm_of(false)
+    storm_of(EVENTS, false, None)
 }
 
 fn lpi_storm_paced() -> Outcome {
-    storm_of(true)
+    storm_of(EVENTS, true, None)
+}
+
+/// LPIs are moved while they fire.
+fn lpi_storm_moved() -> Outcome {
+    const FEW: u32 = 4;
+    let retarget = |step: u32| {
+        let collection = (step / FEW) as usize % smp::cpus();
+        Command::move_event(DEVICE, step % FEW, collection as u16).run();
+    };
+    storm_of(FEW, true, Some(retarget))?;
+    storm_of(FEW, false, Some(retarget))
 }

@@ -30,8 +30,11 @@ pub fn see(event: usize) {
     SEEN[event].store(COUNTERS[event].load(Acquire), Release);
 }
 
+/// What is done meanwhile, again and again, with the number of the time.
+pub type Meanwhile = fn(u32);
+
 /// One storm; interrupts are set up, and the hook calls `see`.
-pub fn run(target: &Target, paced: bool) -> Outcome {
+pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcome {
     let usual = if paced { 5_000 } else { 100_000 };
     let count = fdt::value("storm").and_then(|text| text.parse().ok()).unwrap_or(usual);
     COUNTERS.iter().chain(&SEEN).for_each(|counter| counter.store(0, Release));
@@ -50,8 +53,15 @@ pub fn run(target: &Target, paced: bool) -> Outcome {
     storm.start();
     // Looked at rarely: each look is an exit.
     let mut status = doorbell::RUNNING;
+    let mut step = 0;
     timer::within(SECONDS * 1000, || {
-        timer::pass(20);
+        let next = timer::now() + timer::frequency() / 50;
+        while let (Some(meanwhile), true) = (meanwhile, timer::now() < next) {
+            meanwhile(step);
+            step += 1;
+            timer::pass(1);
+        }
+        timer::within(20, || timer::now() >= next);
         status = doorbell::status();
         status != doorbell::RUNNING
     });
@@ -66,7 +76,7 @@ pub fn run(target: &Target, paced: bool) -> Outcome {
     same!("events whose last MSI was lost", lost(), 0);
     let delivered = record::settled(0) - before;
     println!(
-        "COUNT storm paced={paced} events={} sent={sent} delivered={delivered} spurious={}",
+        "COUNT storm paced={paced} events={} sent={sent} delivered={delivered} moved={step} spurious={}",
         target.events,
         record::all_spurious() - spurious,
     );
