@@ -192,7 +192,12 @@ fn v2m() -> Outcome {
     Ok(())
 }
 
-fn storm_of(events: u32, paced: bool, meanwhile: Option<storm::Meanwhile>) -> Outcome {
+fn storm_of(
+    events: u32,
+    paced: bool,
+    asleep: bool,
+    meanwhile: Option<storm::Meanwhile>,
+) -> Outcome {
     begin::<GicV2>();
     let (first, many) = gicv2::v2m_spis();
     let events = events.min(many);
@@ -200,19 +205,24 @@ fn storm_of(events: u32, paced: bool, meanwhile: Option<storm::Meanwhile>) -> Ou
     for n in 0..events {
         checks::edge::<GicV2>(first + n, n as usize % cpus);
     }
-    record::set_hook(|iar| storm::see((GicV2::intid(iar) - gicv2::v2m_spis().0) as usize));
+    record::set_hook(|iar| {
+        if !storm::tick(GicV2::intid(iar)) {
+            storm::see((GicV2::intid(iar) - gicv2::v2m_spis().0) as usize);
+        }
+    });
     let target = storm::Target { events, device: 0, data: first, address: V2M_SETSPI };
-    let outcome = storm::run(&target, paced, meanwhile);
+    let storm = || storm::run(&target, paced, meanwhile);
+    let outcome = if asleep { storm::asleep::<GicV2>(storm) } else { storm() };
     (first..first + events).for_each(GicV2::disable);
     outcome
 }
 
 fn msi_storm() -> Outcome {
-    storm_of(u32::MAX, false, None)
+    storm_of(u32::MAX, false, false, None)
 }
 
 fn msi_storm_paced() -> Outcome {
-    storm_of(u32::MAX, true, None)
+    storm_of(u32::MAX, true, false, None)
 }
 
 /// The targets of MSIs are changed while they fire.
@@ -222,6 +232,8 @@ fn msi_storm_moved() -> Outcome {
         let spi = gicv2::v2m_spis().0 + step % FEW;
         GicV2::route(spi, (step / FEW) as usize % smp::cpus());
     };
-    storm_of(FEW, true, Some(retarget))?;
-    storm_of(FEW, false, Some(retarget))
+    storm_of(FEW, true, false, Some(retarget))?;
+    storm_of(FEW, false, false, Some(retarget))?;
+    // And with CPUs that sleep in between, and timers that tick.
+    storm_of(FEW, true, true, Some(retarget))
 }

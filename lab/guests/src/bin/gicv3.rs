@@ -184,7 +184,12 @@ fn group_enable() -> Outcome {
 const DEVICE: u32 = 0x20;
 const EVENTS: u32 = storm::EVENTS as u32;
 
-fn storm_of(events: u32, paced: bool, meanwhile: Option<storm::Meanwhile>) -> Outcome {
+fn storm_of(
+    events: u32,
+    paced: bool,
+    asleep: bool,
+    meanwhile: Option<storm::Meanwhile>,
+) -> Outcome {
     begin::<GicV3>();
     Command::map_device(1, DEVICE, 10, true).run();
     for event in 0..events {
@@ -193,9 +198,14 @@ fn storm_of(events: u32, paced: bool, meanwhile: Option<storm::Meanwhile>) -> Ou
         Command::map_event(DEVICE, event, LPI + event, collection as u16).run();
         Command::inv(DEVICE, event).run();
     }
-    record::set_hook(|iar| storm::see((GicV3::intid(iar) - LPI) as usize));
+    record::set_hook(|iar| {
+        if !storm::tick(GicV3::intid(iar)) {
+            storm::see((GicV3::intid(iar) - LPI) as usize);
+        }
+    });
     let target = storm::Target { events, device: DEVICE, data: 0, address: TRANSLATER };
-    let outcome = storm::run(&target, paced, meanwhile);
+    let storm = || storm::run(&target, paced, meanwhile);
+    let outcome = if asleep { storm::asleep::<GicV3>(storm) } else { storm() };
     for event in 0..events {
         Command::discard(DEVICE, event).run();
     }
@@ -204,11 +214,11 @@ fn storm_of(events: u32, paced: bool, meanwhile: Option<storm::Meanwhile>) -> Ou
 }
 
 fn lpi_storm() -> Outcome {
-    storm_of(EVENTS, false, None)
+    storm_of(EVENTS, false, false, None)
 }
 
 fn lpi_storm_paced() -> Outcome {
-    storm_of(EVENTS, true, None)
+    storm_of(EVENTS, true, false, None)
 }
 
 /// LPIs are moved while they fire.
@@ -218,6 +228,8 @@ fn lpi_storm_moved() -> Outcome {
         let collection = (step / FEW) as usize % smp::cpus();
         Command::move_event(DEVICE, step % FEW, collection as u16).run();
     };
-    storm_of(FEW, true, Some(retarget))?;
-    storm_of(FEW, false, Some(retarget))
+    storm_of(FEW, true, false, Some(retarget))?;
+    storm_of(FEW, false, false, Some(retarget))?;
+    // And with CPUs that sleep in between, and timers that tick.
+    storm_of(FEW, true, true, Some(retarget))
 }
