@@ -44,7 +44,9 @@ const CHECKS: &[Check] = &[
     Check::with_doorbell("line-edge", line::edge::<GicV2>),
     Check::with_doorbell("storm", msi_storm),
     Check::with_doorbell("storm-paced", msi_storm_paced),
+    Check::with_doorbell("storm-asleep", msi_storm_asleep),
     Check::with_doorbell("storm-moved", msi_storm_moved),
+    Check::with_doorbell("storm-moved-asleep", msi_storm_moved_asleep),
 ];
 
 #[unsafe(no_mangle)]
@@ -225,15 +227,25 @@ fn msi_storm_paced() -> Outcome {
     storm_of(u32::MAX, true, false, None)
 }
 
+const FEW: u32 = 4;
+
+fn retarget(step: u32) {
+    let spi = gicv2::v2m_spis().0 + step % FEW;
+    GicV2::route(spi, (step / FEW) as usize % smp::cpus());
+}
+
+/// CPUs sleep between interrupts, and their timers tick.
+fn msi_storm_asleep() -> Outcome {
+    storm_of(FEW, true, true, None)
+}
+
 /// The targets of MSIs are changed while they fire.
 fn msi_storm_moved() -> Outcome {
-    const FEW: u32 = 4;
-    let retarget = |step: u32| {
-        let spi = gicv2::v2m_spis().0 + step % FEW;
-        GicV2::route(spi, (step / FEW) as usize % smp::cpus());
-    };
     storm_of(FEW, true, false, Some(retarget))?;
-    storm_of(FEW, false, false, Some(retarget))?;
-    // And with CPUs that sleep in between, and timers that tick.
+    storm_of(FEW, false, false, Some(retarget))
+}
+
+/// Both.
+fn msi_storm_moved_asleep() -> Outcome {
     storm_of(FEW, true, true, Some(retarget))
 }

@@ -50,7 +50,9 @@ const CHECKS: &[Check] = &[
     Check::with_doorbell("line-edge", line::edge::<GicV3>),
     Check::with_both("storm", lpi_storm),
     Check::with_both("storm-paced", lpi_storm_paced),
+    Check::with_both("storm-asleep", lpi_storm_asleep),
     Check::with_both("storm-moved", lpi_storm_moved),
+    Check::with_both("storm-moved-asleep", lpi_storm_moved_asleep),
 ];
 
 #[unsafe(no_mangle)]
@@ -221,15 +223,25 @@ fn lpi_storm_paced() -> Outcome {
     storm_of(EVENTS, true, false, None)
 }
 
+const FEW: u32 = 4;
+
+fn retarget(step: u32) {
+    let collection = (step / FEW) as usize % smp::cpus();
+    Command::move_event(DEVICE, step % FEW, collection as u16).run();
+}
+
+/// CPUs sleep between interrupts, and their timers tick.
+fn lpi_storm_asleep() -> Outcome {
+    storm_of(FEW, true, true, None)
+}
+
 /// LPIs are moved while they fire.
 fn lpi_storm_moved() -> Outcome {
-    const FEW: u32 = 4;
-    let retarget = |step: u32| {
-        let collection = (step / FEW) as usize % smp::cpus();
-        Command::move_event(DEVICE, step % FEW, collection as u16).run();
-    };
     storm_of(FEW, true, false, Some(retarget))?;
-    storm_of(FEW, false, false, Some(retarget))?;
-    // And with CPUs that sleep in between, and timers that tick.
+    storm_of(FEW, false, false, Some(retarget))
+}
+
+/// Both.
+fn lpi_storm_moved_asleep() -> Outcome {
     storm_of(FEW, true, true, Some(retarget))
 }
