@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{lint, loom, no_std, oracle, sanitizers, setup, storm, unit};
+use crate::{lab, lint, loom, no_std, oracle, sanitizers, setup, storm, unit};
 
 /// One step. The order of the variants is the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -21,6 +21,7 @@ pub(crate) enum Step {
     Loom,
     Storm,
     Oracle,
+    Lab,
     Asan,
     Tsan,
 }
@@ -45,6 +46,7 @@ impl Step {
             Self::Loom => loom::run(&[]),
             Self::Storm => storm::run(),
             Self::Oracle => oracle::run(&oracle::OracleArgs::default()),
+            Self::Lab => lab::gate(),
             Self::Asan => sanitizers::asan(),
             Self::Tsan => sanitizers::tsan(),
         }

@@ -58,6 +58,12 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     }
 }
 
+/// The guests that `cargo xtask test` runs: those that try this project's code, in a few minutes.
+pub(crate) fn gate() -> Result<()> {
+    let names: Vec<String> = table::GATE.iter().map(|name| (*name).to_owned()).collect();
+    guests::run(&names, false, &[])
+}
+
 /// Where the lab keeps what it fetched, what it built, and its logs.
 fn dir() -> PathBuf {
     target_dir().join("lab")
