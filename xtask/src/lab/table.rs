@@ -111,9 +111,9 @@ macro_rules! payload {
     };
 }
 
-/// What the kernel's vGIC (6.12) does not do as the architecture says is left out: it shows what a guest has in its list registers as it was
-/// when that entered them, it has no more active interrupts than list registers, interrupts are not deactivated by another CPU,
-/// and a discarded LPI that is queued is still delivered.
+/// What the kernel's vGIC (6.12) does not do as the architecture says is left out: what became pending while the distributor was off does not
+/// come when it is on, what a guest has in its list registers is shown as it was when it was put there, no more interrupts can be active than there are
+/// list registers, they are not deactivated by another CPU, and a discarded LPI that is queued is still delivered.
 const KERNEL_PAYLOAD: &str = payload!(
     "gicv3",
     "kernel-v3",
