@@ -8,6 +8,7 @@ use crate::{loom, no_std, shuttle};
 pub(crate) fn fmt() -> Result<()> {
     run(&mut cargo(["fmt", "--all", "--check"]))?;
     // Not in the workspace, so not in its `--all`.
+    run(&mut cargo(["fmt", "--manifest-path", "lab/guests/Cargo.toml", "--check"]))?;
     run(&mut cargo(["fmt", "--manifest-path", no_std::PROBE, "--check"]))
 }
 

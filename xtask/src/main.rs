@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod fuzz;
+mod lab;
 mod lint;
 mod loom;
 mod mutants;
@@ -54,6 +55,8 @@ enum Command {
     Storm,
     /// The register model against QEMU's GICv2 and GICv3
     Oracle(oracle::OracleArgs),
+    /// Guests on an arm64 KVM host, emulated where there is none
+    Lab(lab::LabArgs),
     /// The core's tests under AddressSanitizer (nightly)
     Asan,
     /// The core's stress tests under ThreadSanitizer (nightly)
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Command::Shuttle => Step::Shuttle.run(),
         Command::Storm => Step::Storm.run(),
         Command::Oracle(args) => oracle::run(&args),
+        Command::Lab(args) => lab::run(&args),
         Command::Asan => Step::Asan.run(),
         Command::Tsan => Step::Tsan.run(),
         Command::Miri(args) => sanitizers::miri(&passed_on(args.args, args.test_args)),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{lint, loom, no_std, oracle, sanitizers, setup, shuttle, storm, unit};
+use crate::{lab, lint, loom, no_std, oracle, sanitizers, setup, shuttle, storm, unit};
 
 /// One step. The order of the variants is the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,6 +22,7 @@ pub(crate) enum Step {
     Shuttle,
     Storm,
     Oracle,
+    Lab,
     Asan,
     Tsan,
 }
@@ -47,6 +48,7 @@ impl Step {
             Self::Shuttle => shuttle::run(),
             Self::Storm => storm::run(),
             Self::Oracle => oracle::run(&oracle::OracleArgs::default()),
+            Self::Lab => lab::gate(),
             Self::Asan => sanitizers::asan(),
             Self::Tsan => sanitizers::tsan(),
         }

@@ -1,0 +1,52 @@
+//! Time: the generic timer's counter, and the virtual timer.
+
+use crate::{mmio, mrs, msr};
+
+/// Counter ticks a second.
+pub fn frequency() -> u64 {
+    mrs!("cntfrq_el0")
+}
+
+/// The counter now.
+pub fn now() -> u64 {
+    mmio::isb();
+    mrs!("cntvct_el0")
+}
+
+/// Whether `done` came true within `ms` milliseconds.
+pub fn within(ms: u64, mut done: impl FnMut() -> bool) -> bool {
+    let end = now() + ms * (frequency() / 1000);
+    loop {
+        if done() {
+            return true;
+        }
+        if now() >= end {
+            return done();
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Lets `ms` milliseconds pass, in which interrupts may come.
+pub fn pass(ms: u64) {
+    within(ms, || false);
+}
+
+/// Arms the virtual timer: its line goes up `ticks` from now.
+pub fn arm(ticks: u64) {
+    msr!("cntv_cval_el0", now() + ticks);
+    msr!("cntv_ctl_el0", 1);
+    mmio::isb();
+}
+
+/// Turns the virtual timer off: its line goes down.
+pub fn disarm() {
+    msr!("cntv_ctl_el0", 0);
+    mmio::isb();
+}
+
+/// Keeps the timer running with its line masked.
+pub fn mask() {
+    msr!("cntv_ctl_el0", 3);
+    mmio::isb();
+}

@@ -1,0 +1,46 @@
+//! Tells what the KVM of an arm64 host offers to a user-space interrupt controller, as checks of the lab.
+
+use std::process::ExitCode;
+
+use kvm_ioctls::Kvm;
+
+/// Capabilities of `linux/kvm.h`, by the numbers that it gives them.
+///
+/// By number, since kvm-ioctls names only those that it has methods for.
+const NEEDED: &[(&str, u64)] = &[
+    ("irq-lines", 144), // KVM_CAP_ARM_USER_IRQ: the vCPU's lines are driven from outside
+    ("psci", 102),      // KVM_CAP_ARM_PSCI_0_2: vCPUs are powered by the kernel
+    ("guest-debug", 23), // KVM_CAP_SET_GUEST_DEBUG
+    ("breakpoints", 119), // KVM_CAP_GUEST_DEBUG_HW_BPS: ICC_* accesses are caught by one
+    ("immediate-exit", 136), // KVM_CAP_IMMEDIATE_EXIT
+    ("ioeventfd", 36),  // KVM_CAP_IOEVENTFD
+    ("device-control", 89), // KVM_CAP_DEVICE_CTRL: the in-kernel GIC, as a control
+];
+
+fn main() -> ExitCode {
+    let kvm = match Kvm::new() {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            println!("FAIL open: /dev/kvm: {error}");
+            println!("END 0 passed, 1 failed");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (mut passed, mut failed) = (0, 0);
+    let mut check = |name: &str, value: i32| {
+        if value > 0 {
+            passed += 1;
+            println!("PASS {name} ({value})");
+        } else {
+            failed += 1;
+            println!("FAIL {name}: this KVM lacks it ({value})");
+        }
+    };
+    check("version", kvm.get_api_version());
+    for &(name, number) in NEEDED {
+        check(name, kvm.check_extension_raw(number));
+    }
+    check("vcpus", i32::try_from(kvm.get_nr_vcpus()).unwrap_or(i32::MAX));
+    println!("END {passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

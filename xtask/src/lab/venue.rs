@@ -1,0 +1,138 @@
+//! An arm64 KVM host: this machine if it is one, else one that QEMU emulates, EL2 included.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::image::Files;
+use super::packages::{self, Debian};
+use super::{boot, dir, image};
+
+/// Something to run on the host.
+pub(super) struct Job {
+    pub(super) name: String,
+    /// A line of shell that comes before it, outside its time.
+    pub(super) prepare: String,
+    /// A line of shell, one command. `$LAB` is the directory of the lab's files.
+    pub(super) command: String,
+    pub(super) limit: Duration,
+}
+
+/// What the host tells of its jobs; `&str` is a line that the job printed.
+pub(super) enum Event<'a> {
+    Begin(&'a str),
+    Line(&'a str),
+    Exit(i32),
+}
+
+const BEGIN: &str = "LAB-BEGIN ";
+const EXIT: &str = "LAB-EXIT ";
+
+/// Where jobs run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Venue {
+    Native,
+    Emulated,
+}
+
+/// This machine, if it can.
+pub(super) fn venue() -> Venue {
+    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    if cfg!(target_arch = "aarch64") && kvm.is_ok() { Venue::Native } else { Venue::Emulated }
+}
+
+impl Venue {
+    pub(super) fn describe(self) -> &'static str {
+        match self {
+            Self::Native => "this machine's KVM",
+            Self::Emulated => "KVM in an arm64 host with EL2, emulated by QEMU: times mean nothing",
+        }
+    }
+
+    /// Runs `jobs` one after another, in one boot. That the host ends early is not an error here: jobs then lack events.
+    pub(super) fn run(
+        self,
+        jobs: &[Job],
+        files: &Files,
+        debian: &Debian,
+        on_event: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<()> {
+        let script: String = jobs.iter().map(script).collect();
+        let limit = boot::BOOT_LIMIT + jobs.iter().map(|job| job.limit).sum::<Duration>();
+        let mut command = match self {
+            Self::Native => native(files, &script)?,
+            Self::Emulated => emulated(files, debian, &script)?,
+        };
+        let log = dir().join("host.log");
+        let mut booted = false;
+        let mut running = false;
+        let status = boot::console(&mut command, &log, limit, &mut |line| {
+            if let Some(name) = line.strip_prefix(BEGIN) {
+                (booted, running) = (true, true);
+                on_event(&Event::Begin(name));
+            } else if let Some(status) = line.strip_prefix(EXIT) {
+                running = false;
+                // A status that cannot be read is not success.
+                on_event(&Event::Exit(status.trim().parse().unwrap_or(-1)));
+            } else if running {
+                on_event(&Event::Line(line));
+            }
+        })
+        .context("the arm64 host")?;
+        if !booted {
+            let how = if status.is_none() {
+                "did not boot in time"
+            } else {
+                "ended before its first job"
+            };
+            bail!("the arm64 host {how}; its console: {}", log.display());
+        }
+        Ok(())
+    }
+}
+
+fn script(job: &Job) -> String {
+    let Job { name, prepare, command, limit } = job;
+    let seconds = limit.as_secs();
+    // An empty line first: what the job printed last may lack its end.
+    format!(
+        "echo '{BEGIN}{name}'\n{prepare}\ntimeout -s KILL {seconds} {command} </dev/null 2>&1\n\
+         status=$?; echo; echo \"{EXIT}$status\"\n"
+    )
+}
+
+fn native(files: &Files, script: &str) -> Result<Command> {
+    let dir = image::native(files, script)?;
+    let mut command = Command::new("sh");
+    command.arg("jobs").env("LAB", &dir).current_dir(&dir);
+    Ok(command)
+}
+
+fn emulated(files: &Files, debian: &Debian, script: &str) -> Result<Command> {
+    packages::qemu()?;
+    let initramfs = image::host(debian, files, script)?;
+    let mut command = qemu("virt,virtualization=on,gic-version=3", &debian.kernel, &initramfs);
+    command.args(["-smp", "2", "-m", "2048", "-append", "console=ttyAMA0 quiet loglevel=1"]);
+    Ok(command)
+}
+
+/// QEMU with a kernel and no devices but those of its board.
+pub(super) fn qemu(machine: &str, kernel: &Path, initramfs: &Path) -> Command {
+    let mut command = bare_qemu(machine, kernel);
+    command.arg("-initrd").arg(initramfs);
+    command
+}
+
+/// QEMU with something to start and nothing else.
+pub(super) fn bare_qemu(machine: &str, kernel: &Path) -> Command {
+    let mut command = Command::new("qemu-system-aarch64");
+    command.args(["-M", machine, "-accel", "tcg,thread=multi"]);
+    // Pointer authentication by the architecture's cipher takes most of an emulated kernel's time.
+    command.args(["-cpu", "max,pauth-impdef=on"]);
+    // No network, as its option ROM need not be installed.
+    command.args(["-nographic", "-no-reboot", "-net", "none", "-kernel"]).arg(kernel);
+    command
+}
