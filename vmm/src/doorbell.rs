@@ -34,6 +34,8 @@ const MAX_EVENTS: u32 = 65536;
 pub(crate) struct Doorbell {
     registers: [u32; 12],
     lines: Box<dyn IrqSender>,
+    /// Their levels, by INTID: KVM_IRQ_LINE takes a level that has not changed for another edge.
+    levels: Box<[bool; 1024]>,
     irqs: Arc<Irqs>,
     memory: Memory,
     status: Arc<AtomicU32>,
@@ -59,8 +61,15 @@ struct Storm {
 
 impl Doorbell {
     pub(crate) fn new(irqs: Arc<Irqs>, memory: Memory) -> anyhow::Result<Self> {
-        let lines = irqs.sender()?;
-        Ok(Self { registers: [0; 12], lines, irqs, memory, status: Arc::new(AtomicU32::new(IDLE)) })
+        let (lines, levels) = (irqs.sender()?, Box::new([false; 1024]));
+        Ok(Self {
+            registers: [0; 12],
+            lines,
+            levels,
+            irqs,
+            memory,
+            status: Arc::new(AtomicU32::new(IDLE)),
+        })
     }
 
     /// The storm that the registers describe; `None` if it is to be refused.
@@ -192,7 +201,12 @@ impl MutDeviceMmio for Doorbell {
         let Ok(data) = <[u8; 4]>::try_from(data) else { return };
         let value = u32::from_le_bytes(data);
         match offset {
-            LINE => _ = self.lines.line(value & 0x3ff, value >> 31 != 0),
+            LINE => {
+                let (intid, level) = (value & 0x3ff, value >> 31 != 0);
+                if std::mem::replace(&mut self.levels[intid as usize], level) != level {
+                    self.lines.line(intid, level);
+                }
+            }
             GO => self.go(),
             _ if KEPT.contains(&offset) && offset.is_multiple_of(4) => {
                 self.registers[((offset - 0x10) / 4) as usize] = value;
