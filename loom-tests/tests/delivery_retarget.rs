@@ -221,3 +221,27 @@ fn retarget_vs_move_all() {
         vm.end([a, b, c]);
     });
 }
+
+/// Pending, and in nobody's hands, as LPIs are not enabled where it is.
+#[test]
+fn retarget_of_what_nobody_has() {
+    model(3, 2, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let (source, redist) = (vm.source(0), vm.injector());
+        let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
+        redist.set_lpis_enabled(A, false).unwrap();
+        let due = source.raise();
+        a.enter();
+        a.exit();
+        let control = thread::spawn(move || {
+            vm.msi.retarget(DEVICE, EVENT, B).unwrap();
+            vm
+        });
+        let taken = b.run();
+        let vm = control.join().unwrap();
+        assert_eq!(taken + settle(&mut [&mut a, &mut b]), due);
+        drop((source, redist));
+        vm.end((a, b));
+    });
+}
