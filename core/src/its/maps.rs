@@ -299,36 +299,44 @@ impl<E: Engine> Maps<E> {
         exec: &Exec<'_, E>,
         collection: CollectionId,
     ) -> Result<(), Stop> {
-        let mapped = self.collections.remove(&collection).is_some();
-        if !mapped || !self.members.contains_key(&collection) {
+        if !self.collections.contains_key(&collection) {
             return Ok(());
         }
-        let wanted = |event: &Event| event.collection == collection && event.link == Link::Live;
-        self.for_each(exec, wanted, |maps, device, event, found| {
-            maps.park(exec, device, event, found.intid);
-            Ok(())
-        })
+        if self.members.contains_key(&collection) {
+            let wanted = |event: &Event| event.collection == collection && event.link == Link::Live;
+            self.for_each(exec, wanted, |maps, device, event, found| {
+                maps.park(exec, device, event, found.intid)
+            })?;
+        }
+        // Last, so that a command that is performed again finds what is left to do.
+        self.collections.remove(&collection);
+        Ok(())
     }
 
     /// Unmaps all collections.
     pub(crate) fn unmap_collections(&mut self, exec: &Exec<'_, E>) {
         self.collections.clear();
-        // Parking is not refused.
-        let _ = self.for_each(
-            exec,
-            |event| event.link == Link::Live,
-            |maps, device, event, found| {
-                maps.park(exec, device, event, found.intid);
-                Ok(())
-            },
-        );
+        let live = |event: &Event| event.link == Link::Live;
+        // Nothing is refused here.
+        let _ = self.for_each(exec, live, |maps, device, event, found| {
+            if maps.park(exec, device, event, found.intid).is_err() {
+                maps.drop_pending(exec, device, event);
+            }
+            Ok(())
+        });
     }
 
     /// Takes an event out of the domain that MSIs are translated with. If a bound of the VM does not let it be parked, its LPI is no
     /// longer pending, which is counted.
     ///
     /// The LPI's configuration and target stay as they are, and are not even looked at: they are changed through other domains, too.
-    fn park(&mut self, exec: &Exec<'_, E>, device: DeviceId, event: EventId, intid: Intid) {
+    fn park(
+        &mut self,
+        exec: &Exec<'_, E>,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+    ) -> Result<(), Stop> {
         if cfg!(mutant = "park_detaches_first") {
             let _ = self.msi.detach(device, event);
         }
@@ -342,12 +350,20 @@ impl<E: Engine> Maps<E> {
                 let _ = self.msi.detach(device, event);
                 Link::Parked
             }
+            Err(Error::TooMuchGarbage) => return Err(Stop::Again),
             Err(_) => {
-                exec.counters.unparked();
-                let _ = self.msi.unmap(device, event);
-                Link::None
+                self.drop_pending(exec, device, event);
+                return Ok(());
             }
         };
         self.set_link(device, event, link);
+        Ok(())
+    }
+
+    /// Takes an event out of the engine.
+    fn drop_pending(&mut self, exec: &Exec<'_, E>, device: DeviceId, event: EventId) {
+        exec.counters.unparked();
+        let _ = self.msi.unmap(device, event);
+        self.set_link(device, event, Link::None);
     }
 }
