@@ -15,6 +15,9 @@ use crate::rng::Rng;
 /// disturbed alike. A guest's driver does it far more rarely.
 const INJECTIONS_PER_OPERATION: u64 = 100;
 
+/// How many operations there are in any case, if so many are due.
+const LEAST_OPERATIONS: u64 = 8;
+
 /// How many operations go between two calls of `collect`.
 const OPERATIONS_PER_COLLECT: u64 = 256;
 
@@ -64,10 +67,13 @@ impl Churn {
         halt: &AtomicBool,
     ) -> Result<(), Error> {
         let domain = msi.domain();
-        // Relaxed: only a wish to stop soon; the thread is joined.
-        while !halt.load(Ordering::Relaxed) {
+        loop {
+            // Relaxed: only a wish to stop soon; the thread is joined.
+            let halted = || halt.load(Ordering::Relaxed);
             let due = injected() / INJECTIONS_PER_OPERATION;
-            while self.done.operations < due && !halt.load(Ordering::Relaxed) {
+            // A storm can be over before this thread has had a CPU. It is not to be said then that churn was survived.
+            let least = due.min(LEAST_OPERATIONS);
+            while self.done.operations < least || (self.done.operations < due && !halted()) {
                 if self.done.operations.is_multiple_of(2) || self.moved.is_empty() {
                     if let Some(unmapped) = self.remap_one(msi, plan, ledger)? {
                         let (device, event) = plan.event(unmapped);
@@ -81,11 +87,13 @@ impl Churn {
                     msi.collect();
                 }
             }
+            if halted() {
+                return Ok(());
+            }
             // Woken by injectors now and then. By itself it would, on few CPUs, do nothing for long, and
             // then take a CPU from the storm.
             thread::park();
         }
-        Ok(())
     }
 
     fn move_one<M: MsiControl>(&mut self, msi: &mut M, plan: &Plan) -> Result<(), Error> {
