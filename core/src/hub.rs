@@ -278,15 +278,22 @@ impl Hub {
         if !cfg!(mutant = "announce_without_fence") {
             fence(Ordering::SeqCst);
         }
+        // Before the state: an owner shows that it has it before it takes the pending bit.
+        let pending = irq.pending().is_pending(irq.lane());
         let control = irq.control().load();
         let state = irq.state.load();
         let target = control.target();
-        match state.owner() {
+        let owner = state.owner();
+        match owner {
             // It is to be handed over, which others wait for.
             Some(owner) if owner != target => self.kick(owner),
             _ => {
                 let lpi = irq.intid().is_lpi();
-                let waits = irq.pending().is_pending(irq.lane()) || control.asserted();
+                // In a list register it may be one that the guest's thresholds kept back, until it got another priority. Of an LPI
+                // only its owner knows whether it is in one.
+                let offered = state.is_latched() || (lpi && owner.is_some());
+                let offered = offered && !cfg!(mutant = "announce_forgets_list_registers");
+                let waits = pending || control.asserted() || offered;
                 if waits
                     && control.enabled()
                     && self.vcpu(target).gates().pass(control.group(), lpi)

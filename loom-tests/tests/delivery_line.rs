@@ -10,6 +10,7 @@ use loom::thread;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_core::line::{Due, LineCell, Thresholds};
+use vgic_core::lr::ListRegisters;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
 
@@ -57,11 +58,21 @@ impl Port {
 
     /// Offers the guest what there is, and enters it.
     fn enter(&self, cpu: &mut Cpu) {
+        self.enter_below(cpu, OPEN);
+    }
+
+    /// The same, of a guest that keeps back what is not urgent enough.
+    fn enter_below(&self, cpu: &mut Cpu, thresholds: Thresholds) {
         loop {
             self.cell.look();
             cpu.enter();
-            self.set_level(cpu.lrs.pending() > 0);
-            if self.cell.enter(OPEN) {
+            let mut offered = (0..cpu.lrs.count()).map(|n| cpu.lrs.read(n));
+            let signaled = offered.any(|lr| {
+                lr.state().is_pending()
+                    && lr.priority().byte() < thresholds.below[lr.group() as usize]
+            });
+            self.set_level(signaled);
+            if self.cell.enter(thresholds) {
                 return;
             }
         }
@@ -206,6 +217,75 @@ fn line_inject_and_enable() {
         let mut cpu = runner.join().unwrap();
         assert_eq!(cpu.settle(), 0);
         drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// Runs a vCPU, whose guest keeps back what is not urgent, until it has taken one interrupt.
+fn run_urgent(host: &Host, cpu: &mut Cpu) {
+    let port = &host.0[cpu.vcpu.id().index()];
+    let urgent = Thresholds { below: [0x80; 2], elsewhere: [false; 2] };
+    let mut taken = 0;
+    while taken == 0 {
+        port.enter_below(cpu, urgent);
+        port.in_guest(false);
+        taken = cpu.run();
+    }
+    assert_eq!(taken, 1);
+}
+
+/// An LPI that is in a list register, where its guest keeps it back, becomes more urgent.
+#[test]
+fn line_priority_of_an_lpi_that_is_kept_back() {
+    model(2, 100, || {
+        let host = Host::new(1);
+        let mut vm = Vm::with(1, 0, host.clone());
+        vm.map(0, A, LpiConfig::enabled(0xa0));
+        let source = vm.source(0);
+        assert_eq!(source.raise(), 1);
+        let mut cpu = vm.cpu(A);
+        let runner = thread::spawn({
+            let host = Arc::clone(&host);
+            move || {
+                run_urgent(&host, &mut cpu);
+                cpu
+            }
+        });
+        vm.msi.set_config(lpi(0), LpiConfig::enabled(0x40)).unwrap();
+        let mut cpu = runner.join().unwrap();
+        assert_eq!(cpu.settle(), 0);
+        drop(source);
+        vm.end(cpu);
+    });
+}
+
+/// The same of an SPI.
+#[test]
+fn line_priority_of_an_spi_that_is_kept_back() {
+    model(2, 100, || {
+        let host = Host::new(1);
+        let mut vm = Vm::with(1, 1, host.clone());
+        let spi = Wired::Spi(Intid(32));
+        let injector = vm.injector();
+        let config = |config: WiredConfig, byte| WiredConfig {
+            enabled: true,
+            priority: Priority::new(byte),
+            ..config
+        };
+        injector.update(spi, |old| config(old, 0xa0)).unwrap();
+        let _ = injector.pulse(spi).unwrap();
+        let mut cpu = vm.cpu(A);
+        let runner = thread::spawn({
+            let host = Arc::clone(&host);
+            move || {
+                run_urgent(&host, &mut cpu);
+                cpu
+            }
+        });
+        injector.update(spi, |old| config(old, 0x40)).unwrap();
+        let mut cpu = runner.join().unwrap();
+        assert_eq!(cpu.settle(), 0);
+        drop(injector);
         vm.end(cpu);
     });
 }
