@@ -1,0 +1,5 @@
+//! GICv3's system registers on stock KVM: the decoder, the walker and the traps, without KVM.
+
+mod decode;
+mod reference;
+mod walk;
