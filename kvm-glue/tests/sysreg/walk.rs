@@ -175,7 +175,6 @@ impl Builder {
             }
         };
         let up = up.min(blocks);
-        let shift = shifts[up];
         let va = va & ((1 << self.shape.va_bits) - 1);
         let pa = pa & ((1 << self.shape.pa_bits) - 1);
         let mut table = self.root;
