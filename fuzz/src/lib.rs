@@ -5,6 +5,7 @@
 //! nothing may be left that should have been offered.
 
 mod op;
+pub mod sysreg;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use vgic_fuzz::{Frame, Report, run};
+use vgic_fuzz::{Frame, Report, run, sysreg};
 
 const TARGETS: [(&str, Frame); 6] = [
     ("gicc", Frame::Gicc),
@@ -13,24 +13,34 @@ const TARGETS: [(&str, Frame); 6] = [
     ("gicv2m", Frame::Gicv2m),
     ("icc", Frame::Icc),
 ];
+/// The targets that are not about a frame: what they find in an input.
+const OTHERS: [(&str, fn(&[u8]) -> usize); 2] =
+    [("sysreg_decode", sysreg::decode_all), ("sysreg_walk", sysreg::walk_all)];
 /// Of one target.
 const MOST_SEEDS: usize = 30;
 /// Bytes of one seed.
 const LONGEST_SEED: usize = 1024;
 
-/// Runs a target's seeds; the sum of their reports.
-fn run_all(name: &str, frame: Frame) -> Report {
+/// A target's seeds.
+fn seeds(name: &str) -> impl Iterator<Item = Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
     let mut files: Vec<_> =
         fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!files.is_empty() && files.len() <= MOST_SEEDS, "{} seeds of {name}", files.len());
     files.sort();
-    let mut sum = Report::default();
-    for file in files {
+    files.into_iter().map(|file| {
         let data = fs::read(&file).unwrap();
         assert!(data.len() < LONGEST_SEED, "{} is too long", file.display());
         // The last one that is named is the one that failed.
         println!("{}", file.display());
+        data
+    })
+}
+
+/// Runs a target's seeds; the sum of their reports.
+fn run_all(name: &str, frame: Frame) -> Report {
+    let mut sum = Report::default();
+    for data in seeds(name) {
         let report = run(frame, &data);
         sum.steps += report.steps;
         sum.taken += report.taken;
@@ -49,6 +59,15 @@ fn every_seed_passes() {
     }
 }
 
+#[test]
+fn every_seed_of_the_system_registers_passes() {
+    for (name, run) in OTHERS {
+        let found: usize = seeds(name).map(|data| run(&data)).sum();
+        println!("{name}: {found}");
+        assert!(found >= 20, "{name}: {found}");
+    }
+}
+
 /// A target without seeds here would not be run.
 #[test]
 fn every_target_is_here() {
@@ -58,7 +77,8 @@ fn every_target_is_here() {
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    assert_eq!(names, TARGETS.map(|(name, _)| name));
+    let here = TARGETS.map(|(name, _)| name).into_iter().chain(OTHERS.map(|(name, _)| name));
+    assert!(names.iter().eq(here), "{names:?}");
 }
 
 #[test]
@@ -68,5 +88,8 @@ fn any_bytes_are_an_input() {
         for byte in [0, 1, 0x55, 0x7f, 0x80, 0xff] {
             run(frame, &[byte; 64]);
         }
+    }
+    for (_, run) in OTHERS {
+        (0..=255).for_each(|byte| _ = run(&[byte; 100]));
     }
 }

@@ -24,6 +24,13 @@ pub(super) enum Place {
 }
 
 #[derive(Clone, Copy, Debug)]
+struct Table {
+    address: u64,
+    /// An access has come to it.
+    proven: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Count {
     address: u64,
     hits: u32,
@@ -34,7 +41,7 @@ pub(super) struct Breakpoints {
     /// How many the CPU has.
     most: usize,
     /// The newest one is the last.
-    tables: Vec<u64>,
+    tables: Vec<Table>,
     accesses: Vec<Count>,
     candidates: Vec<Count>,
 }
@@ -55,16 +62,27 @@ impl Breakpoints {
 
     /// Takes a vector table in, instead of the oldest one. Returns whether it is new.
     pub(super) fn add_table(&mut self, vbar: u64) -> bool {
-        if self.tables.contains(&vbar) {
+        if self.tables.iter().any(|table| table.address == vbar) {
             return false;
         }
         if self.tables.len() == TABLES.min(self.most) {
             self.tables.remove(0);
         }
-        self.tables.push(vbar);
+        self.tables.push(Table { address: vbar, proven: false });
         let room = self.room();
         self.accesses.truncate(room);
         true
+    }
+
+    /// An access has come to a table. Those that none has come to make room: that of a reset, for one. If they are in use after all, they
+    /// are met again. Returns whether there were any.
+    pub(super) fn prove(&mut self, vbar: u64) -> bool {
+        let found = self.tables.iter_mut().find(|table| table.address == vbar && !table.proven);
+        let Some(table) = found else { return false };
+        table.proven = true;
+        let before = self.tables.len();
+        self.tables.retain(|table| table.proven);
+        self.tables.len() < before
     }
 
     /// Whether exceptions from EL1 with SP_EL0 are caught as well. Few guests run like that, so it must not be the last breakpoint.
@@ -79,8 +97,8 @@ impl Breakpoints {
 
     fn vectors(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let el1t = self.tables.last().filter(|_| self.with_el1t());
-        let el1h = self.tables.iter().map(|&table| (table, table.wrapping_add(FROM_EL1H)));
-        el1h.chain(el1t.map(|&table| (table, table.wrapping_add(FROM_EL1T))))
+        let at = |offset| move |table: &Table| (table.address, table.address.wrapping_add(offset));
+        self.tables.iter().map(at(FROM_EL1H)).chain(el1t.map(at(FROM_EL1T)))
     }
 
     /// What to stop for.
@@ -161,6 +179,20 @@ mod tests {
         assert_eq!(all.find(0x1200), Some(Place::Vector(0x1000)));
         assert_eq!(all.find(0x2000), Some(Place::Vector(0x2000)));
         assert_eq!(all.find(0x1000), None);
+    }
+
+    #[test]
+    fn a_table_that_is_in_use() {
+        let mut all = Breakpoints::new(6);
+        all.add_table(0);
+        all.add_table(0x1000);
+        assert!(all.prove(0x1000) && !all.prove(0x1000));
+        assert_eq!(set(&all), [0x1200, 0x1000]);
+        // Another kernel, and what it had before.
+        all.add_table(0x2000);
+        assert!(!all.prove(0x2000));
+        all.add_table(0x3000);
+        assert_eq!(set(&all), [0x2200, 0x3200, 0x3000]);
     }
 
     #[test]

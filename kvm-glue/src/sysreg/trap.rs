@@ -258,7 +258,7 @@ impl Traps {
                     // After any instruction, BTYPE is 0.
                     cpu.set(Reg::Pstate, spsr & !(pstate::BTYPE | pstate::SS))?;
                     self.stats.undefined += 1;
-                    if self.breakpoints.count(elr) {
+                    if self.breakpoints.prove(table) | self.breakpoints.count(elr) {
                         self.arm(cpu)?;
                     }
                     return Ok(self.tell(table));

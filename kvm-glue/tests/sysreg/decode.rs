@@ -6,41 +6,7 @@ use proptest::prelude::*;
 use vgic_kvm::core::gic::SysReg;
 use vgic_kvm::sysreg::{Access, Direction, Rt, decode};
 
-/// The assembler's names of registers without a name: S<op0>_<op1>_C<CRn>_C<CRm>_<op2>.
-const REGISTERS: [&str; 30] = [
-    "S3_0_C4_C6_0",   // ICC_PMR_EL1
-    "S3_0_C12_C8_0",  // ICC_IAR0_EL1
-    "S3_0_C12_C8_1",  // ICC_EOIR0_EL1
-    "S3_0_C12_C8_2",  // ICC_HPPIR0_EL1
-    "S3_0_C12_C8_3",  // ICC_BPR0_EL1
-    "S3_0_C12_C8_4",  // ICC_AP0R0_EL1
-    "S3_0_C12_C8_5",  // ICC_AP0R1_EL1
-    "S3_0_C12_C8_6",  // ICC_AP0R2_EL1
-    "S3_0_C12_C8_7",  // ICC_AP0R3_EL1
-    "S3_0_C12_C9_0",  // ICC_AP1R0_EL1
-    "S3_0_C12_C9_1",  // ICC_AP1R1_EL1
-    "S3_0_C12_C9_2",  // ICC_AP1R2_EL1
-    "S3_0_C12_C9_3",  // ICC_AP1R3_EL1
-    "S3_0_C12_C9_5",  // ICC_NMIAR1_EL1
-    "S3_0_C12_C11_1", // ICC_DIR_EL1
-    "S3_0_C12_C11_3", // ICC_RPR_EL1
-    "S3_0_C12_C11_5", // ICC_SGI1R_EL1
-    "S3_0_C12_C11_6", // ICC_ASGI1R_EL1
-    "S3_0_C12_C11_7", // ICC_SGI0R_EL1
-    "S3_0_C12_C12_0", // ICC_IAR1_EL1
-    "S3_0_C12_C12_1", // ICC_EOIR1_EL1
-    "S3_0_C12_C12_2", // ICC_HPPIR1_EL1
-    "S3_0_C12_C12_3", // ICC_BPR1_EL1
-    "S3_0_C12_C12_4", // ICC_CTLR_EL1
-    "S3_0_C12_C12_5", // ICC_SRE_EL1
-    "S3_0_C12_C12_6", // ICC_IGRPEN0_EL1
-    "S3_0_C12_C12_7", // ICC_IGRPEN1_EL1
-    // Not at EL1, or of other extensions: never.
-    "S3_4_C12_C9_5",  // ICC_SRE_EL2
-    "S3_6_C12_C12_5", // ICC_SRE_EL3
-    "S3_0_C12_C1_0",  // ISR_EL1
-];
-const ICC: usize = 27;
+use crate::reference::{REGISTERS, instruction};
 
 fn parse(name: &str) -> SysReg {
     let numbers: Vec<u8> = name[1..]
@@ -68,7 +34,7 @@ fn assemble(read: bool, reg: SysReg, rt: u8) -> u32 {
 /// Every instruction that is to be decoded, and as what.
 fn reference() -> HashMap<u32, Access> {
     let mut all = HashMap::new();
-    for reg in REGISTERS[..ICC].iter().map(|name| parse(name)) {
+    for reg in REGISTERS.iter().map(|name| parse(name)) {
         for rt in 0..32 {
             for (read, direction) in [(true, Direction::Read), (false, Direction::Write)] {
                 let access = Access { direction, rt: Rt::new(rt).unwrap(), reg };
@@ -84,7 +50,7 @@ fn reference() -> HashMap<u32, Access> {
 #[test]
 fn every_move_of_a_system_register() {
     let reference = reference();
-    assert_eq!(reference.len(), ICC * 64);
+    assert_eq!(reference.len(), REGISTERS.len() * 64);
     let mut found = 0;
     for low in 0..1 << 22 {
         let instruction = 0xd500_0000 | low;
@@ -117,12 +83,28 @@ proptest! {
     #[test]
     fn any_word(word: u32) {
         prop_assert_eq!(decode(word), reference().get(&word).copied());
+        prop_assert_eq!(decode(word).is_some(), instruction(word).is_some());
     }
 
     /// One bit away from an access, what is left is another access or none.
     #[test]
-    fn one_bit_away(index in 0..ICC, rt in 0..32u8, read: bool, bit in 0..32u32) {
+    fn one_bit_away(index in 0..REGISTERS.len(), rt in 0..32u8, read: bool, bit in 0..32u32) {
         let word = assemble(read, parse(REGISTERS[index]), rt) ^ 1 << bit;
-        prop_assert_eq!(decode(word), reference().get(&word).copied());
+        let found = decode(word);
+        prop_assert_eq!(found, reference().get(&word).copied());
+        let read_back = instruction(word).map(|(read, name, rt)| {
+            let direction = if read { Direction::Read } else { Direction::Write };
+            Access { direction, rt: Rt::new(rt).unwrap(), reg: parse(name) }
+        });
+        prop_assert_eq!(found, read_back);
+    }
+
+    /// What is not one of the CPU interface's at EL1.
+    #[test]
+    fn registers_of_others(rt in 0..32u8, read: bool) {
+        // ICC_SRE_EL2, ICC_SRE_EL3, ISR_EL1, ICH_HCR_EL2, RMR_EL1.
+        for name in ["S3_4_C12_C9_5", "S3_6_C12_C12_5", "S3_0_C12_C1_0", "S3_4_C12_C11_0", "S3_0_C12_C0_2"] {
+            prop_assert_eq!(decode(assemble(read, parse(name), rt)), None);
+        }
     }
 }

@@ -1,5 +1,52 @@
-//! Stage 1 address translation once more, the way the manual's figures show it: a register is a string of bits, an address is
-//! cut into its indices first, and the levels are gone through from a list.
+//! The decoder and the walker once more, the way the manual's figures show it: an instruction is read as an assembler's
+//! text; a register is a string of bits, an address is cut into its indices first, and the levels are gone through from a list.
+
+/// The assembler's names of registers without a name: S<op0>_<op1>_C<CRn>_C<CRm>_<op2>.
+pub(crate) const REGISTERS: [&str; 27] = [
+    "S3_0_C4_C6_0",   // ICC_PMR_EL1
+    "S3_0_C12_C8_0",  // ICC_IAR0_EL1
+    "S3_0_C12_C8_1",  // ICC_EOIR0_EL1
+    "S3_0_C12_C8_2",  // ICC_HPPIR0_EL1
+    "S3_0_C12_C8_3",  // ICC_BPR0_EL1
+    "S3_0_C12_C8_4",  // ICC_AP0R0_EL1
+    "S3_0_C12_C8_5",  // ICC_AP0R1_EL1
+    "S3_0_C12_C8_6",  // ICC_AP0R2_EL1
+    "S3_0_C12_C8_7",  // ICC_AP0R3_EL1
+    "S3_0_C12_C9_0",  // ICC_AP1R0_EL1
+    "S3_0_C12_C9_1",  // ICC_AP1R1_EL1
+    "S3_0_C12_C9_2",  // ICC_AP1R2_EL1
+    "S3_0_C12_C9_3",  // ICC_AP1R3_EL1
+    "S3_0_C12_C9_5",  // ICC_NMIAR1_EL1
+    "S3_0_C12_C11_1", // ICC_DIR_EL1
+    "S3_0_C12_C11_3", // ICC_RPR_EL1
+    "S3_0_C12_C11_5", // ICC_SGI1R_EL1
+    "S3_0_C12_C11_6", // ICC_ASGI1R_EL1
+    "S3_0_C12_C11_7", // ICC_SGI0R_EL1
+    "S3_0_C12_C12_0", // ICC_IAR1_EL1
+    "S3_0_C12_C12_1", // ICC_EOIR1_EL1
+    "S3_0_C12_C12_2", // ICC_HPPIR1_EL1
+    "S3_0_C12_C12_3", // ICC_BPR1_EL1
+    "S3_0_C12_C12_4", // ICC_CTLR_EL1
+    "S3_0_C12_C12_5", // ICC_SRE_EL1
+    "S3_0_C12_C12_6", // ICC_IGRPEN0_EL1
+    "S3_0_C12_C12_7", // ICC_IGRPEN1_EL1
+];
+
+/// What a disassembler makes of an access: whether it is an MRS, the register, and the number of Rt.
+pub(crate) fn instruction(word: u32) -> Option<(bool, &'static str, u8)> {
+    let bits = format!("{word:032b}");
+    let number = |from: usize, to: usize| u8::from_str_radix(&bits[from..to], 2).ok();
+    let read = match &bits[..11] {
+        "11010101001" => true,
+        "11010101000" => false,
+        _ => return None,
+    };
+    let [op0, op1, crn, crm, op2] =
+        [number(11, 13)?, number(13, 16)?, number(16, 20)?, number(20, 24)?, number(24, 27)?];
+    let name = format!("S{op0}_{op1}_C{crn}_C{crm}_{op2}");
+    let known = REGISTERS.into_iter().find(|known| *known == name)?;
+    Some((read, known, number(27, 32)?))
+}
 
 /// SCTLR_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1.
 pub(crate) type Registers = [u64; 4];

@@ -93,7 +93,7 @@ fn instruction() -> impl Strategy<Value = u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// Of accesses, of its own undefined instructions, of BRKs: the same notes, and the same is done to the CPU interface.
     #[test]

@@ -225,7 +225,7 @@ impl Builder {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     /// What is mapped is found, and nothing else is.
     #[test]
@@ -257,7 +257,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
 
     /// Any registers and any tables: as the reference has it, and in five reads at most.
     #[test]
