@@ -247,6 +247,23 @@ impl Hub {
             }
         }
         self.announce(irq);
+        if irq.control().load().target() != to {
+            // It has been moved meanwhile, and its new target does not look here: see `moved`.
+            self.kick(to);
+        }
+    }
+
+    /// An interrupt has been moved from `old` to its present target, and attended to since. While it waits in the mailbox of `old`, of
+    /// which a host that takes offers may know nothing, `old` has to come and hand it over.
+    ///
+    /// With the fences of `announce`, either who is posting it to `old` sees that it has been moved, or its post comes before this kick.
+    pub(crate) fn moved(&self, irq: &Irq, old: VcpuId) {
+        if self.offers && !cfg!(mutant = "moved_without_kick") {
+            fence(Ordering::SeqCst);
+            if irq.state.load_ordered().is_signaled() && irq.control().load().target() != old {
+                self.kick(old);
+            }
+        }
     }
 
     /// Tells the host of a vCPU about an interrupt that is in its mailbox, or is about to be put there by another thread.

@@ -15,7 +15,8 @@
 //! | 18 | `KICKED`: it is being called out | anyone sets, the owner clears when it leaves |
 //! | 19 | `LEVEL`: what the line is to be | the owner while it is out; anyone raises while it is in |
 //! | 20 | `BUSY`: somebody is telling the hardware | whoever sets it clears it |
-//! | 21, 22 | `CALL`: an offer of that group calls the vCPU out, as its line is another one (FIQ) | the owner, when it enters |
+//! | 21 | `AGAIN`: the owner has told the hardware as well; whoever is at it does it once more | the owner sets, `BUSY` clears |
+//! | 22, 23 | `CALL`: an offer of that group calls the vCPU out, as its line is another one (FIQ) | the owner, when it enters |
 //!
 //! All changes are read-modify-writes of the one word, AcqRel: of two that meet, one is first, and the second sees what the first's
 //! thread did before it.
@@ -35,11 +36,15 @@
 //! # One at the hardware
 //!
 //! The call that sets the hardware's line is not part of the word, and calls of two threads could overtake each other. So only who has `BUSY`
-//! makes it, and clears `BUSY` only when what it told the hardware is still what the line is to be. Others change `LEVEL`, and go on.
+//! makes it, and clears `BUSY` only when what it told the hardware is still what the line is to be. Other producers change `LEVEL`, and go on.
 //! While `BUSY` is clear, the hardware has `LEVEL`.
 //!
-//! Progress: lock-free, except that a level is at the hardware only when its `BUSY` thread has run: a vCPU waits for that as it waits for any
-//! kick that its producer has not come to yet.
+//! The owner does not wait for who is at it, who may have been preempted: it tells the hardware as well ([`Due::Tell`]). It is out then, so
+//! `LEVEL` stays as it has set it until its call is over. `AGAIN` makes the other one, whose last call may have come before or after the owner's,
+//! make another one; that is `LEVEL`, too.
+//!
+//! Progress: lock-free. An interrupt that a producer has posted is at the hardware when that producer has run, or the owner has
+//! been out.
 
 use crate::ids::{Group, Priority};
 use crate::sync::{AtomicU64, Ordering, update};
@@ -49,7 +54,8 @@ const NOTE: u64 = 1 << 17;
 const KICKED: u64 = 1 << 18;
 const LEVEL: u64 = 1 << 19;
 const BUSY: u64 = 1 << 20;
-const CALL: [u64; 2] = [1 << 21, 1 << 22];
+const AGAIN: u64 = 1 << 21;
+const CALL: [u64; 2] = [1 << 22, 1 << 23];
 /// Everything that describes a vCPU that is in.
 const VISIT: u64 = 0xffff | IN | KICKED | CALL[0] | CALL[1];
 
@@ -75,6 +81,8 @@ impl Thresholds {
 pub enum Due {
     /// Nothing: the vCPU looks by itself in time.
     Nothing,
+    /// Its owner tells the hardware the level, once. Somebody else is at it, and sees to it that what the hardware is told last is right.
+    Tell,
     /// The line's new level has to be told to the hardware: [`LineCell::drive`], at once.
     Drive,
     /// The vCPU has to be called out of the guest, by a signal or the like. Nobody else does it.
@@ -127,9 +135,11 @@ impl LineCell {
         }
     }
 
-    /// Gives `BUSY` back if the line is still to be at `told`.
+    /// Gives `BUSY` back if the line is still to be at `told`, and nobody else has told the hardware anything.
     fn give_back(&self, told: bool) -> bool {
-        let same = |word: u64| (word & LEVEL != 0) == told;
+        let same = |word: u64| {
+            (word & LEVEL != 0) == told && (word & AGAIN == 0 || cfg!(mutant = "line_told_once"))
+        };
         let old = update(&self.0, |word| if same(word) { word & !BUSY } else { word });
         same(old)
     }
@@ -143,8 +153,7 @@ impl LineCell {
     /// Tells the hardware, by `set`, what the line is to be, until that is so. For whom [`Due::Drive`] was returned to.
     pub fn drive(&self, mut set: impl FnMut(bool)) {
         loop {
-            // Acquire: pairs with whoever has changed the level.
-            let level = self.0.load(Ordering::Acquire) & LEVEL != 0;
+            let level = update(&self.0, |word| word & !AGAIN) & LEVEL != 0;
             set(level);
             if cfg!(mutant = "line_driven_once") {
                 update(&self.0, |word| word & !BUSY);
@@ -160,10 +169,22 @@ impl LineCell {
     pub fn set_level(&self, level: bool) -> Due {
         let wanted = if level { LEVEL } else { 0 };
         let old = update(&self.0, |word| {
-            let changed = word & LEVEL != wanted;
-            word & !LEVEL | wanted | if changed { BUSY } else { 0 }
+            let at_it = if word & BUSY != 0 {
+                AGAIN
+            } else if word & LEVEL != wanted {
+                BUSY
+            } else {
+                0
+            };
+            word & !LEVEL | wanted | at_it
         });
-        if old & LEVEL != wanted && old & BUSY == 0 { Due::Drive } else { Due::Nothing }
+        if old & BUSY != 0 {
+            Due::Tell
+        } else if old & LEVEL != wanted {
+            Due::Drive
+        } else {
+            Due::Nothing
+        }
     }
 
     /// The owner, out of the guest, is about to drain its mailbox: what has come until now, it sees there, and what comes later makes
@@ -274,13 +295,13 @@ mod tests {
         assert_eq!(cell.offer(Group::Group0, LOW), Due::Drive);
         // Before the producer has come to it, the owner leaves, and wants the line low.
         cell.leave();
-        assert_eq!(cell.set_level(false), Due::Nothing);
+        assert_eq!(cell.set_level(false), Due::Tell);
         let mut told = Vec::new();
         cell.drive(|level| {
             told.push(level);
             if told.len() == 1 {
                 // And high, while the hardware is being told.
-                assert_eq!(cell.set_level(true), Due::Nothing);
+                assert_eq!(cell.set_level(true), Due::Tell);
             }
         });
         assert_eq!(told, [false, true]);

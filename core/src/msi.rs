@@ -354,9 +354,7 @@ impl<R: Reclaim> Msi<R> {
         let control = set(Control::RESET.with_group(Group::Group1));
         let (irq, made) =
             shared.lpis.get_or_insert(intid, control, pin).inspect_err(|_| events.sub(1))?;
-        if !made {
-            irq.control().update(set);
-        }
+        let before = if made { target } else { irq.control().update(set).0.target() };
         let irq = irq.into_raw();
         // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
         // it for as long as a pin that could see it. The slot is empty: only this handle fills slots of the domain.
@@ -365,7 +363,11 @@ impl<R: Reclaim> Msi<R> {
         let _ = device.into_raw();
         if !cfg!(mutant = "map_without_attend") {
             // SAFETY: seen under the pin.
-            shared.hub.attend_unless_idle(unsafe { irq.as_ref() });
+            let irq = unsafe { irq.as_ref() };
+            shared.hub.attend_unless_idle(irq);
+            if before != target {
+                shared.hub.moved(irq, before);
+            }
         }
         Ok(())
     }
@@ -490,8 +492,11 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     fn retarget(&mut self, device: DeviceId, event: EventId, target: VcpuId) -> Result<(), Error> {
         self.check_vcpu(target)?;
         self.with_event(device, event, |irq| {
-            irq.control().update(|c| c.with_target(target));
+            let (old, _) = irq.control().update(|c| c.with_target(target));
             self.shared().hub.attend_unless_idle(irq);
+            if old.target() != target {
+                self.shared().hub.moved(irq, old.target());
+            }
         })
     }
 
@@ -508,6 +513,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
                 irq.control().update(|c| if c.target() == from { c.with_target(to) } else { c });
             if old.target() == from && irq.state.load().is_mapped() {
                 self.shared().hub.attend_unless_idle(irq);
+                self.shared().hub.moved(irq, from);
                 moved += 1;
             }
         });

@@ -437,7 +437,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     ) -> Result<WiredConfig, Error> {
         let irq = self.shared.wired(wired)?;
         let spi = matches!(wired, Wired::Spi(_));
-        let (_, new) = irq.control().update(|c| {
+        let (old, new) = irq.control().update(|c| {
             let config = f(c.config());
             let trigger = if irq.intid().is_sgi() { Trigger::Edge } else { config.trigger };
             let c = c
@@ -449,6 +449,9 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
             if target { c.with_target(config.target) } else { c }
         });
         self.shared.hub.attend(irq);
+        if old.target() != new.target() {
+            self.shared.hub.moved(irq, old.target());
+        }
         Ok(new.config())
     }
 

@@ -9,17 +9,33 @@ pub(crate) const NOT_ARM64: Option<&str> =
 /// `KVM_CAP_ARM_USER_IRQ`, which the bindings of other architectures do not have.
 pub(crate) const CAP_ARM_USER_IRQ: u32 = 144;
 
-/// `kvm_run.s.regs.device_irq_level`: the outputs of the timers and the PMU, as of the last exit.
-#[cfg(target_arch = "aarch64")]
-#[allow(unsafe_code)] // A union of the kernel's.
-pub(crate) fn device_irq_level(vcpu: &mut VcpuFd) -> u64 {
-    // SAFETY: `s` is a union of this one structure of plain integers and its padding: any bytes are valid.
-    unsafe { vcpu.get_kvm_run().s.regs.device_irq_level }
-}
+/// `kvm_run.s.regs.device_irq_level` of a vCPU: the outputs of its timers and its PMU, as of the last exit.
+///
+/// A pointer, as it is read while the exit is being looked at.
+pub(crate) struct Outputs(*const u64);
 
-#[cfg(not(target_arch = "aarch64"))]
-pub(crate) fn device_irq_level(_: &mut VcpuFd) -> u64 {
-    0
+impl Outputs {
+    /// Of `vcpu`, which is to outlive this.
+    #[cfg(target_arch = "aarch64")]
+    #[allow(unsafe_code)] // A union of the kernel's.
+    pub(crate) fn new(vcpu: &mut VcpuFd) -> Self {
+        // SAFETY: `s` is a union of this one structure of plain integers and its padding; only its address is taken.
+        Self(unsafe { &raw const vcpu.get_kvm_run().s.regs.device_irq_level })
+    }
+
+    #[cfg(not(target_arch = "aarch64"))]
+    pub(crate) fn new(_: &mut VcpuFd) -> Self {
+        static NONE: u64 = 0;
+        Self(&raw const NONE)
+    }
+
+    /// Bits as `KVM_ARM_DEV_*` has them.
+    #[allow(unsafe_code)] // The page that KVM shares with us.
+    pub(crate) fn levels(&self) -> u64 {
+        // SAFETY: in the page of the vCPU that outlives this, which stays where it is when the `VcpuFd` moves. Only the kernel writes it,
+        // and only in KVM_RUN, which this thread calls.
+        unsafe { self.0.read_volatile() }
+    }
 }
 
 /// The access that the vCPU has just exited for becomes an external abort.

@@ -376,3 +376,6 @@ impl Drop for EventSources {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

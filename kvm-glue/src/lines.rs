@@ -108,7 +108,7 @@ impl Lines {
     fn perform(&self, vcpu: VcpuId, due: Due) {
         let line = &self.lines[vcpu.index()];
         match due {
-            Due::Nothing => {}
+            Due::Nothing | Due::Tell => {}
             Due::Drive => line.irq.drive(|level| {
                 line.raised.add();
                 self.set(vcpu, CpuLine::Irq, level);
@@ -138,12 +138,20 @@ impl Lines {
     /// Sets the IRQ line. For the vCPU's thread, out of the guest.
     pub fn set_irq(&self, vcpu: VcpuId, level: bool) {
         let line = &self.lines[vcpu.index()];
-        if line.irq.set_level(level) == Due::Drive {
-            line.irq.drive(|level| {
-                line.driven.add();
-                self.set(vcpu, CpuLine::Irq, level);
-            });
+        let set = |level| {
+            line.driven.add();
+            self.set(vcpu, CpuLine::Irq, level);
+        };
+        match line.irq.set_level(level) {
+            Due::Nothing | Due::Call => {}
+            Due::Tell => set(level),
+            Due::Drive => line.irq.drive(set),
         }
+    }
+
+    /// Whether the IRQ line is to be up.
+    pub fn level(&self, vcpu: VcpuId) -> bool {
+        self.lines[vcpu.index()].irq.level()
     }
 
     /// Sets the FIQ line, which only the vCPU's thread does, and only when it changes.

@@ -95,8 +95,9 @@ impl Stop {
 /// A vCPU, with its side of the interrupt controller. Stays in the thread that made it.
 pub struct Runner {
     cpu: GicCpu<Vgic>,
-    /// Before the vCPU that it points to.
+    /// Both before the vCPU that they point to.
     target: Target,
+    outputs: arch::Outputs,
     vcpu: VcpuFd,
     lines: Arc<Lines>,
     timer: TimerBridge,
@@ -118,6 +119,7 @@ impl Runner {
         Self {
             cpu,
             target,
+            outputs: arch::Outputs::new(&mut vcpu),
             vcpu,
             lines,
             timer: TimerBridge::new(gic.ppis()),
@@ -185,7 +187,13 @@ impl Runner {
             }
             let ran = self.vcpu.run();
             let called = self.lines.leave(self.cpu.id());
+            let line = self.lines.level(self.cpu.id());
             self.stats.exits += 1;
+            // Before the access that it exited for, which may ask.
+            let levels = self.outputs.levels();
+            let injector = self.cpu.bus().injector();
+            let changed = self.timer.update(self.cpu.id(), levels, injector)?;
+            self.stats.timer_changes += u64::from(changed);
             let exit = match ran {
                 Ok(VcpuExit::MmioRead(address, data)) => {
                     let mut guest = Guest {
@@ -193,6 +201,7 @@ impl Runner {
                         on: &mut self.on,
                         stats: &mut self.stats,
                         cpu_interface: self.cpu_interface,
+                        line,
                     };
                     guest.read(address, data, devices)
                 }
@@ -202,6 +211,7 @@ impl Runner {
                         on: &mut self.on,
                         stats: &mut self.stats,
                         cpu_interface: self.cpu_interface,
+                        line,
                     };
                     guest.write(address, data, devices)
                 }
@@ -227,7 +237,6 @@ impl Runner {
                 self.stats.aborts += 1;
                 arch::inject_abort(&self.vcpu).map_err(kvm("injecting an external abort"))?;
             }
-            self.follow_outputs()?;
         }
     }
 
@@ -267,15 +276,6 @@ impl Runner {
         }
         Ok(Outcome::Done)
     }
-
-    /// The outputs of the timers and the PMU, which KVM has brought with the exit.
-    fn follow_outputs(&mut self) -> Result<(), Error> {
-        let levels = arch::device_irq_level(&mut self.vcpu);
-        let injector = self.cpu.bus().injector();
-        self.stats.timer_changes +=
-            u64::from(self.timer.update(self.cpu.id(), levels, injector)?);
-        Ok(())
-    }
 }
 
 /// What became of an access.
@@ -291,6 +291,8 @@ struct Guest<'a> {
     on: &'a mut bool,
     stats: &'a mut RunStats,
     cpu_interface: Option<u64>,
+    /// The IRQ line was up while the guest ran.
+    line: bool,
 }
 
 impl Guest<'_> {
@@ -332,8 +334,10 @@ impl Guest<'_> {
             if self.cpu_interface.is_some_and(|base| address == base + GICC_IAR)
                 && let Ok(value) = <[u8; 4]>::try_from(&*data)
             {
+                let empty = u32::from_le_bytes(value) == SPURIOUS;
                 self.stats.acknowledges += 1;
-                self.stats.spurious += u64::from(u32::from_le_bytes(value) == SPURIOUS);
+                self.stats.empty += u64::from(empty);
+                self.stats.spurious += u64::from(empty && self.line);
             }
             return outcome;
         }

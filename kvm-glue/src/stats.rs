@@ -46,7 +46,9 @@ pub struct RunStats {
     pub interrupted_exits: u64,
     /// Reads of IAR.
     pub acknowledges: u64,
-    /// Those that found nothing (1023).
+    /// Those that found nothing (1023). Linux's driver of GICv2 reads IAR until it does, so that each exception has one.
+    pub empty: u64,
+    /// Those of them that found nothing although the IRQ line was up: the guest was interrupted for nothing.
     pub spurious: u64,
     /// Changes of the timers' and the PMU's outputs.
     pub timer_changes: u64,

@@ -5,7 +5,6 @@ use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
-use kvm_bindings::kvm_vcpu_init;
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vgic_core::ids::VcpuId;
 use vgic_kvm::{Exit, KvmGic, Stop};
@@ -13,10 +12,6 @@ use vm_device::bus::MmioAddress;
 use vm_device::device_manager::{IoManager, MmioManager};
 
 use crate::stats::VcpuStats;
-
-/// `KVM_ARM_VCPU_POWER_OFF` and `KVM_ARM_VCPU_PSCI_0_2`.
-const POWER_OFF: u32 = 0;
-const PSCI_0_2: u32 = 2;
 
 /// Core registers of KVM_SET_ONE_REG: 64 bits, numbered by their offsets in words of `struct kvm_regs`.
 const CORE: u64 = 0x6030_0000_0010_0000;
@@ -53,11 +48,12 @@ pub(crate) fn create(vm: &VmFd, n: u16, entry: u64, x0: u64) -> Result<VcpuFd> {
 
 #[cfg(target_arch = "aarch64")]
 fn init(vm: &VmFd, vcpu: &VcpuFd, n: u16) -> Result<()> {
+    use kvm_bindings::{KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, kvm_vcpu_init};
     let mut init = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut init).context("KVM_ARM_PREFERRED_TARGET")?;
-    init.features[0] |= 1 << PSCI_0_2;
+    init.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
     if n > 0 {
-        init.features[0] |= 1 << POWER_OFF;
+        init.features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
     }
     vcpu.vcpu_init(&init).context("KVM_ARM_VCPU_INIT")
 }
@@ -66,6 +62,17 @@ fn init(vm: &VmFd, vcpu: &VcpuFd, n: u16) -> Result<()> {
 fn set_register(vcpu: &VcpuFd, register: u64, value: u64) -> Result<()> {
     vcpu.set_one_reg(register, &value.to_le_bytes()).context("KVM_SET_ONE_REG")?;
     Ok(())
+}
+
+/// [`vgic_kvm::Machine::check_host`] has refused, or the kernel does when it is asked for its GICv3.
+#[cfg(not(target_arch = "aarch64"))]
+fn init(_: &VmFd, _: &VcpuFd, _: u16) -> Result<()> {
+    anyhow::bail!("arm64 guests need an arm64 host")
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn set_register(_: &VcpuFd, register: u64, _: u64) -> Result<()> {
+    anyhow::bail!("register {register:#x} is arm64's")
 }
 
 /// The end that an event of KVM stands for; `None` if it is none.
@@ -80,7 +87,7 @@ fn end_of(event: u32) -> Option<End> {
 
 /// What vCPU threads need.
 #[derive(Clone)]
-pub(crate) struct Context_ {
+pub(crate) struct Shared {
     pub(crate) bus: Arc<IoManager>,
     /// Whoever ends first says how.
     pub(crate) end: Sender<End>,
@@ -93,14 +100,14 @@ pub(crate) struct Running {
 }
 
 /// Starts a vCPU whose interrupt controller is in user space.
-pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, context: Context_) -> Result<Running> {
+pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> Result<Running> {
     let (sender, stopper) = std::sync::mpsc::channel();
     let gic = gic.clone();
     let thread = thread::Builder::new().name(format!("vcpu{}", id.0)).spawn(move || {
         let mut runner = gic.attach(id, vcpu).map_err(|(e, _)| e)?;
         let _ = sender.send(runner.stopper());
         loop {
-            let end = match runner.run(&mut &*context.bus) {
+            let end = match runner.run(&mut &*shared.bus) {
                 Ok(Exit::Stopped) => break,
                 Ok(Exit::SystemEvent(event, _)) => end_of(event),
                 Ok(Exit::Unknown) => Some(End::Failed),
@@ -110,7 +117,7 @@ pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, context: Context_) -
                 }
             };
             if let Some(end) = end {
-                let _ = context.end.send(end);
+                let _ = shared.end.send(end);
                 break;
             }
         }
@@ -141,7 +148,7 @@ impl Running {
 pub(crate) fn start_kernel(
     n: u16,
     mut vcpu: VcpuFd,
-    context: Context_,
+    shared: Shared,
     stats: Arc<crate::stats::KernelVcpu>,
 ) -> Result<()> {
     thread::Builder::new().name(format!("vcpu{n}")).spawn(move || {
@@ -153,12 +160,12 @@ pub(crate) fn start_kernel(
                     stats.device_exits.add();
                     // There is nobody else; what is not there reads as ones.
                     data.fill(0xff);
-                    let _ = context.bus.mmio_read(MmioAddress(address), data);
+                    let _ = shared.bus.mmio_read(MmioAddress(address), data);
                     None
                 }
                 Ok(VcpuExit::MmioWrite(address, data)) => {
                     stats.device_exits.add();
-                    let _ = context.bus.mmio_write(MmioAddress(address), data);
+                    let _ = shared.bus.mmio_write(MmioAddress(address), data);
                     None
                 }
                 Ok(VcpuExit::SystemEvent(event, _)) => end_of(event),
@@ -170,7 +177,7 @@ pub(crate) fn start_kernel(
                 }
             };
             if let Some(end) = end {
-                let _ = context.end.send(end);
+                let _ = shared.end.send(end);
                 return;
             }
         }

@@ -22,7 +22,7 @@ use crate::pci::transport::{Place, VirtioPci};
 use crate::pci::{Ecam, Function, Functions, Window};
 use crate::pl011::Pl011;
 use crate::stats::{EngineStats, KernelVcpu, Report, VcpuStats};
-use crate::vcpu::{self, Context_, End, Running};
+use crate::vcpu::{self, End, Running, Shared};
 use crate::virtio::{blk::Disk, rng::Rng};
 use crate::{boot, fdt, map};
 
@@ -166,12 +166,12 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     memory.write_slice(&blob, GuestAddress(layout.fdt)).context("no room for the device tree")?;
     let bus = Arc::new(bus(run, &vm, &memory, &irqs)?);
     let (end, ended) = channel();
-    let context = Context_ { bus, end };
+    let shared = Shared { bus, end };
     match &*irqs {
         Irqs::User(gic) => {
             let started: Vec<Running> = (0..)
                 .zip(vcpus)
-                .map(|(n, vcpu)| vcpu::start(gic, VcpuId(n), vcpu, context.clone()))
+                .map(|(n, vcpu)| vcpu::start(gic, VcpuId(n), vcpu, shared.clone()))
                 .collect::<Result<_>>()?;
             let end = ended.recv()?;
             let stats = started.into_iter().map(Running::stop).collect::<Result<_>>()?;
@@ -182,7 +182,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
         Irqs::Kernel(_) => {
             let counts: Vec<_> = vcpus.iter().map(|_| Arc::new(KernelVcpu::default())).collect();
             for ((n, vcpu), counts) in (0..).zip(vcpus).zip(&counts) {
-                vcpu::start_kernel(n, vcpu, context.clone(), Arc::clone(counts))?;
+                vcpu::start_kernel(n, vcpu, shared.clone(), Arc::clone(counts))?;
             }
             let end = ended.recv()?;
             let stats = counts.iter().map(|counts| VcpuStats::of_kernel(counts)).collect();

@@ -1,0 +1,174 @@
+//! How the engine sits behind a VMM's own interrupt traits: here in the shape that cloud-hypervisor's `vm-device` has (an
+//! `InterruptManager` that makes `InterruptSourceGroup`s, and devices that know nothing else). The traits below are this example's own
+//! definition of that shape.
+//!
+//! MSI-X vectors are GSIs of [`EventSources`]: a vector's configuration is its route, its mask is the source's, and its notifier is
+//! the eventfd that a vhost-user back end or VFIO gets. A device in the VMM triggers without the detour of an eventfd.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vgic_core::ids::Intid;
+use vgic_kvm::events::{EventSources, Route};
+use vgic_kvm::msi::{Msi, MsiInjector};
+use vgic_kvm::spi::SpiLine;
+use vgic_kvm::{Error, KvmGic};
+use vmm_sys_util::eventfd::EventFd;
+
+/// An index of an interrupt in its group.
+type Index = u32;
+
+/// What an interrupt is sent as.
+#[derive(Clone, Copy)]
+enum SourceConfig {
+    /// A wire.
+    Legacy,
+    /// An MSI of a device.
+    Msi(Msi),
+}
+
+/// Interrupts of one device.
+trait InterruptSourceGroup: Send + Sync {
+    fn trigger(&self, index: Index) -> io::Result<()>;
+    fn notifier(&self, index: Index) -> Option<EventFd>;
+    fn update(&self, index: Index, config: SourceConfig, masked: bool) -> io::Result<()>;
+}
+
+/// Makes groups.
+trait InterruptManager {
+    fn create_group(&self, base: Index, count: Index) -> io::Result<Arc<dyn InterruptSourceGroup>>;
+}
+
+fn other(e: Error) -> io::Error {
+    io::Error::other(e)
+}
+
+/// MSIs: each index is a GSI.
+struct MsiGroup {
+    base: u32,
+    notifiers: Vec<EventFd>,
+    configs: Mutex<Vec<Option<Msi>>>,
+    injector: Mutex<MsiInjector>,
+    sources: Arc<EventSources>,
+}
+
+impl InterruptSourceGroup for MsiGroup {
+    fn trigger(&self, index: Index) -> io::Result<()> {
+        let config = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        match config.get(index as usize).copied().flatten() {
+            Some(msi) => {
+                let injector = self.injector.lock().unwrap_or_else(PoisonError::into_inner);
+                injector.send(&msi).map(drop).map_err(other)
+            }
+            // Masked: the source remembers it.
+            None => self.notifiers[index as usize].write(1),
+        }
+    }
+
+    fn notifier(&self, index: Index) -> Option<EventFd> {
+        self.notifiers.get(index as usize)?.try_clone().ok()
+    }
+
+    fn update(&self, index: Index, config: SourceConfig, masked: bool) -> io::Result<()> {
+        let SourceConfig::Msi(msi) = config else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let gsi = self.base + index;
+        self.sources.set_route(gsi, Route::Msi(msi));
+        self.sources.set_masked(gsi, masked);
+        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        configs[index as usize] = (!masked).then_some(msi);
+        Ok(())
+    }
+}
+
+impl Drop for MsiGroup {
+    fn drop(&mut self) {
+        for n in 0..self.notifiers.len() as u32 {
+            let _ = self.sources.remove(self.base + n);
+        }
+    }
+}
+
+struct MsiManager {
+    gic: KvmGic,
+    sources: Arc<EventSources>,
+}
+
+impl InterruptManager for MsiManager {
+    fn create_group(&self, base: Index, count: Index) -> io::Result<Arc<dyn InterruptSourceGroup>> {
+        let mut group = MsiGroup {
+            base,
+            notifiers: Vec::new(),
+            configs: Mutex::new(vec![None; count as usize]),
+            injector: Mutex::new(self.gic.msi_injector().map_err(other)?),
+            sources: Arc::clone(&self.sources),
+        };
+        for n in 0..count {
+            let notifier = EventFd::new(libc::EFD_NONBLOCK)?;
+            // Whatever fails takes the group with it, and with that the sources that it has.
+            self.sources.add(base + n, &notifier).map_err(other)?;
+            group.notifiers.push(notifier);
+        }
+        Ok(Arc::new(group))
+    }
+}
+
+/// Wires: each index is an SPI.
+struct LegacyGroup(Mutex<SpiLine>);
+
+impl InterruptSourceGroup for LegacyGroup {
+    fn trigger(&self, _: Index) -> io::Result<()> {
+        let line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        vm_superio::Trigger::trigger(&*line).map_err(io::Error::other)
+    }
+
+    fn notifier(&self, _: Index) -> Option<EventFd> {
+        None
+    }
+
+    fn update(&self, _: Index, config: SourceConfig, _: bool) -> io::Result<()> {
+        match config {
+            SourceConfig::Legacy => Ok(()),
+            SourceConfig::Msi(_) => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+}
+
+struct LegacyManager(KvmGic);
+
+impl InterruptManager for LegacyManager {
+    fn create_group(&self, base: Index, _: Index) -> io::Result<Arc<dyn InterruptSourceGroup>> {
+        let line = self.0.spi(Intid(base)).map_err(other)?;
+        Ok(Arc::new(LegacyGroup(Mutex::new(line))))
+    }
+}
+
+/// A device that knows the traits, and nothing of interrupt controllers.
+fn device(msi: &dyn InterruptManager, wires: &dyn InterruptManager) -> io::Result<()> {
+    let vectors = msi.create_group(1000, 2)?;
+    let message = Msi { address: 0x0802_0040, data: 64, device: 8 };
+    vectors.update(0, SourceConfig::Msi(message), false)?;
+    vectors.trigger(0)?;
+    if let Some(notifier) = vectors.notifier(1) {
+        notifier.write(1)?;
+    }
+    let wire = wires.create_group(33, 1)?;
+    wire.update(0, SourceConfig::Legacy, false)?;
+    wire.trigger(0)
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    use vgic_core::gic::MsiFrame;
+    use vgic_kvm::{GicV2Map, Machine, error::open_kvm};
+
+    let vm = Arc::new(open_kvm()?.create_vm()?);
+    let msi = Some(MsiFrame { base: 0x0802_0000, first: 64, count: 32 });
+    let map = GicV2Map { distributor: 0x0800_0000, cpu_interface: 0x0801_0000, msi };
+    // On a host that is not arm64, this says so.
+    let gic = Machine::gicv2(map, 1, 96)?.build(&vm)?;
+    let sources = Arc::new(EventSources::start(&gic)?);
+    device(&MsiManager { gic: gic.clone(), sources }, &LegacyManager(gic))?;
+    println!("interrupts were raised");
+    Ok(())
+}

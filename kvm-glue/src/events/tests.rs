@@ -1,0 +1,109 @@
+use std::time::{Duration, Instant};
+
+use vgic_core::Vgic;
+use vgic_core::engine::{Config, Engine, Kick, Trigger, WiredConfig};
+use vgic_core::gic::MsiFrame;
+use vgic_core::ids::VcpuId;
+
+use super::*;
+use crate::lines::{CpuLine, LineDriver};
+
+struct NoLine;
+impl LineDriver for NoLine {
+    fn set(&self, _: VcpuId, _: CpuLine, _: bool) -> Result<(), kvm_ioctls::Error> {
+        Ok(())
+    }
+}
+
+struct World {
+    vgic: Vgic,
+    sources: EventSources,
+    lines: Arc<Lines>,
+}
+
+const DOORBELL: u64 = 0x0802_0040;
+
+fn world() -> World {
+    let lines = Arc::new(Lines::new(1, NoLine));
+    let config = Config { spis: 96, ..Config::default() };
+    let vgic: Vgic = Vgic::new(&config, Arc::clone(&lines) as Arc<dyn Kick>).unwrap();
+    let frame = MsiFrame { base: 0x0802_0000, first: 64, count: 32 };
+    let injector = MsiInjector::new(vgic.injector().unwrap(), &[frame]);
+    let sources = EventSources::start_with(injector, Arc::clone(&lines)).unwrap();
+    World { vgic, sources, lines }
+}
+
+impl World {
+    fn is_pending(&self, spi: u32) -> bool {
+        self.vgic.injector().unwrap().is_pending(Wired::Spi(Intid(spi))).unwrap()
+    }
+
+    fn wait(&self, done: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !done(self) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "nothing happens");
+            thread::yield_now();
+        }
+    }
+}
+
+fn eventfd() -> EventFd {
+    EventFd::new(libc::EFD_NONBLOCK).unwrap()
+}
+
+#[test]
+fn an_eventfd_becomes_an_interrupt() {
+    let world = world();
+    let fds = [eventfd(), eventfd()];
+    for (gsi, fd) in (0..).zip(&fds) {
+        world.sources.add(gsi, fd).unwrap();
+    }
+    assert!(matches!(world.sources.add(0, &fds[0]), Err(Error::SourceExists(0))));
+    world.sources.set_route(0, Route::Msi(Msi { address: DOORBELL, data: 70, device: 0 }));
+    world.sources.set_route(1, Route::Spi(Intid(40)));
+    fds.iter().for_each(|fd| fd.write(1).unwrap());
+    world.wait(|world| world.is_pending(70) && world.is_pending(40));
+    assert_eq!(world.sources.stats(), EventStats { events: 2, sent: 2 });
+    world.sources.remove(0).unwrap();
+    assert!(matches!(world.sources.remove(0), Err(Error::NoSource(0))));
+    world.sources.add(0, &fds[0]).unwrap();
+}
+
+#[test]
+fn what_is_masked_or_has_no_route_waits() {
+    let world = world();
+    let fd = eventfd();
+    world.sources.add(7, &fd).unwrap();
+    fd.write(1).unwrap();
+    world.wait(|world| world.sources.is_pending(7));
+    world.sources.set_masked(7, true);
+    world.sources.set_route(7, Route::Spi(Intid(50)));
+    fd.write(1).unwrap();
+    world.wait(|world| world.sources.stats().events == 2);
+    assert!(!world.is_pending(50));
+    world.sources.set_masked(7, false);
+    assert!(world.is_pending(50) && !world.sources.is_pending(7));
+    assert_eq!(world.sources.stats().sent, 1, "what came meanwhile is one");
+}
+
+#[test]
+fn a_level_stays_until_its_end_is_told() {
+    let world = world();
+    let spi = Wired::Spi(Intid(60));
+    let injector = world.vgic.injector().unwrap();
+    injector.update(spi, |c| WiredConfig { trigger: Trigger::Level, ..c }).unwrap();
+    let (fd, resample) = (eventfd(), eventfd());
+    world.sources.add_resampled(3, Intid(60), &fd, &resample).unwrap();
+    assert_eq!(injector.phys(spi), Ok(Some(60)));
+    fd.write(1).unwrap();
+    world.wait(|_| injector.line(spi) == Ok(true));
+    assert!(resample.read().is_err());
+    // What the CPU interface says when the guest has ended it.
+    world.lines.deactivate_phys(60);
+    assert_eq!(world.lines.input_level(spi), Some(false));
+    world.wait(|_| resample.read().is_ok());
+    assert_eq!(injector.line(spi), Ok(false));
+    world.sources.remove(3).unwrap();
+    assert_eq!(injector.phys(spi), Ok(None));
+    assert_eq!(world.lines.input_level(spi), None);
+}
