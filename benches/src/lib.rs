@@ -4,6 +4,7 @@
 pub mod cost;
 pub mod frames;
 pub mod host;
+pub mod its;
 pub mod rng;
 pub mod storm;
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Fault, Faulty};
+use common::{Fault, Faulty, Forgetful};
 use vgic_benches::storm::accounts::Accounts;
 use vgic_benches::storm::plan::{Length, MAX_PRIORITIES, Plan};
 use vgic_benches::storm::{run, verdict};
@@ -104,6 +104,16 @@ fn a_dropped_injection_is_found<E: Engine>() {
     assert_eq!(format!("{:?}", verdict(&[accounts])), failure);
 }
 
+/// An event that is still mapped after it was unmapped loses nothing: it has too much effect.
+fn a_forgotten_unmapping_is_found<E: Engine>() {
+    let plan = Plan { churn: true, length: Length::Iterations(1000), ..small() };
+    // The churn may have had no CPU: one that unmaps less than four times forgets nothing.
+    let unmaps = |accounts: &Accounts| accounts.churned.probes >= 4;
+    let accounts = (0..1000).map(|_| run::<Forgetful<E>>(&plan).unwrap()).find(unmaps).unwrap();
+    assert!(accounts.churned.effective > 0, "{:?}", accounts.churned);
+    assert!(!accounts.balance());
+}
+
 /// A paced injector would wait for ever for what is lost in the middle of a storm.
 fn a_dropped_injection_is_found_when_paced<E: Engine>() {
     let plan = Plan { devices: 1, paced: true, stall: Duration::from_millis(300), ..small() };
@@ -178,6 +188,7 @@ on_each_engine!(
     survives_churn,
     stops_in_time,
     a_dropped_injection_is_found,
+    a_forgotten_unmapping_is_found,
     a_dropped_injection_is_found_when_paced,
     paced_is_one_delivery_each,
     wrong_answers_are_found,

@@ -32,17 +32,17 @@
 //!
 //! Progress: set and take are wait-free, clear and restore lock-free.
 
-// Under loom a block has one line.
-#![cfg_attr(loom, allow(clippy::modulo_one))]
+// In a model a block has one line.
+#![cfg_attr(any(loom, shuttle), allow(clippy::modulo_one))]
 
 use alloc::boxed::Box;
 
-use crate::sync::{AtomicU64, CachePadded, Ordering, update};
+use crate::sync::{AtomicU64, CachePadded, MODEL, Ordering, update};
 
 /// Interrupts in one word.
-pub(crate) const LANES: usize = if cfg!(loom) { 4 } else { 32 };
+pub(crate) const LANES: usize = if MODEL { 4 } else { 32 };
 /// Cache lines of one block.
-pub(crate) const LINES: usize = if cfg!(loom) { 1 } else { 16 };
+pub(crate) const LINES: usize = if MODEL { 1 } else { 16 };
 /// Interrupts in one block.
 pub(crate) const BLOCK: usize = LANES * LINES;
 

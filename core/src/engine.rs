@@ -2,6 +2,7 @@
 //! ([`crate::Vgic`]) and the locked one that it is compared with, and the host's side ([`Kick`]).
 
 use alloc::sync::Arc;
+use core::ops::ControlFlow;
 
 use crate::ids::{DeviceId, EventId, Group, Intid, Priority, VcpuId};
 use crate::lr::ListRegisters;
@@ -59,6 +60,14 @@ pub trait Kick: Send + Sync + 'static {
         None
     }
 
+    /// ITS number `its` has worked off a part of its command queue, and has more to do. `true`: the host calls
+    /// [`Its::work`](crate::its::Its::work) soon, from any thread, but not from here, and the vCPU whose guest gave the commands comes back to its
+    /// guest. `false`, the default: the commands are gone on with before it does.
+    fn commands_left(&self, its: usize) -> bool {
+        let _ = its;
+        false
+    }
+
     /// Deactivates a physical interrupt, because the virtual one that is tied to it was deactivated where no hardware does that:
     /// without a list register, by a write to its active state, or at a software CPU interface ([`crate::gic::GicCpu`]). Does nothing by
     /// default.
@@ -94,7 +103,8 @@ pub struct Config {
     /// Most dead objects (LPIs, blocks of pending bits, tree nodes, devices) that wait for memory to be reclaimed before
     /// mapping is refused. They wait while someone is pinned, as a thread is that was preempted while it injects.
     pub max_garbage: u32,
-    /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces.
+    /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces. A machine with LPIs has an MSI control of its own, and
+    /// each ITS has two.
     /// Each has a slot (two cache lines) in the fixed-slot reclamation backend; crossbeam-epoch has no bound.
     pub participants: u16,
 }
@@ -211,6 +221,7 @@ pub enum Injected {
 
 /// An LPI's configuration: one byte of the LPI configuration table (IHI 0069, 5.1.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LpiConfig {
     /// Whether it may be delivered. While it may not, it stays pending.
     pub enabled: bool,
@@ -223,6 +234,34 @@ impl LpiConfig {
     pub const fn enabled(priority: u8) -> Self {
         Self { enabled: true, priority: Priority::new(priority) }
     }
+}
+
+/// Where the engine has an LPI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub enum LpiPlace {
+    /// Nowhere: nothing is to be done about it.
+    Idle,
+    /// In a queue, waiting for the vCPU to look.
+    Queued,
+    /// With this vCPU: in its list registers, or waiting for one.
+    Held(VcpuId),
+}
+
+/// An LPI at one moment, as far as it can be seen from outside of the vCPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LpiState {
+    /// Which.
+    pub intid: Intid,
+    /// Where it is delivered.
+    pub target: VcpuId,
+    /// Its configuration.
+    pub config: LpiConfig,
+    /// Whether it is pending outside of the list registers.
+    pub pending: bool,
+    /// Where it is.
+    pub place: LpiPlace,
 }
 
 /// How the input of a wired interrupt is read.
@@ -409,11 +448,25 @@ pub trait MsiControl: Send + 'static {
         config: LpiConfig,
     ) -> Result<(), Error>;
 
+    /// Maps an event to an LPI that another event is mapped to, in whichever domain, and leaves the LPI as it is. The caller sees to it
+    /// that the other event stays mapped meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`] if there is no such LPI, and as [`MsiControl::map`].
+    fn share(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Result<(), Error>;
+
     /// Unmaps an event; its LPI is no longer pending. No injection that begins after this is delivered.
     ///
     /// # Errors
     /// [`Error::NotMapped`].
     fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error>;
+
+    /// Unmaps an event, and leaves its LPI as it is if another event is mapped to it, in whichever domain. No injection through this
+    /// event that begins after this is delivered.
+    ///
+    /// # Errors
+    /// [`Error::NotMapped`].
+    fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error>;
 
     /// Unmaps every event of a device, and returns how many there were.
     fn unmap_device(&mut self, device: DeviceId) -> usize;
@@ -445,9 +498,9 @@ pub trait MsiControl: Send + 'static {
     /// [`Error::NotMapped`].
     fn set_pending(&mut self, intid: Intid, pending: bool) -> Result<(), Error>;
 
-    /// Calls `f` with every LPI that is mapped in any domain, and its target. What is mapped or unmapped meanwhile may be
-    /// left out.
-    fn for_each_lpi(&self, f: &mut dyn FnMut(Intid, VcpuId));
+    /// Calls `f` with every LPI from `from` up that is mapped in any domain, in the order of their INTIDs, until it breaks. What is
+    /// mapped or unmapped meanwhile may be left out.
+    fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>);
 
     /// Makes an event's LPI not pending.
     ///
@@ -569,7 +622,7 @@ pub trait Injector: Send + 'static {
     fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error>;
 
     /// Ties a PPI or SPI to a physical interrupt (13 bits, 16 up): when the guest deactivates it, the hardware deactivates the
-    /// physical one (LR.HW; IHI 0069, 4.7.1). Takes effect when it is offered next.
+    /// physical one (LR.HW; IHI 0069, 12.4, `ICH_LR<n>_EL2`). Takes effect when it is offered next.
     ///
     /// # Errors
     /// [`Error::IntidRange`] if either is out of range, [`Error::NoSuchVcpu`].

@@ -6,6 +6,8 @@ use core::fmt;
 pub const SGIS: u32 = 16;
 /// Number of private interrupts (SGIs and PPIs) of each vCPU: INTIDs 0 to 31 (IHI 0069, 2.2).
 pub const PRIVATE_INTIDS: u32 = 32;
+/// First private interrupt of a vCPU, extended ones aside, that does not exist. Models have no use for all of them.
+pub(crate) const PRIVATE_END: u32 = if crate::sync::MODEL { 2 } else { PRIVATE_INTIDS };
 /// First INTID after the shared peripheral interrupts: SPIs are 32 to 1019 (IHI 0069, 2.2).
 pub const SPI_END: u32 = 1020;
 /// INTID that an acknowledge returns when there is nothing to acknowledge (IHI 0069, 2.2.1).
@@ -27,6 +29,7 @@ pub const MAX_VCPUS: u16 = 512;
 
 /// An interrupt number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Intid(pub u32);
 
 impl Intid {
@@ -65,6 +68,7 @@ impl fmt::Display for Intid {
 
 /// The index of a vCPU in its VM, from 0 up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VcpuId(pub u16);
 
 impl VcpuId {
@@ -76,10 +80,12 @@ impl VcpuId {
 
 /// The number by which an ITS knows a device that sends MSIs (IHI 0069, 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct DeviceId(pub u32);
 
 /// The payload of an MSI: which of its events the device signals (IHI 0069, 5.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct EventId(pub u32);
 
 /// An interrupt priority: lower values are higher priorities.
@@ -88,6 +94,7 @@ pub struct EventId(pub u32);
 /// `ICH_VTR_EL2.PRIbits` of common hardware states, and what the in-kernel vGIC of Linux offers
 /// (IHI 0069, 4.8). Unimplemented bits are dropped when the value is made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Priority(u8);
 
 impl Priority {
@@ -128,6 +135,6 @@ impl fmt::Debug for Priority {
 pub enum Group {
     /// Signaled as FIQ (GICv3), or as the GICv2 model chooses.
     Group0,
-    /// Signaled as IRQ. LPIs are always in this group (IHI 0069, 6.2).
+    /// Signaled as IRQ. LPIs are always in this group (IHI 0069, 4.6).
     Group1,
 }

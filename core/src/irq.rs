@@ -56,7 +56,7 @@ pub(crate) struct Irq {
     canary: Canary,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<Irq>() == 64);
 
 // SAFETY: every field that several threads use is atomic or constant. `links` and `place` are used only

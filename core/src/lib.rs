@@ -17,6 +17,7 @@ mod graveyard;
 mod hub;
 pub mod ids;
 mod irq;
+pub mod its;
 pub mod line;
 #[cfg(feature = "locked")]
 pub mod locked;

@@ -1,6 +1,6 @@
 //! List registers: how a hypervisor tells the virtual CPU interface what to offer to the guest.
 //!
-//! [`Lr`] is one entry in the format of `ICH_LR<n>_EL2` (IHI 0069, 12.4.7), with conversions to
+//! [`Lr`] is one entry in the format of `ICH_LR<n>_EL2` (IHI 0069, 12.4), with conversions to
 //! and from `GICH_LR<n>` (IHI 0048B, 5.3.12). [`ListRegisters`] is where entries go: real hardware,
 //! a page of memory shared with a lower layer, or the software interface of [`crate::cpuif`].
 
@@ -149,7 +149,7 @@ impl Lr {
     }
 
     /// The vCPU that sent this SGI, on a GICv2 virtual CPU interface (bits 12:10 of vINTID: the
-    /// INTID that GICV_IAR returns carries it there, IHI 0069, 12.4.7).
+    /// INTID that GICV_IAR returns carries it there, IHI 0069, 12.4).
     #[must_use]
     pub const fn with_source(self, source: u8) -> Self {
         Self(self.0 & !(7 << 10) | ((source & 7) as u64) << 10)
@@ -218,7 +218,7 @@ impl fmt::Debug for Lr {
     }
 }
 
-/// What the engine asks the virtual CPU interface to report (`ICH_HCR_EL2`, IHI 0069, 12.4.6).
+/// What the engine asks the virtual CPU interface to report (`ICH_HCR_EL2`, IHI 0069, 12.4).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Maintenance {
     /// UIE: a maintenance interrupt when at most one entry is left, because more is waiting.

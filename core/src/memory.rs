@@ -14,6 +14,9 @@ pub struct MemoryError {
 /// and a read must see what the guest wrote before it wrote the register, or rang the doorbell, that makes the engine
 /// read: acquire ordering, which an ordinary load after the exit that brought the register access has. A write of the engine is
 /// release. Nothing is assumed about longer accesses.
+///
+/// It is called by control operations, on their threads, while they hold what orders them among themselves: it must not call the interrupt
+/// controller, nor wait for a thread that does.
 pub trait GuestMemory: Send + Sync + 'static {
     /// Fills `data` from `address` up.
     ///

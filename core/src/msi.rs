@@ -13,18 +13,19 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::ops::ControlFlow;
 use core::ptr::{self, NonNull};
 
 use crate::bitmap::BLOCK;
 use crate::control::Control;
-use crate::engine::{Error, LpiConfig, MsiControl};
+use crate::engine::{Error, LpiConfig, LpiPlace, LpiState, MsiControl};
 use crate::graveyard::Graveyard;
 use crate::ids::{DeviceId, EventId, Group, Intid, LPI_BASE, VcpuId};
 use crate::irq::Irq;
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::refcount::{Counted, Ref, RefCount};
 use crate::refs::{IrqRef, Kept};
-use crate::sync::{AtomicPtr, Canary};
+use crate::sync::{AtomicPtr, Canary, MODEL};
 use crate::tree::{HeldSlot, Tree};
 use crate::vgic::Shared;
 
@@ -62,7 +63,7 @@ impl Device {
     /// Called once, right before the memory is freed.
     pub(crate) fn freed(&mut self) {
         self.canary.bury();
-        // Under loom, the memory stays; its nodes are not to count any more.
+        // In a model the memory stays; its nodes are not to count any more.
         self.events.clear(&mut |_| ());
     }
 
@@ -326,13 +327,41 @@ impl<R: Reclaim> Msi<R> {
         if self.shared().hub.has_vcpu(vcpu) { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
     }
 
+    /// Maps an event to an LPI: as it is to be from now on, or as it is.
+    fn map_as(
+        &self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        new: Option<(VcpuId, LpiConfig)>,
+    ) -> Result<(), Error> {
+        self.check(device, event)?;
+        self.shared().lpis.key(intid)?;
+        self.tidy();
+        match self.try_map(device, event, intid, new) {
+            // What is dead counts until it is freed.
+            Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) => {
+                self.shared().collect(&self.participant);
+                match self.try_map(device, event, intid, new) {
+                    // Somebody is still looking at what is dead, or collecting it.
+                    Err(Error::TooManyLpis | Error::TooManyDevices)
+                        if self.shared().hub.graveyard.counts.garbage.get() > 0 =>
+                    {
+                        Err(Error::TooMuchGarbage)
+                    }
+                    done => done,
+                }
+            }
+            done => done,
+        }
+    }
+
     fn try_map(
         &self,
         device: DeviceId,
         event: EventId,
         intid: Intid,
-        target: VcpuId,
-        config: LpiConfig,
+        new: Option<(VcpuId, LpiConfig)>,
     ) -> Result<(), Error> {
         let shared = self.shared();
         self.check_garbage()?;
@@ -348,13 +377,30 @@ impl<R: Reclaim> Msi<R> {
         if !events.add_below(shared.config.max_events as usize) {
             return Err(Error::TooManyEvents);
         }
-        let set = |c: Control| {
-            c.with_target(target).with_enabled(config.enabled).with_priority(config.priority)
+        let irq = match new {
+            Some((target, config)) => {
+                let set = |c: Control| {
+                    let c = c.with_target(target).with_enabled(config.enabled);
+                    c.with_priority(config.priority)
+                };
+                let control = set(Control::RESET.with_group(Group::Group1));
+                shared.lpis.get_or_insert(intid, control, pin).map(|(irq, made)| {
+                    let before = (!made).then(|| irq.control().update(set).0.target());
+                    (irq, before.filter(|before| *before != target))
+                })
+            }
+            None => {
+                let irq = shared.lpis.get(intid, pin).and_then(Irq::try_get);
+                if cfg!(mutant = "share_writes_back")
+                    && let Some(irq) = &irq
+                {
+                    let seen = irq.control().load();
+                    irq.control().update(|_| seen);
+                }
+                irq.map(|irq| (irq, None)).ok_or(Error::NotMapped)
+            }
         };
-        let control = set(Control::RESET.with_group(Group::Group1));
-        let (irq, made) =
-            shared.lpis.get_or_insert(intid, control, pin).inspect_err(|_| events.sub(1))?;
-        let before = if made { target } else { irq.control().update(set).0.target() };
+        let (irq, before) = irq.inspect_err(|_| events.sub(1))?;
         let irq = irq.into_raw();
         // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
         // it for as long as a pin that could see it. The slot is empty: only this handle fills slots of the domain.
@@ -365,7 +411,7 @@ impl<R: Reclaim> Msi<R> {
             // SAFETY: seen under the pin.
             let irq = unsafe { irq.as_ref() };
             shared.hub.attend_unless_idle(irq);
-            if before != target {
+            if let Some(before) = before {
                 shared.hub.moved(irq, before);
             }
         }
@@ -381,16 +427,18 @@ impl<R: Reclaim> Msi<R> {
         Ok(MsiRoute { slot, kept: Cell::new(None), hold: Some(hold), shared })
     }
 
-    /// Takes an event's mapping out.
-    fn take(&self, device: &Device, event: EventId, pin: &Pin) -> bool {
+    /// Takes an event's mapping out. Its LPI is then not pending, if `clear`.
+    fn take(&self, device: &Device, event: EventId, clear: bool, pin: &Pin) -> bool {
         let Some(irq) = device.event_to_change(event, pin) else { return false };
         if !device.events.remove(event.0.into(), NonNull::from(irq), pin) {
             return false;
         }
         // SAFETY: the slot's reference, which was given up in `try_map`.
         let irq = unsafe { IrqRef::from_raw(NonNull::from(irq)) };
-        // Cleared before the reference goes: what is unmapped is not pending.
-        self.shared().hub.clear(&irq);
+        if clear {
+            // Before the reference goes: what is unmapped is not pending.
+            self.shared().hub.clear(&irq);
+        }
         if cfg!(mutant = "unmap_without_put") {
             let _ = irq.into_raw();
         } else {
@@ -406,15 +454,25 @@ impl<R: Reclaim> Msi<R> {
         true
     }
 
+    fn unmap_event(&self, device: DeviceId, event: EventId, clear: bool) -> Result<(), Error> {
+        let taken = {
+            let pin = &*self.participant.pin();
+            let device = self.domain.devices.tree.get(device.0.into(), pin);
+            device.is_some_and(|device| self.take(device, event, clear, pin))
+        };
+        self.tidy();
+        if taken { Ok(()) } else { Err(Error::NotMapped) }
+    }
+
     fn unmap_all_of(&self, device: &Device, pin: &Pin) -> usize {
         let mut events = Vec::new();
         device.events.for_each(pin, &mut |event, _| events.push(EventId(event as u32)));
-        events.into_iter().filter(|&event| self.take(device, event, pin)).count()
+        events.into_iter().filter(|&event| self.take(device, event, true, pin)).count()
     }
 
     /// Collects if there is something worth collecting.
     fn tidy(&self) {
-        const WORTH: usize = if cfg!(loom) { 1 } else { 128 };
+        const WORTH: usize = if MODEL { 1 } else { 128 };
         if self.shared().hub.graveyard.counts.garbage.get() >= WORTH {
             self.shared().collect(&self.participant);
         }
@@ -447,36 +505,20 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         target: VcpuId,
         config: LpiConfig,
     ) -> Result<(), Error> {
-        self.check(device, event)?;
         self.check_vcpu(target)?;
-        self.shared().lpis.key(intid)?;
-        self.tidy();
-        match self.try_map(device, event, intid, target, config) {
-            // What is dead counts until it is freed.
-            Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) => {
-                self.shared().collect(&self.participant);
-                match self.try_map(device, event, intid, target, config) {
-                    // Somebody is still looking at what is dead, or collecting it.
-                    Err(Error::TooManyLpis | Error::TooManyDevices)
-                        if self.shared().hub.graveyard.counts.garbage.get() > 0 =>
-                    {
-                        Err(Error::TooMuchGarbage)
-                    }
-                    done => done,
-                }
-            }
-            done => done,
-        }
+        self.map_as(device, event, intid, Some((target, config)))
+    }
+
+    fn share(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Result<(), Error> {
+        self.map_as(device, event, intid, None)
     }
 
     fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
-        let taken = {
-            let pin = &*self.participant.pin();
-            let device = self.domain.devices.tree.get(device.0.into(), pin);
-            device.is_some_and(|device| self.take(device, event, pin))
-        };
-        self.tidy();
-        if taken { Ok(()) } else { Err(Error::NotMapped) }
+        self.unmap_event(device, event, true)
+    }
+
+    fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        self.unmap_event(device, event, false)
     }
 
     fn unmap_device(&mut self, device: DeviceId) -> usize {
@@ -493,6 +535,9 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         self.check_vcpu(target)?;
         self.with_event(device, event, |irq| {
             let (old, _) = irq.control().update(|c| c.with_target(target));
+            if cfg!(mutant = "retarget_without_attend") {
+                return;
+            }
             self.shared().hub.attend_unless_idle(irq);
             if old.target() != target {
                 self.shared().hub.moved(irq, old.target());
@@ -509,9 +554,14 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         let mut moved = 0;
         let pin = &*self.participant.pin();
         self.shared().lpis.irqs.for_each(pin, &mut |_, irq| {
-            let (old, _) =
-                irq.control().update(|c| if c.target() == from { c.with_target(to) } else { c });
-            if old.target() == from && irq.state.load().is_mapped() {
+            let all = cfg!(mutant = "move_all_of_all");
+            let (old, _) = irq
+                .control()
+                .update(|c| if c.target() == from || all { c.with_target(to) } else { c });
+            if cfg!(mutant = "move_all_without_attend") {
+                return;
+            }
+            if (old.target() == from || all) && irq.state.load().is_mapped() {
                 self.shared().hub.attend_unless_idle(irq);
                 self.shared().hub.moved(irq, from);
                 moved += 1;
@@ -545,12 +595,26 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         Ok(())
     }
 
-    fn for_each_lpi(&self, f: &mut dyn FnMut(Intid, VcpuId)) {
+    fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
         let pin = &*self.participant.pin();
-        self.shared().lpis.irqs.for_each(pin, &mut |_, irq| {
-            if irq.state.load().is_mapped() {
-                f(irq.intid(), irq.control().load().target());
+        let first = from.0.saturating_sub(LPI_BASE).into();
+        let _ = self.shared().lpis.irqs.for_each_from(first, pin, &mut |_, irq| {
+            let (state, control) = (irq.state.load(), irq.control().load());
+            if !state.is_mapped() {
+                return ControlFlow::Continue(());
             }
+            let place = match state.owner() {
+                Some(vcpu) => LpiPlace::Held(vcpu),
+                None if state.is_signaled() => LpiPlace::Queued,
+                None => LpiPlace::Idle,
+            };
+            f(LpiState {
+                intid: irq.intid(),
+                target: control.target(),
+                config: LpiConfig { enabled: control.enabled(), priority: control.priority() },
+                pending: irq.looks_pending(),
+                place,
+            })
         });
     }
 

@@ -1,11 +1,11 @@
-//! The one place that chooses between real atomics and loom's.
+//! The one place that chooses between real atomics, loom's and shuttle's.
 //!
 //! Everything concurrent in this crate comes from here, so that a model runs the shipped code.
 //! `clippy.toml` forbids naming the originals anywhere else.
 
 #![allow(clippy::disallowed_types)]
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
@@ -14,7 +14,67 @@ pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
+
 pub(crate) use crossbeam_utils::CachePadded;
+
+#[cfg(loom)]
+use loom as model;
+#[cfg(shuttle)]
+use shuttle as model;
+
+/// Whether this is a model. Capacities are smaller then, so that their ends are reached.
+pub(crate) const MODEL: bool = cfg!(any(loom, shuttle));
+
+/// A lock for the control plane: nothing on the injection, entry or exit path takes one.
+///
+/// Who waits lets other threads run, if the feature `std` is on.
+pub(crate) struct Mutex<T> {
+    #[cfg(not(any(loom, shuttle)))]
+    inner: spin::mutex::SpinMutex<T, Relax>,
+    #[cfg(any(loom, shuttle))]
+    inner: model::sync::Mutex<T>,
+}
+
+#[cfg(all(not(any(loom, shuttle)), feature = "std"))]
+type Relax = spin::relax::Yield;
+#[cfg(all(not(any(loom, shuttle)), not(feature = "std")))]
+type Relax = spin::relax::Spin;
+
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) type MutexGuard<'m, T> = spin::mutex::SpinMutexGuard<'m, T>;
+#[cfg(any(loom, shuttle))]
+pub(crate) type MutexGuard<'m, T> = model::sync::MutexGuard<'m, T>;
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        #[cfg(not(any(loom, shuttle)))]
+        return Self { inner: spin::mutex::SpinMutex::new(value) };
+        #[cfg(any(loom, shuttle))]
+        Self { inner: model::sync::Mutex::new(value) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        #[cfg(not(any(loom, shuttle)))]
+        return self.inner.lock();
+        #[cfg(any(loom, shuttle))]
+        // A model that panicked has failed already.
+        self.inner.lock().unwrap()
+    }
+}
+
+/// Lets others run before a look that has to be repeated: on the control plane only.
+pub(crate) fn relax() {
+    #[cfg(any(loom, shuttle))]
+    model::thread::yield_now();
+    #[cfg(all(not(any(loom, shuttle)), feature = "std"))]
+    std::thread::yield_now();
+    #[cfg(all(not(any(loom, shuttle)), not(feature = "std")))]
+    core::hint::spin_loop();
+}
 
 /// The first look of a compare-exchange loop, whose value is only a guess.
 ///
@@ -93,15 +153,35 @@ pub(crate) fn update(atomic: &AtomicU64, f: impl Fn(u64) -> u64) -> u64 {
     }
 }
 
+/// A number that is counted, through which nothing is published. Not loom's: models need not explore what follows from nothing else.
+#[derive(Default)]
+pub(crate) struct Tally(core::sync::atomic::AtomicU64);
+
+impl Tally {
+    /// One more.
+    pub(crate) fn add_one(&self) {
+        // Relaxed: see above.
+        self.0.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        // Relaxed: as above.
+        self.0.load(core::sync::atomic::Ordering::Relaxed)
+    }
+}
+
 /// Marks memory whose life is being modelled: nothing in a real build.
 ///
 /// loom does not see freed memory. Under loom every use of a reclaimed object calls [`Canary::touch`],
 /// a tracked read, and freeing it calls [`Canary::bury`], a tracked write: a use that is not ordered
-/// before the free is then a causality violation, which loom reports; and one that is ordered after it panics.
+/// before the free is then a causality violation, which loom reports; and one that is ordered after it panics. Under
+/// shuttle, where everything is in one order, the second is enough.
 pub(crate) struct Canary {
     /// Whether it is alive.
     #[cfg(loom)]
     alive: loom::cell::Cell<bool>,
+    #[cfg(shuttle)]
+    alive: core::sync::atomic::AtomicBool,
 }
 
 impl Default for Canary {
@@ -110,6 +190,8 @@ impl Default for Canary {
         Self {
             #[cfg(loom)]
             alive: loom::cell::Cell::new(true),
+            #[cfg(shuttle)]
+            alive: core::sync::atomic::AtomicBool::new(true),
         }
     }
 }
@@ -120,6 +202,8 @@ impl Canary {
     pub(crate) fn touch(&self) {
         #[cfg(loom)]
         assert!(self.alive.get(), "used after it was freed");
+        #[cfg(shuttle)]
+        assert!(self.alive.load(Ordering::Relaxed), "used after it was freed");
     }
 
     /// The end of the object.
@@ -127,15 +211,17 @@ impl Canary {
     pub(crate) fn bury(&self) {
         #[cfg(loom)]
         assert!(self.alive.replace(false), "freed twice");
+        #[cfg(shuttle)]
+        assert!(self.alive.swap(false, Ordering::Relaxed), "freed twice");
     }
 }
 
 /// Gives memory back that was shared. Its canary has been buried.
 ///
-/// Not under loom: there the memory stays, so that the canary of an object that is used once more
+/// Not in a model: there the memory stays, so that the canary of an object that is used once more
 /// tells, and not a corrupted heap.
 pub(crate) fn free<T>(object: alloc::boxed::Box<T>) {
-    if cfg!(loom) {
+    if MODEL {
         core::mem::forget(object);
     } else {
         drop(object);

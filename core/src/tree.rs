@@ -24,15 +24,16 @@
 
 use alloc::boxed::Box;
 use core::marker::PhantomData;
+use core::ops::ControlFlow;
 use core::ptr::{self, NonNull};
 
 use crate::graveyard::{Counts, Graveyard};
 use crate::reclaim::Pin;
 use crate::refcount::RefCount;
-use crate::sync::{AtomicPtr, Canary, FirstLook, Ordering, free};
+use crate::sync::{AtomicPtr, Canary, FirstLook, MODEL, Ordering, free};
 
 /// Bits of the key that one level consumes.
-const BITS: u32 = if cfg!(loom) { 1 } else { 6 };
+const BITS: u32 = if MODEL { 1 } else { 6 };
 /// Slots of a node.
 pub(crate) const SLOTS: usize = 1 << BITS;
 
@@ -381,13 +382,36 @@ impl<T> Tree<T> {
 
     /// Calls `f` with every key and value, in ascending order of the keys.
     pub(crate) fn for_each<'p>(&'p self, pin: &'p Pin, f: &mut dyn FnMut(u64, &'p T)) {
-        let _ = pin; // what it protects has the pin's lifetime
-        self.visit(&self.root, self.levels - 1, 0, f);
+        let _ = self.for_each_from(0, pin, &mut |key, value| {
+            f(key, value);
+            ControlFlow::Continue(())
+        });
     }
 
-    fn visit<'p>(&'p self, node: &'p Node, level: u32, prefix: u64, f: &mut dyn FnMut(u64, &'p T)) {
+    /// The same from a key up, until `f` breaks.
+    pub(crate) fn for_each_from<'p>(
+        &'p self,
+        from: u64,
+        pin: &'p Pin,
+        f: &mut dyn FnMut(u64, &'p T) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let _ = pin; // what it protects has the pin's lifetime
+        self.visit(&self.root, self.levels - 1, 0, from, f)
+    }
+
+    /// `level` counts from the leaves; all keys of `node` have `prefix` above their lowest `BITS * (level + 1)` bits.
+    fn visit<'p>(
+        &'p self,
+        node: &'p Node,
+        level: u32,
+        prefix: u64,
+        from: u64,
+        f: &mut dyn FnMut(u64, &'p T) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         node.canary.touch();
-        for (i, slot) in node.slots.iter().enumerate() {
+        // The first slot whose keys are not all less than `from`.
+        let first = (from >> (BITS * level)).saturating_sub(prefix << BITS) as usize;
+        for (i, slot) in node.slots.iter().enumerate().skip(first) {
             // Acquire: pairs with the compare-exchange that filled the slot.
             let p = slot.load(Ordering::Acquire);
             if p.is_null() {
@@ -396,12 +420,13 @@ impl<T> Tree<T> {
             let key = prefix << BITS | i as u64;
             if level == 0 {
                 // SAFETY: as in `get`.
-                f(key, unsafe { &*p.cast::<T>() });
+                f(key, unsafe { &*p.cast::<T>() })?;
             } else {
                 // SAFETY: as in `child`.
-                self.visit(unsafe { &*p.cast::<Node>() }, level - 1, key, f);
+                self.visit(unsafe { &*p.cast::<Node>() }, level - 1, key, from, f)?;
             }
         }
+        ControlFlow::Continue(())
     }
 
     /// Empties the tree, with nobody else using it, and passes every value on.

@@ -15,7 +15,7 @@ use crate::engine::{
     Config, Engine, Error, Gates, Injected, Injector, Kick, Trigger, Usage, Wired, WiredConfig,
 };
 use crate::hub::Hub;
-use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_INTIDS, SGIS, VcpuId};
+use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_END, PRIVATE_INTIDS, SGIS, VcpuId};
 use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
@@ -35,8 +35,8 @@ pub(crate) struct Shared<R: Reclaim> {
     pub(crate) hub: Arc<Hub>,
 }
 
-/// SGIs and PPIs of each vCPU that exist. Models have no use for all of them.
-const PRIVATE: usize = if cfg!(loom) { 2 } else { PRIVATE_INTIDS as usize };
+/// SGIs and PPIs of each vCPU that exist.
+const PRIVATE: usize = PRIVATE_END as usize;
 
 /// The interrupts that exist from the start, and their pending bits.
 struct WiredIrqs {
@@ -498,7 +498,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error> {
         let irq = self.tieable(wired)?;
-        // SGIs come from software, and the list register has room for 13 bits (IHI 0069, 12.4.7).
+        // SGIs come from software, and the list register has room for 13 bits (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
         if pintid < SGIS as u16 || pintid >= 1 << 13 {
             return Err(Error::IntidRange(Intid(pintid.into())));
         }

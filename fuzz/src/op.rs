@@ -78,6 +78,51 @@ pub(crate) enum Op {
         vcpu: u8,
         group: bool,
     },
+    /// The guest gives a redistributor its LPI tables, and enables LPIs.
+    Tables {
+        vcpu: u8,
+        zero: bool,
+    },
+    /// It changes its tables.
+    Property {
+        lpi: u8,
+        value: u8,
+    },
+    Pending {
+        vcpu: u8,
+        value: u64,
+    },
+    /// GICR_SETLPIR, GICR_CLRLPIR, GICR_INVLPIR, GICR_INVALLR.
+    Lpi {
+        vcpu: u8,
+        lpi: u8,
+        reg: u8,
+    },
+    /// Everyone who was kicked has a look; then a vCPU must be offered what it should be.
+    Check(u8),
+}
+
+impl Op {
+    /// The vCPU that makes the step, if it is one.
+    pub(crate) fn vcpu(&self) -> Option<u8> {
+        match *self {
+            Self::Line { .. } | Self::Pulse { .. } => None,
+            Self::Property { .. } | Self::Pending { .. } | Self::Check(_) => None,
+            Self::Enter(vcpu) | Self::Exit(vcpu) | Self::Start(vcpu) => Some(vcpu),
+            Self::Frame { vcpu, .. }
+            | Self::Elsewhere { vcpu, .. }
+            | Self::Take { vcpu, .. }
+            | Self::End { vcpu, .. }
+            | Self::Deactivate { vcpu, .. }
+            | Self::Power { vcpu, .. }
+            | Self::System { vcpu, .. }
+            | Self::Route { vcpu, .. }
+            | Self::Send { vcpu, .. }
+            | Self::Serve { vcpu, .. }
+            | Self::Tables { vcpu, .. }
+            | Self::Lpi { vcpu, .. } => Some(vcpu),
+        }
+    }
 }
 
 /// The steps of an input.

@@ -1,10 +1,14 @@
 //! Helpers shared by the models in `tests/`.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
+#[cfg(loom)]
 pub mod delivery;
+pub mod its;
+#[cfg(loom)]
 pub mod lifetime;
 
 use std::sync::Arc;
+#[cfg(loom)]
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vgic_core::engine::*;
@@ -18,6 +22,7 @@ pub type Vgic = vgic_core::Vgic<Slots>;
 pub type VcpuInterface = vgic_core::VcpuInterface<Slots>;
 
 /// Runs a model, and insists on a minimum number of explored interleavings.
+#[cfg(loom)]
 pub fn model(preemptions: usize, at_least: usize, f: impl Fn() + Sync + Send + 'static) {
     let runs = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&runs);

@@ -122,21 +122,50 @@ fn everything(model: Model) -> impl Iterator<Item = Action> {
     })
 }
 
-struct Pair<'t> {
-    rules: Rules,
-    reference: &'t mut dyn Target,
-    candidate: &'t mut dyn Target,
-    rows: Vec<Row>,
+/// What is known of both sides, and so what must be equal.
+pub trait Judge {
+    /// The bits in which the answers to an action must be equal, given the reference's.
+    fn compared(&self, action: Action, reference: Answer) -> u64;
+
+    /// Takes in what was done, and what the reference answered.
+    fn observe(&mut self, action: Action, reference: Answer);
 }
 
-impl Pair<'_> {
+impl Judge for Rules {
+    fn compared(&self, action: Action, reference: Answer) -> u64 {
+        Rules::compared(self, action, reference)
+    }
+
+    fn observe(&mut self, action: Action, reference: Answer) {
+        Rules::observe(self, action, reference);
+    }
+}
+
+/// Both sides, and what they have said.
+pub struct Pair<'t, J> {
+    /// What is known of both.
+    pub rules: J,
+    /// The one that is right.
+    pub reference: &'t mut dyn Target,
+    /// The other one.
+    pub candidate: &'t mut dyn Target,
+    /// What was done, without checks that agreed.
+    pub rows: Vec<Row>,
+}
+
+impl Pair<'_, Rules> {
     fn differs(self, after: usize) -> Outcome {
         let coverage = self.rules.coverage();
         Outcome { difference: Some(Difference { after, rows: self.rows }), coverage }
     }
+}
 
+impl<J: Judge> Pair<'_, J> {
     /// Performs actions, of which the first `mine` are the sequence's own. Returns whether all answers agree.
-    fn perform(&mut self, actions: &[Action], mine: usize) -> Result<bool> {
+    ///
+    /// # Errors
+    /// If the reference cannot go on.
+    pub fn perform(&mut self, actions: &[Action], mine: usize) -> Result<bool> {
         let reference = self.reference.perform(actions)?;
         // Which of them failed, its message says.
         let candidate = self.candidate.perform(actions);
@@ -186,7 +215,7 @@ mod tests {
                         self.words.insert(address, value & !lost);
                         0
                     }
-                    Action::Line { .. } => 0,
+                    Action::Line { .. } | Action::Zero { .. } => 0,
                 };
                 Ok(Answer { value, lines: Lines::default() })
             };

@@ -27,7 +27,8 @@ impl Random {
         self.number() % end
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    /// Whether this is the one time of `n`.
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
@@ -83,6 +84,10 @@ impl Generator {
 
     fn line(&mut self) -> Op {
         let last = if self.model == Model::V2 { 287 } else { 255 };
+        if self.model == Model::V3 && self.random.one_in(6) {
+            let intid = regs::private(1, self.any(16, 31));
+            return Op::Do(Action::Line { intid, high: self.random.one_in(2) });
+        }
         let intid = loop {
             let intid = if self.random.one_in(8) { self.any(16, last) } else { self.member() };
             if (16..=last).contains(&intid) {
@@ -125,7 +130,8 @@ impl Generator {
             Kind::Router => 64,
             _ => 1,
         };
-        let member = self.member().checked_sub(reg.first).map(|n| u64::from(n) * bits / 8);
+        let first = reg.first - regs::private(reg.cpu, 0);
+        let member = self.member().checked_sub(first).map(|n| u64::from(n) * bits / 8);
         let offset = match member.filter(|&offset| offset < reg.len) {
             Some(offset) if !self.random.one_in(8) => offset,
             _ => self.random.below(reg.len),
@@ -156,7 +162,7 @@ impl Generator {
                 0 => self.random.number(),
                 n => n - 1,
             },
-            _ => self.bits(reg.first + offset * 8),
+            _ => self.bits(reg.first - regs::private(reg.cpu, 0) + offset * 8),
         }
     }
 

@@ -9,7 +9,8 @@ use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use vgic_oracle::compare::{self, Difference, Outcome, Sweep};
 use vgic_oracle::generate::Generator;
-use vgic_oracle::ours::Ours;
+use vgic_oracle::its;
+use vgic_oracle::ours::{Ours, OursWithIts};
 use vgic_oracle::qtest::Qemu;
 use vgic_oracle::report;
 use vgic_oracle::rules::{Coverage, Op};
@@ -42,12 +43,22 @@ struct Args {
 enum ModelArg {
     V2,
     V3,
+    Its,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Against {
     Ours,
     Qemu,
+}
+
+impl Against {
+    fn names(self) -> [&'static str; 2] {
+        match self {
+            Self::Ours => ["QEMU", "this project"],
+            Self::Qemu => ["QEMU", "another QEMU"],
+        }
+    }
 }
 
 /// One sequence and what it is run against.
@@ -90,9 +101,10 @@ fn main() -> ExitCode {
 /// Whether nothing differs.
 fn run(args: &Args) -> Result<bool> {
     let models = match args.model {
-        None => vec![Model::V2, Model::V3],
+        None => vec![Model::V2, Model::V3, Model::Its],
         Some(ModelArg::V2) => vec![Model::V2],
         Some(ModelArg::V3) => vec![Model::V3],
+        Some(ModelArg::Its) => vec![Model::Its],
     };
     if args.against == Against::Ours {
         // A panic of the candidate is a difference, and is shown as one.
@@ -100,7 +112,7 @@ fn run(args: &Args) -> Result<bool> {
     }
     let mut equal = true;
     for model in models {
-        equal &= one(args, model)?;
+        equal &= if model == Model::Its { its(args)? } else { one(args, model)? };
     }
     Ok(equal)
 }
@@ -126,11 +138,7 @@ fn one(args: &Args, model: Model) -> Result<bool> {
             bar.finish_and_clear();
             let version = model.revision();
             println!("GICv{version}: a difference, seed {seed}, {lrs} list registers:");
-            let names = match args.against {
-                Against::Ours => ["QEMU", "this project"],
-                Against::Qemu => ["QEMU", "another QEMU"],
-            };
-            println!("{}", report::table(model, &difference, names));
+            println!("{}", report::table(model, &difference, args.against.names()));
             println!("again: cargo xtask oracle --model v{version} --seed {seed} --ops {SEQUENCE}");
             return Ok(false);
         }
@@ -144,7 +152,7 @@ fn one(args: &Args, model: Model) -> Result<bool> {
         Model::V2 => println!(
             "  {performed} performed; {acknowledged} interrupts acknowledged, up to {deepest} nested; FIQ high after {fiq}"
         ),
-        Model::V3 => println!("  {performed} performed"),
+        Model::V3 | Model::Its => println!("  {performed} performed"),
     }
     // Rules that pass over everything would agree with anything.
     ensure!(
@@ -154,11 +162,71 @@ fn one(args: &Args, model: Model) -> Result<bool> {
     Ok(true)
 }
 
+/// One sequence for the ITS, and what it is run against.
+struct ItsCase {
+    against: Against,
+    lrs: usize,
+    looks: bool,
+}
+
+impl ItsCase {
+    fn run(&self, ops: &[its::world::Op], progress: &dyn Fn()) -> Result<its::Outcome> {
+        let mut candidate: Box<dyn Target> = match self.against {
+            Against::Ours => Box::new(OursWithIts::new(self.lrs, self.looks)?),
+            Against::Qemu => Box::new(Qemu::start(Model::Its)?),
+        };
+        its::run(ops, &mut Qemu::start(Model::Its)?, &mut *candidate, progress)
+    }
+}
+
+fn its(args: &Args) -> Result<bool> {
+    let start = Instant::now();
+    let bar = progress(Model::Its, args.ops);
+    let mut done = 0;
+    let mut coverage = its::world::Coverage::default();
+    while done < args.ops {
+        let seed = args.seed.wrapping_add(done / SEQUENCE);
+        let count = SEQUENCE.min(args.ops - done);
+        let (lrs, looks) = ([16, 4, 2][(seed % 3) as usize], seed & 1 != 0);
+        let case = ItsCase { against: args.against, lrs, looks };
+        let ops = its::generate::Generator::new(seed).sequence(count as usize);
+        let outcome = case.run(&ops, &|| bar.inc(1))?;
+        coverage.add(outcome.coverage);
+        if let Some(found) = outcome.difference {
+            bar.set_message("a difference: cutting it down");
+            let fails = |ops: &[_]| Ok(case.run(ops, &|| {})?.difference.is_some());
+            let fewest = shrink(ops[..found.after].to_vec(), TRIALS, fails)?;
+            let difference = case.run(&fewest, &|| {})?.difference.unwrap_or(found);
+            bar.finish_and_clear();
+            println!("ITS: a difference, seed {seed}, {lrs} list registers:");
+            for op in &fewest {
+                println!("  {op:x?}");
+            }
+            println!("{}", report::table(Model::Its, &difference, args.against.names()));
+            println!("again: cargo xtask oracle --model its --seed {seed} --ops {SEQUENCE}");
+            return Ok(false);
+        }
+        done += count;
+    }
+    bar.finish_and_clear();
+    println!("ITS: {done} operations in {:.1} s, no difference", start.elapsed().as_secs_f64());
+    let its::world::Coverage { performed, commands, wrong, pending, moved } = coverage;
+    println!(
+        "  {performed} performed; {commands} commands, {wrong} of them wrong; {pending} LPIs became pending, {moved} moved while they were"
+    );
+    // As above.
+    ensure!(
+        args.ops < SEQUENCE || performed * 2 > done && wrong < commands && pending > 0 && moved > 0,
+        "too little was compared"
+    );
+    Ok(true)
+}
+
 fn progress(model: Model, ops: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(ops).with_prefix(format!("GICv{}", model.revision()));
+    let bar = ProgressBar::new(ops).with_prefix(model.name());
     match ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {per_sec} {msg}") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

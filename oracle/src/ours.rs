@@ -1,18 +1,22 @@
 //! The register model of this project, with a software CPU interface.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use vgic_core::Vgic;
 use vgic_core::engine::{Injector, Kick, Wired};
 use vgic_core::gic::{self, Affinity, Gic, GicCpu, Setup};
-use vgic_core::ids::{Intid, VcpuId};
+use vgic_core::ids::{DeviceId, Intid, VcpuId};
+use vgic_core::its::ItsConfig;
 use vgic_core::memory::{GuestMemory, MemoryError};
 
-use crate::target::{Action, Answer, GICC, GICD, GICR, Lines, Model, Target};
+use crate::regs::FIRST_OF_CPU_1;
+use crate::target::{
+    Action, Answer, GICC, GICD, GICR, GITS, Lines, Model, RAM, RAM_SIZE, Target, VCPUS,
+};
 
 /// The only thread is the one that the engine would wait for, so waiting is a bug to report, not to hang on.
 struct Alone;
@@ -42,9 +46,128 @@ impl GuestMemory for NoMemory {
     }
 }
 
-/// One controller with one vCPU.
+/// The machine's memory.
+struct Memory(Mutex<Vec<u8>>);
+
+impl Memory {
+    fn with<T>(
+        &self,
+        address: u64,
+        len: usize,
+        f: impl FnOnce(&mut [u8]) -> T,
+    ) -> Result<T, MemoryError> {
+        let error = MemoryError { address };
+        let start = address.checked_sub(RAM).ok_or(error)? as usize;
+        let end = start.checked_add(len).ok_or(error)?;
+        let mut bytes = self.0.lock().map_err(|_| error)?;
+        bytes.get_mut(start..end).map(f).ok_or(error)
+    }
+}
+
+impl GuestMemory for Memory {
+    fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.with(address, data.len(), |bytes| data.copy_from_slice(bytes))
+    }
+
+    fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.with(address, data.len(), |bytes| bytes.copy_from_slice(data))
+    }
+}
+
+/// One controller.
 pub struct Ours {
     cpu: GicCpu<Vgic>,
+    others: Vec<GicCpu<Vgic>>,
+}
+
+/// One controller with several vCPUs, which are off, and an ITS.
+pub struct OursWithIts {
+    gic: Gic<Vgic>,
+    cpus: Vec<GicCpu<Vgic>>,
+    memory: Arc<Memory>,
+    /// Whether vCPUs have a look at what is pending, and are off again.
+    looks: bool,
+    /// Whether something was done since the pending tables were written.
+    stale: bool,
+}
+
+impl OursWithIts {
+    /// As after a reset. With `looks`, vCPUs are on for a moment after each action: that must make no difference.
+    ///
+    /// # Errors
+    /// If the machine cannot be set up.
+    pub fn new(lrs: usize, looks: bool) -> Result<Self> {
+        let mut setup = Setup::new(40);
+        setup.create(gic::Model::V3)?;
+        setup.set_spis(224)?;
+        let memory = Arc::new(Memory(Mutex::new(vec![0; RAM_SIZE as usize])));
+        setup.set_memory(memory.clone())?;
+        setup.set_lrs(lrs)?;
+        for n in 0..VCPUS {
+            setup.add_vcpu(Affinity(n.into()))?;
+        }
+        setup.set_distributor(GICD)?;
+        setup.add_redistributors(GICR, VCPUS.into())?;
+        // What QEMU takes the writes of a CPU for.
+        setup.add_its(ItsConfig { cpu_device: Some(DeviceId(0)), ..ItsConfig::at(GITS) })?;
+        let gic: Gic<Vgic> = setup.init(Arc::new(Alone))?;
+        let cpus = (0..VCPUS).map(|n| gic.cpu(VcpuId(n))).collect::<Result<_, _>>()?;
+        Ok(Self { gic, cpus, memory, looks, stale: true })
+    }
+
+    fn one(&mut self, action: Action) -> Result<Answer> {
+        let mut value = [0; 8];
+        match action {
+            Action::Read { address, bytes } => {
+                let data = &mut value[..usize::from(bytes)];
+                if address < RAM {
+                    self.cpus[0].read(address, data)?;
+                } else {
+                    if std::mem::take(&mut self.stale) {
+                        self.look();
+                        self.gic.save_pending_tables()?;
+                    }
+                    self.memory.read(address, data)?;
+                }
+            }
+            Action::Write { address, bytes, value } => {
+                let data = &value.to_le_bytes()[..usize::from(bytes)];
+                if address < RAM {
+                    self.cpus[0].write(address, data)?;
+                    self.stale = true;
+                } else {
+                    self.memory.write(address, data)?;
+                }
+            }
+            Action::Zero { address, len } => {
+                self.memory.with(address, len as usize, |bytes| bytes.fill(0))?;
+            }
+            Action::Line { .. } => bail!("no lines here"),
+        }
+        Ok(Answer { value: u64::from_le_bytes(value), lines: Lines::default() })
+    }
+
+    /// What is pending goes into list registers, and comes back.
+    fn look(&mut self) {
+        for cpu in self.cpus.iter_mut().filter(|_| self.looks) {
+            cpu.power_on();
+            cpu.enter();
+            cpu.exit();
+            cpu.power_off();
+        }
+    }
+}
+
+impl Target for OursWithIts {
+    fn perform(&mut self, actions: &[Action]) -> Result<Vec<Answer>> {
+        actions.iter().map(|&action| caught(action, || self.one(action))).collect()
+    }
+}
+
+/// A panic is an answer like any other.
+fn caught(action: Action, f: impl FnOnce() -> Result<Answer>) -> Result<Answer> {
+    let done = panic::catch_unwind(AssertUnwindSafe(f));
+    done.unwrap_or_else(|_| Err(anyhow!("it panicked"))).with_context(|| format!("{action:x?}"))
 }
 
 impl Ours {
@@ -56,28 +179,35 @@ impl Ours {
         let mut setup = Setup::new(40);
         setup.create(match model {
             Model::V2 => gic::Model::V2,
-            Model::V3 => gic::Model::V3,
+            Model::V3 | Model::Its => gic::Model::V3,
         })?;
         // QEMU's GICv3 announces one register of SPIs less than it has (differences.md).
         setup.set_spis(match model {
             Model::V2 => 256,
-            Model::V3 => 224,
+            Model::V3 | Model::Its => 224,
         })?;
         if let Model::V3 = model {
             setup.set_memory(Arc::new(NoMemory))?;
         }
         setup.set_lrs(lrs)?;
-        setup.add_vcpu(Affinity(0))?;
+        for n in 0..model.cpus() {
+            setup.add_vcpu(Affinity(n))?;
+        }
         setup.set_distributor(GICD)?;
         match model {
             Model::V2 => setup.set_cpu_interface(GICC)?,
-            Model::V3 => setup.add_redistributors(GICR, 1)?,
+            Model::V3 | Model::Its => setup.add_redistributors(GICR, model.cpus())?,
         }
         let gic: Gic<Vgic> = setup.init(Arc::new(Alone))?;
-        let mut cpu = gic.cpu(VcpuId(0))?;
-        cpu.power_on();
+        let on = |n| {
+            let mut cpu = gic.cpu(VcpuId(n))?;
+            cpu.power_on();
+            anyhow::Ok(cpu)
+        };
+        let mut cpu = on(0)?;
         cpu.enter();
-        Ok(Self { cpu })
+        let others = (1..model.cpus() as u16).map(on).collect::<Result<_>>()?;
+        Ok(Self { cpu, others })
     }
 
     fn one(&mut self, action: Action) -> Result<Answer> {
@@ -90,17 +220,22 @@ impl Ours {
             Action::Write { address, bytes, value } => {
                 self.cpu.write(address, &value.to_le_bytes()[..usize::from(bytes)])?;
             }
+            Action::Zero { .. } => bail!("no memory here"),
             Action::Line { intid, high } => {
-                let intid = Intid(intid);
-                let wired = match intid.0 {
-                    0..32 => Wired::Private(VcpuId(0), intid),
-                    _ => Wired::Spi(intid),
+                let wired = match intid {
+                    0..32 => Wired::Private(VcpuId(0), Intid(intid)),
+                    32..FIRST_OF_CPU_1 => Wired::Spi(Intid(intid)),
+                    _ => Wired::Private(VcpuId(1), Intid(intid - FIRST_OF_CPU_1)),
                 };
                 self.cpu.exit();
                 self.cpu.bus().injector().set_level(wired, high)?;
             }
         }
         // As if each access were an exit: what has become pending is offered before the next.
+        for cpu in &mut self.others {
+            cpu.enter();
+            cpu.exit();
+        }
         self.cpu.exit();
         self.cpu.enter();
         let lines = Lines { irq: self.cpu.irq_line(), fiq: self.cpu.fiq_line() };
@@ -110,11 +245,6 @@ impl Ours {
 
 impl Target for Ours {
     fn perform(&mut self, actions: &[Action]) -> Result<Vec<Answer>> {
-        let one = |&action: &Action| {
-            let done = panic::catch_unwind(AssertUnwindSafe(|| self.one(action)));
-            done.unwrap_or_else(|_| Err(anyhow!("it panicked")))
-                .with_context(|| format!("{action:x?}"))
-        };
-        actions.iter().map(one).collect()
+        actions.iter().map(|&action| caught(action, || self.one(action))).collect()
     }
 }

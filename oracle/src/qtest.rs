@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::regs::FIRST_OF_CPU_1;
 use crate::target::{Action, Answer, Lines, Model, Target};
 
 const PROGRAM: &str = "qemu-system-aarch64";
@@ -17,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const WINDOW: usize = 256;
 /// The paths of what the machine makes first. [`Qemu::start`] checks that they are what they should be.
 const CPU: &str = "/machine/unattached/device[0]";
-const GIC: &str = "/machine/unattached/device[1]";
+const GIC: [&str; 2] = ["/machine/unattached/device[1]", "/machine/unattached/device[2]"];
 /// SPIs of the machine `virt`: its PPIs' inputs come after them.
 const SPIS: u32 = 256;
 
@@ -57,8 +58,8 @@ fn hex(word: &str) -> Option<u64> {
     u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
-/// The command of an action.
-pub fn command(action: Action) -> String {
+/// The command of an action on a machine of so many CPUs.
+pub fn command(cpus: u32, action: Action) -> String {
     let suffix = |bytes| match bytes {
         1 => 'b',
         2 => 'w',
@@ -70,10 +71,17 @@ pub fn command(action: Action) -> String {
         Action::Write { address, bytes, value } => {
             format!("write{} {address:#x} {value:#x}", suffix(bytes))
         }
+        Action::Zero { address, len } => format!("memset {address:#x} {len:#x} 0x0"),
         Action::Line { intid, high } => {
-            // PPIs of CPU 0 are numbered by INTID, after the SPIs.
-            let n = if intid < 32 { SPIS + intid } else { intid - 32 };
-            format!("set_irq_in {GIC} unnamed-gpio-in {n} {}", u8::from(high))
+            // PPIs are numbered by INTID, after the SPIs, 32 for each CPU.
+            let n = match intid {
+                0..32 => SPIS + intid,
+                32..FIRST_OF_CPU_1 => intid - 32,
+                _ => SPIS + 32 + intid - FIRST_OF_CPU_1,
+            };
+            // The machine makes its CPUs first.
+            let gic = GIC[cpus as usize - 1];
+            format!("set_irq_in {gic} unnamed-gpio-in {n} {}", u8::from(high))
         }
     }
 }
@@ -84,6 +92,7 @@ pub struct Qemu {
     stdin: ChildStdin,
     lines: Receiver<String>,
     now: Lines,
+    cpus: u32,
 }
 
 impl Qemu {
@@ -94,10 +103,11 @@ impl Qemu {
     pub fn start(model: Model) -> Result<Self> {
         let machine = match model {
             Model::V2 => "virt,gic-version=2",
-            Model::V3 => "virt,gic-version=3",
+            Model::V3 | Model::Its => "virt,gic-version=3",
         };
+        let cpus = model.cpus();
         let mut child = Command::new(PROGRAM)
-            .args(["-M", machine, "-cpu", "cortex-a57", "-smp", "1", "-accel", "tcg"])
+            .args(["-M", machine, "-cpu", "cortex-a57", "-smp", &cpus.to_string(), "-accel", "tcg"])
             .args(["-qtest", "stdio", "-qtest-log", "none", "-S"])
             .args(["-display", "none", "-serial", "none", "-net", "none"])
             .stdin(Stdio::piped())
@@ -119,7 +129,7 @@ impl Qemu {
                 }
             }
         });
-        let mut qemu = Self { child, stdin, lines, now: Lines::default() };
+        let mut qemu = Self { child, stdin, lines, now: Lines::default(), cpus };
         qemu.check(model).context(
             "this QEMU does not speak qtest as 7.2 does (7.0 or newer is needed; `set_irq_in` must be there)",
         )?;
@@ -131,11 +141,12 @@ impl Qemu {
         let identity = match model {
             Model::V2 => 0x0800_0fe8,
             Model::V3 => 0x0800_ffe8,
+            Model::Its => 0x0808_ffe8,
         };
         let pidr2 = self.ask(&format!("readl {identity:#x}"))?.context("a read without a value")?;
         let revision = pidr2 >> 4 & 0xf;
         if revision != u64::from(model.revision()) {
-            bail!("no GICv{} at its address: PIDR2 says {revision}", model.revision());
+            bail!("no {} at its address: PIDR2 says {revision}", model.name());
         }
         Ok(())
     }
@@ -175,7 +186,7 @@ impl Target for Qemu {
     fn perform(&mut self, actions: &[Action]) -> Result<Vec<Answer>> {
         let mut answers = Vec::with_capacity(actions.len());
         for window in actions.chunks(WINDOW) {
-            let commands: Vec<String> = window.iter().map(|&a| command(a)).collect();
+            let commands: Vec<String> = window.iter().map(|&a| command(self.cpus, a)).collect();
             self.send(&(commands.join("\n") + "\n"))?;
             for command in &commands {
                 let value = self.answer().with_context(|| format!("after `{command}`"))?;
@@ -197,6 +208,7 @@ impl Drop for Qemu {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::regs::private;
 
     #[test]
     fn lines_are_understood() {
@@ -231,11 +243,16 @@ mod tests {
     fn commands_are_as_qemu_wants_them() {
         let read = Action::Read { address: 0x800_0004, bytes: 4 };
         let write = Action::Write { address: 0x800_0400, bytes: 1, value: 0xa8 };
-        assert_eq!(command(read), "readl 0x8000004");
-        assert_eq!(command(write), "writeb 0x8000400 0xa8");
-        for (intid, high, tail) in [(33, true, "1 1"), (27, false, "283 0"), (32, true, "0 1")] {
-            let command = command(Action::Line { intid, high });
-            assert!(command.ends_with(&format!(" unnamed-gpio-in {tail}")), "{command}");
+        assert_eq!(command(1, read), "readl 0x8000004");
+        assert_eq!(command(1, write), "writeb 0x8000400 0xa8");
+        for (cpus, intid, high, tail) in [
+            (1, 33, true, "[1] unnamed-gpio-in 1 1"),
+            (1, 27, false, "[1] unnamed-gpio-in 283 0"),
+            (2, 32, true, "[2] unnamed-gpio-in 0 1"),
+            (2, private(1, 27), true, "[2] unnamed-gpio-in 315 1"),
+        ] {
+            let command = command(cpus, Action::Line { intid, high });
+            assert!(command.ends_with(tail), "{command}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A bit that is left out of [`Reg::compared`] is in `differences.md`, with the reason.
 
-use crate::target::{GICC, GICD, GICR, Model};
+use crate::target::{GICC, GICD, GICR, GITS, Model};
 
 /// What a register is, as far as the rules and the generator have to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,8 +72,10 @@ pub struct Reg {
     pub compared: u64,
     /// What it is.
     pub kind: Kind,
-    /// The INTID that its first bit or field belongs to.
+    /// The INTID that its first bit or field belongs to; of redistributors: [`private`].
     pub first: u32,
+    /// Whose redistributor it is in.
+    pub cpu: u32,
     /// How often the generator takes it.
     pub weight: u32,
 }
@@ -101,6 +103,11 @@ pub fn low(bytes: u8) -> u64 {
     u64::MAX >> (64 - 8 * u32::from(bytes))
 }
 
+/// CPUs of the GICv3 machine. GICv2 has one.
+pub const CPUS: u32 = 2;
+/// See [`private`].
+pub const FIRST_OF_CPU_1: u32 = 288;
+
 const ALL: u64 = u64::MAX;
 
 const fn reg(
@@ -111,7 +118,7 @@ const fn reg(
     kind: Kind,
     weight: u32,
 ) -> Reg {
-    Reg { name, address, len, widths: 4, compared, kind, first: 0, weight }
+    Reg { name, address, len, widths: 4, compared, kind, first: 0, cpu: 0, weight }
 }
 
 const fn of(first: u32, reg: Reg) -> Reg {
@@ -161,8 +168,8 @@ const V3_REDIST_TYPER: u64 = !(1 << 3 | 3 << 24);
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
 const SGI_BASE: u64 = GICR + 0x1_0000;
 
-/// The registers of GICv3 with one security state and affinity routing (IHI 0069, 12.9 and 12.11), 224 SPIs.
-const V3: &[Reg] = &[
+/// The distributor of GICv3 with one security state and affinity routing (IHI 0069, 12.9 and 12.11), 224 SPIs.
+const DIST: &[Reg] = &[
     reg("GICD_CTLR", GICD, 4, !0x80, Kind::DistCtlr, 4),
     reg("GICD_TYPER", GICD + 4, 4, V3_TYPER, Kind::Fixed, 1),
     reg("GICD_IIDR", GICD + 8, 4, 0, Kind::Fixed, 1),
@@ -186,6 +193,10 @@ const V3: &[Reg] = &[
     reg("GICD_NSACR", GICD + 0xe00, 64, ALL, Kind::Fixed, 1),
     of(32, wide(4 | 8, reg("GICD_IROUTER", GICD + 0x6100, 1792, AFFINITY, Kind::Router, 8))),
     reg("GICD_PIDR2", GICD + 0xffe8, 4, 0xf0, Kind::Fixed, 1),
+];
+
+/// Of CPU 0's redistributor.
+const REDIST: &[Reg] = &[
     reg("GICR_CTLR", GICR, 4, !6, Kind::Fixed, 1),
     reg("GICR_IIDR", GICR + 4, 4, 0, Kind::Fixed, 1),
     wide(4 | 8, reg("GICR_TYPER", GICR + 8, 8, V3_REDIST_TYPER, Kind::Fixed, 1)),
@@ -207,11 +218,63 @@ const V3: &[Reg] = &[
     reg("GICR_NSACR", SGI_BASE + 0xe00, 4, ALL, Kind::Fixed, 1),
 ];
 
+/// Of GITS_TYPER: all but ITT_entry_size, CIDbits and CIL.
+const ITS_TYPER: u64 = !(0xf << 4 | 0x1f << 32);
+/// Of GITS_CBASER and GITS_BASER: what is defined.
+const QUEUE_FIELDS: u64 = 1 << 63 | 7 << 59 | 7 << 53 | 0xf_ffff_ffff_0000 | 0xcff;
+const BASER_FIELDS: u64 = u64::MAX;
+
+/// The registers of an ITS (IHI 0069, 12.19 and 12.18).
+const ITS: &[Reg] = &[
+    reg("GITS_CTLR", GITS, 4, 1 << 31 | 1, Kind::Fixed, 4),
+    reg("GITS_IIDR", GITS + 4, 4, 0, Kind::Fixed, 1),
+    wide(4 | 8, reg("GITS_TYPER", GITS + 8, 8, ITS_TYPER, Kind::Fixed, 2)),
+    reg("GITS_MPAMIDR", GITS + 0x10, 4, ALL, Kind::Fixed, 1),
+    reg("GITS_PARTIDR", GITS + 0x14, 4, ALL, Kind::Fixed, 1),
+    reg("GITS_MPIDR", GITS + 0x18, 4, ALL, Kind::Fixed, 1),
+    wide(4 | 8, reg("GITS_CBASER", GITS + 0x80, 8, QUEUE_FIELDS, Kind::Fixed, 6)),
+    wide(4 | 8, reg("GITS_CWRITER", GITS + 0x88, 8, 0xf_ffe0, Kind::Fixed, 6)),
+    wide(4 | 8, reg("GITS_CREADR", GITS + 0x90, 8, 0xf_ffe1, Kind::Fixed, 2)),
+    wide(4 | 8, reg("GITS_BASER0", GITS + 0x100, 8, BASER_FIELDS, Kind::Fixed, 6)),
+    wide(4 | 8, reg("GITS_BASER1", GITS + 0x108, 8, BASER_FIELDS, Kind::Fixed, 6)),
+    wide(4 | 8, reg("GITS_BASER2-7", GITS + 0x110, 48, ALL, Kind::Fixed, 3)),
+    reg("GITS_PIDR2", GITS + 0xffe8, 4, 0xf0, Kind::Fixed, 1),
+    reg("GITS_TRANSLATER", GITS + 0x1_0040, 4, ALL, Kind::Fixed, 1),
+];
+
+/// All of GICv3: the distributor, and a redistributor for each CPU.
+const V3: [Reg; DIST.len() + CPUS as usize * REDIST.len()] = {
+    let mut all = [DIST[0]; DIST.len() + CPUS as usize * REDIST.len()];
+    let mut n = 0;
+    while n < all.len() {
+        all[n] = match n.checked_sub(DIST.len()) {
+            None => DIST[n],
+            Some(n) => of_cpu((n / REDIST.len()) as u32, REDIST[n % REDIST.len()]),
+        };
+        n += 1;
+    }
+    all
+};
+
+const fn of_cpu(cpu: u32, reg: Reg) -> Reg {
+    let address = reg.address + cpu as u64 * 0x2_0000;
+    Reg { cpu, address, first: private(cpu, reg.first), ..reg }
+}
+
+/// What stands for a private INTID of a CPU: the INTID for CPU 0, numbers after all INTIDs for the others.
+pub const fn private(cpu: u32, intid: u32) -> u32 {
+    match cpu.checked_sub(1) {
+        None => intid,
+        Some(n) => FIRST_OF_CPU_1 + 32 * n + intid,
+    }
+}
+
 /// All registers of a model.
 pub fn of_model(model: Model) -> &'static [Reg] {
     match model {
         Model::V2 => V2,
-        Model::V3 => V3,
+        Model::V3 => &V3,
+        Model::Its => ITS,
     }
 }
 
@@ -226,7 +289,7 @@ mod tests {
 
     #[test]
     fn registers_do_not_overlap() {
-        for model in [Model::V2, Model::V3] {
+        for model in [Model::V2, Model::V3, Model::Its] {
             let regs = of_model(model);
             for reg in regs {
                 assert_eq!(reg.len % u64::from(reg.read_bytes()), 0, "{}", reg.name);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Difference, Row};
-use crate::regs;
+use crate::regs::{self, FIRST_OF_CPU_1};
 use crate::target::{Action, Answer, Model};
 
 /// The operations of a difference with both answers.
@@ -49,8 +49,13 @@ fn action(model: Model, action: Action) -> String {
         Action::Write { address, bytes, value } => {
             format!("write {} = {value:#x}", place(model, address, bytes))
         }
+        Action::Zero { address, len } => format!("clear {address:#x}, {len:#x} bytes"),
         Action::Line { intid, high } => {
-            format!("input {intid} {}", if high { "high" } else { "low" })
+            let level = if high { "high" } else { "low" };
+            match intid.checked_sub(FIRST_OF_CPU_1) {
+                None => format!("input {intid} {level}"),
+                Some(ppi) => format!("input {ppi} of CPU 1 {level}"),
+            }
         }
     }
 }
@@ -58,10 +63,11 @@ fn action(model: Model, action: Action) -> String {
 fn place(model: Model, address: u64, bytes: u8) -> String {
     let Some(reg) = regs::find(model, address) else { return format!("{address:#x}") };
     let offset = address - reg.address;
-    let whole = if offset == 0 && reg.len == bytes.into() {
-        reg.name.to_owned()
-    } else {
-        format!("{}+{offset:#x}", reg.name)
+    let name = match reg.cpu {
+        0 => reg.name.to_owned(),
+        n => format!("{} of CPU {n}", reg.name),
     };
+    let whole =
+        if offset == 0 && reg.len == bytes.into() { name } else { format!("{name}+{offset:#x}") };
     if bytes == 4 { whole } else { format!("{whole}.{bytes}") }
 }

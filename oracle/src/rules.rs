@@ -31,7 +31,8 @@ pub fn own_priority(member: u32, pick: u32) -> u8 {
 }
 
 const IAR: u64 = GICC + 0xc;
-const INTIDS: usize = 288;
+/// Those of CPU 1's private interrupts included.
+const INTIDS: usize = 320;
 
 /// GICC_CTLR.
 mod ctlr {
@@ -82,7 +83,7 @@ impl Rules {
     /// After a reset. The candidate has `lrs` list registers.
     pub fn new(model: Model, lrs: usize) -> Self {
         let mut edge = [false; INTIDS];
-        edge[..16].fill(true);
+        edge.iter_mut().zip(0..).for_each(|(edge, intid)| *edge = is_sgi(intid));
         Self {
             model,
             lrs,
@@ -106,7 +107,7 @@ impl Rules {
     /// be everywhere (differences.md).
     pub fn prologue(model: Model) -> Vec<Action> {
         let word = |address, value| Action::Write { address, bytes: 4, value };
-        if model == Model::V3 {
+        if model != Model::V2 {
             return Vec::new();
         }
         let mut actions = vec![
@@ -194,7 +195,7 @@ impl Rules {
                 let fixed = |i: u32| {
                     let i = i as usize;
                     // Changing an enabled interrupt is UNPREDICTABLE (IHI 0048B, 4.3.13).
-                    i < 16 || self.enabled[i] || self.line[i] || self.active[i]
+                    is_sgi(i as u32) || self.enabled[i] || self.line[i] || self.active[i]
                 };
                 let field = |n: u32| {
                     let edge = self.edge[(first + n) as usize];
@@ -307,7 +308,7 @@ impl Rules {
                     self.coverage.deepest = self.coverage.deepest.max(self.stack.len());
                 }
             }
-            Action::Read { .. } => {}
+            Action::Read { .. } | Action::Zero { .. } => {}
             Action::Write { address, bytes, value } => {
                 if let Some(reg) = regs::find(self.model, address) {
                     self.written(reg, address, bytes, value);
@@ -344,7 +345,7 @@ impl Rules {
             Kind::Config => {
                 let first = Self::first(reg, address, 2) as usize;
                 // SGIs are edge-triggered whatever is written.
-                if first >= 16 {
+                if !is_sgi(first as u32) {
                     for (n, edge) in self.edge[first..first + 16].iter_mut().enumerate() {
                         *edge = value >> (2 * n + 1) & 1 != 0;
                     }
@@ -369,6 +370,11 @@ impl Rules {
             _ => {}
         }
     }
+}
+
+/// Whether it is an SGI, of either CPU.
+fn is_sgi(intid: u32) -> bool {
+    (0..regs::CPUS).any(|cpu| intid.wrapping_sub(regs::private(cpu, 0)) < 16)
 }
 
 /// Whether an INTID may have a priority without being equal to another that can be delivered.

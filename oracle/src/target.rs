@@ -9,6 +9,8 @@ pub enum Model {
     V2,
     /// GICv3.
     V3,
+    /// GICv3's ITS, with [`VCPUS`] redistributors.
+    Its,
 }
 
 impl Model {
@@ -16,10 +18,31 @@ impl Model {
     pub fn revision(self) -> u32 {
         match self {
             Self::V2 => 2,
-            Self::V3 => 3,
+            Self::V3 | Self::Its => 3,
+        }
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V2 => "GICv2",
+            Self::V3 => "GICv3",
+            Self::Its => "ITS",
+        }
+    }
+
+    /// CPUs of its machine: GICv2's banks are told apart by the CPU that runs, and none does.
+    pub fn cpus(self) -> u32 {
+        match self {
+            Self::V2 => 1,
+            Self::V3 => crate::regs::CPUS,
+            Self::Its => VCPUS.into(),
         }
     }
 }
+
+/// CPUs of the machine that the ITS is compared on.
+pub const VCPUS: u16 = 3;
 
 /// The addresses of the frames: those of QEMU's machine `virt`.
 pub const GICD: u64 = 0x0800_0000;
@@ -27,8 +50,14 @@ pub const GICD: u64 = 0x0800_0000;
 pub const GICC: u64 = 0x0801_0000;
 /// RD_base; SGI_base is 64 KiB after it.
 pub const GICR: u64 = 0x080a_0000;
+/// The ITS's control frame; its translation frame is 64 KiB after it.
+pub const GITS: u64 = 0x0808_0000;
+/// Where memory begins.
+pub const RAM: u64 = 0x4000_0000;
+/// As much of it as is used.
+pub const RAM_SIZE: u64 = 0x200_0000;
 
-/// Something done to a GIC from outside.
+/// Something done to a GIC from outside, or to the machine's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// A read.
@@ -47,16 +76,23 @@ pub enum Action {
         /// What.
         value: u64,
     },
+    /// Memory is cleared.
+    Zero {
+        /// From here up.
+        address: u64,
+        /// So many bytes.
+        len: u64,
+    },
     /// An input line takes a level.
     Line {
-        /// A PPI or SPI.
+        /// An SPI or a PPI of CPU 0; of another CPU, what [`crate::regs::private`] makes of it.
         intid: u32,
         /// The level.
         high: bool,
     },
 }
 
-/// The interrupt lines of the CPU.
+/// The interrupt lines of CPU 0.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Lines {
     /// IRQ.
@@ -70,11 +106,11 @@ pub struct Lines {
 pub struct Answer {
     /// What was read, 0 if nothing was.
     pub value: u64,
-    /// The CPU's lines afterwards.
+    /// CPU 0's lines afterwards.
     pub lines: Lines,
 }
 
-/// A GIC with one CPU.
+/// A GIC with its machine, of which CPU 0 makes all accesses.
 pub trait Target {
     /// Performs actions in order, and returns an answer for each.
     ///

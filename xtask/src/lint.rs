@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::process::{answers, cargo, root, run};
-use crate::{loom, no_std};
+use crate::{loom, no_std, shuttle};
 
 pub(crate) fn fmt() -> Result<()> {
     run(&mut cargo(["fmt", "--all", "--check"]))?;
@@ -27,6 +27,7 @@ pub(crate) fn clippy() -> Result<()> {
     }
     run(no_std::probe("clippy")?.args(&DENY[1..]))?;
     run(loom::cargo("clippy", loom::MODELS).args(DENY))?;
+    run(shuttle::cargo("clippy", loom::MODELS).args(DENY))?;
     // The core once more, with the rule that can only be checked there. Not the feature `locked`:
     // that engine is no part of the models, and free to use real atomics.
     let rules = root().join("xtask/clippy-under-loom");

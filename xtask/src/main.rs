@@ -10,6 +10,7 @@ mod oracle;
 mod process;
 mod sanitizers;
 mod setup;
+mod shuttle;
 mod steps;
 mod storm;
 mod unit;
@@ -47,7 +48,9 @@ enum Command {
     NoStd,
     /// The loom models; with --mutants, the proof that they find what they are there for
     Loom(LoomArgs),
-    /// A short lpi-storm on both engines: nothing may be lost
+    /// The storms: whole machines in random schedules
+    Shuttle,
+    /// Short lpi-storms on both engines, also through an ITS: nothing may be lost
     Storm,
     /// The register model against QEMU's GICv2 and GICv3
     Oracle(oracle::OracleArgs),
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         Command::NoStd => Step::NoStd.run(),
         Command::Loom(args) if args.mutants => mutants::run(&args.args, args.time_limit),
         Command::Loom(args) => loom::run(&passed_on(args.args, args.test_args)),
+        Command::Shuttle => Step::Shuttle.run(),
         Command::Storm => Step::Storm.run(),
         Command::Oracle(args) => oracle::run(&args),
         Command::Asan => Step::Asan.run(),

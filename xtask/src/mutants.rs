@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::artifacts::{self, Executable};
-use crate::{loom, process};
+use crate::{loom, process, shuttle};
 use table::Row;
 
 /// Names the mutant that `core/build.rs` is to enable.
@@ -94,11 +94,25 @@ fn unmutated(rows: &[Row], logs: &Path, limit: Duration) -> Result<Vec<String>> 
 
 fn build(mutant: Option<&str>, models: &[&Row]) -> Result<Vec<Executable>> {
     println!("\n-- mutant {}", mutant.unwrap_or("none: the models must pass"));
-    let mut command = loom::cargo_test();
-    command.arg("--no-run");
-    for binary in models.iter().map(|row| row.binary.as_str()).collect::<BTreeSet<_>>() {
-        command.args(["--test", binary]);
+    let binaries: BTreeSet<&str> = models.iter().map(|row| row.binary.as_str()).collect();
+    let (storms, models): (Vec<&str>, Vec<&str>) =
+        binaries.into_iter().partition(|binary| shuttle::TESTS.contains(binary));
+    let mut built = Vec::new();
+    if !models.is_empty() {
+        let mut command = loom::cargo_test();
+        for binary in models {
+            command.args(["--test", binary]);
+        }
+        built.extend(build_one(command, mutant)?);
     }
+    if !storms.is_empty() {
+        built.extend(build_one(shuttle::cargo_test(), mutant)?);
+    }
+    Ok(built)
+}
+
+fn build_one(mut command: Command, mutant: Option<&str>) -> Result<Vec<Executable>> {
+    command.arg("--no-run");
     if let Some(mutant) = mutant {
         command.env(VARIABLE, mutant);
     }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::artifacts;
 use crate::process::{self, cargo, root};
 
-/// 100,000 operations of both models take a minute; a long run may take as much longer as it is longer.
+/// 100,000 operations of each model take a minute and a half; a long run may take as much longer as it is longer.
 const LIMIT: Duration = Duration::from_secs(600);
 const DEFAULT_OPS: u64 = 100_000;
 
@@ -30,6 +30,7 @@ pub(crate) struct OracleArgs {
 enum Model {
     V2,
     V3,
+    Its,
 }
 
 impl Default for OracleArgs {
@@ -49,6 +50,7 @@ pub(crate) fn run(args: &OracleArgs) -> Result<()> {
         None => {}
         Some(Model::V2) => _ = command.args(["--model", "v2"]),
         Some(Model::V3) => _ = command.args(["--model", "v3"]),
+        Some(Model::Its) => _ = command.args(["--model", "its"]),
     }
     let longer = u32::try_from(args.ops.div_ceil(DEFAULT_OPS)).unwrap_or(u32::MAX).max(1);
     process::run_limited(&mut command, LIMIT.saturating_mul(longer))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{lint, loom, no_std, oracle, sanitizers, setup, storm, unit};
+use crate::{lint, loom, no_std, oracle, sanitizers, setup, shuttle, storm, unit};
 
 /// One step. The order of the variants is the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -19,6 +19,7 @@ pub(crate) enum Step {
     Backends,
     NoStd,
     Loom,
+    Shuttle,
     Storm,
     Oracle,
     Asan,
@@ -43,6 +44,7 @@ impl Step {
             Self::Backends => unit::backends(),
             Self::NoStd => no_std::run(),
             Self::Loom => loom::run(&[]),
+            Self::Shuttle => shuttle::run(),
             Self::Storm => storm::run(),
             Self::Oracle => oracle::run(&oracle::OracleArgs::default()),
             Self::Asan => sanitizers::asan(),

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use vgic_core::engine::Usage;
 use vgic_core::ids::{DeviceId, EventId, Intid};
 
+use super::churn::Churned;
 use super::injector::Tally;
 use super::plan::{Length, Plan};
 
@@ -35,8 +36,8 @@ pub struct Accounts {
     pub kicks: u64,
     /// Guest entries: flushes of the list registers, those that found nothing included.
     pub entries: u64,
-    /// Operations of the churn.
-    pub churned: u64,
+    /// What the churn has done.
+    pub churned: Churned,
     /// ns from injections that made their LPI pending to the next acknowledge of that LPI, sampled.
     pub latency: Histogram<u64>,
     /// What the engine used when all was mapped, before the storm.
@@ -45,6 +46,8 @@ pub struct Accounts {
     pub left: Usage,
     /// From the first injection to the last.
     pub injecting: Duration,
+    /// For how long the injectors have had a CPU, together. Unknown where the kernel does not say.
+    pub injecting_cpu: Option<Duration>,
     /// From the first injection to the last delivery.
     pub delivering: Duration,
 }
@@ -86,7 +89,16 @@ pub struct Rule {
 /// How many of [`Accounts::rules`], from the first, are what the accounts are about.
 pub const BALANCE_RULES: usize = 2;
 
+/// Least CPU time that a rate is made of: a few of the kernel's ticks.
+const MEASURABLE: Duration = Duration::from_millis(20);
+
 impl Accounts {
+    /// What reports call it: the engine's name, and whether it is the storm with churn of two.
+    pub fn name(&self) -> String {
+        let churn = self.plan.its && self.plan.churn;
+        format!("{}{}", self.engine, if churn { ", churn" } else { "" })
+    }
+
     /// Injections that made an LPI pending and were not delivered one by one.
     ///
     /// While an LPI is pending in a list register its pending bit is clear, and the next injection sets it:
@@ -99,6 +111,13 @@ impl Accounts {
     /// LPIs injected per second.
     pub fn injected_per_s(&self) -> f64 {
         rate(self.stormed, self.injecting)
+    }
+
+    /// LPIs injected per second of CPU time that the injectors have had, as long as that is known and can be measured: however busy the
+    /// machine is otherwise. If not, per second.
+    pub fn injected_per_cpu_s(&self) -> f64 {
+        let cpu = self.injecting_cpu.filter(|cpu| *cpu >= MEASURABLE);
+        cpu.map_or(self.injected_per_s(), |cpu| rate(self.stormed, cpu))
     }
 
     /// LPIs delivered per second.
@@ -123,6 +142,7 @@ impl Accounts {
     ///   hold, see [`Accounts::merged`].)
     /// * Without churn every event is mapped all the time, and every event was delivered.
     /// * In a paced storm every injection is delivered for itself, as the next one waits until it has been seen.
+    /// * After an event was unmapped, injections of it have no effect.
     /// * When all is unmapped, no LPI is left: every reference has been dropped.
     /// * A timed storm aside, there were as many injections as asked for.
     pub fn rules(&self) -> Vec<Rule> {
@@ -165,6 +185,13 @@ impl Accounts {
             rules.push(Rule {
                 text: format!("{unmapped} unmapped = 0, as every event stayed mapped"),
                 holds: unmapped == 0,
+            });
+        }
+        if self.plan.churn {
+            let Churned { probes, effective, .. } = self.churned;
+            rules.push(Rule {
+                text: format!("{effective} of {probes} injections right after their event was unmapped had an effect"),
+                holds: effective == 0,
             });
         }
         rules.push(Rule {

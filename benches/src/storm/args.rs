@@ -11,6 +11,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use vgic_core::ids::MAX_VCPUS;
 
 use super::plan::{Length, MAX_LPIS, MAX_PRIORITIES, Plan};
+use super::sweep::{self, Sweep};
 
 /// Injections of a storm whose length is not given.
 const DEFAULT_INJECTIONS: u64 = 10_000_000;
@@ -84,6 +85,19 @@ pub struct Cli {
     #[arg(long)]
     churn: bool,
 
+    /// Map everything as a guest does, by commands in the queue of an ITS, and inject through it. With --churn, the storm
+    /// is run without and with it, and the two are compared
+    #[arg(long)]
+    its: bool,
+
+    /// With --its: measure from 1 to 4096 devices with 1 to 65536 events, as far as there are no more LPIs than this [default:
+    /// 1048576], by routes and by look-up, without and with churn; --duration is that of each of these storms
+    #[arg(long, value_name = "LPIS", requires = "its", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1048576",
+          conflicts_with_all = ["vcpus", "devices", "events", "iterations", "churn", "paced"],
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(sweep::MAX_LPIS)))]
+    sweep: Option<u32>,
+
     /// Inject an event only when the guest has seen its last injection: nothing is coalesced, and the rates are
     /// those of whole deliveries
     #[arg(long, conflicts_with = "churn")]
@@ -112,12 +126,23 @@ pub struct Cli {
 pub struct Job {
     /// The storm.
     pub plan: Plan,
+    /// The sweep that takes its place.
+    pub sweep: Option<Sweep>,
     /// The engines to run it on.
     pub engine: Choice,
     /// Where the JSON goes.
     pub json: Option<Output>,
     /// Where the picture goes.
     pub svg: Option<Output>,
+}
+
+impl Job {
+    /// The storms to run on each engine: through an ITS, one with churn comes after one without.
+    pub fn plans(&self) -> Vec<Plan> {
+        let calm =
+            (self.plan.its && self.plan.churn).then(|| Plan { churn: false, ..self.plan.clone() });
+        calm.into_iter().chain([self.plan.clone()]).collect()
+    }
 }
 
 impl Cli {
@@ -140,7 +165,10 @@ impl Cli {
                 "{lpis} LPIs with {iterations} iterations each are more than 64 bits can count"
             )));
         }
-        let threads = u64::from(self.vcpus) + u64::from(self.devices);
+        let threads = match self.sweep {
+            Some(_) => 2,
+            None => u64::from(self.vcpus) + u64::from(self.devices),
+        };
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let halt_poll =
             self.halt_poll.unwrap_or(if threads <= cpus as u64 { DEFAULT_HALT_POLL } else { 0 });
@@ -151,24 +179,24 @@ impl Cli {
         {
             return Err(refusal(format!("--json and --svg both name `{}`", json.path.display())));
         }
-        Ok(Job {
-            plan: Plan {
-                vcpus: self.vcpus,
-                devices: self.devices,
-                events: self.events,
-                length: self.duration.map_or(Length::Iterations(iterations), Length::Time),
-                lrs: self.lrs,
-                priorities: self.priorities,
-                churn: self.churn,
-                paced: self.paced,
-                halt_poll: Duration::from_micros(halt_poll.into()),
-                seed: self.seed,
-                ..Plan::default()
-            },
-            engine: self.engine,
-            json,
-            svg,
-        })
+        let plan = Plan {
+            vcpus: self.vcpus,
+            devices: self.devices,
+            events: self.events,
+            length: self.duration.map_or(Length::Iterations(iterations), Length::Time),
+            lrs: self.lrs,
+            priorities: self.priorities,
+            its: self.its,
+            churn: self.churn,
+            paced: self.paced,
+            halt_poll: Duration::from_micros(halt_poll.into()),
+            seed: self.seed,
+            ..Plan::default()
+        };
+        let sweep = self
+            .sweep
+            .map(|most| sweep::sweep(Plan { vcpus: 1, ..plan.clone() }, self.duration, most));
+        Ok(Job { plan, sweep, engine: self.engine, json, svg })
     }
 }
 
@@ -263,8 +291,30 @@ mod tests {
     }
 
     #[test]
+    fn through_an_its_churn_is_compared_with_none() {
+        let churns = |args: &[&str]| -> Vec<bool> {
+            parse(args).unwrap().plans().iter().map(|plan| plan.churn).collect()
+        };
+        assert_eq!(churns(&["--its"]), [false]);
+        assert_eq!(churns(&["--churn"]), [true]);
+        assert_eq!(churns(&["--its", "--churn"]), [false, true]);
+    }
+
+    #[test]
+    fn a_sweep_has_its_own_shape() {
+        let sweep = |args: &[&str]| parse(args).unwrap().sweep;
+        assert_eq!(sweep(&["--its"]), None);
+        let default = sweep(&["--its", "--sweep"]).unwrap();
+        assert_eq!((default.max_lpis, default.plan.vcpus), (sweep::MAX_LPIS, 1));
+        assert_eq!(default.plan.length, Length::Time(sweep::TIME));
+        let small = sweep(&["--its", "--sweep=256", "--duration=0.5"]).unwrap();
+        assert_eq!(small.max_lpis, 256);
+        assert_eq!(small.plan.length, Length::Time(Duration::from_millis(500)));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
-        let wrong: [&[&str]; 22] = [
+        let wrong: [&[&str]; 29] = [
             &["-v", "0"],
             &["-d", "0"],
             &["-e", "0"],
@@ -288,6 +338,13 @@ mod tests {
             // A paced injector would wait for what was discarded.
             &["--paced", "--churn"],
             &["--engine", "neither"],
+            &["--sweep"],
+            &["--its", "--sweep", "16"],
+            &["--its", "--sweep=0"],
+            &["--its", "--sweep=1048577"],
+            &["--its", "--sweep", "-d", "3"],
+            &["--its", "--sweep", "--churn"],
+            &["--its", "--sweep", "-i", "3"],
         ];
         for args in wrong {
             let error = parse(args).expect_err(&args.join(" "));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::plan::{Length, Plan};
 
@@ -26,6 +26,9 @@ impl Bar {
                 (ProgressBar::new(ms), "{bar:40.cyan/blue} {elapsed} {msg}", Some(ms))
             }
         };
+        if plan.quiet {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
         bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
         Self { bar, time }
     }

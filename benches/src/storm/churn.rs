@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use vgic_core::engine::{Engine, Error, Injector, MsiControl};
+use vgic_core::engine::{Engine, Error, Injected, Injector, MsiControl};
 use vgic_core::ids::VcpuId;
 
 use super::injector::Tally;
@@ -28,6 +28,18 @@ pub(super) struct Churn {
     remapped: Vec<(u32, bool)>,
     moved: Vec<u32>,
     rng: Rng,
+    pub(super) done: Churned,
+}
+
+/// What a churn has done.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Churned {
+    /// Operations: unmapped, mapped or moved.
+    pub operations: u64,
+    /// Injections of events right after they were unmapped, which are to have no effect.
+    pub probes: u64,
+    /// How many of them did have one.
+    pub effective: u64,
 }
 
 impl Churn {
@@ -38,31 +50,34 @@ impl Churn {
         let share = (all.len() / 8).max(1);
         let remapped = all.iter().take(share).map(|index| (*index, true)).collect();
         let moved = all.iter().skip(share).take(share).copied().collect();
-        Self { remapped, moved, rng }
+        Self { remapped, moved, rng, done: Churned::default() }
     }
 
     /// Disturbs events, as many as are due for the injections made so far, whenever it is woken; until `halt`.
-    /// Returns how many operations that were.
-    pub(super) fn run<M: MsiControl>(
+    pub(super) fn run<E: Engine>(
         &mut self,
-        msi: &mut M,
+        msi: &mut E::Msi,
+        injector: &E::Injector,
         plan: &Plan,
         ledger: &Ledger,
         injected: impl Fn() -> u64,
         halt: &AtomicBool,
-    ) -> Result<u64, Error> {
-        let mut operations = 0;
+    ) -> Result<(), Error> {
+        let domain = msi.domain();
         // Relaxed: only a wish to stop soon; the thread is joined.
         while !halt.load(Ordering::Relaxed) {
             let due = injected() / INJECTIONS_PER_OPERATION;
-            while operations < due && !halt.load(Ordering::Relaxed) {
-                if operations.is_multiple_of(2) || self.moved.is_empty() {
-                    self.remap_one(msi, plan, ledger)?;
+            while self.done.operations < due && !halt.load(Ordering::Relaxed) {
+                if self.done.operations.is_multiple_of(2) || self.moved.is_empty() {
+                    if let Some(unmapped) = self.remap_one(msi, plan, ledger)? {
+                        let (device, event) = plan.event(unmapped);
+                        self.done.probe(injector.inject(&domain, device, event));
+                    }
                 } else {
                     self.move_one(msi, plan)?;
                 }
-                operations += 1;
-                if operations.is_multiple_of(OPERATIONS_PER_COLLECT) {
+                self.done.operations += 1;
+                if self.done.operations.is_multiple_of(OPERATIONS_PER_COLLECT) {
                     msi.collect();
                 }
             }
@@ -70,7 +85,7 @@ impl Churn {
             // then take a CPU from the storm.
             thread::park();
         }
-        Ok(operations)
+        Ok(())
     }
 
     fn move_one<M: MsiControl>(&mut self, msi: &mut M, plan: &Plan) -> Result<(), Error> {
@@ -79,13 +94,13 @@ impl Churn {
         msi.retarget(device, event, self.any_vcpu(plan))
     }
 
-    /// Unmaps an event, or maps it again, to another vCPU perhaps.
+    /// Unmaps an event, which is returned, or maps it again, to another vCPU perhaps.
     fn remap_one<M: MsiControl>(
         &mut self,
         msi: &mut M,
         plan: &Plan,
         ledger: &Ledger,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<u32>, Error> {
         let at = self.rng.below(self.remapped.len() as u32) as usize;
         let (index, mapped) = self.remapped[at];
         let (device, event) = plan.event(index);
@@ -97,12 +112,12 @@ impl Churn {
             match msi.map(device, event, plan.intid(index), target, plan.config_of(index)) {
                 // What is dead counts until it is reclaimed, which may wait for a thread that does not run: not
                 // now, then.
-                Err(Error::TooManyLpis | Error::TooManyDevices) => return Ok(()),
+                Err(Error::TooManyLpis | Error::TooManyDevices) => return Ok(None),
                 result => result?,
             }
         }
         self.remapped[at].1 = !mapped;
-        Ok(())
+        Ok(mapped.then_some(index))
     }
 
     fn any_vcpu(&mut self, plan: &Plan) -> VcpuId {
@@ -135,6 +150,13 @@ impl Churn {
             tally.count(injector.inject(&domain, device, event));
         }
         Ok(tally)
+    }
+}
+
+impl Churned {
+    fn probe(&mut self, result: Injected) {
+        self.probes += 1;
+        self.effective += u64::from(result != Injected::Unmapped);
     }
 }
 

@@ -1,11 +1,14 @@
-//! A device: a thread that injects its events.
+//! An injector: a thread that injects the events of one device, or of several.
 
+use std::fs;
 use std::hint;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vgic_core::engine::{Engine, Injected, Injector};
+use vgic_core::ids::{DeviceId, EventId};
 
 use super::ledger::Ledger;
 use super::plan::Length;
@@ -63,14 +66,23 @@ pub(super) struct Progress {
     pub(super) injected: AtomicU64,
 }
 
-/// One device.
+/// How an injector reaches its events.
+pub(super) enum Way<E: Engine> {
+    /// By the routes of all of them.
+    Routes(Vec<E::Route>),
+    /// By (DeviceID, EventID), in this domain, with so many events for each device.
+    LookUp(E::Domain, u32),
+}
+
+/// One device, or several.
 pub(super) struct Device<E: Engine> {
     pub(super) injector: E::Injector,
-    /// Index of its first event.
-    pub(super) first: u32,
-    /// The routes of its events.
-    pub(super) routes: Vec<E::Route>,
+    /// The indices of its events.
+    pub(super) range: Range<u32>,
+    pub(super) way: Way<E>,
     pub(super) length: Length,
+    /// Most events that are injected.
+    pub(super) hot: Option<u32>,
     /// Whether to wait for each event until its last injection has been seen.
     pub(super) paced: bool,
     pub(super) rng: Rng,
@@ -81,20 +93,56 @@ pub(super) struct Injections {
     pub(super) tally: Tally,
     pub(super) began: Instant,
     pub(super) ended: Instant,
+    /// For how long the thread has had a CPU in between, if that can be known.
+    pub(super) cpu: Option<Duration>,
 }
 
 impl<E: Engine> Device<E> {
     /// Injects until the storm is over. `churn` is the thread that disturbs the mappings meanwhile.
     pub(super) fn run(
-        mut self,
+        self,
         ledger: &Ledger,
         progress: &Progress,
         halt: &AtomicBool,
         churn: Option<&Thread>,
     ) -> Injections {
-        let events = self.routes.len() as u32;
-        let mut order: Vec<u32> = (0..events).collect();
+        let Self { injector, range, way, length, hot, paced, rng } = self;
+        let shots = Shots { range: range.clone(), length, hot, paced, rng };
+        // One loop for each way.
+        match way {
+            Way::Routes(routes) => shots.run(ledger, progress, halt, churn, |index| {
+                injector.inject_route(&routes[(index - range.start) as usize])
+            }),
+            Way::LookUp(domain, events) => shots.run(ledger, progress, halt, churn, |index| {
+                injector.inject(&domain, DeviceId(index / events), EventId(index % events))
+            }),
+        }
+    }
+}
+
+/// What is injected, and when.
+struct Shots {
+    range: Range<u32>,
+    length: Length,
+    hot: Option<u32>,
+    paced: bool,
+    rng: Rng,
+}
+
+impl Shots {
+    #[inline(always)]
+    fn run(
+        mut self,
+        ledger: &Ledger,
+        progress: &Progress,
+        halt: &AtomicBool,
+        churn: Option<&Thread>,
+        inject: impl Fn(u32) -> Injected,
+    ) -> Injections {
+        let mut order: Vec<u32> = (0..self.range.len() as u32).collect();
         self.rng.shuffle(&mut order);
+        order.truncate(self.hot.map_or(order.len(), |hot| hot as usize));
+        let events = order.len() as u32;
         let last = match self.length {
             Length::Iterations(iterations) => iterations,
             Length::Time(_) => u64::MAX,
@@ -105,14 +153,14 @@ impl<E: Engine> Device<E> {
         let mut until_sample = 0;
         let mut samples = 0_u32;
         let mut number = 0;
+        let cpu = cpu_time();
         let began = Instant::now();
         'storm: while number < last {
             number += 1;
             // One order for the whole storm, begun elsewhere each time: cheaper than a new shuffle.
             let (tail, head) = order.split_at(self.rng.below(events) as usize);
             for &event in head.iter().chain(tail) {
-                let index = self.first + event;
-                let route = &self.routes[event as usize];
+                let index = self.range.start + event;
                 if self.paced && !await_last(ledger, index, halt) {
                     break 'storm;
                 }
@@ -122,7 +170,7 @@ impl<E: Engine> Device<E> {
                     until_sample = self.rng.below(2 * SAMPLE_MEAN - 1);
                     let stamp = ledger.stamp(index);
                     ledger.send(index, number);
-                    let result = self.injector.inject_route(route);
+                    let result = inject(index);
                     if let (Some(stamp), Injected::Coalesced | Injected::Unmapped) = (stamp, result)
                     {
                         ledger.withdraw(index, stamp);
@@ -142,13 +190,22 @@ impl<E: Engine> Device<E> {
                 } else {
                     until_sample -= 1;
                     ledger.send(index, number);
-                    tally.count(self.injector.inject_route(route));
+                    tally.count(inject(index));
                 }
             }
         }
         progress.injected.store(tally.injected, Ordering::Relaxed);
-        Injections { tally, began, ended: Instant::now() }
+        let ended = Instant::now();
+        let cpu = cpu_time().zip(cpu).map(|(after, before)| after.saturating_sub(before));
+        Injections { tally, began, ended, cpu }
     }
+}
+
+/// For how long this thread has had a CPU so far. The kernel may count it only at each of its ticks.
+fn cpu_time() -> Option<Duration> {
+    let times = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let ns = times.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(ns)).filter(|time| !time.is_zero())
 }
 
 /// Waits until an event's last injection has been seen. Returns whether it was; if not, the time is over, or the

@@ -8,7 +8,8 @@
 pub mod accounts;
 pub mod args;
 mod bar;
-mod churn;
+pub mod churn;
+mod curves;
 pub mod injector;
 mod json;
 pub mod ledger;
@@ -17,6 +18,8 @@ mod phase;
 pub mod plan;
 mod plot;
 mod run;
+pub mod sweep;
+mod table;
 mod text;
 mod vcpu;
 
@@ -27,10 +30,16 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use accounts::Accounts;
-use args::{Choice, Cli, Job};
+use args::{Choice, Cli, Job, Output};
 use machine::Machine;
 use plan::Plan;
 pub use run::run;
+use sweep::{Sweep, Swept};
+use vgic_core::Vgic;
+use vgic_core::engine::Engine;
+use vgic_core::locked::LockedVgic;
+
+use crate::its::ViaIts;
 
 /// The program: exit status 0 if all is well, 1 if LPIs are lost, accounts do not balance, or the run failed,
 /// 2 if the arguments are wrong.
@@ -40,7 +49,7 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     match storm(job) {
-        Ok(runs) => verdict(&runs),
+        Ok(balanced) => status(balanced),
         Err(error) => {
             eprintln!("lpi-storm: {error:#}");
             ExitCode::FAILURE
@@ -48,38 +57,84 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs what the command line asks for, and reports it.
-fn storm(job: Job) -> Result<Vec<Accounts>> {
+/// Runs what the command line asks for, and reports it. Returns whether all is well.
+fn storm(mut job: Job) -> Result<bool> {
+    if let Some(plan) = job.sweep.take() {
+        return sweep(&plan, job);
+    }
     // Not println, which panics when nobody listens.
     let mut out = io::stdout();
-    writeln!(out, "{}", text::headline(&job.plan))?;
     let engines: &[fn(&Plan) -> Result<Accounts>] = match job.engine {
-        Choice::Lockfree => &[run::<vgic_core::Vgic>],
-        Choice::Locked => &[run::<vgic_core::locked::LockedVgic>],
-        Choice::Both => &[run::<vgic_core::Vgic>, run::<vgic_core::locked::LockedVgic>],
+        Choice::Lockfree => &[perform::<Vgic>],
+        Choice::Locked => &[perform::<LockedVgic>],
+        Choice::Both => &[perform::<Vgic>, perform::<LockedVgic>],
     };
-    let mut runs = Vec::with_capacity(engines.len());
+    let plans = job.plans();
+    writeln!(out, "{}", text::headline(&plans[0], job.plan.churn))?;
+    let mut runs = Vec::with_capacity(engines.len() * plans.len());
     for engine in engines {
-        let accounts = engine(&job.plan)?;
-        write!(out, "\n{}", text::Results(&accounts))?;
-        runs.push(accounts);
+        for plan in &plans {
+            let accounts = engine(plan)?;
+            write!(out, "\n{}", text::Results(&accounts))?;
+            runs.push(accounts);
+        }
+        if let [.., calm, churned] = runs.as_slice()
+            && plans.len() == 2
+        {
+            write!(out, "\n{}", text::Comparison::of_churn(churned, calm))?;
+        }
     }
-    if let [first, second] = runs.as_slice() {
-        write!(out, "\n{}", text::Comparison(first, second))?;
+    // The runs with each plan, engine by engine.
+    if engines.len() == 2 {
+        let (first, second) = runs.split_at(plans.len());
+        for (a, b) in first.iter().zip(second) {
+            write!(out, "\n{}", text::Comparison::of_engines(a, b))?;
+        }
     }
     let machine = Machine::here();
-    if let Some(output) = job.json {
-        let name = output.path().display().to_string();
-        output.write(&json::report(&runs, &machine)).with_context(|| format!("writing {name}"))?;
+    write(job.json, || Ok(json::report(&runs, &machine)))?;
+    write(job.svg, || plot::draw(&runs, &machine))?;
+    Ok(runs.iter().all(Accounts::balance))
+}
+
+/// Runs a sweep, and reports it.
+fn sweep(sweep: &Sweep, job: Job) -> Result<bool> {
+    let mut out = io::stdout();
+    let engines: &[fn(&Sweep) -> Result<Swept>] = match job.engine {
+        Choice::Lockfree => &[Sweep::run::<Vgic>],
+        Choice::Locked => &[Sweep::run::<LockedVgic>],
+        Choice::Both => &[Sweep::run::<Vgic>, Sweep::run::<LockedVgic>],
+    };
+    writeln!(out, "{}", table::headline(&sweep.plan))?;
+    let mut swept = Vec::with_capacity(engines.len());
+    for engine in engines {
+        let one = engine(sweep)?;
+        write!(out, "\n{}", table::Table(&one))?;
+        swept.push(one);
     }
-    if let Some(output) = job.svg {
-        let name = output.path().display().to_string();
-        output.write(&plot::draw(&runs, &machine)?).with_context(|| format!("writing {name}"))?;
-    }
-    Ok(runs)
+    let machine = Machine::here();
+    write(job.json, || Ok(json::sweep_report(&swept, &machine)))?;
+    write(job.svg, || curves::draw(&swept, &machine))?;
+    Ok(swept.iter().all(Swept::balances))
+}
+
+/// Writes a file, if one was asked for.
+fn write(output: Option<Output>, content: impl FnOnce() -> Result<String>) -> Result<()> {
+    let Some(output) = output else { return Ok(()) };
+    let name = output.path().display().to_string();
+    output.write(&content()?).with_context(|| format!("writing {name}"))
+}
+
+/// Runs a storm as the plan says: on the engine itself, or through an ITS.
+fn perform<E: Engine>(plan: &Plan) -> Result<Accounts> {
+    if plan.its { run::<ViaIts<E>>(plan) } else { run::<E>(plan) }
 }
 
 /// The exit status for what the storms came to.
 pub fn verdict(runs: &[Accounts]) -> ExitCode {
-    if runs.iter().all(Accounts::balance) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    status(runs.iter().all(Accounts::balance))
+}
+
+fn status(balanced: bool) -> ExitCode {
+    if balanced { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

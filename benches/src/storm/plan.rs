@@ -1,5 +1,6 @@
 //! What one storm does: its shape, its length, and what both ask of the engine.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use vgic_core::engine::{Config, LpiConfig};
@@ -28,16 +29,25 @@ pub enum Length {
 pub struct Plan {
     /// Number of vCPUs, each a thread.
     pub vcpus: u16,
-    /// Number of devices, each an injector thread.
+    /// Number of devices, each an injector thread unless [`Plan::threads`] says otherwise.
     pub devices: u32,
     /// Events per device, each with an LPI of its own.
     pub events: u32,
+    /// Number of injector threads that the devices are divided among. `None`: one for each.
+    pub threads: Option<u32>,
     /// When it ends.
     pub length: Length,
     /// List registers of each vCPU.
     pub lrs: u8,
     /// Number of priorities that the LPIs are spread over, at most [`MAX_PRIORITIES`].
     pub priorities: u8,
+    /// Most events of each injector thread that are injected at all, chosen at random: the others are mapped, and silent. `None`: all of
+    /// them.
+    pub hot: Option<u32>,
+    /// Whether everything is mapped by commands through an ITS, and injected through it.
+    pub its: bool,
+    /// Whether (DeviceID, EventID) is looked up at each injection. Otherwise injectors hold routes.
+    pub lookup: bool,
     /// Whether events are unmapped, mapped again and moved meanwhile.
     pub churn: bool,
     /// Whether an event is injected only when its last injection has been seen, so that none is coalesced.
@@ -48,6 +58,8 @@ pub struct Plan {
     pub seed: u64,
     /// How long nothing may be delivered after the injectors are done before what is missing counts as lost.
     pub stall: Duration,
+    /// Whether it has no progress bar of its own.
+    pub quiet: bool,
 }
 
 impl Default for Plan {
@@ -57,14 +69,19 @@ impl Default for Plan {
             vcpus: 1,
             devices: 1,
             events: 1,
+            threads: None,
             length: Length::Iterations(1),
             lrs: 4,
             priorities: 1,
+            hot: None,
+            its: false,
+            lookup: false,
             churn: false,
             paced: false,
             halt_poll: Duration::ZERO,
             seed: 1,
             stall: Duration::from_secs(5),
+            quiet: false,
         }
     }
 }
@@ -73,6 +90,20 @@ impl Plan {
     /// Number of events of all devices, which is the number of LPIs.
     pub fn lpis(&self) -> u32 {
         self.devices * self.events
+    }
+
+    /// Number of injector threads.
+    pub fn threads(&self) -> u32 {
+        self.threads.unwrap_or(self.devices).clamp(1, self.devices)
+    }
+
+    /// The indices of the events that an injector thread has: those of whole devices.
+    pub fn events_of(&self, thread: u32) -> Range<u32> {
+        let first = |thread: u32| {
+            let device = u64::from(thread) * u64::from(self.devices) / u64::from(self.threads());
+            device as u32 * self.events
+        };
+        first(thread)..first(thread + 1)
     }
 
     /// How many injections there will be, if that is known.
@@ -90,7 +121,7 @@ impl Plan {
         // dies with its last event, once its injector has dropped its routes.
         let spare = |mapped: u32| if self.churn { mapped + 4096 } else { 0 };
         // The vCPUs, the injectors, the MSI domain, and the injector of the last round.
-        let participants = u32::from(self.vcpus) + self.devices + 2;
+        let participants = u32::from(self.vcpus) + self.threads() + 2;
         Config {
             vcpus: self.vcpus,
             spis: 0,
@@ -161,6 +192,16 @@ mod tests {
         };
         plan.config().check().unwrap();
         assert_eq!(plan.config().participants, 512 + 4096 + 2);
+    }
+
+    #[test]
+    fn each_event_has_a_thread() {
+        for (devices, threads) in [(1, None), (5, None), (5, Some(1)), (5, Some(3)), (2, Some(9))] {
+            let plan = Plan { devices, threads, events: 3, ..Plan::default() };
+            let all: Vec<u32> = (0..plan.threads()).flat_map(|t| plan.events_of(t)).collect();
+            assert_eq!(all, (0..3 * devices).collect::<Vec<_>>());
+            assert!((0..plan.threads()).all(|thread| !plan.events_of(thread).is_empty()));
+        }
     }
 
     #[test]

@@ -12,18 +12,21 @@ use super::accounts::Accounts;
 use super::machine::Machine;
 use super::text::{Nanos, headline};
 
-const SIZE: (u32, u32) = (1200, 680);
-/// Blue and vermilion, which colour-blind readers tell apart.
-const COLOURS: [RGBColor; 2] = [RGBColor(0, 114, 178), RGBColor(213, 94, 0)];
-const INK: RGBColor = RGBColor(40, 40, 40);
-const FAINT: RGBColor = RGBColor(110, 110, 110);
-const GRID: RGBColor = RGBColor(225, 225, 225);
+pub(super) const SIZE: (u32, u32) = (1200, 680);
+/// Blue, vermilion, green and purple, which colour-blind readers tell apart.
+pub(super) const COLOURS: [RGBColor; 4] =
+    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
+pub(super) const INK: RGBColor = RGBColor(40, 40, 40);
+pub(super) const FAINT: RGBColor = RGBColor(110, 110, 110);
+pub(super) const GRID: RGBColor = RGBColor(225, 225, 225);
+/// Height of a row of the legend.
+const LEGEND_ROW: i32 = 24;
 const CAPTION: &str = "Latency from injection to acknowledge (dots: p50, p99, p99.9)";
-const FONT: &str = "sans-serif";
+pub(super) const FONT: &str = "sans-serif";
 /// Percentiles that are marked on the curves and stated in the legend.
 const MARKED: [(&str, f64); 3] = [("p50", 50.0), ("p99", 99.0), ("p99.9", 99.9)];
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws one curve and one pair of bars for each run.
 pub(super) fn draw(runs: &[Accounts], machine: &Machine) -> Result<String> {
@@ -37,21 +40,24 @@ pub(super) fn draw(runs: &[Accounts], machine: &Machine) -> Result<String> {
     Ok(svg)
 }
 
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 fn draw_on(root: &Area<'_>, runs: &[Accounts], machine: &Machine) -> Drawn {
     root.fill(&WHITE)?;
-    let names: Vec<_> = runs.iter().map(|run| run.engine).collect();
+    let mut names: Vec<_> = runs.iter().map(|run| run.engine).collect();
+    names.dedup();
     let title = format!("lpi-storm: {}", names.join(" and "));
     root.draw(&Text::new(title, (24, 18), (FONT, 26).into_font().color(&INK)))?;
     if let Some(run) = runs.first() {
         let small = (FONT, 15).into_font().color(&FAINT);
-        root.draw(&Text::new(headline(&run.plan), (24, 52), small.clone()))?;
+        let churned = runs.iter().any(|other| other.plan.churn);
+        root.draw(&Text::new(headline(&run.plan, churned), (24, 52), small.clone()))?;
         let taken_on = format!("{}, {}, {}", machine.words(), machine.compiler, machine.date);
         root.draw(&Text::new(taken_on, (24, 73), small))?;
     }
     legend(root, runs)?;
-    let (_, panels) = root.split_vertically(142);
+    let rows = runs.len().div_ceil(2) as i32;
+    let (_, panels) = root.split_vertically(118 + LEGEND_ROW * rows);
     let (left, right) = panels.split_horizontally(770);
     latencies(&left, runs)?;
     rates(&right, runs)
@@ -60,18 +66,18 @@ fn draw_on(root: &Area<'_>, runs: &[Accounts], machine: &Machine) -> Drawn {
 /// What the colours mean, in both panels, with the figures that curves do not show exactly. Above the panels,
 /// where no curve can cross it.
 fn legend(root: &Area<'_>, runs: &[Accounts]) -> Drawn {
-    for (column, (run, colour)) in (0..).zip(runs.iter().zip(COLOURS)) {
-        let (left, top) = (24 + 590 * column, 106);
+    for (n, (run, colour)) in (0..).zip(runs.iter().zip(COLOURS)) {
+        let (left, top) = (24 + 590 * (n % 2), 106 + LEGEND_ROW * (n / 2));
         let line = vec![(left, top + 9), (left + 26, top + 9)];
         root.draw(&PathElement::new(line, colour.stroke_width(3)))?;
         root.draw(&Circle::new((left + 13, top + 9), 5, colour.filled()))?;
         let text = |size: i32| (FONT, size).into_font().color(&INK);
-        root.draw(&Text::new(run.engine, (left + 36, top), text(17)))?;
+        root.draw(&Text::new(run.name(), (left + 36, top), text(17)))?;
         let mut figures = MARKED.map(|(name, percent)| (name, run.percentile(percent))).to_vec();
         figures.push(("max", run.latency.max()));
         let figures = figures.iter().map(|(name, ns)| format!("{name} {}", Nanos(*ns)));
         let figures = typeset(&figures.collect::<Vec<_>>().join(", "));
-        root.draw(&Text::new(figures, (left + 126, top + 2), text(14)))?;
+        root.draw(&Text::new(figures, (left + 156, top + 2), text(14)))?;
     }
     Ok(())
 }
@@ -209,7 +215,7 @@ fn axis_time(ns: f64) -> String {
 }
 
 /// As many digits as the value has, without what floating point leaves behind.
-fn significant(value: f64) -> String {
+pub(super) fn significant(value: f64) -> String {
     let text = format!("{value:.9}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

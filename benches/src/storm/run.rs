@@ -12,8 +12,8 @@ use vgic_core::ids::{DeviceId, VcpuId};
 
 use super::accounts::{Accounts, LostEvent};
 use super::bar::Bar;
-use super::churn::Churn;
-use super::injector::{Device, Injections, Progress, Tally};
+use super::churn::{Churn, Churned};
+use super::injector::{Device, Injections, Progress, Tally, Way};
 use super::ledger::Ledger;
 use super::phase::{Gate, Phase, Phases};
 use super::plan::{Length, Plan};
@@ -61,10 +61,18 @@ struct Parts<E: Engine> {
 }
 
 /// The threads of a storm.
-struct Threads<'scope, M> {
+struct Threads<'scope, E: Engine> {
     vcpus: Vec<ScopedJoinHandle<'scope, Takings>>,
     devices: Vec<ScopedJoinHandle<'scope, Option<Injections>>>,
-    control: ScopedJoinHandle<'scope, Result<(M, Option<Churn>, u64)>>,
+    control: ScopedJoinHandle<'scope, Result<Control<E>>>,
+}
+
+/// What the thread of the churn has, and brings back.
+struct Control<E: Engine> {
+    msi: E::Msi,
+    /// Looks whether what is unmapped is unmapped, and injects the last round.
+    injector: E::Injector,
+    churn: Option<Churn>,
 }
 
 /// Runs a storm on an engine of type `E`.
@@ -89,7 +97,7 @@ pub fn run<E: Engine>(plan: &Plan) -> Result<Accounts> {
         done: AtomicUsize::new(0),
         calm: AtomicBool::new(false),
         control: OnceLock::new(),
-        progress: (0..plan.devices).map(|_| Progress::default()).collect(),
+        progress: (0..plan.threads()).map(|_| Progress::default()).collect(),
         pulses: (0..plan.vcpus).map(|_| Pulse::default()).collect(),
     };
     let (mut accounts, msi) = thread::scope(|scope| stage.play::<E>(scope, parts))?;
@@ -108,19 +116,24 @@ fn prepare<E: Engine>(engine: &E, plan: &Plan) -> Result<Parts<E>> {
         msi.map(device, event, plan.intid(index), plan.target(index), plan.config_of(index))
             .with_context(|| format!("mapping event {} of device {}", event.0, device.0))?;
     }
-    let mut devices = Vec::with_capacity(plan.devices as usize);
-    for number in 0..plan.devices {
-        let first = number * plan.events;
-        let mut routes = Vec::with_capacity(plan.events as usize);
-        for index in first..first + plan.events {
-            let (device, event) = plan.event(index);
-            routes.push(msi.route(device, event)?);
-        }
+    let mut devices = Vec::with_capacity(plan.threads() as usize);
+    for number in 0..plan.threads() {
+        let range = plan.events_of(number);
+        let way = if plan.lookup {
+            Way::LookUp(msi.domain(), plan.events)
+        } else {
+            let routes = range.clone().map(|index| {
+                let (device, event) = plan.event(index);
+                msi.route(device, event)
+            });
+            Way::Routes(routes.collect::<Result<_, _>>()?)
+        };
         devices.push(Device {
             injector: engine.injector()?,
-            first,
-            routes,
+            range,
+            way,
             length: plan.length,
+            hot: plan.hot,
             paced: plan.paced,
             rng: Rng::new(plan.seed, u64::from(number)),
         });
@@ -153,8 +166,10 @@ impl Stage {
     ) -> Result<(Accounts, E::Msi)> {
         let Parts { vcpus, devices, msi, last_injector } = parts;
         let stop = Stop(self);
-        let threads = self.start::<E>(scope, vcpus, devices, msi).context("starting a thread")?;
-        self.gate.open(self.plan.devices as usize + 1);
+        let churn = self.plan.churn.then(|| Churn::new(&self.plan));
+        let control = Control { msi, injector: last_injector, churn };
+        let threads = self.start(scope, vcpus, devices, control).context("starting a thread")?;
+        self.gate.open(self.plan.threads() as usize + 1);
         let began = Instant::now();
         self.watch(&threads.devices, began);
 
@@ -164,13 +179,14 @@ impl Stage {
             sent.extend(join(device));
         }
         self.calm_down();
-        let (mut msi, churn, churned) = join(threads.control)?;
-        let last_round = match churn {
-            Some(mut churn) => churn
-                .finish::<E>(&mut msi, &last_injector, &self.plan, &self.ledger)
+        let Control { mut msi, injector, mut churn } = join(threads.control)?;
+        let last_round = match &mut churn {
+            Some(churn) => churn
+                .finish::<E>(&mut msi, &injector, &self.plan, &self.ledger)
                 .context("mapping what the churn had unmapped")?,
             None => Tally::default(),
         };
+        let churned = churn.map_or_else(Churned::default, |churn| churn.done);
         if self.settle() {
             self.phases.set(Phase::Over);
         }
@@ -185,8 +201,8 @@ impl Stage {
         scope: &'scope Scope<'scope, '_>,
         vcpus: Vec<E::Vcpu>,
         devices: Vec<Device<E>>,
-        mut msi: E::Msi,
-    ) -> io::Result<Threads<'scope, E::Msi>> {
+        mut control: Control<E>,
+    ) -> io::Result<Threads<'scope, E>> {
         let lrs = usize::from(self.plan.lrs);
         let vcpus = vcpus.into_iter().zip(&self.pulses).enumerate().map(|(v, (vcpu, pulse))| {
             let id = VcpuId(v as u16);
@@ -206,13 +222,12 @@ impl Stage {
 
         // Without churn it only passes on what it holds.
         let control = named("control", 0).spawn_scoped(scope, move || {
-            let mut churn = self.plan.churn.then(|| Churn::new(&self.plan));
-            let mut operations = 0;
-            if let (true, Some(churn)) = (self.gate.pass(), &mut churn) {
+            if let (true, Some(churn)) = (self.gate.pass(), &mut control.churn) {
+                let (msi, injector) = (&mut control.msi, &control.injector);
                 let (plan, ledger) = (&self.plan, &self.ledger);
-                operations = churn.run(&mut msi, plan, ledger, || self.injected(), &self.calm)?;
+                churn.run::<E>(msi, injector, plan, ledger, || self.injected(), &self.calm)?;
             }
-            Ok((msi, churn, operations))
+            Ok(control)
         })?;
         self.control.get_or_init(|| control.thread().clone());
 
@@ -303,7 +318,7 @@ impl Stage {
         &self,
         sent: &[Injections],
         last_round: Tally,
-        churned: u64,
+        churned: Churned,
         takings: Vec<Takings>,
     ) -> Accounts {
         let mut accounts = Accounts {
@@ -323,6 +338,7 @@ impl Stage {
             usage: Usage::default(),
             left: Usage::default(),
             injecting: Duration::ZERO,
+            injecting_cpu: sent.iter().map(|injections| injections.cpu).sum(),
             delivering: Duration::ZERO,
         };
         let began = sent.iter().map(|injections| injections.began).min();

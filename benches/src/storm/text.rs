@@ -39,7 +39,7 @@ impl Display for Nanos {
 }
 
 /// `1 vCPU`, `2 vCPUs`.
-struct Count<'a>(u64, &'a str);
+pub(super) struct Count<'a>(pub(super) u64, pub(super) &'a str);
 
 impl Display for Count<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -52,20 +52,25 @@ impl Display for Count<'_> {
     }
 }
 
-/// The plan in one line.
-pub(super) fn headline(plan: &Plan) -> String {
+/// The plan in one line. `churned`: whether it is that of a storm with churn, too.
+pub(super) fn headline(plan: &Plan, churned: bool) -> String {
     let length = match plan.length {
         Length::Iterations(iterations) => Count(iterations, "iteration").to_string(),
         Length::Time(time) => format!("{} s", time.as_secs_f64()),
     };
     format!(
-        "{}, {} x {}, {length}, {}, {}{}{}, seed {}",
+        "{}, {} x {}, {length}, {}, {}{}{}{}, seed {}",
         Count(plan.vcpus.into(), "vCPU"),
         Count(plan.devices.into(), "device"),
         Count(plan.events.into(), "event"),
         Count(plan.lrs.into(), "list register"),
         Count(plan.priorities.into(), "priority"),
-        if plan.churn { ", churn" } else { "" },
+        if plan.its { ", ITS" } else { "" },
+        match (plan.churn, churned) {
+            (true, _) => ", churn",
+            (false, true) => ", without churn and with it",
+            (false, false) => "",
+        },
         if plan.paced { ", paced" } else { "" },
         plan.seed,
     )
@@ -78,7 +83,7 @@ impl Display for Results<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let a = self.0;
         let merged = if a.plan.churn { "merged, discarded" } else { "merged" };
-        writeln!(f, "{}", a.engine)?;
+        writeln!(f, "{}", a.name())?;
         for (name, value) in [
             ("injected", a.tally.injected),
             ("coalesced", a.tally.coalesced),
@@ -90,7 +95,7 @@ impl Display for Results<'_> {
             writeln!(f, "  {name:<20} {:>15}", Grouped(value))?;
         }
         if a.plan.churn {
-            writeln!(f, "  {:<20} {:>15}", "churn operations", Grouped(a.churned))?;
+            writeln!(f, "  {:<20} {:>15}", "churn operations", Grouped(a.churned.operations))?;
         }
         let per_entry = a.delivered as f64 / (a.entries.max(1)) as f64;
         writeln!(f, "  {:<20} {:>15}", "kicks", Grouped(a.kicks))?;
@@ -143,22 +148,40 @@ impl Display for Results<'_> {
     }
 }
 
-/// Two engines side by side, with the ratio of the first to the second.
-pub(super) struct Comparison<'a>(pub(super) &'a Accounts, pub(super) &'a Accounts);
+/// Two runs side by side, with the ratio of the first to the second.
+pub(super) struct Comparison<'a> {
+    runs: [&'a Accounts; 2],
+    names: [&'static str; 2],
+    title: String,
+}
+
+impl<'a> Comparison<'a> {
+    /// Of two engines.
+    pub(super) fn of_engines(a: &'a Accounts, b: &'a Accounts) -> Self {
+        let churn = if a.plan.its && a.plan.churn { "with churn" } else { "" };
+        Self { runs: [a, b], names: [a.engine, b.engine], title: churn.to_owned() }
+    }
+
+    /// Of one engine with churn and without.
+    pub(super) fn of_churn(with: &'a Accounts, without: &'a Accounts) -> Self {
+        Self { runs: [with, without], names: ["churn", "calm"], title: with.engine.to_owned() }
+    }
+}
 
 impl Display for Comparison<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(a, b) = *self;
-        let title = format!("{}/{}", a.engine, b.engine);
-        writeln!(f, "{:<22} {:>14} {:>14} {title:>16}", "", a.engine, b.engine)?;
+        let Self { runs: [a, b], names: [of_a, of_b], title } = self;
+        let both = format!("{of_a}/{of_b}");
+        writeln!(f, "{title:<22} {of_a:>14} {of_b:>14} {both:>16}")?;
         let whole = |value: f64| Grouped(value.round() as u64).to_string();
         let tenths = |value: f64| format!("{value:.1}");
         let nanos = |value: f64| Nanos(value as u64).to_string();
         let percentile = |a: &Accounts, percent| a.percentile(percent) as f64;
         let entries = |a: &Accounts| a.delivered as f64 / a.entries.max(1) as f64;
         type Row<'r> = (&'static str, f64, f64, &'r dyn Fn(f64) -> String);
-        let rows: [Row<'_>; 9] = [
+        let rows: [Row<'_>; 10] = [
             ("injected LPIs/sec", a.injected_per_s(), b.injected_per_s(), &whole),
+            ("injected LPIs/CPU sec", a.injected_per_cpu_s(), b.injected_per_cpu_s(), &whole),
             ("delivered LPIs/sec", a.delivered_per_s(), b.delivered_per_s(), &whole),
             ("latency p50", percentile(a, 50.0), percentile(b, 50.0), &nanos),
             ("latency p99", percentile(a, 99.0), percentile(b, 99.0), &nanos),
@@ -194,6 +217,6 @@ mod tests {
         let plan = Plan { devices: 2, events: 1000, priorities: 3, ..Plan::default() };
         let words = "1 vCPU, 2 devices x 1,000 events, 1 iteration, 4 list registers, \
                      3 priorities, seed 1";
-        assert_eq!(headline(&plan), words);
+        assert_eq!(headline(&plan, false), words);
     }
 }

@@ -1,5 +1,9 @@
 //! An engine that does wrong on purpose: the storm must notice.
 
+#![allow(dead_code, unused_imports)] // each test program uses a part
+
+mod forgetful;
+
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -8,6 +12,8 @@ use vgic_core::engine::{
     Config, Engine, Error, Gates, Injected, Injector, Kick, Usage, Wired, WiredConfig,
 };
 use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
+
+pub(crate) use forgetful::Forgetful;
 
 /// What goes wrong.
 pub(crate) trait Fault: Clone + Send + Sync + 'static {

@@ -18,7 +18,11 @@ use crate::engine::{Engine, Error, Kick, Wired};
 use crate::gicv2::{dist::DistV2, v2m::V2m};
 use crate::gicv3::lpis::LpiControl;
 use crate::gicv3::{dist::DistV3, redist::Redist};
-use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
+use crate::ids::{
+    DeviceId, EPPI_BASE, ESPI_BASE, EventId, Intid, PRIVATE_END, PRIVATE_INTIDS, VcpuId,
+};
+use crate::its::unit::{ItsCx, Unit};
+use crate::its::{Its, TRANSLATER, Translation};
 use crate::mmio::bus::Regions;
 use crate::mmio::{self, MmioError};
 
@@ -47,11 +51,20 @@ pub(crate) struct Machine {
     pub(crate) eppis: u16,
     /// Number of LPIs: INTIDs 8192 up. 0 if there are none.
     pub(crate) lpis: u32,
+    /// Number of ITSs.
+    pub(crate) itss: usize,
     /// Of each vCPU.
     pub(crate) affinities: Box<[Affinity]>,
+    /// Address of each vCPU's RD_base.
+    pub(crate) redists: Box<[u64]>,
 }
 
 impl Machine {
+    /// Whether guests make LPIs pending through GICR_SETLPIR: where there is no ITS.
+    pub(crate) fn has_direct_lpis(&self) -> bool {
+        self.lpis > 0 && self.itss == 0
+    }
+
     pub(crate) fn vcpus(&self) -> u16 {
         self.affinities.len() as u16
     }
@@ -59,7 +72,7 @@ impl Machine {
     /// The wired interrupts that a vCPU can have.
     pub(crate) fn wired(&self, vcpu: VcpuId) -> impl Iterator<Item = Wired> {
         let extended = |base: u32, n: u16| base..base + u32::from(n);
-        let private = (0..PRIVATE_INTIDS).chain(extended(EPPI_BASE, self.eppis));
+        let private = (0..PRIVATE_END).chain(extended(EPPI_BASE, self.eppis));
         let spis = extended(PRIVATE_INTIDS, self.spis).chain(extended(ESPI_BASE, self.espis));
         let private = private.map(move |n| Wired::Private(vcpu, Intid(n)));
         private.chain(spis.map(|n| Wired::Spi(Intid(n))))
@@ -90,6 +103,10 @@ pub(crate) enum Place {
     V2m(u16),
     /// RD_base and SGI_base of this vCPU.
     Redist(VcpuId),
+    /// The registers of the ITS with this number.
+    Its(u16),
+    /// Its translation frame.
+    Translation(u16),
 }
 
 /// The frames of a model.
@@ -99,7 +116,8 @@ pub(crate) enum Frames {
 }
 
 struct Shared<E: Engine> {
-    /// Before the engine that it is a part of.
+    /// Before the engine that it is a part of, as `lpis` is.
+    units: Box<[Unit<E>]>,
     lpis: Option<LpiControl<E>>,
     engine: E,
     machine: Machine,
@@ -123,6 +141,69 @@ impl<E: Engine> Gic<E> {
     /// what the frames follow from is not all in the engine.
     pub fn engine(&self) -> &E {
         &self.0.engine
+    }
+
+    /// An ITS, by the order in which they were [set up](Setup::add_its).
+    pub fn its(&self, number: usize) -> Option<Its<E>> {
+        Its::new(self, number)
+    }
+
+    /// A device writes `data` to `address`: an MSI, if that is the GITS_TRANSLATER of an ITS, a register of GICv3's message-based
+    /// SPIs (GICD_SETSPI_NSR, GICD_CLRSPI_NSR), or MSI_SETSPI_NS of a GICv2m frame. DeviceIDs are those of the ITS.
+    ///
+    /// # Errors
+    /// [`MmioError::Unmapped`]: it is none of these.
+    pub fn send_msi(
+        &self,
+        injector: &E::Injector,
+        device: DeviceId,
+        address: u64,
+        data: u32,
+    ) -> Result<(), MmioError> {
+        let shared = &*self.0;
+        let found = shared.regions.find(address).ok_or(MmioError::Unmapped(address))?;
+        let cx = || {
+            let (machine, lpis) = (&shared.machine, shared.lpis.as_ref());
+            Cx::<E> { machine, injector, lpis, vcpu: VcpuId(0) }
+        };
+        let bytes = data.to_le_bytes();
+        let write = Access::Write(&bytes);
+        match (&shared.frames, found) {
+            (_, (Place::Translation(n), TRANSLATER)) => {
+                // A device's write has no answer.
+                let _ = shared.units[usize::from(n)].port.inject(injector, device, EventId(data));
+                Ok(())
+            }
+            (Frames::V3 { dist, .. }, (Place::Dist, offset @ (0x40 | 0x48))) => {
+                write.perform(dist, &cx(), offset)
+            }
+            (Frames::V2 { v2m, .. }, (Place::V2m(n), offset @ 0x40)) => {
+                write.perform(&v2m[usize::from(n)], &cx(), offset)
+            }
+            _ => Err(MmioError::Unmapped(address)),
+        }
+        .map_err(|e| e.at(address))
+    }
+
+    pub(crate) fn lpis(&self) -> Option<&LpiControl<E>> {
+        self.0.lpis.as_ref()
+    }
+
+    pub(crate) fn units(&self) -> &[Unit<E>] {
+        &self.0.units
+    }
+
+    /// What an ITS works with. `None` if the machine has none.
+    pub(crate) fn with_its_cx<T>(
+        &self,
+        injector: Option<&E::Injector>,
+        f: impl FnOnce(&ItsCx<'_, E>) -> T,
+    ) -> Option<T> {
+        let shared = &*self.0;
+        let Frames::V3 { redists, .. } = &shared.frames else { return None };
+        let lpis = shared.lpis.as_ref()?;
+        let (machine, host) = (&shared.machine, &*shared.host);
+        Some(f(&ItsCx { machine, lpis, redists, host, injector }))
     }
 
     /// The frames, for a thread that is not a vCPU's, or that has no use for a software CPU interface.
@@ -223,7 +304,24 @@ impl<E: Engine> GicBus<E> {
                 Some(redist) => access.perform(redist, &cx, offset),
                 None => Err(MmioError::Unmapped(offset.into())),
             },
+            (Frames::V3 { .. }, Place::Its(n)) => self
+                .access_its(&shared.units[usize::from(n)], |cx, unit| {
+                    access.perform(unit, cx, offset)
+                }),
+            (Frames::V3 { .. }, Place::Translation(n)) => self
+                .access_its(&shared.units[usize::from(n)], |cx, unit| {
+                    access.perform(Translation(unit), cx, offset)
+                }),
             _ => Err(MmioError::Unmapped(offset.into())),
         }
+    }
+
+    fn access_its(
+        &self,
+        unit: &Unit<E>,
+        f: impl FnOnce(&ItsCx<'_, E>, &Unit<E>) -> Result<(), MmioError>,
+    ) -> Result<(), MmioError> {
+        let done = self.gic.with_its_cx(Some(&self.injector), |cx| f(cx, unit));
+        done.unwrap_or(Err(MmioError::Unmapped(0)))
     }
 }

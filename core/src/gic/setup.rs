@@ -10,6 +10,8 @@ use crate::gicv2::{dist::DistV2, v2m::V2m};
 use crate::gicv3::lpis::LpiControl;
 use crate::gicv3::{dist::DistV3, redist::Redist};
 use crate::ids::{PRIVATE_INTIDS, VcpuId};
+use crate::its::unit::Unit;
+use crate::its::{FRAME, ItsConfig, ItsTrace};
 use crate::lr::MAX_LRS;
 use crate::memory::GuestMemory;
 use crate::mmio::bus::Regions;
@@ -127,8 +129,10 @@ pub struct Setup {
     cpu: Option<u64>,
     v2m: Vec<MsiFrame>,
     memory: Option<Arc<dyn GuestMemory>>,
-    /// vCPUs that the redistributor regions have room for, with those that end a region.
-    redists: u32,
+    its: Vec<ItsConfig>,
+    its_trace: Option<Arc<dyn ItsTrace>>,
+    /// Addresses of the redistributors that there is room for, and which of them end a region.
+    redists: Vec<u64>,
     last_redists: Vec<u32>,
 }
 
@@ -145,7 +149,9 @@ impl Setup {
             cpu: None,
             v2m: Vec::new(),
             memory: None,
-            redists: 0,
+            its: Vec::new(),
+            its_trace: None,
+            redists: Vec::new(),
             last_redists: Vec::new(),
         }
     }
@@ -291,7 +297,7 @@ impl Setup {
     }
 
     /// Gives the machine LPIs, as many as the [bounds](Setup::set_bounds) say: where the guest's memory is, in which their tables are.
-    /// Without an ITS, the guest makes them pending through GICR_SETLPIR (IHI 0069, 5.1.4).
+    /// Without an ITS, the guest makes them pending through GICR_SETLPIR (IHI 0069, 12.11).
     ///
     /// # Errors
     /// [`SetupError::NotCreated`], [`SetupError::WrongModel`].
@@ -308,20 +314,80 @@ impl Setup {
     /// where it cannot be.
     pub fn add_redistributors(&mut self, base: u64, count: u32) -> Result<(), SetupError> {
         self.model(Model::V3)?;
-        let end = self.redists.saturating_add(count);
+        let first = self.redists.len() as u32;
+        let end = first.saturating_add(count);
         if count == 0 || end > crate::ids::MAX_VCPUS.into() {
             return Err(SetupError::Value("number of redistributors"));
         }
         // All or none.
-        let mut regions = self.regions.clone();
-        for (n, vcpu) in (self.redists..end).enumerate() {
+        let (mut regions, mut redists) = (self.regions.clone(), self.redists.clone());
+        for (n, vcpu) in (first..end).enumerate() {
             let base = (n as u64).checked_mul(REDIST_SIZE).and_then(|n| base.checked_add(n));
             let base = base.ok_or(SetupError::OutOfRange(u64::MAX))?;
             regions.insert(base, REDIST_SIZE, V3_FRAME, Place::Redist(VcpuId(vcpu as u16)))?;
+            redists.push(base);
         }
-        self.regions = regions;
-        self.redists = end;
+        (self.regions, self.redists) = (regions, redists);
         self.last_redists.push(end - 1);
+        Ok(())
+    }
+
+    /// Adds an ITS: two frames of 64 KiB. It needs the guest's [memory](Setup::set_memory), and
+    /// [bounds](Setup::set_bounds) with at least as many DeviceID and EventID bits.
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::Value`] if a field of `its` is out of its range, and where it
+    /// cannot be.
+    pub fn add_its(&mut self, its: ItsConfig) -> Result<(), SetupError> {
+        self.model(Model::V3)?;
+        let checks = [
+            (its.device_bits >= 1 && its.device_bits <= 32, "DeviceID bits of the ITS"),
+            (its.event_bits >= 1 && its.event_bits <= 32, "EventID bits of the ITS"),
+            (its.collection_bits >= 1 && its.collection_bits <= 16, "collection bits of the ITS"),
+            (
+                u32::from(its.hardware_collections) <= 1 << its.collection_bits.min(16),
+                "collections of the ITS",
+            ),
+            (its.slice >= 1 && its.most >= 1, "work of the ITS"),
+            (self.its.len() < usize::from(u16::MAX), "number of ITSs"),
+        ];
+        if let Some((_, what)) = checks.iter().find(|(ok, _)| !ok) {
+            return Err(SetupError::Value(what));
+        }
+        // Both or none.
+        let mut regions = self.regions.clone();
+        let number = self.its.len() as u16;
+        regions.insert(its.base, FRAME, FRAME, Place::Its(number))?;
+        let second = its.base.checked_add(FRAME).ok_or(SetupError::OutOfRange(its.base))?;
+        regions.insert(second, FRAME, FRAME, Place::Translation(number))?;
+        self.regions = regions;
+        self.its.push(its);
+        Ok(())
+    }
+
+    /// Who is told what the ITSs do.
+    pub fn set_its_trace(&mut self, trace: Arc<dyn ItsTrace>) {
+        self.its_trace = Some(trace);
+    }
+
+    /// What the ITSs need of the rest.
+    fn check_its(&self) -> Result<(), SetupError> {
+        if !self.its.is_empty() && (self.memory.is_none() || self.config.lpis == 0) {
+            return Err(SetupError::NotInitialised("an ITS needs guest memory and LPIs"));
+        }
+        // Each LPI must have an event for when it is set directly, or found in a pending table.
+        let bits = u32::from(self.config.device_bits) + u32::from(self.config.event_bits);
+        if self.memory.is_some() && u64::from(self.config.lpis) > 1 << bits.min(63) {
+            return Err(SetupError::Value("DeviceID and EventID bits"));
+        }
+        for its in &self.its {
+            if its.device_bits > self.config.device_bits {
+                return Err(SetupError::Value("DeviceID bits of the ITS"));
+            }
+            if its.event_bits > self.config.event_bits {
+                return Err(SetupError::Value("EventID bits of the ITS"));
+            }
+        }
         Ok(())
     }
 
@@ -341,15 +407,18 @@ impl Setup {
         let vcpus = self.affinities.len() as u16;
         let Config { spis, espis, eppis, .. } = self.config;
         let lpis = if self.memory.is_some() { self.config.lpis } else { 0 };
+        self.check_its()?;
         let affinities = self.affinities.clone().into();
-        let machine = Machine { spis, espis, eppis, lpis, affinities };
+        let redists = self.redists.iter().take(vcpus.into()).copied().collect();
+        let machine =
+            Machine { spis, espis, eppis, lpis, itss: self.its.len(), affinities, redists };
         let frames = match model {
             Model::V2 if self.cpu.is_none() => return missing("the CPU interface has no address"),
             Model::V2 => Frames::V2 {
                 dist: DistV2::new(&machine),
                 v2m: self.v2m.iter().map(V2m::new).collect(),
             },
-            Model::V3 if self.redists < u32::from(vcpus) => {
+            Model::V3 if self.redists.len() < usize::from(vcpus) => {
                 return missing("not all vCPUs have a redistributor");
             }
             Model::V3 => {
@@ -375,7 +444,11 @@ impl Setup {
         let memory = self.memory.as_ref().filter(|_| lpis > 0).map(Arc::clone);
         let lpis =
             memory.map(|memory| LpiControl::new(&engine, &self.config, memory)).transpose()?;
+        let unit =
+            |(n, its): (usize, &ItsConfig)| Unit::new(n, *its, &engine, self.its_trace.clone());
+        let units = self.its.iter().enumerate().map(unit).collect::<Result<_, _>>()?;
         Ok(Gic(Arc::new(Shared {
+            units,
             lpis,
             engine,
             machine,

@@ -20,7 +20,7 @@ use crate::ids::{Group, Intid, SPI_END, SPURIOUS};
 use crate::lr::ListRegisters;
 use crate::mmio::{Frame, Reg};
 
-/// The interrupt that is to be acknowledged is in Group 1, and this register does not show it (3.2.5 and 4.4.4).
+/// The interrupt that is to be acknowledged is in Group 1, and this register does not show it (3.4.2 and 4.4.4).
 const IS_GROUP_1: u32 = 1022;
 
 const ENABLE_GRP0: u32 = 1 << 0;

@@ -30,7 +30,7 @@ use alloc::boxed::Box;
 use super::layout::{self, Dist};
 use crate::engine::{Engine, Error, Gates, Injector, Trigger, Wired, WiredConfig};
 use crate::gic::{Cx, Machine};
-use crate::ids::{Group, Intid, PRIVATE_INTIDS, Priority, SGIS, VcpuId};
+use crate::ids::{Group, Intid, PRIVATE_END, PRIVATE_INTIDS, Priority, SGIS, VcpuId};
 use crate::mmio::{Frame, Reg};
 use crate::sync::{AtomicU32, Ordering};
 
@@ -147,9 +147,8 @@ impl DistV2 {
         vcpus: u16,
         edges: impl Iterator<Item = Intid>,
     ) -> Result<(), Error> {
-        let private = (0..vcpus).flat_map(|vcpu| {
-            (0..PRIVATE_INTIDS).map(move |n| Wired::Private(VcpuId(vcpu), Intid(n)))
-        });
+        let private = (0..vcpus)
+            .flat_map(|vcpu| (0..PRIVATE_END).map(move |n| Wired::Private(VcpuId(vcpu), Intid(n))));
         let shared = (0..self.routes.len() as u32).map(|n| Wired::Spi(Intid(PRIVATE_INTIDS + n)));
         for wired in private.chain(shared) {
             let sgi = is_sgi(wired);

@@ -7,7 +7,9 @@ use super::layout::{GICD, Gicd};
 use super::state::State;
 use crate::engine::{Engine, Error, Injector, Trigger, Wired, WiredConfig};
 use crate::gic::{Cx, Machine};
-use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, LPI_BASE, PRIVATE_INTIDS, SGIS, SPI_END, VcpuId};
+use crate::ids::{
+    EPPI_BASE, ESPI_BASE, Intid, LPI_BASE, PRIVATE_END, PRIVATE_INTIDS, SGIS, SPI_END, VcpuId,
+};
 use crate::mmio::{Frame, Reg};
 
 /// GICD_CTLR.ARE, read-as-one: there is no legacy operation.
@@ -59,7 +61,7 @@ impl DistV3 {
             |irq| injector.update(irq, |c| WiredConfig { trigger: Trigger::Level, ..c }).map(drop);
         let eppis = EPPI_BASE..EPPI_BASE + u32::from(machine.eppis);
         for vcpu in (0..machine.vcpus()).map(VcpuId) {
-            for ppi in (SGIS..PRIVATE_INTIDS).chain(eppis.clone()) {
+            for ppi in (SGIS..PRIVATE_END).chain(eppis.clone()) {
                 level(Wired::Private(vcpu, Intid(ppi)))?;
             }
         }
@@ -68,7 +70,7 @@ impl DistV3 {
         spis.chain(espis).try_for_each(|spi| level(Wired::Spi(Intid(spi))))
     }
 
-    /// A message-based SPI (IHI 0069, 4.1 and 12.9, GICD_SETSPI_NSR): one that is edge-triggered becomes
+    /// A message-based SPI (IHI 0069, 4.5 and 12.9, GICD_SETSPI_NSR): one that is edge-triggered becomes
     /// pending once; one that is level-sensitive has its line raised, and lowered by GICD_CLRSPI_NSR.
     fn message<E: Engine>(cx: &Cx<'_, E>, value: u64, set: bool) {
         let intid = Intid((value & MESSAGE_INTID) as u32);

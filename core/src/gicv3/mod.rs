@@ -1,6 +1,6 @@
 //! GICv3 (IHI 0069), with one security state and affinity routing: distributor, redistributors, system registers.
 
-mod bits;
+pub(crate) mod bits;
 pub(crate) mod dist;
 mod layout;
 pub(crate) mod lpis;

@@ -79,7 +79,13 @@ impl Redist {
         self.state.set_flag(cx.machine, cx.injector, self.vcpu, flag, on);
     }
 
-    fn tables(&self) -> Tables {
+    /// GICR_CTLR.EnableLPIs.
+    pub(crate) fn has_lpis(&self) -> bool {
+        self.state.flag(self.vcpu, Flag::Lpis)
+    }
+
+    /// Where its LPI tables are.
+    pub(crate) fn tables(&self) -> Tables {
         // Relaxed: written by the guest before it enables LPIs, or by a vCPU that races with that one.
         let [propbaser, pendbaser] =
             [&self.propbaser, &self.pendbaser].map(|base| base.load(Ordering::Relaxed));
@@ -90,7 +96,7 @@ impl Redist {
     fn enable_lpis<E: Engine>(&self, cx: &Cx<'_, E>, enable: bool) {
         if let Some(lpis) = cx.lpis
             && enable
-            && !self.state.flag(self.vcpu, Flag::Lpis)
+            && !self.has_lpis()
         {
             lpis.enable(self.tables());
         }
@@ -107,7 +113,7 @@ impl Redist {
     ) {
         if let Some(lpis) = cx.lpis
             && mask & PINTID == PINTID
-            && self.state.flag(self.vcpu, Flag::Lpis)
+            && self.has_lpis()
         {
             f(lpis, self.tables(), Intid((value & PINTID) as u32));
         }
@@ -115,7 +121,7 @@ impl Redist {
 
     /// Writes GICR_PROPBASER or GICR_PENDBASER. Shareability 0b11 is reserved: kept as 0.
     fn set_base<E: Engine>(&self, cx: &Cx<'_, E>, base: &AtomicU64, value: u64, mask: u64) {
-        if cx.lpis.is_none() || self.state.flag(self.vcpu, Flag::Lpis) {
+        if cx.lpis.is_none() || self.has_lpis() {
             return;
         }
         let merge = |old| {
@@ -133,7 +139,10 @@ fn typer(machine: &Machine, vcpu: VcpuId, last: bool) -> u64 {
     let ppis = u64::from(machine.eppis).div_ceil(32);
     let mut value = u64::from(affinity) << 32 | ppis << 27 | u64::from(vcpu.0) << 8;
     if machine.lpis > 0 {
-        value |= PLPIS | DIRECT_LPI;
+        value |= PLPIS;
+    }
+    if machine.has_direct_lpis() {
+        value |= DIRECT_LPI;
     }
     if last {
         value |= LAST;
@@ -149,7 +158,7 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
         match kind {
             // RWP and UWP are 0: writes take effect before they are completed.
             Gicr::Ctlr if cx.machine.lpis == 0 => 0,
-            Gicr::Ctlr if self.state.flag(self.vcpu, Flag::Lpis) => CES | IR | ENABLE_LPIS,
+            Gicr::Ctlr if self.has_lpis() => CES | IR | ENABLE_LPIS,
             Gicr::Ctlr => CES | IR,
             Gicr::Iidr => IIDR,
             Gicr::Typer => self.typer,
@@ -170,6 +179,7 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
         match kind {
             Gicr::Ctlr if cx.machine.lpis == 0 => {}
             Gicr::Ctlr => self.enable_lpis(cx, value & ENABLE_LPIS != 0),
+            Gicr::Setlpir | Gicr::Clrlpir if !cx.machine.has_direct_lpis() => {}
             Gicr::Setlpir => self.direct(cx, value, mask, LpiControl::set),
             Gicr::Clrlpir => self.direct(cx, value, mask, LpiControl::clear),
             Gicr::Invlpir => self.direct(cx, value, mask, LpiControl::invalidate),

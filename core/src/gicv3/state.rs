@@ -16,7 +16,7 @@
 //!   number is the INTID modulo the number of vCPUs, which spreads interrupts over them. A vCPU takes part while it is
 //!   powered on and its redistributor is awake, whatever its CPU interface has enabled. When that changes, all such
 //!   interrupts are given their vCPU anew; while no vCPU takes part, they stay pending as those do that name
-//!   none (IHI 0069, 3.3, leaves the choice open).
+//!   none (IHI 0069, 1.2.3, leaves the choice open).
 //!
 //! # Words
 //!
@@ -83,7 +83,7 @@ fn settle<T: PartialEq>(wanted: impl Fn() -> T, apply: impl Fn(&T)) {
         // Between `apply` and the second look: see the module's documentation.
         fence(Ordering::SeqCst);
         let now = wanted();
-        if now == want {
+        if now == want || cfg!(mutant = "settled_once") {
             return;
         }
         want = now;

@@ -45,8 +45,8 @@ registers! {
     ICC_AP1R0_EL1 = 12, 9, 0, "Active priorities of Group 1, read-write";
     ICC_DIR_EL1 = 12, 11, 1, "Deactivates an interrupt, write-only";
     ICC_RPR_EL1 = 12, 11, 3, "Running priority, read-only";
-    ICC_SGI1R_EL1 = 12, 11, 5, "Sends a Group 1 SGI, write-only";
-    ICC_ASGI1R_EL1 = 12, 11, 6, "Sends an SGI of the other security state, write-only";
+    ICC_SGI1R_EL1 = 12, 11, 5, "Sends an SGI of Group 1, or of Group 0 where its target has it there, write-only";
+    ICC_ASGI1R_EL1 = 12, 11, 6, "Sends an SGI of the other security state, and so a Group 0 SGI, write-only";
     ICC_SGI0R_EL1 = 12, 11, 7, "Sends a Group 0 SGI, write-only";
     ICC_IAR1_EL1 = 12, 12, 0, "Acknowledges a Group 1 interrupt, read-only";
     ICC_EOIR1_EL1 = 12, 12, 1, "Ends a Group 1 interrupt, write-only";
@@ -123,8 +123,8 @@ pub(crate) fn write<E: Engine>(gic: &mut GicCpu<E>, reg: SysReg, value: u64) -> 
                 gic.deactivate(intid);
             }
         }
-        SysReg::ICC_SGI1R_EL1 => send_sgi(gic, value, Group::Group1),
-        SysReg::ICC_ASGI1R_EL1 | SysReg::ICC_SGI0R_EL1 => send_sgi(gic, value, Group::Group0),
+        SysReg::ICC_SGI1R_EL1 => send_sgi(gic, value, true),
+        SysReg::ICC_ASGI1R_EL1 | SysReg::ICC_SGI0R_EL1 => send_sgi(gic, value, false),
         SysReg::ICC_EOIR1_EL1 => {
             let done = cpu.eoir1(intid);
             end(gic, intid, done);
@@ -172,12 +172,12 @@ impl Sgi {
     }
 }
 
-/// Sends an SGI to the named vCPUs that have it in `group`. Those that do not exist, and those that have it in the
-/// other group, are left out.
+/// Sends an SGI to the named vCPUs. Those that do not exist are left out, and those that have it in Group 1 unless that is allowed.
 ///
-/// With one security state the alternate register stands for the group that the other Group 1 register does not
-/// generate: Group 0 (IHI 0069, 12.2, ICC_ASGI1R_EL1, and 4.7 on forwarding an SGI to a target PE).
-fn send_sgi<E: Engine>(gic: &GicCpu<E>, value: u64, group: Group) {
+/// With one security state, Group 1's register generates SGIs of the group that each target has them in; Group 0's generates
+/// those of Group 0, and so does the alternate one, as there is no other Group 1 (IHI 0069, 12.1.10, forwarding an SGI to a
+/// target PE).
+fn send_sgi<E: Engine>(gic: &GicCpu<E>, value: u64, group1_allowed: bool) {
     let (sgi, injector) = (Sgi(value), gic.bus().injector());
     for (n, affinity) in gic.machine().affinities.iter().enumerate() {
         let target = VcpuId(n as u16);
@@ -190,7 +190,7 @@ fn send_sgi<E: Engine>(gic: &GicCpu<E>, value: u64, group: Group) {
         }
         let irq = Wired::Private(target, sgi.intid());
         // An SGI of a vCPU always exists: there are no errors.
-        if injector.config(irq).is_ok_and(|config| config.group == group) {
+        if injector.config(irq).is_ok_and(|c| group1_allowed || c.group == Group::Group0) {
             let _ = injector.pulse(irq);
         }
     }

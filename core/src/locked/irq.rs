@@ -233,7 +233,7 @@ impl IrqState {
     pub(super) fn fill_lr(&mut self, me: VcpuId, gates: Gates) -> Lr {
         let deliverable = self.is_deliverable(me, gates);
         // A level-sensitive interrupt is sampled again once it has been deactivated, not before. What is tied to a
-        // physical interrupt cannot be pending and active (IHI 0069, 12.4.7), and another sender's SGI needs another
+        // physical interrupt cannot be pending and active (IHI 0069, 12.4, `ICH_LR<n>_EL2`), and another sender's SGI needs another
         // list register.
         let once = self.trigger == Trigger::Level
             || self.offered_phys().is_some()

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)] // Slots are pointers that are good as long as they are in the table.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::irq::Irq;
@@ -101,12 +102,25 @@ impl LpiTable {
 
     /// Passes every LPI to `f`, in the order of their INTIDs, without holding the table's lock.
     pub(super) fn for_each(&self, mut f: impl FnMut(&IrqRef)) {
+        let _ = self.for_each_from(Intid(0), |irq| {
+            f(irq);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// The same from an INTID up, until `f` breaks.
+    pub(super) fn for_each_from(
+        &self,
+        from: Intid,
+        mut f: impl FnMut(&IrqRef) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let mut batch = Vec::with_capacity(BATCH);
-        let mut next = Some(Intid(0));
+        let mut next = Some(from);
         while let Some(from) = next {
             next = self.lock().get_batch(from, &mut batch);
-            batch.drain(..).for_each(|irq| f(&irq));
+            batch.drain(..).try_for_each(|irq| f(&irq))?;
         }
+        ControlFlow::Continue(())
     }
 
     pub(super) fn live(&self) -> usize {

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
+use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::irq::IrqState;
 use super::kref::IrqRef;
 use super::spin::SpinLock;
 use super::{Participant, Vm};
-use crate::engine::{Error, Injected, LpiConfig, MsiControl};
+use crate::engine::{Error, Injected, LpiConfig, LpiPlace, LpiState, MsiControl};
 use crate::ids::{DeviceId, EventId, Intid, VcpuId};
 use crate::sync::CachePadded;
 
@@ -234,6 +235,58 @@ impl LockedMsi {
         irq.inspect_err(|_| self.vm().events.give_back(1))
     }
 
+    /// Maps an event to an LPI: as it is to be from now on, or as it is.
+    fn map_as(
+        &mut self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        target: VcpuId,
+        config: Option<LpiConfig>,
+    ) -> Result<(), Error> {
+        self.check(device, event)?;
+        self.vm().check_vcpu(target)?;
+        self.vm().lpis.check(intid)?;
+        if self.events.get(&key(device, event)).is_some_and(|event| event.is_mapped()) {
+            return Err(Error::EventMapped);
+        }
+        let entry = self.get_or_make(device, event)?;
+        let irq = match self.take_event(intid, target) {
+            Ok(irq) => irq,
+            Err(error) => {
+                drop(entry);
+                self.forget(device, event);
+                return Err(error);
+            }
+        };
+        self.routed -= 1;
+        self.change(&irq, |state| {
+            state.own.add_mapping();
+            if let Some(config) = config {
+                state.enabled = config.enabled;
+                state.priority = config.priority;
+                state.set_target(target);
+            }
+        });
+        *entry.lpi.lock() = Some(irq);
+        Ok(())
+    }
+
+    fn unmap_event(&mut self, device: DeviceId, event: EventId, clear: bool) -> Result<(), Error> {
+        let entry = self.events.get(&key(device, event)).ok_or(Error::NotMapped)?;
+        // An injection holds the lock until the LPI is pending and queued: it comes before this, or finds nothing.
+        let irq = entry.lpi.lock().take().ok_or(Error::NotMapped)?;
+        irq.lock().own.drop_mapping();
+        if clear {
+            self.vm().clear(&irq);
+        }
+        drop(irq);
+        self.vm().events.give_back(1);
+        self.routed += 1;
+        self.forget(device, event);
+        Ok(())
+    }
+
     /// Removes an event's entry, if it is not mapped and has no route.
     #[inline(never)] // See `get_or_make`.
     fn forget(&mut self, device: DeviceId, event: EventId) {
@@ -263,12 +316,9 @@ impl LockedMsi {
 }
 
 impl Vm {
-    /// Makes an LPI not pending, and ends one of its mappings if it is `unmapped`.
-    fn clear(&self, irq: &IrqRef, unmapped: bool) {
+    /// Makes an LPI not pending.
+    fn clear(&self, irq: &IrqRef) {
         let mut state = irq.lock();
-        if unmapped {
-            state.own.drop_mapping();
-        }
         state.clear_pending();
         if state.vcpu().is_some() {
             let kick = self.attend(irq, state);
@@ -308,42 +358,20 @@ impl MsiControl for LockedMsi {
         target: VcpuId,
         config: LpiConfig,
     ) -> Result<(), Error> {
-        self.check(device, event)?;
-        self.vm().check_vcpu(target)?;
-        self.vm().lpis.check(intid)?;
-        if self.events.get(&key(device, event)).is_some_and(|event| event.is_mapped()) {
-            return Err(Error::EventMapped);
-        }
-        let entry = self.get_or_make(device, event)?;
-        let irq = match self.take_event(intid, target) {
-            Ok(irq) => irq,
-            Err(error) => {
-                drop(entry);
-                self.forget(device, event);
-                return Err(error);
-            }
-        };
-        self.routed -= 1;
-        self.change(&irq, |state| {
-            state.own.add_mapping();
-            state.enabled = config.enabled;
-            state.priority = config.priority;
-            state.set_target(target);
-        });
-        *entry.lpi.lock() = Some(irq);
-        Ok(())
+        self.map_as(device, event, intid, target, Some(config))
+    }
+
+    fn share(&mut self, device: DeviceId, event: EventId, intid: Intid) -> Result<(), Error> {
+        let target = self.target_of(intid).ok_or(Error::NotMapped)?;
+        self.map_as(device, event, intid, target, None)
     }
 
     fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
-        let entry = self.events.get(&key(device, event)).ok_or(Error::NotMapped)?;
-        // An injection holds the lock until the LPI is pending and queued: it comes before this, or finds nothing.
-        let irq = entry.lpi.lock().take().ok_or(Error::NotMapped)?;
-        self.vm().clear(&irq, true);
-        drop(irq);
-        self.vm().events.give_back(1);
-        self.routed += 1;
-        self.forget(device, event);
-        Ok(())
+        self.unmap_event(device, event, true)
+    }
+
+    fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        self.unmap_event(device, event, false)
     }
 
     fn unmap_device(&mut self, device: DeviceId) -> usize {
@@ -406,7 +434,7 @@ impl MsiControl for LockedMsi {
         }
         if !pending {
             drop(state);
-            self.vm().clear(&irq, false);
+            self.vm().clear(&irq);
         } else if !state.pending_latch {
             state.pending_latch = true;
             let kick = self.vm().attend(&irq, state);
@@ -415,20 +443,30 @@ impl MsiControl for LockedMsi {
         Ok(())
     }
 
-    fn for_each_lpi(&self, f: &mut dyn FnMut(Intid, VcpuId)) {
-        self.vm().lpis.for_each(|irq| {
+    fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
+        let _ = self.vm().lpis.for_each_from(from, |irq| {
             let state = irq.lock();
-            if state.own.is_mapped() {
-                let (intid, target) = (state.intid, state.target);
-                drop(state);
-                f(intid, target);
+            if !state.own.is_mapped() {
+                return ControlFlow::Continue(());
             }
+            let lpi = LpiState {
+                intid: state.intid,
+                target: state.target,
+                config: LpiConfig { enabled: state.enabled, priority: state.priority },
+                pending: state.pending_latch,
+                place: match state.vcpu() {
+                    Some(vcpu) => LpiPlace::Held(vcpu),
+                    None => LpiPlace::Idle,
+                },
+            };
+            drop(state);
+            f(lpi)
         });
     }
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
         let irq = self.lpi(device, event)?;
-        self.vm().clear(&irq, false);
+        self.vm().clear(&irq);
         Ok(())
     }
 

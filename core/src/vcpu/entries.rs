@@ -132,7 +132,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         entry.take_pending(control);
         if entry.want.state().is_active() {
             // A level is sampled again when the interrupt is deactivated, not before. And one that is tied to a physical
-            // interrupt cannot be pending and active (IHI 0069, 12.4.7).
+            // interrupt cannot be pending and active (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
             let again = !entry.sent && entry.want.hw().is_none();
             if willing && control.trigger() == Trigger::Edge && again {
                 let latched = entry.latch != Latch::None;
@@ -153,8 +153,8 @@ impl<R: Reclaim> VcpuInterface<R> {
             }
             return;
         }
-        if control.trigger() == Trigger::Level {
-            // It may have been edge-triggered when it was offered.
+        if control.trigger() == Trigger::Level || (!entry.sent && control.asserted()) {
+            // It may have been edge-triggered when it was offered; or an SGI without a sender, which has one now.
             entry.ask_for_end();
         }
         let offered = willing

@@ -1,6 +1,8 @@
 //! The distributor, register by register.
 
 use crate::world::*;
+use vgic_core::engine::{Injector, Wired};
+use vgic_core::ids::{Intid, VcpuId};
 
 // 4.3.1: two enables, of all CPUs; everything else is reserved.
 #[test]
@@ -382,5 +384,22 @@ fn concurrent_writers_converge() {
         if targets[0] != 0 {
             assert_eq!(1 << config.target.0, targets[0]);
         }
+    }
+}
+
+// The host's own pulse has no sender. Both come, in either order.
+#[test]
+fn an_sgi_that_is_sent_while_the_hosts_pulse_of_it_is_offered() {
+    let mut w = World::ready(2, 64);
+    let sgi = Wired::Private(VcpuId(0), Intid(3));
+    for _ in 0..2 {
+        let _ = w.injector.pulse(sgi).unwrap();
+        assert!(w.irq(0), "offered");
+        w.set(1, SGIR, 1 << 16 | 3);
+        assert!(w.irq(0), "both");
+        let mut seen = w.serve(0);
+        seen.sort();
+        assert_eq!(seen, [3, 1 << 10 | 3]);
+        assert_eq!(w.injector.senders(VcpuId(0), Intid(3)), Ok(0));
     }
 }

@@ -80,6 +80,22 @@ fn t28_priority_and_target_decide() {
     assert_eq!((w.serve(0), w.serve(1)), (vec![41, 43, 40], vec![42]));
 }
 
+// More than there are list registers, all at once, the least urgent first.
+#[test]
+fn t28_priority_decides_who_gets_a_list_register() {
+    let mut w = World::ready(2, 64);
+    let spis = 32..60;
+    for intid in spis.clone() {
+        w.edge(intid);
+        w.set8(0, IPRIORITYR + u64::from(intid), (60 - intid) as u8 * 8);
+        w.enable(intid, 1);
+    }
+    for intid in spis.clone() {
+        let _ = w.injector.pulse(Wired::Spi(Intid(intid))).unwrap();
+    }
+    assert_eq!(w.serve(1), spis.rev().collect::<Vec<u32>>());
+}
+
 // INTID 1019, in the last, partial register.
 #[test]
 fn t28_an_intid_in_the_last_partial_register() {
@@ -87,7 +103,9 @@ fn t28_an_intid_in_the_last_partial_register() {
     for intid in [992, 1018, 1019] {
         w.edge(intid);
         w.set8(0, IPRIORITYR + u64::from(intid), 0x40);
+        assert_eq!(w.get8(0, IPRIORITYR + u64::from(intid)), 0x40);
         w.enable(intid, 1);
+        assert_eq!(w.get8(0, ITARGETSR + u64::from(intid)), 2);
         w.line(intid, true);
         assert!(w.bit(0, ISPENDR, intid));
         assert_eq!(w.serve(1), [intid]);

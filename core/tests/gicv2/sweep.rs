@@ -4,7 +4,9 @@ use crate::world::*;
 use vgic_core::MmioError;
 use vgic_core::ids::VcpuId;
 
-const VALUES: [u64; 4] = [0, u64::MAX, 0x0102_0408_1020_4080, 0xffff_0000_8000_0001];
+/// The last one names an SPI of the GICv2m frame, in each half-word.
+const VALUES: [u64; 5] =
+    [0, u64::MAX, 0x0102_0408_1020_4080, 0xffff_0000_8000_0001, 0x0052_0052_0052_0052];
 
 fn expected(address: u64, bytes: u64, wider: bool) -> Result<(), MmioError> {
     if !address.is_multiple_of(bytes) {
@@ -41,6 +43,90 @@ fn sweep(w: &mut World, base: u64, size: u64) {
         assert_eq!(w.try_get::<3>(0, address), Err(MmioError::Width(address, 3)));
         assert_eq!(w.try_set(0, address, &[]), Err(MmioError::Width(address, 0)));
     }
+}
+
+/// Everything but `registers` (from, and how many bytes), which is what can be read there (IHI 0048B, tables 4-1 and 4-2) of the
+/// interrupts that exist, reads as zero whatever is written; and nothing that is written there changes `others`.
+fn nothing_else(w: &mut World, base: u64, size: u64, registers: &[(u64, u64)], others: &[u64]) {
+    let is_register =
+        |offset| registers.iter().any(|&(first, len)| (first..first + len).contains(&offset));
+    let cpus = w.cpus.len();
+    let snapshot = |w: &mut World| -> Vec<u32> {
+        others
+            .iter()
+            .flat_map(|&a| (0..cpus).map(move |n| (n, a)))
+            .map(|(n, a)| w.get(n, a))
+            .collect()
+    };
+    let before = snapshot(w);
+    for offset in (0..size).filter(|&offset| !is_register(offset)) {
+        let address = base + offset;
+        for (n, value) in VALUES.iter().enumerate() {
+            let cpu = (offset as usize + n) % cpus;
+            for bytes in [1, 2, 4] {
+                let written = w.try_set(cpu, address, &value.to_le_bytes()[..bytes]);
+                let read = match bytes {
+                    1 => w.try_get::<1>(cpu, address).map(|data| data == [0; 1]),
+                    2 => w.try_get::<2>(cpu, address).map(|data| data == [0; 2]),
+                    _ => w.try_get::<4>(cpu, address).map(|data| data == [0; 4]),
+                };
+                assert_eq!(read, written.map(|()| true), "{address:#x} in {bytes}");
+            }
+        }
+    }
+    assert_eq!(snapshot(w), before);
+}
+
+/// What can be read of a distributor with SPIs 32 to 95.
+const DISTRIBUTOR: &[(u64, u64)] = &[
+    (0x0, 0xc),
+    (0x80, 12),
+    (0x100, 12),
+    (0x180, 12),
+    (0x200, 12),
+    (0x280, 12),
+    (0x300, 12),
+    (0x380, 12),
+    (0x400, 96),
+    (0x800, 96),
+    (0xc00, 24),
+    (0xf10, 0x20),
+    (0xfd0, 0x30),
+];
+/// Of a CPU interface, with one active-priorities register of each group.
+const CPU_INTERFACE: &[(u64, u64)] =
+    &[(0x0, 0x10), (0x14, 0x10), (0x28, 4), (0xd0, 4), (0xe0, 4), (0xfc, 4)];
+/// Of a GICv2m frame.
+const MSI_FRAME: &[(u64, u64)] = &[(0x8, 4), (0xfcc, 4)];
+
+// T24: no offset without a register stores anything, or is another name of one.
+#[test]
+fn t24_nothing_is_where_no_register_is() {
+    let mut w = World::ready(3, 64);
+    let all = DISTRIBUTOR.iter().flat_map(|&(first, len)| (first..first + len).step_by(4));
+    let mut state: Vec<u64> = all.map(|offset| GICD + offset).collect();
+    // Those of the CPU interface that reading does not change.
+    state.extend([0, 4, 8, 0x14, 0x18, 0x1c, 0x28, 0xd0, 0xe0, 0xfc].map(|offset| GICC + offset));
+    for word in 1..3 {
+        w.set(0, ISENABLER + 4 * word, 0x0f0f_0f0f);
+        w.set(0, ISPENDR + 4 * word, 0x3333_3333);
+        w.set(0, ICFGR + 8 * word, 0x8888_8888);
+    }
+    // SGIR sends something.
+    let distributor = &[DISTRIBUTOR, &[(0xf00, 4)]].concat();
+    nothing_else(&mut w, GICD, 0x1000, distributor, &state);
+    // EOIR, AEOIR and DIR end what is active.
+    for cpu in 0..3 {
+        w.set(cpu, GICC + 0xd0, 0x10);
+        w.set(cpu, GICC + 0xe0, 0x20);
+    }
+    let cpu_interface = &[CPU_INTERFACE, &[(0x10, 4), (0x24, 4), (0x1000, 4)]].concat();
+    nothing_else(&mut w, GICC, 0x2000, cpu_interface, &state);
+    // SETSPI raises something.
+    let msi = &[MSI_FRAME, &[(0x40, 4)]].concat();
+    nothing_else(&mut w, V2M, 0x1000, msi, &state);
+    w.set(0, V2M + 0x40, 0);
+    assert_eq!(w.get(0, V2M + 0x40), 0);
 }
 
 // T24, T26.

@@ -187,14 +187,14 @@ fn t24_sgi_values_of_all_ones() {
 }
 
 #[test]
-fn an_sgi_is_generated_in_the_group_that_its_target_has_it_in() {
+fn group_1s_register_sends_sgis_of_either_group_and_the_others_those_of_group_0() {
     let mut world = World::running(2);
     world.w32(sgi(1) + 0x100, 0xffff);
     // SGI 1 is in Group 1, SGI 0 in Group 0.
     world.w32(sgi(1) + 0x80, 0b10);
     for (reg, intid, taken) in [
         (SysReg::ICC_SGI1R_EL1, 1, true),
-        (SysReg::ICC_SGI1R_EL1, 0, false),
+        (SysReg::ICC_SGI1R_EL1, 0, true),
         (SysReg::ICC_SGI0R_EL1, 1, false),
         (SysReg::ICC_SGI0R_EL1, 0, true),
         (SysReg::ICC_ASGI1R_EL1, 1, false),

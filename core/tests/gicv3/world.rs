@@ -8,7 +8,7 @@ use vgic_core::gic::{Affinity, Gic, GicCpu, Model, Setup, SysReg};
 use vgic_core::ids::{Intid, VcpuId};
 use vgic_core::memory::{GuestMemory, MemoryError};
 
-use crate::Engine;
+use super::Engine;
 
 pub(crate) const GICD: u64 = 0x0800_0000;
 pub(crate) const GICR: u64 = 0x080a_0000;
@@ -22,7 +22,7 @@ pub(crate) const EPPIS: u16 = 32;
 
 /// The guest's memory.
 pub(crate) const RAM: u64 = 0x4000_0000;
-const RAM_SIZE: usize = 0x4_0000;
+const RAM_SIZE: usize = 0x40_0000;
 
 #[allow(clippy::disallowed_types)] // the guest's memory, not the engine
 pub(crate) struct Ram(std::sync::Mutex<Vec<u8>>);

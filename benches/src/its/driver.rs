@@ -1,0 +1,293 @@
+//! A guest's ITS driver: the control side of a domain, by commands in the queue in guest memory.
+//!
+//! As Linux does it, an LPI belongs to one event, collection n is at vCPU n, each operation ends with a SYNC, and the driver waits until
+//! GITS_CREADR says that all has been performed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use vgic_core::engine::{Engine, Error, LpiConfig, LpiState, MsiControl};
+use vgic_core::gic::{Gic, GicBus};
+use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
+use vgic_core::its::{CollectionId, Command, Fault, Its, ItsPort, ItsRoute, ItsTrace, RdBase};
+use vgic_core::memory::GuestMemory;
+
+use super::layout::{GITS, Layout, QUEUE_SIZE};
+use super::ram::Ram;
+
+pub(super) const CWRITER: u64 = GITS + 0x88;
+const CREADR: u64 = GITS + 0x90;
+/// A level 1 entry that is valid.
+const VALID: u64 = 1 << 63;
+const COMMAND_SIZE: u64 = 32;
+/// How often GITS_CREADR is read before the driver gives up, as a driver does that complains of an ITS that hangs.
+const POLLS: u32 = 1_000_000;
+
+/// The first command that went wrong since somebody asked. A guest does not see that, unless the ITS stalls.
+#[derive(Default)]
+pub(super) struct Watch(Mutex<Option<Fault>>);
+
+impl Watch {
+    fn take(&self) -> Option<Fault> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ItsTrace for Watch {
+    fn command(&self, _its: usize, _command: Option<Command>, result: Result<(), Fault>) {
+        if let Err(fault) = result {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+        }
+    }
+}
+
+/// The driver of one ITS.
+pub struct Driver<E: Engine> {
+    bus: GicBus<E>,
+    its: Its<E>,
+    /// For what is the host's business, or what a guest cannot ask: reclaiming, and looking at LPIs.
+    host: E::Msi,
+    ram: Arc<Ram>,
+    layout: Layout,
+    watch: Arc<Watch>,
+    vcpus: u16,
+    /// Where the next command goes.
+    end: u64,
+    devices: BTreeSet<DeviceId>,
+    events: BTreeMap<(DeviceId, EventId), Intid>,
+    lpis: BTreeMap<Intid, (DeviceId, EventId)>,
+}
+
+impl<E: Engine> Driver<E> {
+    /// For an ITS that is enabled, with an empty queue. Maps the collections.
+    pub(super) fn new(
+        gic: &Gic<E>,
+        bus: GicBus<E>,
+        ram: Arc<Ram>,
+        layout: Layout,
+        watch: Arc<Watch>,
+        vcpus: u16,
+    ) -> Result<Self, Error> {
+        let its = gic.its(0).expect("it was set up");
+        let host = gic.engine().msi()?;
+        let (devices, events, lpis) = Default::default();
+        let mut new =
+            Self { bus, its, host, ram, layout, watch, vcpus, end: 0, devices, events, lpis };
+        for vcpu in (0..vcpus).map(VcpuId) {
+            let (collection, rdbase) = (collection(vcpu), processor(vcpu));
+            new.give(Command::Mapc { collection, valid: true, rdbase }, vcpu)
+                .expect("there is a redistributor for every vCPU");
+        }
+        Ok(new)
+    }
+
+    /// Puts a command and a SYNC into the queue, and waits until they have been performed.
+    fn give(&mut self, command: Command, at: VcpuId) -> Result<(), Fault> {
+        for command in [command, Command::Sync(processor(at))] {
+            let place = self.layout.queue + self.end;
+            self.ram.write(place, &command.encode()).expect("the queue is in memory");
+            self.end = (self.end + COMMAND_SIZE) % QUEUE_SIZE;
+        }
+        self.bus.write(VcpuId(0), CWRITER, &self.end.to_le_bytes()).expect("a register");
+        for _ in 0..POLLS {
+            let mut creadr = [0; 8];
+            self.bus.read(VcpuId(0), CREADR, &mut creadr).expect("a register");
+            if u64::from_le_bytes(creadr) == self.end {
+                return self.watch.take().map_or(Ok(()), Err);
+            }
+            thread::yield_now();
+        }
+        panic!("the ITS hangs at {command:?}");
+    }
+
+    fn check_vcpu(&self, vcpu: VcpuId) -> Result<(), Error> {
+        if vcpu.0 < self.vcpus { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
+    }
+
+    /// Writes an LPI's byte of the configuration table.
+    fn write_property(&self, intid: Intid, config: LpiConfig) {
+        let byte = config.priority.byte() & 0xfc | u8::from(config.enabled);
+        self.ram.write(self.layout.property(intid), &[byte]).expect("the table is in memory");
+    }
+
+    /// MAPD, if the device is new.
+    fn add_device(&mut self, device: DeviceId) -> Result<(), Error> {
+        if self.devices.contains(&device) {
+            return Ok(());
+        }
+        if let Some((entry, page)) = self.layout.level1(device) {
+            self.ram.store(entry, VALID | page);
+        }
+        let (size, itt) = (self.layout.event_bits - 1, self.layout.itt(device));
+        match self.give(Command::Mapd { device, valid: true, size, itt }, VcpuId(0)) {
+            Ok(()) => {
+                self.devices.insert(device);
+                Ok(())
+            }
+            Err(Fault::TooManyDevices) => Err(Error::TooManyDevices),
+            Err(Fault::DeviceRange) => Err(Error::DeviceRange(device)),
+            Err(fault) => unexpected(fault),
+        }
+    }
+
+    fn event_of(&self, intid: Intid) -> Result<(DeviceId, EventId), Error> {
+        self.lpis.get(&intid).copied().ok_or(Error::NotMapped)
+    }
+
+    fn is_mapped(&self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        let found = self.events.contains_key(&(device, event));
+        if found { Ok(()) } else { Err(Error::NotMapped) }
+    }
+
+    /// A command about an event that is mapped.
+    fn command(&mut self, command: Command, at: VcpuId) -> Result<(), Error> {
+        self.give(command, at).or_else(|fault| match fault {
+            Fault::DeviceUnmapped | Fault::EventUnmapped => Err(Error::NotMapped),
+            fault => unexpected(fault),
+        })
+    }
+}
+
+/// What only a mistake of the driver can bring about.
+fn unexpected<T>(fault: Fault) -> T {
+    panic!("a command had no effect: {}", fault.name())
+}
+
+/// A redistributor by its processor number, as GITS_TYPER.PTA is 0.
+fn processor(vcpu: VcpuId) -> RdBase {
+    RdBase(vcpu.0.into())
+}
+
+fn collection(vcpu: VcpuId) -> CollectionId {
+    CollectionId(vcpu.0)
+}
+
+impl<E: Engine> MsiControl for Driver<E> {
+    type Domain = ItsPort<E>;
+    type Route = ItsRoute<E>;
+
+    fn domain(&self) -> ItsPort<E> {
+        self.its.port()
+    }
+
+    fn map(
+        &mut self,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+        target: VcpuId,
+        config: LpiConfig,
+    ) -> Result<(), Error> {
+        self.check_vcpu(target)?;
+        if !intid.is_lpi() || intid.0 >> self.layout.id_bits != 0 {
+            return Err(Error::IntidRange(intid));
+        }
+        if self.events.contains_key(&(device, event)) || self.lpis.contains_key(&intid) {
+            return Err(Error::EventMapped);
+        }
+        self.add_device(device)?;
+        self.write_property(intid, config);
+        let collection = collection(target);
+        match self.give(Command::Mapti { device, event, intid, collection }, target) {
+            Ok(()) => {
+                self.events.insert((device, event), intid);
+                self.lpis.insert(intid, (device, event));
+                Ok(())
+            }
+            Err(Fault::TooManyLpis) => Err(Error::TooManyLpis),
+            Err(Fault::TooManyEvents) => Err(Error::TooManyEvents),
+            Err(Fault::TooManyDevices) => Err(Error::TooManyDevices),
+            Err(Fault::EventRange) => Err(Error::EventRange(event)),
+            Err(Fault::IntidRange) => Err(Error::IntidRange(intid)),
+            Err(fault) => unexpected(fault),
+        }
+    }
+
+    fn unmap(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        let intid = self.events.remove(&(device, event)).ok_or(Error::NotMapped)?;
+        self.lpis.remove(&intid);
+        self.command(Command::Discard(device, event), VcpuId(0))
+    }
+
+    /// An LPI belongs to one event here.
+    fn share(&mut self, _: DeviceId, _: EventId, _: Intid) -> Result<(), Error> {
+        Err(Error::EventMapped)
+    }
+
+    /// For the same reason this is no more than unmapping.
+    fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        self.unmap(device, event)
+    }
+
+    fn unmap_device(&mut self, device: DeviceId) -> usize {
+        if !self.devices.remove(&device) {
+            return 0;
+        }
+        let (first, last) = ((device, EventId(0)), (device, EventId(u32::MAX)));
+        let events: Vec<_> = self.events.range(first..=last).map(|(&event, _)| event).collect();
+        for event in &events {
+            let intid = self.events.remove(event);
+            intid.map(|intid| self.lpis.remove(&intid));
+        }
+        self.give(Command::Mapd { device, valid: false, size: 0, itt: 0 }, VcpuId(0))
+            .unwrap_or_else(unexpected);
+        events.len()
+    }
+
+    fn retarget(&mut self, device: DeviceId, event: EventId, target: VcpuId) -> Result<(), Error> {
+        self.check_vcpu(target)?;
+        self.is_mapped(device, event)?;
+        let collection = collection(target);
+        self.command(Command::Movi { device, event, collection }, target)
+    }
+
+    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error> {
+        self.check_vcpu(from)?;
+        self.check_vcpu(to)?;
+        let mut moved = 0;
+        self.host.lpis_from(Intid(vgic_core::ids::LPI_BASE), &mut |lpi| {
+            moved += usize::from(lpi.target == from && from != to);
+            ControlFlow::Continue(())
+        });
+        self.command(Command::Movall { from: processor(from), to: processor(to) }, to)?;
+        Ok(moved)
+    }
+
+    fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error> {
+        let (device, event) = self.event_of(intid)?;
+        self.write_property(intid, config);
+        self.command(Command::Inv(device, event), VcpuId(0))
+    }
+
+    fn target_of(&self, intid: Intid) -> Option<VcpuId> {
+        self.host.target_of(intid)
+    }
+
+    fn set_pending(&mut self, intid: Intid, pending: bool) -> Result<(), Error> {
+        let (device, event) = self.event_of(intid)?;
+        if pending {
+            self.command(Command::Int(device, event), VcpuId(0))
+        } else {
+            self.clear(device, event)
+        }
+    }
+
+    fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
+        self.host.lpis_from(from, f);
+    }
+
+    fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
+        self.is_mapped(device, event)?;
+        self.command(Command::Clear(device, event), VcpuId(0))
+    }
+
+    fn route(&mut self, device: DeviceId, event: EventId) -> Result<ItsRoute<E>, Error> {
+        self.its.route(device, event)
+    }
+
+    fn collect(&mut self) {
+        self.host.collect();
+    }
+}

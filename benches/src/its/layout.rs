@@ -1,0 +1,168 @@
+//! Where everything is in the guest's physical address space.
+
+use vgic_core::engine::Config;
+use vgic_core::ids::{DeviceId, Intid, LPI_BASE, VcpuId};
+
+pub(super) const GICD: u64 = 0x0800_0000;
+pub(super) const GITS: u64 = 0x0808_0000;
+/// RD_base of vCPU 0; there is room for 512.
+pub(super) const GICR: u64 = 0x1000_0000;
+pub(super) const REDIST_SIZE: u64 = 0x2_0000;
+/// Everything that the guest gives the ITS and the redistributors.
+pub(super) const RAM: u64 = 0x1_0000_0000;
+
+/// Bytes of the command queue: 2,048 commands.
+pub(super) const QUEUE_SIZE: u64 = 0x1_0000;
+
+/// Pages of the device table.
+pub(super) const TABLE_PAGE: u64 = 0x1000;
+/// Bytes of an entry of any table of the ITS (GITS_TYPER.ITT_entry_size and GITS_BASER.Entry_Size say so, too).
+const ENTRY: u64 = 8;
+/// All areas begin at a multiple of this.
+const ALIGN: u64 = 0x1_0000;
+/// An ITT begins at a multiple of this.
+const ITT_ALIGN: u64 = 0x100;
+
+/// The guest's tables.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// INTID bits of the LPI tables.
+    pub(super) id_bits: u8,
+    pub(super) event_bits: u8,
+    pub(super) queue: u64,
+    properties: u64,
+    pending: u64,
+    pending_size: u64,
+    pub(super) collections: u64,
+    /// The device table, or its first level, and how many pages that has.
+    pub(super) devices: u64,
+    pub(super) device_pages: u64,
+    /// The second level of an indirect device table.
+    second: Option<u64>,
+    itts: u64,
+    itt_size: u64,
+    /// Bytes of memory from [`RAM`] up.
+    pub(super) bytes: u64,
+}
+
+impl Layout {
+    pub(super) fn new(config: &Config) -> Self {
+        let last = LPI_BASE + config.lpis.max(1) - 1;
+        let id_bits = (u32::BITS - last.leading_zeros()).max(14) as u8;
+        let mut end = RAM;
+        let mut area = |bytes: u64| {
+            let area = end;
+            end += bytes.next_multiple_of(ALIGN);
+            area
+        };
+        let queue = area(QUEUE_SIZE);
+        let properties = area((1 << id_bits) - u64::from(LPI_BASE));
+        let pending_size = (1_u64 << id_bits >> 3).next_multiple_of(ALIGN);
+        let pending = area(pending_size * u64::from(config.vcpus));
+        let collections = area(u64::from(config.vcpus) * ENTRY);
+        // As Linux does it: flat, unless that takes more than two pages.
+        let flat = ENTRY << config.device_bits;
+        let (device_pages, second) = if flat <= 2 * TABLE_PAGE {
+            (flat.div_ceil(TABLE_PAGE), None)
+        } else {
+            let first = flat / TABLE_PAGE * ENTRY;
+            (first.div_ceil(TABLE_PAGE), Some(area(flat)))
+        };
+        let devices = area(device_pages * TABLE_PAGE);
+        let itt_size = (ENTRY << config.event_bits).next_multiple_of(ITT_ALIGN);
+        let itts = area(itt_size << config.device_bits);
+        Self {
+            id_bits,
+            event_bits: config.event_bits,
+            queue,
+            properties,
+            pending,
+            pending_size,
+            collections,
+            devices,
+            device_pages,
+            second,
+            itts,
+            itt_size,
+            bytes: end - RAM,
+        }
+    }
+
+    /// The LPI configuration table.
+    pub(super) fn properties(&self) -> u64 {
+        self.properties
+    }
+
+    /// The byte of an LPI in it.
+    pub(super) fn property(&self, intid: Intid) -> u64 {
+        self.properties + u64::from(intid.0 - LPI_BASE)
+    }
+
+    /// The LPI pending table of a redistributor.
+    pub(super) fn pending(&self, vcpu: VcpuId) -> u64 {
+        self.pending + self.pending_size * u64::from(vcpu.0)
+    }
+
+    /// RD_base of a redistributor.
+    pub(super) fn redist(vcpu: VcpuId) -> u64 {
+        GICR + REDIST_SIZE * u64::from(vcpu.0)
+    }
+
+    /// Whether the device table has two levels.
+    pub(super) fn is_indirect(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// For an indirect device table: where a device's level 1 entry is, and the address that it is to hold.
+    pub(super) fn level1(&self, device: DeviceId) -> Option<(u64, u64)> {
+        let page = u64::from(device.0) * ENTRY / TABLE_PAGE;
+        Some((self.devices + page * ENTRY, self.second? + page * TABLE_PAGE))
+    }
+
+    /// A device's interrupt translation table.
+    pub(super) fn itt(&self, device: DeviceId) -> u64 {
+        self.itts + self.itt_size * u64::from(device.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(device_bits: u8, event_bits: u8, lpis: u32) -> Layout {
+        Layout::new(&Config { vcpus: 3, device_bits, event_bits, lpis, ..Config::default() })
+    }
+
+    #[test]
+    fn nothing_overlaps() {
+        for (device_bits, event_bits, lpis) in [(1, 1, 1), (10, 4, 1 << 14), (12, 12, 1 << 24)] {
+            let lpis = lpis.min(vgic_core::ids::INTID_END - LPI_BASE);
+            let l = layout(device_bits, event_bits, lpis);
+            assert!(LPI_BASE + lpis <= 1 << l.id_bits);
+            let mut areas = vec![
+                (l.queue, QUEUE_SIZE),
+                (l.properties, u64::from(lpis)),
+                (l.collections, 3 * ENTRY),
+                (l.devices, l.device_pages * TABLE_PAGE),
+                (l.itts, l.itt_size << device_bits),
+                (RAM + l.bytes, 0),
+            ];
+            areas.extend((0..3).map(|v| (l.pending(VcpuId(v)), 1 << l.id_bits >> 3)));
+            areas.extend(l.second.map(|second| (second, ENTRY << device_bits)));
+            areas.sort_unstable();
+            for pair in areas.windows(2) {
+                assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{l:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_devices_have_two_levels() {
+        assert!(!layout(10, 1, 1).is_indirect());
+        let l = layout(12, 1, 1);
+        let (entry, page) = l.level1(DeviceId(4095)).unwrap();
+        assert_eq!(entry, l.devices + 7 * 8);
+        assert_eq!(page, l.second.unwrap() + 7 * TABLE_PAGE);
+        assert_eq!(l.device_pages, 1);
+    }
+}

@@ -1,0 +1,223 @@
+//! The Interrupt Translation Service: MSIs become LPIs, as the guest maps them (IHI 0069, chapter 5).
+//!
+//! A guest tells an ITS by commands, in a queue in its memory, which event of which device is which LPI, and where that goes. An MSI, which is
+//! (DeviceID, EventID), is translated by what has been mapped so far:
+//!
+//! * **Injections** take no lock, and know nothing of commands: [`Its::port`] and [`Its::route`] give handles that look whether the ITS is enabled,
+//!   and then inject through the engine's MSI domain. `Gic::send_msi` does the same for a write to GITS_TRANSLATER.
+//! * **Commands** are performed by the vCPU that writes GITS_CWRITER, one at a time, in the files [`unit`] (registers, and whose turn it is),
+//!   [`exec`] (each command) and [`maps`] (what is mapped).
+//!
+//! What a guest has in its tables is only looked at where a command says so, and never trusted.
+
+pub(crate) mod command;
+mod dump;
+mod exec;
+mod layout;
+mod maps;
+mod save;
+mod stats;
+mod table;
+pub(crate) mod unit;
+
+use alloc::sync::Arc;
+
+pub use command::{CollectionId, Command, Fault, Kind, RdBase};
+pub use dump::{CollectionDump, DeviceDump, EventDump, GicDump, ItsDump, ItsEntry};
+pub use stats::{ItsStats, ItsTrace};
+
+use crate::engine::{Engine, Error, Injected, Injector, MsiControl};
+use crate::gic::Gic;
+use crate::ids::{DeviceId, EventId};
+use crate::mmio::{Frame, Reg};
+use unit::{Gate, ItsCx, Unit};
+
+/// The shape and the bounds of an ITS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ItsConfig {
+    /// Address of its two frames, 64 KiB each: registers, and GITS_TRANSLATER at 0x1_0040.
+    pub base: u64,
+    /// DeviceID bits, 1 to [`crate::engine::Config::device_bits`]. GITS_TYPER.Devbits.
+    pub device_bits: u8,
+    /// EventID bits, 1 to [`crate::engine::Config::event_bits`]. GITS_TYPER.ID_bits.
+    pub event_bits: u8,
+    /// Bits of the number of a collection, 1 to 16. GITS_TYPER.CIL and CIDbits.
+    pub collection_bits: u8,
+    /// How many collections need no table. GITS_TYPER.HCC.
+    pub hardware_collections: u8,
+    /// Whether commands name redistributors by address, and not by number. GITS_TYPER.PTA.
+    pub pta: bool,
+    /// Whether a wrong command stalls the queue until the guest writes GITS_CWRITER.Retry. Otherwise it is ignored.
+    pub stall: bool,
+    /// The DeviceID of a vCPU that writes GITS_TRANSLATER itself, which the architecture leaves open. `None`: that has no effect.
+    pub cpu_device: Option<DeviceId>,
+    /// Most devices that are mapped at one time.
+    pub max_devices: u32,
+    /// Most events that are mapped at one time.
+    pub max_events: u32,
+    /// How much is done before the host is asked whether it would rather go on later ([`crate::engine::Kick::commands_left`]): commands, and
+    /// the events and LPIs that they have to look at. A command is never interrupted.
+    pub slice: u32,
+    /// How much is done in one access to a register, in the same unit, before the guest has to come back for the rest.
+    pub most: u32,
+}
+
+impl ItsConfig {
+    /// An ITS with 16 bits of everything.
+    pub const fn at(base: u64) -> Self {
+        Self {
+            base,
+            device_bits: 16,
+            event_bits: 16,
+            collection_bits: 16,
+            hardware_collections: 0,
+            pta: false,
+            stall: false,
+            cpu_device: None,
+            max_devices: 1 << 16,
+            max_events: 1 << 20,
+            slice: 256,
+            most: 1 << 20,
+        }
+    }
+
+    /// Address of GITS_TRANSLATER: where devices send their MSIs.
+    pub const fn doorbell(&self) -> u64 {
+        self.base + FRAME + TRANSLATER as u64
+    }
+}
+
+/// Size of each of the two frames.
+pub(crate) const FRAME: u64 = 0x1_0000;
+/// Offset of GITS_TRANSLATER in the translation frame.
+pub(crate) const TRANSLATER: u32 = 0x40;
+
+/// One ITS of a [`Gic`]: a cheap handle, cloned freely.
+pub struct Its<E: Engine> {
+    gic: Gic<E>,
+    number: usize,
+}
+
+impl<E: Engine> Clone for Its<E> {
+    fn clone(&self) -> Self {
+        Self { gic: self.gic.clone(), number: self.number }
+    }
+}
+
+impl<E: Engine> Its<E> {
+    pub(crate) fn new(gic: &Gic<E>, number: usize) -> Option<Self> {
+        gic.units().get(number).map(|_| Self { gic: gic.clone(), number })
+    }
+
+    fn unit(&self) -> &Unit<E> {
+        &self.gic.units()[self.number]
+    }
+
+    /// As it was set up.
+    pub fn config(&self) -> &ItsConfig {
+        &self.unit().config
+    }
+
+    /// The handle that devices of any number inject through.
+    pub fn port(&self) -> ItsPort<E> {
+        self.unit().port.clone()
+    }
+
+    /// The handle that injects one event of one device without a look-up, and sees whatever becomes of it. The event need not be mapped.
+    ///
+    /// # Errors
+    /// A range error, [`Error::TooManyDevices`], [`Error::TooMuchGarbage`].
+    ///
+    /// Waits for the command that is being performed.
+    pub fn route(&self, device: DeviceId, event: EventId) -> Result<ItsRoute<E>, Error> {
+        if u64::from(device.0) >> self.config().device_bits != 0 {
+            return Err(Error::DeviceRange(device));
+        }
+        if u64::from(event.0) >> self.config().event_bits != 0 {
+            return Err(Error::EventRange(event));
+        }
+        let route = self.unit().maps().msi.route(device, event)?;
+        Ok(ItsRoute { gate: Arc::clone(&self.unit().port.gate), route, device, event })
+    }
+
+    /// Goes on with commands that were left to the host ([`crate::engine::Kick::commands_left`]).
+    pub fn work(&self) {
+        self.gic.with_its_cx(None, |cx| self.unit().work(cx));
+    }
+
+    /// What it has counted.
+    pub fn stats(&self) -> ItsStats {
+        self.unit().port.gate.counters.get()
+    }
+}
+
+/// The injection side of an ITS: cloned freely, shared by threads, each with an injector of its own.
+pub struct ItsPort<E: Engine> {
+    gate: Arc<Gate>,
+    domain: E::Domain,
+}
+
+impl<E: Engine> Clone for ItsPort<E> {
+    fn clone(&self) -> Self {
+        Self { gate: Arc::clone(&self.gate), domain: self.domain.clone() }
+    }
+}
+
+impl<E: Engine> ItsPort<E> {
+    /// A device sends the MSI of one of its events.
+    #[inline]
+    pub fn inject(&self, injector: &E::Injector, device: DeviceId, event: EventId) -> Injected {
+        let injected = if self.gate.is_open() {
+            injector.inject(&self.domain, device, event)
+        } else {
+            Injected::Unmapped
+        };
+        self.gate.translated(device, event, injected);
+        injected
+    }
+}
+
+/// One event of one device, resolved.
+pub struct ItsRoute<E: Engine> {
+    gate: Arc<Gate>,
+    route: E::Route,
+    device: DeviceId,
+    event: EventId,
+}
+
+impl<E: Engine> ItsRoute<E> {
+    /// The device sends the MSI of this event.
+    #[inline]
+    pub fn inject(&self, injector: &E::Injector) -> Injected {
+        let injected = if self.gate.is_open() || cfg!(mutant = "its_gate_ignored") {
+            injector.inject_route(&self.route)
+        } else {
+            Injected::Unmapped
+        };
+        self.gate.translated(self.device, self.event, injected);
+        injected
+    }
+}
+
+/// The translation frame. A vCPU that writes it is a device only if the host says which.
+pub(crate) struct Translation<'u, E: Engine>(pub(crate) &'u Unit<E>);
+
+impl<E: Engine> Frame<ItsCx<'_, E>> for Translation<'_, E> {
+    type Kind = ();
+    const LAYOUT: &'static [Reg<()>] = layout::TRANSLATION;
+
+    fn read(&mut self, _cx: &ItsCx<'_, E>, (): (), _index: u32) -> u64 {
+        0
+    }
+
+    fn write(&mut self, cx: &ItsCx<'_, E>, (): (), _index: u32, value: u64, mask: u64) {
+        // Not the upper half alone.
+        if mask & 0xffff == 0 {
+            return;
+        }
+        if let (Some(device), Some(injector)) = (self.0.config.cpu_device, cx.injector) {
+            // A guest's write has no answer.
+            let _ = self.0.port.inject(injector, device, EventId(value as u32));
+        }
+    }
+}

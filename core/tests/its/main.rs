@@ -1,0 +1,17 @@
+//! The ITS as a guest's driver sees it, on the lock-free engine.
+
+mod commands;
+mod conformance;
+mod dump;
+mod found;
+mod frame;
+mod guest;
+mod known_bugs;
+mod queue;
+mod save;
+mod setup;
+#[path = "../gicv3/world.rs"]
+#[allow(dead_code)] // what only the frames' own tests need
+mod world;
+
+pub(crate) type Engine = vgic_core::Vgic;

@@ -1,0 +1,286 @@
+//! LPIs that are moved from vCPU to vCPU by commands, while EnableLPIs and GITS_CTLR change.
+#![cfg(loom)]
+
+use loom::thread;
+use vgic_core::engine::Injected;
+use vgic_core::ids::Intid;
+use vgic_loom_tests::its::*;
+use vgic_loom_tests::model;
+
+/// EnableLPIs is cleared and set by one vCPU and an MSI is sent by another thread, while the vCPU that it concerns runs.
+#[test]
+fn t02_toggle_enable_lpis_vs_inject() {
+    model(2, 10_000, || {
+        let (mut machine, _log) = Machine::new(1);
+        machine.run(mapti(0, 0, 0));
+        let (source, guest) = (machine.route(0), machine.guest());
+        let mut cpu = machine.cpu(0);
+        let toggler = thread::spawn(move || {
+            guest.enable_lpis(0, false);
+            guest.enable_lpis(0, true);
+            guest
+        });
+        let sent = source.send();
+        let mut taken = cpu.run().len();
+        let guest = toggler.join().unwrap();
+        taken += cpu.settle().len();
+        assert_eq!((sent, taken), (Injected::Pending, 1));
+        drop((source, guest));
+        machine.end(cpu);
+    });
+}
+
+/// Two vCPUs write EnableLPIs of a third one, for which an LPI is in a list register.
+#[test]
+fn t02_two_toggle_enable_lpis() {
+    model(2, 2_000, || {
+        let (mut machine, _log) = Machine::new(1);
+        machine.run(mapti(0, 0, 0));
+        let guests = [machine.guest(), machine.guest()];
+        let mut cpu = machine.cpu(0);
+        machine.run(int(0));
+        cpu.look();
+        let togglers = guests.map(|guest| {
+            thread::spawn(move || {
+                guest.enable_lpis(0, false);
+                guest.enable_lpis(0, true);
+                guest
+            })
+        });
+        let guests = togglers.map(|toggler| toggler.join().unwrap());
+        assert_eq!(cpu.settle(), [lpi(0)]);
+        drop(guests);
+        machine.end(cpu);
+    });
+}
+
+/// GITS_CTLR is cleared and set by one vCPU, EnableLPIs by another, while an MSI is sent and commands wait for the ITS.
+#[test]
+fn t02_toggle_its_vs_toggle_enable_lpis() {
+    model(1, 8_000, || {
+        let (mut machine, log) = Machine::new(1);
+        machine.run(mapti(0, 0, 0));
+        let (source, its, lpis) = (machine.route(0), machine.guest(), machine.guest());
+        let mut cpu = machine.cpu(0);
+        let before = log.count();
+        let commands = [mapti(1, 1, 0), int(1)];
+        let end = machine.put(&commands);
+        let its = thread::spawn(move || {
+            its.enable_its(false);
+            its.ring(end);
+            its.enable_its(true);
+            its
+        });
+        let lpis = thread::spawn(move || {
+            lpis.enable_lpis(0, false);
+            lpis.enable_lpis(0, true);
+            lpis
+        });
+        let sent = source.send();
+        let mut taken = cpu.run().len();
+        let (its, lpis) = (its.join().unwrap(), lpis.join().unwrap());
+        taken += cpu.settle().len();
+        assert_eq!(log.after(before), commands);
+        assert_eq!(taken, 1 + usize::from(sent == Injected::Pending));
+        drop((source, its, lpis));
+        machine.end(cpu);
+    });
+}
+
+/// Pending at one vCPU, whose EnableLPIs one vCPU clears while another moves the LPI to itself.
+fn move_vs_disable(prepare: fn(&mut Cpu)) {
+    model(3, 1_500, move || {
+        let (mut machine, _log) = Machine::new(2);
+        machine.run(mapti(0, 0, 0));
+        let (first, second) = (machine.guest(), machine.guest());
+        let mut cpus = [machine.cpu(0), machine.cpu(1)];
+        machine.run(int(0));
+        prepare(&mut cpus[0]);
+        let end = machine.put(&[movi(0, 1)]);
+        let first = thread::spawn(move || {
+            first.enable_lpis(0, false);
+            first
+        });
+        let second = thread::spawn(move || {
+            second.ring(end);
+            second
+        });
+        let taken = cpus[0].run().len();
+        let (first, second) = (first.join().unwrap(), second.join().unwrap());
+        let rest = settle(&mut cpus);
+        assert_eq!(rest[0], []);
+        assert_eq!(taken + rest[1].len(), 1);
+        drop((first, second));
+        machine.end(cpus);
+    });
+}
+
+#[test]
+fn t03_disable_vs_movi_vs_drain() {
+    move_vs_disable(|_| {});
+}
+
+#[test]
+fn t03_disable_vs_movi_vs_list_register() {
+    move_vs_disable(Cpu::look);
+}
+
+/// Moved to a vCPU whose EnableLPIs is cleared, and which enters meanwhile: what it has not taken by then stays pending there until
+/// LPIs are enabled again.
+#[test]
+fn t04_movi_vs_disable_of_the_target() {
+    model(3, 150, || {
+        let (mut machine, _log) = Machine::new(2);
+        machine.run(mapti(0, 0, 0));
+        let (first, second) = (machine.guest(), machine.guest());
+        let mut cpus = [machine.cpu(0), machine.cpu(1)];
+        // Pending in nobody's hands.
+        first.enable_lpis(0, false);
+        machine.run(int(0));
+        cpus[0].look();
+        let end = machine.put(&[movi(0, 1)]);
+        let first = thread::spawn(move || {
+            first.ring(end);
+            first
+        });
+        let second = thread::spawn(move || {
+            second.enable_lpis(1, false);
+            second
+        });
+        let taken = cpus[1].run().len();
+        let (first, second) = (first.join().unwrap(), second.join().unwrap());
+        assert_eq!(settle(&mut cpus), [vec![], vec![]]);
+        second.enable_lpis(1, true);
+        let rest = settle(&mut cpus);
+        assert_eq!((rest[0].len(), taken + rest[1].len()), (0, 1));
+        drop((first, second));
+        machine.end(cpus);
+    });
+}
+
+/// Moved away and back while EnableLPIs of its vCPU is cleared and set again, and the vCPU enters.
+#[test]
+fn t04_movi_there_and_back_vs_toggle() {
+    model(2, 3_000, || {
+        let (mut machine, _log) = Machine::new(2);
+        machine.run(mapti(0, 0, 0));
+        let (first, second) = (machine.guest(), machine.guest());
+        let mut cpus = [machine.cpu(0), machine.cpu(1)];
+        machine.run(int(0));
+        cpus[0].look();
+        let end = machine.put(&[movi(0, 1), movi(0, 0)]);
+        let other = thread::spawn(move || {
+            first.ring(end);
+            first
+        });
+        second.enable_lpis(0, false);
+        cpus[0].look();
+        second.enable_lpis(0, true);
+        let first = other.join().unwrap();
+        assert_eq!(settle(&mut cpus), [vec![lpi(0)], vec![]]);
+        drop((first, second));
+        machine.end(cpus);
+    });
+}
+
+/// MOVALL from vCPU 0 to vCPU 2 while an LPI of vCPU 0 is sent: it ends up at vCPU 2, unless vCPU 0 takes it first. What is pending at vCPU 1
+/// stays there.
+fn movall_vs_inject_on(event: u32, in_lr: bool) {
+    model(3, 40, move || {
+        let (mut machine, _log) = Machine::new(3);
+        machine.run(mapti(0, 0, 0));
+        machine.run(mapti(1, 1, 1));
+        let (source, guest) = (machine.route(event), machine.guest());
+        let mut cpus = [machine.cpu(0), machine.cpu(1), machine.cpu(2)];
+        machine.run(int(1 - event));
+        if in_lr {
+            machine.run(int(event));
+            cpus.iter_mut().for_each(Cpu::look);
+        }
+        let end = machine.put(&[movall(0, 2)]);
+        let commands = thread::spawn(move || {
+            guest.ring(end);
+            guest
+        });
+        let _ = source.send();
+        let at = event as usize;
+        let mut taken: [Vec<Intid>; 3] = Default::default();
+        taken[at] = cpus[at].run();
+        let guest = commands.join().unwrap();
+        let rest = settle(&mut cpus);
+        (0..3).for_each(|n| taken[n].extend(&rest[n]));
+        assert_eq!(taken[1], [lpi(1)]);
+        // If vCPU 0 has taken one that was in its list register, the one that was sent is another one.
+        let (left, moved) = (taken[0].len(), taken[2].len());
+        assert!(left + moved == 1 || in_lr && left > 0 && left + moved == 2, "{left} and {moved}");
+        // And from now on.
+        machine.run(int(0));
+        machine.run(int(1));
+        assert_eq!(settle(&mut cpus), [vec![], vec![lpi(1)], vec![lpi(0)]]);
+        drop((source, guest));
+        machine.end(cpus);
+    });
+}
+
+#[test]
+fn t12_movall_vs_inject_of_what_moves() {
+    movall_vs_inject_on(0, false);
+}
+
+#[test]
+fn t12_movall_vs_inject_of_what_stays() {
+    movall_vs_inject_on(1, false);
+}
+
+#[test]
+fn t12_movall_of_what_is_in_a_list_register() {
+    movall_vs_inject_on(0, true);
+}
+
+/// MOVALL while the vCPU that the LPIs leave enters.
+#[test]
+fn t12_movall_vs_entry() {
+    model(3, 300, || {
+        let (mut machine, _log) = Machine::new(3);
+        machine.run(mapti(0, 0, 0));
+        let guest = machine.guest();
+        let mut cpus = [machine.cpu(0), machine.cpu(1), machine.cpu(2)];
+        machine.run(int(0));
+        let end = machine.put(&[movall(0, 2)]);
+        let commands = thread::spawn(move || {
+            guest.ring(end);
+            guest
+        });
+        let taken = cpus[0].run().len();
+        let guest = commands.join().unwrap();
+        let rest = settle(&mut cpus);
+        assert_eq!((taken + rest[2].len(), &rest[1]), (1, &vec![]));
+        drop(guest);
+        machine.end(cpus);
+    });
+}
+
+/// MOVALL of an LPI that is pending, and in nobody's hands, as LPIs are not enabled where it is.
+#[test]
+fn t12_movall_of_what_nobody_has() {
+    model(3, 5, || {
+        let (mut machine, _log) = Machine::new(3);
+        machine.run(mapti(0, 0, 0));
+        let guest = machine.guest();
+        let mut cpus = [machine.cpu(0), machine.cpu(1), machine.cpu(2)];
+        guest.enable_lpis(0, false);
+        machine.run(int(0));
+        cpus[0].look();
+        let end = machine.put(&[movall(0, 2)]);
+        let commands = thread::spawn(move || {
+            guest.ring(end);
+            guest
+        });
+        let taken = cpus[2].run().len();
+        let guest = commands.join().unwrap();
+        let rest = settle(&mut cpus);
+        assert_eq!((taken + rest[2].len(), rest.concat().len() - rest[2].len()), (1, 0));
+        drop(guest);
+        machine.end(cpus);
+    });
+}
