@@ -687,7 +687,7 @@ impl Machine {
         loop {
             self.cpu(vcpu).enter();
             let intid = self.cpu(vcpu).icc_read(SysReg::ICC_IAR1_EL1).expect("it can be read");
-            if intid == SPURIOUS.into() {
+            if intid == u64::from(SPURIOUS) {
                 self.cpu(vcpu).exit();
                 return all;
             }

@@ -12,6 +12,7 @@ mod its;
 mod lpis;
 mod machine;
 mod op;
+pub mod sysreg;
 
 use crate::machine::Machine;
 use crate::op::steps;

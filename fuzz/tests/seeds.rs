@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use vgic_fuzz::{Frame, Report, run};
+use vgic_fuzz::{Frame, Report, run, sysreg};
 
 const TARGETS: [(&str, Frame); 7] = [
     ("gicc", Frame::Gicc),
@@ -14,24 +14,35 @@ const TARGETS: [(&str, Frame); 7] = [
     ("icc", Frame::Icc),
     ("its", Frame::Its),
 ];
+/// How much a target that is not about a frame finds in an input.
+type Find = fn(&[u8]) -> usize;
+const OTHERS: [(&str, Find); 2] =
+    [("sysreg_decode", sysreg::decode_all), ("sysreg_walk", sysreg::walk_all)];
 /// Of one target.
 const MOST_SEEDS: usize = 60;
 /// Bytes of one seed.
 const LONGEST_SEED: usize = 1024;
 
-/// Runs a target's seeds; the sum of their reports.
-fn run_all(name: &str, frame: Frame) -> Report {
+/// A target's seeds.
+fn seeds(name: &str) -> impl Iterator<Item = Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
     let mut files: Vec<_> =
         fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!files.is_empty() && files.len() <= MOST_SEEDS, "{} seeds of {name}", files.len());
     files.sort();
-    let mut sum = Report::default();
-    for file in files {
+    files.into_iter().map(|file| {
         let data = fs::read(&file).unwrap();
         assert!(data.len() < LONGEST_SEED, "{} is too long", file.display());
         // The last one that is named is the one that failed.
         println!("{}", file.display());
+        data
+    })
+}
+
+/// Runs a target's seeds; the sum of their reports.
+fn run_all(name: &str, frame: Frame) -> Report {
+    let mut sum = Report::default();
+    for data in seeds(name) {
         sum += run(frame, &data);
     }
     println!("{name}: {sum:?}");
@@ -67,6 +78,15 @@ fn every_seed_passes() {
     }
 }
 
+#[test]
+fn every_seed_of_the_system_registers_passes() {
+    for (name, run) in OTHERS {
+        let found: usize = seeds(name).map(|data| run(&data)).sum();
+        println!("{name}: {found}");
+        assert!(found >= 20, "{name}: {found}");
+    }
+}
+
 /// A target without seeds here would not be run.
 #[test]
 fn every_target_is_here() {
@@ -76,7 +96,8 @@ fn every_target_is_here() {
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    assert_eq!(names, TARGETS.map(|(name, _)| name));
+    let here = TARGETS.map(|(name, _)| name).into_iter().chain(OTHERS.map(|(name, _)| name));
+    assert!(names.iter().eq(here), "{names:?}");
 }
 
 #[test]
@@ -86,5 +107,8 @@ fn any_bytes_are_an_input() {
         for byte in [0, 1, 0x55, 0x7f, 0x80, 0xff] {
             run(frame, &[byte; 64]);
         }
+    }
+    for (_, run) in OTHERS {
+        (0..=255).for_each(|byte| _ = run(&[byte; 100]));
     }
 }

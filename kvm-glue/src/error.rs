@@ -28,6 +28,11 @@ pub enum Error {
         /// The kernel that brought it.
         since: &'static str,
     },
+    /// The CPUs have no breakpoints to spare for accesses to GICv3's CPU interface.
+    #[error(
+        "this host's CPUs have no hardware breakpoints for guests (capability 119, KVM_CAP_GUEST_DEBUG_HW_BPS, is 0), and a GICv3 in user space needs one; a GICv2 needs none"
+    )]
+    NoBreakpoints,
     /// This machine is no arm64 machine.
     #[error(
         "this host is {0}, and an interrupt controller for arm64 guests needs an arm64 host; the library builds elsewhere, but does not run"

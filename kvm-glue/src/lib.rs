@@ -15,6 +15,7 @@ pub mod runner;
 mod signal;
 pub mod spi;
 pub mod stats;
+pub mod sysreg;
 pub mod timer;
 
 pub use error::Error;

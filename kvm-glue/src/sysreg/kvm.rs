@@ -1,0 +1,113 @@
+//! KVM's vCPUs.
+
+use kvm_ioctls::VmFd;
+
+use crate::Error;
+#[cfg(target_arch = "aarch64")]
+pub use vcpu::KvmCpu;
+
+/// `KVM_CAP_SET_GUEST_DEBUG` and `KVM_CAP_GUEST_DEBUG_HW_BPS`: the bindings of other architectures do not have the second one.
+const CAP_SET_GUEST_DEBUG: u32 = 23;
+const CAP_GUEST_DEBUG_HW_BPS: u32 = 119;
+
+/// How many hardware breakpoints a vCPU of `vm` has: at least one.
+///
+/// # Errors
+/// [`Error::WrongArchitecture`]; [`Error::Capability`] and [`Error::NoBreakpoints`]: this host cannot trap accesses to GICv3's CPU
+/// interface.
+pub fn breakpoints(vm: &VmFd) -> Result<usize, Error> {
+    if let Some(host) = crate::arch::NOT_ARM64 {
+        return Err(Error::WrongArchitecture(host));
+    }
+    let check = |capability: u32| vm.check_extension_raw(capability.into());
+    if check(CAP_SET_GUEST_DEBUG) <= 0 {
+        let (name, since) = ("KVM_CAP_SET_GUEST_DEBUG", "Linux 4.2");
+        return Err(Error::Capability { name, number: CAP_SET_GUEST_DEBUG, since });
+    }
+    match usize::try_from(check(CAP_GUEST_DEBUG_HW_BPS)) {
+        Ok(n @ 1..) => Ok(n),
+        _ => Err(Error::NoBreakpoints),
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod vcpu {
+    use kvm_bindings::{
+        KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW, kvm_guest_debug,
+    };
+    use kvm_ioctls::VcpuFd;
+
+    use super::super::cpu::{Cpu, Debug, Reg};
+    use crate::Error;
+    use crate::error::kvm;
+
+    /// A breakpoint's DBGBCR: enabled, at EL1 only, for all bytes of an instruction.
+    const AT_EL1: u64 = 0x1e3;
+
+    /// Registers of KVM_GET_ONE_REG: 64 bits wide; core registers by their offset in words into `struct kvm_regs`, others
+    /// by their encoding.
+    const CORE: u64 = 0x6030_0000_0010_0000;
+    const SYSTEM: u64 = 0x6030_0000_0013_0000;
+
+    const fn core(offset: u64) -> u64 {
+        CORE | offset / 4
+    }
+
+    const fn system(crn: u64, crm: u64, op2: u64) -> u64 {
+        SYSTEM | 3 << 14 | crn << 7 | crm << 3 | op2
+    }
+
+    fn id(reg: Reg) -> u64 {
+        match reg {
+            Reg::X(n) => core(8 * u64::from(n)),
+            Reg::Pc => core(0x100),
+            Reg::Pstate => core(0x108),
+            Reg::SpEl1 => core(0x110),
+            Reg::Elr => core(0x118),
+            Reg::Spsr => core(0x120),
+            Reg::Sctlr => system(1, 0, 0),
+            Reg::Ttbr0 => system(2, 0, 0),
+            Reg::Ttbr1 => system(2, 0, 1),
+            Reg::Tcr => system(2, 0, 2),
+            Reg::Esr => system(5, 2, 0),
+            Reg::Vbar => system(12, 0, 0),
+            Reg::Pfr1 => system(0, 4, 1),
+        }
+    }
+
+    /// A vCPU of KVM's.
+    #[derive(Debug)]
+    pub struct KvmCpu<'a>(pub &'a VcpuFd);
+
+    impl Cpu for KvmCpu<'_> {
+        type Error = Error;
+
+        fn get(&mut self, reg: Reg) -> Result<u64, Error> {
+            let mut data = [0; 8];
+            self.0.get_one_reg(id(reg), &mut data).map_err(kvm("reading a vCPU's register"))?;
+            Ok(u64::from_ne_bytes(data))
+        }
+
+        fn set(&mut self, reg: Reg, value: u64) -> Result<(), Error> {
+            let data = value.to_ne_bytes();
+            self.0.set_one_reg(id(reg), &data).map_err(kvm("writing a vCPU's register"))?;
+            Ok(())
+        }
+
+        fn set_debug(&mut self, debug: Option<&Debug>) -> Result<(), Error> {
+            let mut set = kvm_guest_debug::default();
+            if let Some(debug) = debug {
+                set.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW;
+                if debug.step {
+                    set.control |= KVM_GUESTDBG_SINGLESTEP;
+                }
+                for (n, address) in debug.breakpoints.iter().enumerate() {
+                    if let Some(address) = address {
+                        (set.arch.dbg_bcr[n], set.arch.dbg_bvr[n]) = (AT_EL1, *address);
+                    }
+                }
+            }
+            self.0.set_guest_debug(&set).map_err(kvm("setting a vCPU's breakpoints"))
+        }
+    }
+}
