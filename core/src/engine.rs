@@ -62,7 +62,8 @@ pub trait Kick: Send + Sync + 'static {
     }
 
     /// ITS number `its` has worked off a part of its command queue, and has more to do. `true`: the host calls
-    /// [`Its::work`](crate::its::Its::work) soon, from any thread, but not from here, and the vCPU whose guest gave the commands comes back to its
+    /// [`Its::work`](crate::its::Its::work) soon (through a handle that it must not keep for ever, as that keeps the controller, which keeps the host), from
+    /// any thread, but not from here, and the vCPU whose guest gave the commands comes back to its
     /// guest. `false`, the default: the commands are gone on with before it does.
     fn commands_left(&self, its: usize) -> bool {
         let _ = its;

@@ -182,13 +182,13 @@ fn collections_without_events_cost_nothing() {
 }
 
 /// A host whose worker is at it before the vCPU has come back.
-struct Eager(std::sync::OnceLock<vgic_core::its::Its<Engine>>);
+struct Eager(std::sync::Mutex<Option<vgic_core::its::Its<Engine>>>);
 
 impl Kick for Eager {
     fn kick(&self, _: VcpuId) {}
 
     fn commands_left(&self, _: usize) -> bool {
-        let its = self.0.get().unwrap().clone();
+        let its = self.0.lock().unwrap().clone().unwrap();
         std::thread::spawn(move || its.work()).join().unwrap();
         true
     }
@@ -196,15 +196,17 @@ impl Kick for Eager {
 
 #[test]
 fn a_host_that_is_quick_finds_the_turn_free() {
-    let host = Arc::new(Eager(std::sync::OnceLock::new()));
+    let host = Arc::new(Eager(None.into()));
     let config = ItsConfig { slice: 8, ..ItsConfig::at(GITS) };
     let mut guest = with_host(config, host.clone());
-    assert!(host.0.set(guest.its.clone()).is_ok());
+    *host.0.lock().unwrap() = Some(guest.its.clone());
     for n in 0..20 {
         guest.put(&mapd(n, 3).encode());
     }
     guest.ring();
     assert_eq!(guest.its.stats().commands_of(vgic_core::its::Kind::Mapd), 20);
+    // The host and the controller would keep each other.
+    *host.0.lock().unwrap() = None;
 }
 
 /// A host that goes on with commands itself.
