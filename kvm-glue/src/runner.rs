@@ -169,9 +169,15 @@ impl Runner {
         self.stats
     }
 
-    /// KVM's vCPU, to read or write its registers.
-    pub fn vcpu(&mut self) -> &mut VcpuFd {
-        &mut self.vcpu
+    /// KVM's vCPU, to read or write its registers. Not to be changed for another one: what the runner has of it points into it.
+    ///
+    /// ```compile_fail
+    /// # fn f(runner: &mut vgic_kvm::Runner, other: kvm_ioctls::VcpuFd) {
+    /// std::mem::replace(runner.vcpu(), other);
+    /// # }
+    /// ```
+    pub fn vcpu(&self) -> &VcpuFd {
+        &self.vcpu
     }
 
     /// The interrupt controller's side of it.
