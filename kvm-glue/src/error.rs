@@ -2,7 +2,7 @@
 
 use vgic_core::engine::Error as EngineError;
 use vgic_core::gic::SetupError;
-use vgic_core::ids::VcpuId;
+use vgic_core::ids::{Intid, VcpuId};
 
 /// Why something could not be set up or run. Nothing half-made stays behind.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,9 @@ pub enum Error {
     /// A GSI has a source already.
     #[error("GSI {0} has an event source already")]
     SourceExists(u32),
+    /// An SPI has a source that is told of its ends already.
+    #[error("SPI {} has a resampled source already: sources that share a level-triggered SPI are not supported", .0.0)]
+    SpiShared(Intid),
     /// Nothing takes MSIs at that address.
     #[error("no MSI doorbell takes data {data:#x} at {address:#x}")]
     NoDoorbell {
