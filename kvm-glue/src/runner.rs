@@ -99,9 +99,11 @@ struct Attached {
 }
 
 impl Attached {
-    fn new(lines: &Arc<Lines>, id: VcpuId, target: &Target) -> Self {
+    fn new(lines: &Arc<Lines>, id: VcpuId, target: &Target) -> Result<Self, Error> {
+        // Whoever had the vCPU before, and whatever was told to KVM by others: from here on it is known.
+        lines.lower(id).map_err(|source| Error::CpuLine { vcpu: id, source })?;
         lines.attach(id, target.tid());
-        Self { lines: Arc::clone(lines), id }
+        Ok(Self { lines: Arc::clone(lines), id })
     }
 }
 
@@ -109,6 +111,8 @@ impl Drop for Attached {
     fn drop(&mut self) {
         self.lines.attach(self.id, 0);
         self.lines.leave(self.id);
+        // Whoever runs the vCPU next gets it without our interrupts. If KVM refuses, there is nobody to tell.
+        let _ = self.lines.lower(self.id);
     }
 }
 
@@ -131,27 +135,47 @@ pub struct Runner {
 }
 
 impl Runner {
-    pub(crate) fn new(gic: &KvmGic, mut cpu: GicCpu<Vgic>, mut vcpu: VcpuFd, on: bool) -> Self {
-        let target = Target::new(&mut vcpu);
-        let lines = Arc::clone(gic.lines());
-        let attached = Attached::new(&lines, cpu.id(), &target);
+    pub(crate) fn new(
+        gic: &KvmGic,
+        mut cpu: GicCpu<Vgic>,
+        mut vcpu: VcpuFd,
+        on: bool,
+    ) -> Result<Self, (Error, VcpuFd)> {
+        let (id, lines) = (cpu.id(), Arc::clone(gic.lines()));
+        let target = match Target::new(&mut vcpu) {
+            Ok(target) => target,
+            Err(e) => return Err((e, vcpu)),
+        };
+        let attached = match Attached::new(&lines, id, &target) {
+            Ok(attached) => attached,
+            Err(e) => {
+                drop(target);
+                return Err((e, vcpu));
+            }
+        };
+        let outputs = arch::Outputs::new(&mut vcpu);
+        let mut timer = TimerBridge::new(gic.ppis());
+        if let Err(e) = timer.set(id, outputs.levels(), cpu.bus().injector()) {
+            drop((attached, target));
+            return Err((e.into(), vcpu));
+        }
         if on {
             cpu.power_on();
         }
-        Self {
+        Ok(Self {
             attached,
             cpu,
             target,
-            outputs: arch::Outputs::new(&mut vcpu),
+            outputs,
             vcpu,
             lines,
-            timer: TimerBridge::new(gic.ppis()),
+            timer,
             stop: Arc::new(AtomicBool::new(false)),
             cpu_interface: gic.cpu_interface(),
             on,
             fiq: false,
             stats: RunStats::default(),
-        }
+        })
     }
 
     /// Which vCPU this is.
