@@ -58,7 +58,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     }
 }
 
-/// The guests that `cargo xtask test` runs: those that try this project's code, in a few minutes.
+/// The guests that `cargo xtask test` runs.
 pub(crate) fn gate() -> Result<()> {
     let names: Vec<String> = table::GATE.iter().map(|name| (*name).to_owned()).collect();
     guests::run(&names, false, &[])
