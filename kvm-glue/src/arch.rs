@@ -38,6 +38,13 @@ impl Outputs {
     }
 }
 
+/// The reason of a KVM_EXIT_INTERNAL_ERROR, which is what `vcpu` has just exited for.
+#[allow(unsafe_code)] // A union of the kernel's.
+pub(crate) fn suberror(vcpu: &mut VcpuFd) -> u32 {
+    // SAFETY: a plain integer, of the member that the exit reason says; any bytes of the page would do.
+    unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror }
+}
+
 /// The access that the vCPU has just exited for becomes an external abort.
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn inject_abort(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {

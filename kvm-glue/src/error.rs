@@ -2,7 +2,7 @@
 
 use vgic_core::engine::Error as EngineError;
 use vgic_core::gic::SetupError;
-use vgic_core::ids::VcpuId;
+use vgic_core::ids::{Intid, VcpuId};
 
 /// Why something could not be set up or run. Nothing half-made stays behind.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,24 @@ pub enum Error {
     /// A vCPU has a runner already.
     #[error("vCPU {} is attached already: each vCPU has one runner, which is dropped before another one is made", .0.0)]
     AlreadyAttached(VcpuId),
+    /// The calling thread has a runner already.
+    #[error(
+        "this thread has a vCPU's runner already: each vCPU needs a thread of its own, as calls out of the guest go to the thread"
+    )]
+    ThreadInUse,
+    /// KVM_IRQ_LINE does not take a vCPU's lines.
+    #[error(
+        "KVM does not take the lines of vCPU {}: {source}; the VM has an interrupt controller in the kernel, or KVM knows no vCPU of that number", .vcpu.0
+    )]
+    CpuLine {
+        /// Whose.
+        vcpu: VcpuId,
+        /// The kernel's answer.
+        source: kvm_ioctls::Error,
+    },
+    /// An interrupt that is to be a timer's or the PMU's is no PPI.
+    #[error("INTID {} cannot be a timer's or the PMU's interrupt: PPIs are 16 to 31", .0.0)]
+    NotPpi(Intid),
     /// The shape of the machine is refused: overlapping or misaligned addresses, numbers out of range.
     #[error("the interrupt controller cannot be set up like this: {0}")]
     Setup(#[from] SetupError),
@@ -78,6 +96,9 @@ pub enum Error {
     /// A GSI has a source already.
     #[error("GSI {0} has an event source already")]
     SourceExists(u32),
+    /// An SPI has a source that is told of its ends already.
+    #[error("SPI {} has a resampled source already: sources that share a level-triggered SPI are not supported", .0.0)]
+    SpiShared(Intid),
     /// Nothing takes MSIs at that address.
     #[error("no MSI doorbell takes data {data:#x} at {address:#x}")]
     NoDoorbell {

@@ -35,7 +35,7 @@ pub enum Route {
 }
 
 /// A GSI.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Gsi {
     route: Option<Route>,
     masked: bool,
@@ -280,38 +280,50 @@ impl EventSources {
         }
     }
 
-    fn add_subscriber(&self, gsi: u32, subscriber: Subscriber) -> Result<(), Error> {
-        // Held until the source is there, so that of two that come at once one is refused. The loop does not look here.
-        match self.shared.ids.entry(gsi) {
-            Entry::Occupied(_) => Err(Error::SourceExists(gsi)),
-            Entry::Vacant(entry) => {
-                let add = |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| {
-                    Ok::<_, event_manager::Error>(ops.add_subscriber(subscriber))
-                };
-                entry.insert(self.remote.call_blocking(add)?);
-                Ok(())
-            }
-        }
+    /// Has the loop poll it. It may find something before this returns.
+    fn subscribe(&self, subscriber: Subscriber) -> Result<SubscriberId, Error> {
+        let add = |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| {
+            Ok::<_, event_manager::Error>(ops.add_subscriber(subscriber))
+        };
+        Ok(self.remote.call_blocking(add)?)
     }
 
-    /// Serves an eventfd: each time it is written to, the interrupt of `gsi` is sent.
+    /// A GSI about which there is nothing to remember is forgotten.
+    fn forget_unrouted(&self, gsi: u32) {
+        self.shared.gsis.remove_if(&gsi, |_, entry| *entry == UNROUTED);
+    }
+
+    /// Serves an eventfd: each time it is written to, the interrupt of `gsi` is sent. If it has been written to already, that is the first time.
     ///
     /// # Errors
     /// [`Error::SourceExists`], [`Error::Events`], [`Error::Io`]. The eventfd is to be non-blocking.
     pub fn add(&self, gsi: u32, fd: &EventFd) -> Result<(), Error> {
+        // Held until the source is there, so that of two that come at once one is refused. The loop does not look here.
+        let Entry::Vacant(place) = self.shared.ids.entry(gsi) else {
+            return Err(Error::SourceExists(gsi));
+        };
         let (shared, injector) = (Arc::clone(&self.shared), Arc::clone(&self.injector));
-        self.add_subscriber(
-            gsi,
-            Subscriber::Source { gsi, fd: fd.try_clone()?, shared, injector },
-        )?;
+        let source = Subscriber::Source { gsi, fd: fd.try_clone()?, shared, injector };
+        // Before it is polled: what the loop finds goes there.
         self.shared.gsis.entry(gsi).or_insert(UNROUTED);
-        Ok(())
+        match self.subscribe(source) {
+            Ok(id) => {
+                place.insert(id);
+                Ok(())
+            }
+            Err(e) => {
+                self.forget_unrouted(gsi);
+                Err(e)
+            }
+        }
     }
 
     /// Serves an eventfd of a level-triggered SPI, and writes to `resample` each time that the guest has ended it.
     ///
+    /// An SPI has one such source. Several that share a line, as PCI's INTx may, are not supported: the one would lower what the other asserts.
+    ///
     /// # Errors
-    /// As [`EventSources::add`]; [`Error::Engine`] if there is no such SPI.
+    /// As [`EventSources::add`]; [`Error::SpiShared`]; [`Error::Engine`] if there is no such SPI.
     pub fn add_resampled(
         &self,
         gsi: u32,
@@ -319,31 +331,48 @@ impl EventSources {
         fd: &EventFd,
         resample: &EventFd,
     ) -> Result<(), Error> {
-        if self.shared.ids.contains_key(&gsi) {
-            // Before anything is changed that the other source may use.
+        // As in `add`; and before anything is changed that another source may use.
+        let Entry::Vacant(place) = self.shared.ids.entry(gsi) else {
             return Err(Error::SourceExists(gsi));
-        }
+        };
         let (shared, injector) = (Arc::clone(&self.shared), Arc::clone(&self.injector));
         let [fd, told, kept] = [fd.try_clone()?, resample.try_clone()?, resample.try_clone()?];
-        self.injector.with(|i| i.injector().map_phys(Wired::Spi(spi), spi.0 as u16))?;
-        self.shared.lines.resampler().insert(spi);
-        self.resample.insert(spi.0, kept);
-        let subscriber = Subscriber::Resampled { spi, gsi, fd, resample: told, shared, injector };
-        if let Err(e) = self.add_subscriber(gsi, subscriber) {
-            self.untie(spi);
-            return Err(e);
+        // The SPI is this source's from here on. The entry is not held: the loop looks there.
+        match self.resample.entry(spi.0) {
+            Entry::Occupied(_) => return Err(Error::SpiShared(spi)),
+            Entry::Vacant(entry) => drop(entry.insert(kept)),
         }
+        let mapped = self.injector.with(|i| i.injector().map_phys(Wired::Spi(spi), spi.0 as u16));
+        if let Err(e) = mapped {
+            self.resample.remove(&spi.0);
+            return Err(e.into());
+        }
+        self.shared.lines.resampler().insert(spi);
+        let before = self.shared.gsis.get(&gsi).and_then(|entry| entry.route);
         self.change(gsi, |entry| entry.route = Some(Route::Spi(spi)));
-        Ok(())
+        let source = Subscriber::Resampled { spi, gsi, fd, resample: told, shared, injector };
+        match self.subscribe(source) {
+            Ok(id) => {
+                place.insert(id);
+                Ok(())
+            }
+            Err(e) => {
+                self.untie(spi);
+                self.change(gsi, |entry| entry.route = before);
+                self.forget_unrouted(gsi);
+                Err(e)
+            }
+        }
     }
 
     fn untie(&self, spi: Intid) {
-        self.resample.remove(&spi.0);
         self.shared.lines.resampler().remove(spi);
         self.injector.with(|i| {
             let _ = i.injector().unmap_phys(Wired::Spi(spi));
             let _ = i.injector().set_level(Wired::Spi(spi), false);
         });
+        // Last: from here on another source may have it.
+        self.resample.remove(&spi.0);
     }
 
     /// Serves a GSI's eventfd no longer, and forgets its route.
@@ -351,7 +380,11 @@ impl EventSources {
     /// # Errors
     /// [`Error::NoSource`], [`Error::Events`].
     pub fn remove(&self, gsi: u32) -> Result<(), Error> {
-        let (_, id) = self.shared.ids.remove(&gsi).ok_or(Error::NoSource(gsi))?;
+        // Held to the end: who adds a source for this GSI meanwhile is not to have its route forgotten.
+        let Entry::Occupied(place) = self.shared.ids.entry(gsi) else {
+            return Err(Error::NoSource(gsi));
+        };
+        let id = *place.get();
         let take =
             move |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| ops.remove_subscriber(id);
         let was = self.remote.call_blocking::<_, _, event_manager::Error>(take)?;
@@ -360,6 +393,7 @@ impl EventSources {
             self.untie(spi);
         }
         self.shared.gsis.remove(&gsi);
+        place.remove();
         Ok(())
     }
 

@@ -149,6 +149,15 @@ impl Lines {
         }
     }
 
+    /// Both lines are low from here on, whatever they were before: nobody runs the vCPU yet, or any more. Fails if KVM has no such lines.
+    pub(crate) fn lower(&self, vcpu: VcpuId) -> Result<(), kvm_ioctls::Error> {
+        self.driver.set(vcpu, CpuLine::Irq, false)?;
+        self.driver.set(vcpu, CpuLine::Fiq, false)?;
+        // What the cell says, and whoever is still at the hardware. The first call is not for that: it may tell a failure.
+        self.set_irq(vcpu, false);
+        Ok(())
+    }
+
     /// Whether the IRQ line is to be up.
     pub fn level(&self, vcpu: VcpuId) -> bool {
         self.lines[vcpu.index()].irq.level()

@@ -61,7 +61,7 @@ impl Machine {
         Ok(Self { setup, vcpus, model: Model::V2, v2: Some(map), ppis: Ppis::default() })
     }
 
-    /// The timers' and the PMU's PPIs, if they are not [`Ppis::default`]'s.
+    /// The timers' and the PMU's PPIs, if they are not [`Ppis::default`]'s. `build` refuses what is not a PPI.
     pub fn set_ppis(&mut self, ppis: Ppis) {
         self.ppis = ppis;
     }
@@ -92,9 +92,10 @@ impl Machine {
     /// Makes the interrupt controller of `vm`, which has no interrupt controller in the kernel.
     ///
     /// # Errors
-    /// As [`Machine::check_host`]; [`Error::Setup`] if something is missing, [`Error::Signal`].
+    /// As [`Machine::check_host`]; [`Error::Setup`] if something is missing, [`Error::NotPpi`], [`Error::Signal`].
     pub fn build(self, vm: &Arc<VmFd>) -> Result<KvmGic, Error> {
         Self::check_host(vm)?;
+        self.ppis.check()?;
         signal::install()?;
         let lines = Arc::new(Lines::new(self.vcpus, Arc::clone(vm)));
         let gic = self.setup.init(Arc::clone(&lines) as Arc<dyn vgic_core::engine::Kick>)?;
@@ -134,8 +135,8 @@ impl KvmGic {
     /// `KVM_ARM_VCPU_POWER_OFF` if the guest is to power it on.
     ///
     /// # Errors
-    /// [`Error::AlreadyAttached`]; [`Error::Engine`] if there is no such vCPU; [`Error::Kvm`] if the vCPU has not been
-    /// initialised. The vCPU goes back to the caller then.
+    /// [`Error::AlreadyAttached`]; [`Error::ThreadInUse`]; [`Error::Engine`] if there is no such vCPU; [`Error::CpuLine`] if the VM has an
+    /// interrupt controller in the kernel, or no vCPU of that number; [`Error::Kvm`] if the vCPU has not been initialised. The vCPU goes back to the caller then.
     pub fn attach(&self, id: VcpuId, vcpu: VcpuFd) -> Result<Runner, (Error, VcpuFd)> {
         let cpu = match self.gic.cpu(id) {
             Ok(cpu) => cpu,
@@ -145,7 +146,7 @@ impl KvmGic {
             Err(e) => return Err((e.into(), vcpu)),
         };
         match arch::is_off(&vcpu).map_err(kvm("asking for a vCPU's power state")) {
-            Ok(off) => Ok(Runner::new(self, cpu, vcpu, !off)),
+            Ok(off) => Runner::new(self, cpu, vcpu, !off),
             Err(e) => Err((e, vcpu)),
         }
     }

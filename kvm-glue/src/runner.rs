@@ -71,8 +71,17 @@ pub enum Exit {
     Stopped,
     /// The guest asks for an event of the whole machine: `KVM_SYSTEM_EVENT_*`, with its first datum.
     SystemEvent(u32, u64),
-    /// KVM_RUN returned for a reason that is not known here.
-    Unknown,
+    /// The guest could not be entered.
+    FailEntry {
+        /// The hardware's reason.
+        reason: u64,
+        /// On which of the host's CPUs.
+        cpu: u32,
+    },
+    /// KVM gives up: `KVM_INTERNAL_ERROR_*`.
+    InternalError(u32),
+    /// KVM_RUN returned for a reason that is not known here: `KVM_EXIT_*`.
+    Unknown(u32),
 }
 
 /// Asks a vCPU's thread to return from [`Runner::run`].
@@ -86,7 +95,7 @@ pub struct Stop {
 impl Stop {
     /// Makes the current, or else the next, call of [`Runner::run`] return.
     pub fn stop(&self) {
-        // Release: pairs with the look in `Runner::run`, which comes after the kick.
+        // Release: pairs with the look in `Runner::run`. If that came before this, the kick comes after it.
         self.flag.store(true, Ordering::Release);
         self.lines.kick(self.vcpu);
     }
@@ -99,9 +108,11 @@ struct Attached {
 }
 
 impl Attached {
-    fn new(lines: &Arc<Lines>, id: VcpuId, target: &Target) -> Self {
+    fn new(lines: &Arc<Lines>, id: VcpuId, target: &Target) -> Result<Self, Error> {
+        // Whoever had the vCPU before, and whatever was told to KVM by others: from here on it is known.
+        lines.lower(id).map_err(|source| Error::CpuLine { vcpu: id, source })?;
         lines.attach(id, target.tid());
-        Self { lines: Arc::clone(lines), id }
+        Ok(Self { lines: Arc::clone(lines), id })
     }
 }
 
@@ -109,6 +120,8 @@ impl Drop for Attached {
     fn drop(&mut self) {
         self.lines.attach(self.id, 0);
         self.lines.leave(self.id);
+        // Whoever runs the vCPU next gets it without our interrupts. If KVM refuses, there is nobody to tell.
+        let _ = self.lines.lower(self.id);
     }
 }
 
@@ -131,27 +144,47 @@ pub struct Runner {
 }
 
 impl Runner {
-    pub(crate) fn new(gic: &KvmGic, mut cpu: GicCpu<Vgic>, mut vcpu: VcpuFd, on: bool) -> Self {
-        let target = Target::new(&mut vcpu);
-        let lines = Arc::clone(gic.lines());
-        let attached = Attached::new(&lines, cpu.id(), &target);
+    pub(crate) fn new(
+        gic: &KvmGic,
+        mut cpu: GicCpu<Vgic>,
+        mut vcpu: VcpuFd,
+        on: bool,
+    ) -> Result<Self, (Error, VcpuFd)> {
+        let (id, lines) = (cpu.id(), Arc::clone(gic.lines()));
+        let target = match Target::new(&mut vcpu) {
+            Ok(target) => target,
+            Err(e) => return Err((e, vcpu)),
+        };
+        let attached = match Attached::new(&lines, id, &target) {
+            Ok(attached) => attached,
+            Err(e) => {
+                drop(target);
+                return Err((e, vcpu));
+            }
+        };
+        let outputs = arch::Outputs::new(&mut vcpu);
+        let mut timer = TimerBridge::new(gic.ppis());
+        if let Err(e) = timer.set(id, outputs.levels(), cpu.bus().injector()) {
+            drop((attached, target));
+            return Err((e.into(), vcpu));
+        }
         if on {
             cpu.power_on();
         }
-        Self {
+        Ok(Self {
             attached,
             cpu,
             target,
-            outputs: arch::Outputs::new(&mut vcpu),
+            outputs,
             vcpu,
             lines,
-            timer: TimerBridge::new(gic.ppis()),
+            timer,
             stop: Arc::new(AtomicBool::new(false)),
             cpu_interface: gic.cpu_interface(),
             on,
             fiq: false,
             stats: RunStats::default(),
-        }
+        })
     }
 
     /// Which vCPU this is.
@@ -169,9 +202,15 @@ impl Runner {
         self.stats
     }
 
-    /// KVM's vCPU, to read or write its registers.
-    pub fn vcpu(&mut self) -> &mut VcpuFd {
-        &mut self.vcpu
+    /// KVM's vCPU, to read or write its registers. Not to be changed for another one: what the runner has of it points into it.
+    ///
+    /// ```compile_fail
+    /// # fn f(runner: &mut vgic_kvm::Runner, other: kvm_ioctls::VcpuFd) {
+    /// std::mem::replace(runner.vcpu(), other);
+    /// # }
+    /// ```
+    pub fn vcpu(&self) -> &VcpuFd {
+        &self.vcpu
     }
 
     /// The interrupt controller's side of it.
@@ -194,17 +233,25 @@ impl Runner {
     /// # Errors
     /// [`Error::Kvm`].
     pub fn run(&mut self, devices: &mut impl Devices) -> Result<Exit, Error> {
+        let result = self.run_until(devices);
+        // However it ends: nobody is to wait for what the list registers hold.
+        self.cpu.exit();
+        result
+    }
+
+    fn run_until(&mut self, devices: &mut impl Devices) -> Result<Exit, Error> {
         loop {
             self.vcpu.set_kvm_immediate_exit(0);
-            if !self.enter() {
-                continue;
-            }
+            // What comes from here on, a stop included, makes `enter` fail or calls the vCPU out; a stop that came before is seen here, even
+            // if there is always something that keeps `enter` from succeeding.
+            self.lines.look(self.cpu.id());
             if self.stop.load(Ordering::Acquire) {
                 // Acquire: pairs with `Stop::stop`. Cleared, so that the vCPU can be run again.
                 self.stop.store(false, Ordering::Relaxed);
-                self.lines.leave(self.cpu.id());
-                self.cpu.exit();
                 return Ok(Exit::Stopped);
+            }
+            if !self.enter() {
+                continue;
             }
             let ran = self.vcpu.run();
             let called = self.lines.leave(self.cpu.id());
@@ -238,21 +285,21 @@ impl Runner {
                 }
                 Ok(VcpuExit::SystemEvent(event, data)) => {
                     let datum = data.first().copied().unwrap_or(0);
-                    self.cpu.exit();
                     return Ok(Exit::SystemEvent(event, datum));
                 }
                 Ok(VcpuExit::Intr) => self.interrupted(called)?,
                 Err(e) if [libc::EINTR, libc::EAGAIN].contains(&e.errno()) => {
                     self.interrupted(called)?
                 }
+                Ok(VcpuExit::FailEntry(reason, cpu)) => return Ok(Exit::FailEntry { reason, cpu }),
+                Ok(VcpuExit::InternalError) => {
+                    return Ok(Exit::InternalError(arch::suberror(&mut self.vcpu)));
+                }
                 Ok(_) => {
-                    self.cpu.exit();
-                    return Ok(Exit::Unknown);
+                    let reason = self.vcpu.get_kvm_run().exit_reason;
+                    return Ok(Exit::Unknown(reason));
                 }
-                Err(e) => {
-                    self.cpu.exit();
-                    return Err(kvm("running a vCPU")(e));
-                }
+                Err(e) => return Err(kvm("running a vCPU")(e)),
             };
             if exit == Outcome::Abort {
                 self.stats.aborts += 1;
@@ -261,13 +308,12 @@ impl Runner {
         }
     }
 
-    /// Offers the guest what there is. Returns whether it may be entered.
+    /// Offers the guest what there is; after [`Lines::look`]. Returns whether it may be entered.
     fn enter(&mut self) -> bool {
         let id = self.cpu.id();
         if !self.on {
             return self.lines.enter(id, Thresholds::default());
         }
-        self.lines.look(id);
         self.cpu.enter();
         self.lines.set_irq(id, self.cpu.irq_line());
         let fiq = self.cpu.fiq_line();

@@ -46,16 +46,25 @@ pub(crate) fn install() -> Result<(), Error> {
 /// The calling thread, as one that runs a vCPU. Not for another thread: the handler finds the vCPU through it.
 pub(crate) struct Target {
     tid: libc::pid_t,
+    flag: *mut u8,
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
 impl Target {
     /// Makes the handler reach `vcpu`, which is to outlive the target.
-    pub(crate) fn new(vcpu: &mut VcpuFd) -> Self {
-        IMMEDIATE_EXIT.set(&raw mut vcpu.get_kvm_run().immediate_exit);
+    pub(crate) fn new(vcpu: &mut VcpuFd) -> Result<Self, Error> {
+        Self::claim(&raw mut vcpu.get_kvm_run().immediate_exit)
+    }
+
+    /// The handler has one vCPU in a thread: calls for another one would be lost.
+    fn claim(flag: *mut u8) -> Result<Self, Error> {
+        if !IMMEDIATE_EXIT.get().is_null() {
+            return Err(Error::ThreadInUse);
+        }
+        IMMEDIATE_EXIT.set(flag);
         // SAFETY: no arguments, and it cannot fail.
         let tid = unsafe { libc::gettid() };
-        Self { tid, _not_send: std::marker::PhantomData }
+        Ok(Self { tid, flag, _not_send: std::marker::PhantomData })
     }
 
     /// The thread's number.
@@ -66,7 +75,10 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        IMMEDIATE_EXIT.set(ptr::null_mut());
+        // In the thread that made it, as it does not leave that.
+        if IMMEDIATE_EXIT.get() == self.flag {
+            IMMEDIATE_EXIT.set(ptr::null_mut());
+        }
     }
 }
 
@@ -74,4 +86,29 @@ impl Drop for Target {
 pub(crate) fn send(tid: libc::pid_t) {
     // SAFETY: three integers; the handler is installed, so that the signal ends nobody.
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, number()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_has_one_vcpu() {
+        let mut flags = [0u8; 2];
+        let [a, b] = &mut flags;
+        let first = Target::claim(a).unwrap();
+        assert!(matches!(Target::claim(b), Err(Error::ThreadInUse)));
+        assert!(std::thread::spawn(|| Target::claim(&mut 0).is_ok()).join().unwrap());
+        install().unwrap();
+        // To itself: it has come before the call returns.
+        send(first.tid());
+        drop(first);
+        let second = Target::claim(b).unwrap();
+        let tid = second.tid();
+        send(tid);
+        drop(second);
+        // Nobody's.
+        send(tid);
+        assert_eq!(flags, [1, 1]);
+    }
 }

@@ -24,6 +24,17 @@ impl Default for Ppis {
     }
 }
 
+impl Ppis {
+    /// All of them are PPIs.
+    pub(crate) fn check(self) -> Result<(), crate::Error> {
+        let all = [self.vtimer, self.ptimer, self.pmu];
+        match all.into_iter().find(|intid| !(16..=31).contains(&intid.0)) {
+            Some(intid) => Err(crate::Error::NotPpi(intid)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Follows the outputs of one vCPU.
 #[derive(Clone, Debug)]
 pub struct TimerBridge {
@@ -32,9 +43,24 @@ pub struct TimerBridge {
 }
 
 impl TimerBridge {
-    /// All outputs are low.
+    /// All outputs are low, and so are the lines; if that is not known, [`TimerBridge::set`] comes next.
     pub fn new(ppis: Ppis) -> Self {
         Self { ppis: [ppis.vtimer, ppis.ptimer, ppis.pmu], last: 0 }
+    }
+
+    /// Sets the lines to what the outputs are, whatever they were: as a vCPU that was run before by another may have left them.
+    ///
+    /// # Errors
+    /// Those of [`Injector::set_level`].
+    pub fn set<I: Injector>(
+        &mut self,
+        vcpu: VcpuId,
+        levels: u64,
+        injector: &I,
+    ) -> Result<(), Error> {
+        self.last = !levels;
+        self.update(vcpu, levels, injector)?;
+        Ok(())
     }
 
     /// Takes over `kvm_run.s.regs.device_irq_level` after an exit, and returns how many outputs have changed.
@@ -85,5 +111,19 @@ mod tests {
         assert_eq!(bridge.update(VcpuId(1), 2, &injector), Ok(3));
         assert_eq!([line(27), line(30), line(23)], [false, true, false]);
         assert!(!injector.line(Wired::Private(VcpuId(0), Intid(30))).unwrap());
+        // Another one, which has not seen what this one did.
+        let mut next = TimerBridge::new(Ppis::default());
+        next.set(VcpuId(1), 1, &injector).unwrap();
+        assert_eq!([line(27), line(30), line(23)], [true, false, false]);
+        assert_eq!(next.update(VcpuId(1), 1, &injector), Ok(0));
+    }
+
+    #[test]
+    fn only_ppis_are_outputs() {
+        assert!(Ppis::default().check().is_ok());
+        let pmu = Ppis { pmu: Intid(32), ..Ppis::default() };
+        assert!(matches!(pmu.check(), Err(crate::Error::NotPpi(Intid(32)))));
+        let vtimer = Ppis { vtimer: Intid(15), ..Ppis::default() };
+        assert!(matches!(vtimer.check(), Err(crate::Error::NotPpi(Intid(15)))));
     }
 }

@@ -37,18 +37,34 @@ pub(crate) fn load(run: &Run, memory: &Memory) -> Result<Layout> {
     }
     let Some(kernel) = &run.kernel else { bail!("neither a kernel nor a payload") };
     let image = unwrap(read(kernel)?).with_context(|| kernel.display().to_string())?;
+    let size = image_size(&image);
     let entry = load_image(memory, image).with_context(|| kernel.display().to_string())?;
+    let kernel_end = entry.saturating_add(size);
+    ensure!(kernel_end <= fdt, "the kernel, {size} bytes with what it clears, leaves no room");
     let initrd = match &run.initrd {
         None => None,
         Some(path) => {
             let data = read(path)?;
-            let start = fdt.checked_sub(data.len() as u64).context("the initrd is too big")?;
-            let start = start & !0xffff;
+            let start = initrd_start(data.len() as u64, kernel_end, fdt)?;
             put(memory, start, &data, path)?;
             Some((start, start + data.len() as u64))
         }
     };
     Ok(Layout { entry, fdt, initrd })
+}
+
+/// Where an initrd of `len` bytes goes: as high as it can, and not into the kernel.
+fn initrd_start(len: u64, kernel_end: u64, fdt: u64) -> Result<u64> {
+    let start = fdt.checked_sub(len).map(|start| start & !0xffff);
+    let start = start.filter(|start| *start >= kernel_end);
+    start.context("the initrd does not fit behind the kernel: more memory is needed")
+}
+
+/// How much memory an arm64 Image takes at its entry: what its header says, which includes what it clears, and no less than what it has
+/// (Linux's Documentation/arch/arm64/booting.rst).
+fn image_size(image: &[u8]) -> u64 {
+    let said = image.get(16..24).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+    said.unwrap_or(0).max(image.len() as u64)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -115,6 +131,23 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(data).unwrap();
         encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn an_initrd_is_not_put_into_the_kernel() {
+        assert_eq!(initrd_start(0x1_0001, 0x4100_0000, 0x4200_0000).unwrap(), 0x41fe_0000);
+        assert_eq!(initrd_start(0x100_0000, 0x4100_0000, 0x4200_0000).unwrap(), 0x4100_0000);
+        assert!(initrd_start(0x100_0000, 0x4100_0001, 0x4200_0000).is_err());
+        assert!(initrd_start(u64::MAX, 0, 0x4200_0000).is_err());
+    }
+
+    #[test]
+    fn a_kernel_takes_what_its_header_says() {
+        let mut image = vec![0; 64];
+        assert_eq!(image_size(&image), 64);
+        image[16..24].copy_from_slice(&0x200_0000u64.to_le_bytes());
+        assert_eq!(image_size(&image), 0x200_0000);
+        assert_eq!(image_size(&image[..10]), 10);
     }
 
     #[test]

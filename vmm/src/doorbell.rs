@@ -159,7 +159,7 @@ impl Storm {
         }
         let at = GuestAddress(self.counters + u64::from(event) * 8);
         // Release: what the handler sees after the acknowledge includes it.
-        if self.memory.store(counter + 1, at, Ordering::Release).is_err() {
+        if self.memory.store(counter.wrapping_add(1), at, Ordering::Release).is_err() {
             return false;
         }
         let data = self.data.wrapping_add(event);
@@ -222,4 +222,48 @@ pub(crate) type Shared = Mutex<Doorbell>;
 /// A lock whose holder has panicked is still good for devices of this VMM.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::*;
+    use crate::map;
+
+    struct Nobody;
+    impl IrqSender for Nobody {
+        fn msi(&self, _: &Msi) -> bool {
+            true
+        }
+
+        fn line(&self, _: u32, _: bool) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_counter_that_the_guest_has_set_to_its_end_goes_on_at_0() {
+        let memory = crate::memory::new(4).unwrap();
+        let at = GuestAddress(map::RAM);
+        memory.write_obj(u64::MAX, at).unwrap();
+        let storm = Storm {
+            threads: 1,
+            events: 1,
+            count: 1,
+            paced: false,
+            device: 0,
+            data: 0,
+            address: 0,
+            counters: map::RAM,
+            seen: 0,
+            memory: Arc::clone(&memory),
+            status: Arc::new(AtomicU32::new(RUNNING)),
+            left: AtomicU32::new(1),
+            gave_up: AtomicU64::new(0),
+        };
+        storm.run(0, &Nobody);
+        assert_eq!(memory.read_obj::<u64>(at).unwrap(), 0);
+        assert_eq!(storm.status.load(Ordering::Relaxed), IDLE);
+    }
 }

@@ -31,8 +31,9 @@ pub(crate) fn register(vm: &VmFd, memory: &Memory) -> Result<()> {
             memory_size: region.len(),
             userspace_addr: host as u64,
         };
-        // SAFETY: the mapping is as long as the region says, and `main` keeps it until the process ends. That the guest changes it at
-        // any time is what vm-memory's volatile accesses are for.
+        // SAFETY: the mapping is as long as the region says. Each thread that runs a vCPU has a handle (`vcpu::Shared`) that it drops after
+        // its vCPU, and so has each that serves a queue, so the mapping is there for as long as the kernel may use it for the guest. That
+        // the guest changes it at any time is what vm-memory's volatile accesses are for.
         unsafe { vm.set_user_memory_region(region) }.context("KVM_SET_USER_MEMORY_REGION")?;
     }
     Ok(())

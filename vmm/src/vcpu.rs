@@ -11,6 +11,7 @@ use vgic_kvm::{Exit, KvmGic, Stop};
 use vm_device::bus::MmioAddress;
 use vm_device::device_manager::{IoManager, MmioManager};
 
+use crate::memory::Memory;
 use crate::stats::VcpuStats;
 
 /// Core registers of KVM_SET_ONE_REG: 64 bits, numbered by their offsets in words of `struct kvm_regs`.
@@ -85,12 +86,37 @@ fn end_of(event: u32) -> Option<End> {
     }
 }
 
+/// Why a vCPU cannot go on.
+fn reason(exit: Exit) -> String {
+    match exit {
+        Exit::FailEntry { reason, cpu } => {
+            format!("KVM_EXIT_FAIL_ENTRY: the guest cannot be entered on CPU {cpu}: {reason:#x}")
+        }
+        Exit::InternalError(suberror) => format!("KVM_EXIT_INTERNAL_ERROR: {suberror}"),
+        Exit::Unknown(reason) => format!("KVM_RUN returned for reason {reason}"),
+        other => format!("{other:?}"),
+    }
+}
+
 /// What vCPU threads need.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) bus: Arc<IoManager>,
     /// Whoever ends first says how.
     pub(crate) end: Sender<End>,
+    /// Not looked at: the guest has its memory for as long as a thread may run it.
+    pub(crate) _memory: Memory,
+}
+
+/// A vCPU's thread that panics ends the machine: nobody else would notice.
+struct EndOnPanic(Sender<End>);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.send(End::Failed);
+        }
+    }
 }
 
 /// A running vCPU.
@@ -104,13 +130,19 @@ pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> R
     let (sender, stopper) = std::sync::mpsc::channel();
     let gic = gic.clone();
     let thread = thread::Builder::new().name(format!("vcpu{}", id.0)).spawn(move || {
+        // Both are dropped after the vCPU: what a guest runs in outlives it.
+        let shared = shared;
+        let _guard = EndOnPanic(shared.end.clone());
         let mut runner = gic.attach(id, vcpu).map_err(|(e, _)| e)?;
         let _ = sender.send(runner.stopper());
         loop {
             let end = match runner.run(&mut &*shared.bus) {
                 Ok(Exit::Stopped) => break,
                 Ok(Exit::SystemEvent(event, _)) => end_of(event),
-                Ok(Exit::Unknown) => Some(End::Failed),
+                Ok(exit @ (Exit::FailEntry { .. } | Exit::InternalError(_) | Exit::Unknown(_))) => {
+                    eprintln!("vgic-vmm: vCPU {}: {}", id.0, reason(exit));
+                    Some(End::Failed)
+                }
                 Err(e) => {
                     eprintln!("vgic-vmm: vCPU {}: {e}", id.0);
                     Some(End::Failed)
@@ -137,9 +169,13 @@ pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> R
 }
 
 impl Running {
-    /// Stops it, and returns what it has done.
-    pub(crate) fn stop(self) -> Result<VcpuStats> {
+    /// Asks it to stop.
+    pub(crate) fn stop(&self) {
         self.stop.stop();
+    }
+
+    /// Waits until it has stopped, and returns what it has done.
+    pub(crate) fn join(self) -> Result<VcpuStats> {
         self.thread.join().map_err(|_| anyhow::anyhow!("a vCPU's thread has panicked"))?
     }
 }
@@ -147,11 +183,15 @@ impl Running {
 /// Starts a vCPU whose interrupt controller is the kernel's. Its thread ends with the process.
 pub(crate) fn start_kernel(
     n: u16,
-    mut vcpu: VcpuFd,
+    vcpu: VcpuFd,
     shared: Shared,
     stats: Arc<crate::stats::KernelVcpu>,
 ) -> Result<()> {
     thread::Builder::new().name(format!("vcpu{n}")).spawn(move || {
+        // As above.
+        let shared = shared;
+        let _guard = EndOnPanic(shared.end.clone());
+        let mut vcpu = vcpu;
         loop {
             let ran = vcpu.run();
             stats.exits.add();
@@ -183,4 +223,32 @@ pub(crate) fn start_kernel(
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_ends_the_machine() {
+        let (end, ended) = channel();
+        let quiet = end.clone();
+        thread::spawn(move || drop(EndOnPanic(quiet))).join().unwrap();
+        assert!(ended.try_recv().is_err(), "it has only ended");
+        let thread = thread::spawn(move || {
+            let _guard = EndOnPanic(end);
+            panic!("as it is to be in this test");
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(ended.try_recv(), Ok(End::Failed));
+    }
+
+    #[test]
+    fn what_a_vcpu_fails_for_is_told() {
+        assert!(reason(Exit::FailEntry { reason: 0x1f, cpu: 3 }).contains("CPU 3: 0x1f"));
+        assert!(reason(Exit::InternalError(4)).ends_with("ERROR: 4"));
+        assert!(reason(Exit::Unknown(99)).ends_with("99"));
+    }
 }

@@ -166,7 +166,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     memory.write_slice(&blob, GuestAddress(layout.fdt)).context("no room for the device tree")?;
     let bus = Arc::new(bus(run, &vm, &memory, &irqs)?);
     let (end, ended) = channel();
-    let shared = Shared { bus, end };
+    let shared = Shared { bus, end, _memory: Arc::clone(&memory) };
     match &*irqs {
         Irqs::User(gic) => {
             let started: Vec<Running> = (0..)
@@ -174,7 +174,10 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
                 .map(|(n, vcpu)| vcpu::start(gic, VcpuId(n), vcpu, shared.clone()))
                 .collect::<Result<_>>()?;
             let end = ended.recv()?;
-            let stats = started.into_iter().map(Running::stop).collect::<Result<_>>()?;
+            // All are asked before one is waited for, and all are waited for before one's error is looked at.
+            started.iter().for_each(Running::stop);
+            let stopped: Vec<_> = started.into_iter().map(Running::join).collect();
+            let stats = stopped.into_iter().collect::<Result<_>>()?;
             let counters = (0..run.smp).filter_map(|n| gic.gic().engine().counters(VcpuId(n)));
             let engine = counters.map(EngineStats::from).collect();
             Ok((end, report("v2", end, stats, engine)))

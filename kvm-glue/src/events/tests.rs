@@ -97,6 +97,9 @@ fn a_level_stays_until_its_end_is_told() {
     assert_eq!(injector.phys(spi), Ok(Some(60)));
     let twice = world.sources.add_resampled(3, Intid(60), &fd, &resample);
     assert!(matches!(twice, Err(Error::SourceExists(3))));
+    let shared = world.sources.add_resampled(4, Intid(60), &fd, &resample);
+    assert!(matches!(shared, Err(Error::SpiShared(Intid(60)))), "{shared:?}");
+    assert_eq!(injector.phys(spi), Ok(Some(60)), "it is the first one's");
     fd.write(1).unwrap();
     world.wait(|_| injector.line(spi) == Ok(true));
     assert!(resample.read().is_err());
@@ -108,4 +111,29 @@ fn a_level_stays_until_its_end_is_told() {
     world.sources.remove(3).unwrap();
     assert_eq!(injector.phys(spi), Ok(None));
     assert_eq!(world.lines.input_level(spi), None);
+    world.sources.add_resampled(4, Intid(60), &fd, &resample).unwrap();
+}
+
+#[test]
+fn what_was_written_before_a_source_is_added_is_not_lost() {
+    let world = world();
+    for gsi in 0..500 {
+        let fd = eventfd();
+        fd.write(1).unwrap();
+        world.sources.add(gsi, &fd).unwrap();
+        world.wait(|world| world.sources.stats().events > u64::from(gsi));
+        world.wait(|world| world.sources.is_pending(gsi));
+        world.sources.remove(gsi).unwrap();
+    }
+}
+
+#[test]
+fn a_source_that_cannot_be_added_leaves_nothing_behind() {
+    let world = world();
+    let (fd, resample) = (eventfd(), eventfd());
+    for _ in 0..2 {
+        let none = world.sources.add_resampled(5, Intid(900), &fd, &resample);
+        assert!(matches!(none, Err(Error::Engine(_))), "{none:?}");
+    }
+    world.sources.add_resampled(5, Intid(61), &fd, &resample).unwrap();
 }

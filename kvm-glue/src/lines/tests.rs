@@ -160,3 +160,36 @@ fn no_wake_up_is_lost() {
     let injector = gic.engine().injector().unwrap();
     assert_eq!(injector.is_pending(Wired::Spi(Intid(32))), Ok(false));
 }
+
+#[test]
+fn lines_are_lowered_whatever_they_were() {
+    let recorder = Recorder::default();
+    let lines = Lines::new(1, recorder.clone());
+    let a = VcpuId(0);
+    let low = [(0, CpuLine::Irq, false), (0, CpuLine::Fiq, false)];
+    lines.lower(a).unwrap();
+    assert_eq!(std::mem::take(&mut *recorder.0.lock().unwrap()), low, "also if they are low");
+    lines.set_irq(a, true);
+    lines.set_fiq(a, true);
+    recorder.0.lock().unwrap().clear();
+    lines.lower(a).unwrap();
+    let calls = std::mem::take(&mut *recorder.0.lock().unwrap());
+    assert_eq!(calls[..2], low);
+    assert!(!lines.level(a) && calls.iter().all(|&(_, _, level)| !level));
+    // The next interrupt is told again.
+    assert!(lines.enter(a, Thresholds { below: [0xf0, 0], elsewhere: [false; 2] }));
+    lines.offer(a, Group::Group0, Priority::new(0));
+    assert_eq!(*recorder.0.lock().unwrap(), [(0, CpuLine::Irq, true)]);
+}
+
+#[test]
+fn lines_that_kvm_does_not_have_are_found_out() {
+    struct Refuses;
+    impl LineDriver for Refuses {
+        fn set(&self, _: VcpuId, _: CpuLine, _: bool) -> Result<(), kvm_ioctls::Error> {
+            Err(kvm_ioctls::Error::new(libc::ENXIO))
+        }
+    }
+    let refused = Lines::new(1, Refuses).lower(VcpuId(0)).unwrap_err();
+    assert_eq!(refused.errno(), libc::ENXIO);
+}

@@ -4,6 +4,7 @@
 //! Not there: VIRTIO_PCI_CAP_PCI_CFG, which is for firmware that cannot map BARs.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kvm_ioctls::VmFd;
 use vgic_kvm::ioevent::IoEvent;
@@ -19,7 +20,7 @@ use super::config::{Config, Identity};
 use super::msix::Msix;
 use crate::irq::IrqSender;
 use crate::memory::Memory;
-use crate::virtio::{Backend, Interrupt, Worker};
+use crate::virtio::{Backend, Health, Interrupt, Worker};
 
 /// What is where in the BAR.
 const COMMON: u64 = 0x0000;
@@ -54,7 +55,7 @@ pub(crate) struct VirtioPci<B: Backend> {
     sender: Box<dyn IrqSender>,
     queues: Vec<Queue>,
     vectors: Vec<u16>,
-    config_vector: u16,
+    health: Arc<Health>,
     selected: u16,
     feature_select: [u32; 2],
     features: u64,
@@ -112,7 +113,7 @@ impl<B: Backend> VirtioPci<B> {
             senders,
             vectors: vec![NO_VECTOR; queues.len()],
             queues,
-            config_vector: NO_VECTOR,
+            health: Arc::new(Health::new(NO_VECTOR)),
             selected: 0,
             feature_select: [0; 2],
             features: 0,
@@ -125,6 +126,11 @@ impl<B: Backend> VirtioPci<B> {
 
     fn offered(&self) -> u64 {
         self.backend.features() | VERSION_1 | EVENT_IDX
+    }
+
+    /// The device status: what the driver has written, and whether it has to start over.
+    fn status(&self) -> u8 {
+        self.status | if self.health.needs_reset() { NEEDS_RESET } else { 0 }
     }
 
     fn queue(&mut self) -> Option<&mut Queue> {
@@ -144,9 +150,9 @@ impl<B: Backend> VirtioPci<B> {
             0x04 => half(self.offered(), self.feature_select[0]),
             0x08 => self.feature_select[1].into(),
             0x0c => half(self.features, self.feature_select[1]),
-            0x10 => self.config_vector.into(),
+            0x10 => self.health.config_vector.load(Ordering::Relaxed).into(),
             0x12 => self.queues.len() as u64,
-            0x14 => self.status.into(),
+            0x14 => self.status().into(),
             0x16 => self.selected.into(),
             0x18 => self.queue().map_or(0, |q| q.size().into()),
             0x1a => self.vectors.get(selected).copied().unwrap_or(NO_VECTOR).into(),
@@ -177,7 +183,8 @@ impl<B: Backend> VirtioPci<B> {
                     _ => old,
                 } & self.offered();
             }
-            0x10 => self.config_vector = vector,
+            // Relaxed, above and here: nothing but the value.
+            0x10 => self.health.config_vector.store(vector, Ordering::Relaxed),
             0x14 => self.set_status(value as u8),
             0x16 => self.selected = value as u16,
             0x1a => {
@@ -222,7 +229,8 @@ impl<B: Backend> VirtioPci<B> {
                 };
                 let queue = std::mem::replace(queue, Queue::new(QUEUE_SIZE)?);
                 let (backend, memory) = (Arc::clone(&self.backend), Arc::clone(&self.memory));
-                let worker = Worker::start(backend, queue, memory, kick.try_clone()?, interrupt)?;
+                let (kick, health) = (kick.try_clone()?, Arc::clone(&self.health));
+                let worker = Worker::start(backend, queue, memory, kick, interrupt, health)?;
                 self.workers.push(worker);
             }
             self.kicks.push(kick);
@@ -236,7 +244,8 @@ impl<B: Backend> VirtioPci<B> {
         self.kicks.clear();
         self.queues.iter_mut().for_each(Queue::reset);
         self.vectors.fill(NO_VECTOR);
-        self.config_vector = NO_VECTOR;
+        // Another one: no thread has the old one now.
+        self.health = Arc::new(Health::new(NO_VECTOR));
         (self.selected, self.feature_select, self.features, self.status) = (0, [0; 2], 0, 0);
     }
 }

@@ -4,11 +4,11 @@ pub(crate) mod blk;
 pub(crate) mod rng;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
-use virtio_queue::{DescriptorChain, Queue, QueueT};
+use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -41,6 +41,26 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn serve(&self, chain: Chain, memory: &Backing) -> u32;
 }
 
+/// What a device's threads tell its transport.
+#[derive(Debug)]
+pub(crate) struct Health {
+    needs_reset: AtomicBool,
+    /// The vector for changes of the configuration, of which this is one.
+    pub(crate) config_vector: AtomicU16,
+}
+
+impl Health {
+    pub(crate) fn new(config_vector: u16) -> Self {
+        Self { needs_reset: AtomicBool::new(false), config_vector: AtomicU16::new(config_vector) }
+    }
+
+    /// Whether a queue has stopped, so that the driver has to reset the device.
+    pub(crate) fn needs_reset(&self) -> bool {
+        // Acquire: pairs with the store of the queue's thread.
+        self.needs_reset.load(Ordering::Acquire)
+    }
+}
+
 /// A queue's interrupt.
 pub(crate) struct Interrupt {
     pub(crate) msix: Arc<Msix>,
@@ -68,18 +88,24 @@ impl Worker {
         memory: Memory,
         kick: EventFd,
         interrupt: Interrupt,
+        health: Arc<Health>,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, kicked) = (Arc::clone(&stop), kick.try_clone()?);
         let thread = thread::Builder::new().name("virtio".into()).spawn(move || {
             loop {
-                if let Err(e) = drain(&*backend, &mut queue, &memory, &interrupt) {
-                    // A driver that breaks the rules gets no more service.
+                if let Err(e) = drain(&*backend, &mut queue, &memory, &interrupt, &stopped) {
+                    // A driver that breaks the rules gets no more service, and is told (2.1.2).
                     eprintln!("vgic-vmm: a virtio queue stops: {e}");
+                    // Release: pairs with `Health::needs_reset`, which the driver asks after the interrupt.
+                    health.needs_reset.store(true, Ordering::Release);
+                    // Relaxed: nothing but the value.
+                    let vector = health.config_vector.load(Ordering::Relaxed);
+                    interrupt.msix.fire(vector, &*interrupt.sender);
                     return;
                 }
                 // Acquire: pairs with `drop`.
-                if kicked.read().is_err() || stopped.load(Ordering::Acquire) {
+                if stopped.load(Ordering::Acquire) || kicked.read().is_err() {
                     return;
                 }
             }
@@ -90,7 +116,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Release: pairs with the thread's look after it was woken.
+        // Release: pairs with the thread's looks, of which one comes after it was woken.
         self.stop.store(true, Ordering::Release);
         if self.kick.write(1).is_ok()
             && let Some(thread) = self.thread.take()
@@ -100,25 +126,157 @@ impl Drop for Worker {
     }
 }
 
-/// Serves what is there, until there is nothing.
+/// Serves what is there, until there is nothing, or until it is told to stop: a driver can make requests without end.
 fn drain<B: Backend>(
     backend: &B,
     queue: &mut Queue,
     memory: &Memory,
     interrupt: &Interrupt,
-) -> Result<(), virtio_queue::Error> {
-    loop {
+    stop: &AtomicBool,
+) -> Result<(), Error> {
+    // There is a request, by the ring's index.
+    let mut more = false;
+    // Acquire, here and below: pairs with `Worker::drop`.
+    while !stop.load(Ordering::Acquire) {
         queue.disable_notification(&**memory)?;
-        while let Some(chain) = queue.pop_descriptor_chain(Arc::clone(memory)) {
+        // Not `pop_descriptor_chain`, for which an index that cannot be is no request.
+        while let Some(chain) = queue.iter(Arc::clone(memory))?.next() {
+            more = false;
             let head = chain.head_index();
             let written = backend.serve(chain, memory);
             queue.add_used(&**memory, head, written)?;
             if queue.needs_notification(&**memory)? {
                 interrupt.fire();
             }
+            if stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
         }
-        if !queue.enable_notification(&**memory)? {
+        if more {
+            // It cannot be read; asking again would not end.
+            return Err(Error::InvalidAvailRingIndex);
+        }
+        more = queue.enable_notification(&**memory)?;
+        if !more {
             return Ok(());
         }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
+    use vgic_kvm::msi::Msi;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::{map, memory};
+
+    const DESCRIPTORS: u64 = map::RAM;
+    const AVAIL: u64 = map::RAM + 0x1000;
+    const USED: u64 = map::RAM + 0x2000;
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Takes requests, and may put the same one into the ring again before it is done with it.
+    struct Sink {
+        memory: Memory,
+        endless: bool,
+    }
+
+    impl Backend for Sink {
+        const TYPE: u16 = 4;
+        const CLASS: [u8; 3] = [0xff, 0, 0];
+
+        fn queues(&self) -> u16 {
+            1
+        }
+
+        fn features(&self) -> u64 {
+            0
+        }
+
+        fn config(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn serve(&self, _: Chain, _: &Backing) -> u32 {
+            if self.endless {
+                let at = GuestAddress(AVAIL + 2);
+                let index: u16 = self.memory.read_obj(at).unwrap();
+                self.memory.write_obj(index.wrapping_add(1), at).unwrap();
+            }
+            0
+        }
+    }
+
+    struct Nobody;
+    impl IrqSender for Nobody {
+        fn msi(&self, _: &Msi) -> bool {
+            true
+        }
+
+        fn line(&self, _: u32, _: bool) -> bool {
+            true
+        }
+    }
+
+    /// A worker on a queue of 16 entries whose index in the ring is `index`.
+    fn worker(index: u16, endless: bool) -> (Worker, Arc<Health>, Memory) {
+        let memory = memory::new(4).unwrap();
+        let mut queue = Queue::new(16).unwrap();
+        queue.set_size(16);
+        queue.set_desc_table_address(Some(DESCRIPTORS as u32), None);
+        queue.set_avail_ring_address(Some(AVAIL as u32), None);
+        queue.set_used_ring_address(Some(USED as u32), None);
+        queue.set_ready(true);
+        memory.write_obj(index, GuestAddress(AVAIL + 2)).unwrap();
+        let health = Arc::new(Health::new(0xffff));
+        let interrupt =
+            Interrupt { msix: Arc::new(Msix::new(2, 8)), vector: 0, sender: Box::new(Nobody) };
+        let worker = Worker::start(
+            Arc::new(Sink { memory: Arc::clone(&memory), endless }),
+            queue,
+            Arc::clone(&memory),
+            EventFd::new(0).unwrap(),
+            interrupt,
+            Arc::clone(&health),
+        );
+        (worker.unwrap(), health, memory)
+    }
+
+    /// Drops it, which is not to take for ever.
+    fn ends(worker: Worker) -> bool {
+        let (done, ended) = channel();
+        thread::spawn(move || {
+            drop(worker);
+            let _ = done.send(());
+        });
+        ended.recv_timeout(PATIENCE).is_ok()
+    }
+
+    fn wait(done: impl Fn() -> bool) {
+        let begin = Instant::now();
+        while !done() {
+            assert!(begin.elapsed() < PATIENCE, "nothing happens");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_stops_the_queue() {
+        let (worker, health, _) = worker(300, false);
+        wait(|| health.needs_reset());
+        assert!(ends(worker), "the queue's thread goes on");
+    }
+
+    #[test]
+    fn a_driver_that_never_ends_does_not_keep_the_thread() {
+        let (worker, health, memory) = worker(1, true);
+        wait(|| memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap() > 100);
+        assert!(ends(worker), "the queue's thread goes on");
+        assert!(!health.needs_reset());
     }
 }
