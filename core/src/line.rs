@@ -1,95 +1,96 @@
-//! A kick as a level: how a host that drives a vCPU's interrupt line from outside reaches its guest.
+//! How a vCPU is called that is in its guest, for a host that drives the vCPU's interrupt lines.
 //!
-//! Where the guest's accesses to its CPU interface trap (an interrupt controller in user space), a vCPU that is in the guest does not
-//! have to leave it to take an interrupt: whoever posts one raises the vCPU's line, the guest takes the exception and reads IAR, and that
-//! access brings the vCPU's thread back to its mailbox. [`LineCell`] is what the threads agree by on who raises the line, and
-//! whether at all.
+//! Where the guest's accesses to its CPU interface trap (an interrupt controller in user space), a vCPU in the guest has to come out for
+//! an interrupt only if its line is low and would go up: while the line is up, the guest's next read of IAR brings the vCPU's thread back to its
+//! mailbox, and what is not signaled now is not until another access that traps. [`LineCell`] is what the threads agree by on who calls the
+//! vCPU out, and whether at all. The lines themselves are driven by the vCPU's own thread, while it is out.
 //!
 //! # The word
 //!
 //! | bits | | written by |
 //! |---|---|---|
-//! | 0..16 | `THRESHOLD` of Group 0 and of Group 1 | the owner, when it enters |
-//! | 16 | `IN`: the vCPU is in the guest, or on its way | the owner |
-//! | 17 | `NOTE`: something came while it was out | anyone sets, the owner clears |
-//! | 18 | `KICKED`: it is being called out | anyone sets, the owner clears when it leaves |
-//! | 19 | `LEVEL`: what the line is to be | the owner while it is out; anyone raises while it is in |
-//! | 20 | `BUSY`: somebody is telling the hardware | whoever sets it clears it |
-//! | 21 | `AGAIN`: the owner has told the hardware as well; whoever is at it does it once more | the owner sets, `BUSY` clears |
-//! | 22, 23 | `CALL`: an offer of that group calls the vCPU out, as its line is another one (FIQ) | the owner, when it enters |
+//! | 7:0, 15:8 | `BELOW` of Group 0 and of Group 1: an interrupt of a priority below it calls the vCPU out | the owner, when it enters |
+//! | 23:16, 31:24 | `NOTE` of Group 0 and of Group 1: the most urgent that came while it was out, complemented; 0: none came | anyone raises, the owner clears |
+//! | 32 | `IN`: the vCPU is in the guest, or on its way | the owner |
+//! | 33 | `CALLED`: it is being called out | anyone sets, the owner clears |
+//! | 34 | `KICKED`: others wait for it to look at its mailbox | anyone sets, the owner clears |
 //!
 //! All changes are read-modify-writes of the one word, AcqRel: of two that meet, one is first, and the second sees what the first's
 //! thread did before it.
 //!
 //! # Nothing is lost
 //!
-//! A producer publishes (the mailbox), then asks the word. The owner drains, sets the level, then enters:
+//! A producer publishes (the mailbox), then tells the cell. The owner looks, drains, sets the lines, then enters:
 //!
-//! * The producer is first: it has set `NOTE`, so [`LineCell::enter`] fails, and the owner, which has acquired the word,
-//!   drains once more and sees what was published.
+//! * The producer is first: it has left a note. [`LineCell::enter`] fails if what is noted would have called the vCPU out; the owner has
+//!   acquired the word, drains once more, and sees what was published.
 //! * The owner is first: the producer sees `IN` and the thresholds. They do not change while the vCPU is in, since the guest changes
-//!   what they come from by accesses that trap. An interrupt that does not pass them cannot be signaled before the next exit, and
-//!   [`LineCell::leave`] comes before the owner drains. For one that does pass, the line goes up, and the guest's acknowledge
-//!   brings the owner out.
-//! * The line is up already, or somebody is at it: then the owner's next look at the word comes after this producer's write to it.
+//!   what they come from by accesses that trap. An interrupt that does not pass them changes nothing before the next exit, and
+//!   [`LineCell::leave`] comes before the owner drains. One that does calls the vCPU out: of those who see that, the first.
 //!
-//! # One at the hardware
+//! A note that would not have called the vCPU out does not keep it from entering, so whoever sends without pause does not keep it out:
+//! what has been drained is signaled, with the line up, and what follows does not pass any more.
 //!
-//! The call that sets the hardware's line is not part of the word, and calls of two threads could overtake each other. So only who has `BUSY`
-//! makes it, and clears `BUSY` only when what it told the hardware is still what the line is to be. Other producers change `LEVEL`, and go on.
-//! While `BUSY` is clear, the hardware has `LEVEL`.
-//!
-//! The owner does not wait for who is at it, who may have been preempted: it tells the hardware as well ([`Due::Tell`]). It is out then, so
-//! `LEVEL` stays as it has set it until its call is over. `AGAIN` makes the other one, whose last call may have come before or after the owner's,
-//! make another one; that is `LEVEL`, too.
-//!
-//! Progress: lock-free. An interrupt that a producer has posted is at the hardware when that producer has run, or the owner has
-//! been out.
+//! Progress: lock-free.
 
 use crate::ids::{Group, Priority};
-use crate::sync::{AtomicU64, Ordering, update};
+use crate::sync::{AtomicU64, update};
 
-const IN: u64 = 1 << 16;
-const NOTE: u64 = 1 << 17;
-const KICKED: u64 = 1 << 18;
-const LEVEL: u64 = 1 << 19;
-const BUSY: u64 = 1 << 20;
-const AGAIN: u64 = 1 << 21;
-const CALL: [u64; 2] = [1 << 22, 1 << 23];
-/// Everything that describes a vCPU that is in.
-const VISIT: u64 = 0xffff | IN | KICKED | CALL[0] | CALL[1];
+const IN: u64 = 1 << 32;
+const CALLED: u64 = 1 << 33;
+const KICKED: u64 = 1 << 34;
 
-/// What a vCPU's CPU interface would signal while it is in the guest.
+/// Where a group's threshold and note are.
+const BELOW: [u32; 2] = [0, 8];
+const NOTE: [u32; 2] = [16, 24];
+
+/// What would call a vCPU out of the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Thresholds {
-    /// Of each group: an interrupt whose priority is numerically below this is signaled; 0 if none is.
+    /// Of each group: an interrupt whose priority is numerically below this would be signaled, by a line that is low; 0 if none would, or the
+    /// line is up.
     pub below: [u8; 2],
-    /// Of each group: it is not signaled by the line that the cell is for, so that an offer has to call the vCPU out.
-    pub elsewhere: [bool; 2],
 }
 
 impl Thresholds {
-    fn bits(self) -> u64 {
-        let call = |n: usize| if self.elsewhere[n] { CALL[n] } else { 0 };
-        u64::from(u16::from_le_bytes(self.below)) | call(0) | call(1)
+    const fn bits(self) -> u64 {
+        (self.below[0] as u64) << BELOW[0] | (self.below[1] as u64) << BELOW[1]
     }
 }
 
-/// What a producer has to do for a vCPU.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Due {
-    /// Nothing: the vCPU looks by itself in time.
-    Nothing,
-    /// Its owner tells the hardware the level, once. Somebody else is at it, and sees to it that what the hardware is told last is right.
-    Tell,
-    /// The line's new level has to be told to the hardware: [`LineCell::drive`], at once.
-    Drive,
-    /// The vCPU has to be called out of the guest, by a signal or the like. Nobody else does it.
-    Call,
+/// The byte at `shift`.
+const fn byte(word: u64, shift: u32) -> u8 {
+    (word >> shift) as u8
 }
 
-/// The line of one vCPU. See the [module](self).
+/// Whether an interrupt of this group and priority calls out.
+const fn passes(word: u64, group: usize, priority: u8) -> bool {
+    priority < byte(word, BELOW[group])
+}
+
+/// With a note of this interrupt, if no more urgent one is there.
+const fn noted(word: u64, group: usize, priority: u8) -> u64 {
+    // Priorities end in zeroes (`Priority::BITS`), so this is never 0.
+    let note = !priority;
+    if byte(word, NOTE[group]) < note && !cfg!(mutant = "line_keeps_the_first_note") {
+        word & !(0xff << NOTE[group]) | (note as u64) << NOTE[group]
+    } else if byte(word, NOTE[group]) == 0 {
+        word | (note as u64) << NOTE[group]
+    } else {
+        word
+    }
+}
+
+/// Whether a vCPU that enters with these thresholds would be called out for what has been noted.
+const fn is_due(word: u64, thresholds: Thresholds) -> bool {
+    let (zero, one) = (byte(word, NOTE[0]), byte(word, NOTE[1]));
+    let bits = thresholds.bits();
+    word & KICKED != 0
+        || (zero != 0 && passes(bits, 0, !zero))
+        || (one != 0 && passes(bits, 1, !one))
+}
+
+/// Calls a vCPU out of its guest. See the [module](self).
 #[derive(Debug)]
 pub struct LineCell(AtomicU64);
 
@@ -100,212 +101,134 @@ impl Default for LineCell {
 }
 
 impl LineCell {
-    /// The vCPU is out, and its line is low.
+    /// The vCPU is out.
     pub fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    /// An interrupt of this group and priority has been posted to the vCPU.
-    pub fn offer(&self, group: Group, priority: Priority) -> Due {
-        let group = group as usize;
-        let passes = |word: u64| priority.byte() < (word >> (8 * group)) as u8;
+    /// An interrupt of this group and priority has been posted to the vCPU. Returns whether the caller has to call it out of the guest, by a signal or
+    /// the like; nobody else does.
+    #[must_use]
+    pub fn offer(&self, group: Group, priority: Priority) -> bool {
+        let (group, priority) = (group as usize, priority.byte());
         // A read-modify-write even where nothing changes: the owner's next one sees what was published before.
         let old = update(&self.0, |word| {
             if word & IN == 0 {
-                word | NOTE
-            } else if !passes(word) {
-                word
-            } else if word & CALL[group] != 0 {
-                word | KICKED
-            } else if word & LEVEL != 0 {
-                word
+                noted(word, group, priority)
+            } else if passes(word, group, priority) {
+                word | CALLED
             } else {
-                word | LEVEL | BUSY
+                word
             }
         });
-        if old & IN == 0 || !passes(old) {
-            Due::Nothing
-        } else if old & CALL[group] != 0 {
-            if old & KICKED == 0 { Due::Call } else { Due::Nothing }
-        } else if old & (LEVEL | BUSY) == 0 {
-            Due::Drive
-        } else {
-            // It is up, or who is at it sees the new level before it is done.
-            Due::Nothing
-        }
+        old & (IN | CALLED) == IN && passes(old, group, priority)
     }
 
-    /// Gives `BUSY` back if the line is still to be at `told`, and nobody else has told the hardware anything.
-    fn give_back(&self, told: bool) -> bool {
-        let same = |word: u64| {
-            (word & LEVEL != 0) == told && (word & AGAIN == 0 || cfg!(mutant = "line_told_once"))
-        };
-        let old = update(&self.0, |word| if same(word) { word & !BUSY } else { word });
-        same(old)
+    /// The vCPU has to come to its mailbox, whatever its lines say. Returns as [`LineCell::offer`] does.
+    #[must_use]
+    pub fn kick(&self) -> bool {
+        let old = update(&self.0, |word| word | KICKED | if word & IN != 0 { CALLED } else { 0 });
+        old & (IN | CALLED) == IN
     }
 
-    /// The vCPU has to come to its mailbox, whatever the line says.
-    pub fn kick(&self) -> Due {
-        let old = update(&self.0, |word| if word & IN == 0 { word | NOTE } else { word | KICKED });
-        if old & IN != 0 && old & KICKED == 0 { Due::Call } else { Due::Nothing }
-    }
-
-    /// Tells the hardware, by `set`, what the line is to be, until that is so. For whom [`Due::Drive`] was returned to.
-    pub fn drive(&self, mut set: impl FnMut(bool)) {
-        loop {
-            let level = update(&self.0, |word| word & !AGAIN) & LEVEL != 0;
-            set(level);
-            if cfg!(mutant = "line_driven_once") {
-                update(&self.0, |word| word & !BUSY);
-                return;
-            }
-            if self.give_back(level) {
-                return;
-            }
-        }
-    }
-
-    /// The owner, out of the guest, has found what the line is to be.
-    pub fn set_level(&self, level: bool) -> Due {
-        let wanted = if level { LEVEL } else { 0 };
-        let old = update(&self.0, |word| {
-            let at_it = if word & BUSY != 0 {
-                AGAIN
-            } else if word & LEVEL != wanted {
-                BUSY
-            } else {
-                0
-            };
-            word & !LEVEL | wanted | at_it
-        });
-        if old & BUSY != 0 {
-            Due::Tell
-        } else if old & LEVEL != wanted {
-            Due::Drive
-        } else {
-            Due::Nothing
-        }
-    }
-
-    /// The owner, out of the guest, is about to drain its mailbox: what has come until now, it sees there, and what comes later makes
+    /// The owner, out of the guest, is about to drain its mailbox: what has come until now, it sees there, and what comes later can make
     /// [`LineCell::enter`] fail. Saves a failure, and is not needed for anything else.
     pub fn look(&self) {
-        update(&self.0, |word| word & !NOTE);
+        update(&self.0, |_| 0);
     }
 
-    /// The owner is about to enter the guest. Fails if something has come that it has not seen: it drains its mailbox, and tries again.
+    /// The owner is about to enter the guest. Fails if something has come that it has to see first: it drains its mailbox, and tries again.
     #[must_use]
     pub fn enter(&self, thresholds: Thresholds) -> bool {
-        let old = update(&self.0, |word| {
-            if word & NOTE != 0 && !cfg!(mutant = "line_enter_forgets_note") {
-                word & !NOTE
-            } else {
-                word & !(VISIT | NOTE) | IN | thresholds.bits()
-            }
-        });
-        old & NOTE == 0 || cfg!(mutant = "line_enter_forgets_note")
+        let fails = |word| is_due(word, thresholds) && !cfg!(mutant = "line_enter_forgets_note");
+        let old = update(&self.0, |word| if fails(word) { 0 } else { IN | thresholds.bits() });
+        !fails(old)
     }
 
-    /// The owner has left the guest, and is going to drain its mailbox. Returns whether it was called out.
+    /// The owner has left the guest, and is going to drain its mailbox. Returns whether it was kicked.
     pub fn leave(&self) -> bool {
-        update(&self.0, |word| word & !VISIT) & KICKED != 0
-    }
-
-    /// Whether the line is to be up.
-    pub fn level(&self) -> bool {
-        // Acquire: as in `drive`.
-        self.0.load(Ordering::Acquire) & LEVEL != 0
+        update(&self.0, |_| 0) & KICKED != 0
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use alloc::vec::Vec;
-
     use super::*;
 
-    const OPEN: Thresholds = Thresholds { below: [0xf0; 2], elsewhere: [false; 2] };
+    const OPEN: Thresholds = Thresholds { below: [0xf0; 2] };
     const HIGH: Priority = Priority::new(0x20);
     const LOW: Priority = Priority::new(0xa0);
 
-    fn told(cell: &LineCell, due: Due) -> Vec<bool> {
-        let mut told = Vec::new();
-        if due == Due::Drive {
-            cell.drive(|level| told.push(level));
-        }
-        told
-    }
-
     #[test]
-    fn one_call_for_each_change_of_level() {
+    fn one_call_for_a_visit() {
         let cell = LineCell::new();
         assert!(cell.enter(OPEN));
-        let due = cell.offer(Group::Group0, LOW);
-        assert_eq!(told(&cell, due), [true]);
-        assert_eq!(cell.offer(Group::Group0, HIGH), Due::Nothing, "it is up");
-        assert_eq!(cell.offer(Group::Group1, HIGH), Due::Nothing);
+        assert!(cell.offer(Group::Group0, LOW));
+        assert!(!cell.offer(Group::Group0, HIGH), "it is called already");
+        assert!(!cell.offer(Group::Group1, HIGH));
         assert!(!cell.leave());
-        assert_eq!(cell.set_level(true), Due::Nothing);
-        let due = cell.set_level(false);
-        assert_eq!(told(&cell, due), [false]);
-        assert_eq!(cell.set_level(false), Due::Nothing);
-        assert_eq!(cell.0.load(Ordering::Relaxed), 0);
+        assert!(cell.enter(OPEN));
+        assert!(cell.offer(Group::Group0, LOW));
+        assert!(!cell.kick(), "it is called already");
+        assert!(cell.leave(), "but others wait");
+        assert!(!cell.leave());
+        assert!(cell.enter(OPEN));
+        assert!(cell.kick(), "each visit has its own");
+        assert!(!cell.kick() && !cell.offer(Group::Group1, HIGH));
     }
 
     #[test]
     fn what_is_not_signaled_does_nothing() {
         let cell = LineCell::new();
-        assert!(cell.enter(Thresholds { below: [0xa0, 0], elsewhere: [false; 2] }));
-        assert_eq!(cell.offer(Group::Group0, LOW), Due::Nothing, "not more urgent than what runs");
-        assert_eq!(cell.offer(Group::Group1, HIGH), Due::Nothing, "the group is off");
-        assert!(!cell.level());
-        assert_eq!(cell.offer(Group::Group0, HIGH), Due::Drive);
+        assert!(cell.enter(Thresholds { below: [0xa0, 0] }));
+        assert!(!cell.offer(Group::Group0, LOW), "not more urgent than what runs");
+        assert!(!cell.offer(Group::Group1, HIGH), "the group is off, or its line is up");
+        assert!(cell.offer(Group::Group0, HIGH));
     }
 
     #[test]
     fn what_comes_while_it_is_out_is_seen_before_it_enters() {
         let cell = LineCell::new();
-        assert_eq!(cell.offer(Group::Group0, LOW), Due::Nothing);
+        assert!(!cell.offer(Group::Group0, LOW));
         assert!(!cell.enter(OPEN));
         assert!(cell.enter(OPEN));
+        assert!(!cell.leave());
+        assert!(!cell.kick());
+        assert!(!cell.enter(Thresholds::default()), "whatever the lines say");
+        assert!(cell.enter(OPEN));
         cell.leave();
-        assert_eq!(cell.kick(), Due::Nothing);
-        assert!(!cell.enter(OPEN));
+        assert!(!cell.offer(Group::Group1, LOW) && !cell.kick());
+        cell.look();
         assert!(cell.enter(OPEN));
     }
 
     #[test]
-    fn one_call_out_of_the_guest() {
+    fn who_sends_without_pause_does_not_keep_it_out() {
         let cell = LineCell::new();
-        assert!(cell.enter(OPEN));
-        assert_eq!(cell.kick(), Due::Call);
-        assert_eq!(cell.kick(), Due::Nothing);
-        assert!(cell.leave());
-        assert!(cell.enter(OPEN));
-        assert_eq!(cell.kick(), Due::Call, "each visit has its own");
+        let up = Thresholds { below: [0, 0xf0] };
+        assert!(!cell.offer(Group::Group0, HIGH));
+        assert!(cell.enter(up), "the line is up: the guest comes out by itself");
         cell.leave();
-        assert!(cell.enter(Thresholds { elsewhere: [true, false], ..OPEN }));
-        assert_eq!(cell.offer(Group::Group0, LOW), Due::Call, "an FIQ is not this line's");
-        assert_eq!(cell.offer(Group::Group0, LOW), Due::Nothing);
-        assert_eq!(cell.offer(Group::Group1, LOW), Due::Drive);
+        let running = Thresholds { below: [0xa0, 0xf0] };
+        assert!(!cell.offer(Group::Group0, LOW));
+        assert!(cell.enter(running), "not more urgent than what runs");
+        cell.leave();
+        // The most urgent one counts, wherever it comes.
+        for (first, second) in [(LOW, HIGH), (HIGH, LOW)] {
+            assert!(!cell.offer(Group::Group0, first) && !cell.offer(Group::Group0, second));
+            assert!(!cell.enter(running));
+        }
+        assert!(!cell.offer(Group::Group1, LOW));
+        assert!(!cell.enter(running), "the other group's");
+        assert!(cell.enter(running));
+        assert!(!cell.offer(Group::Group0, LOW), "notes do not stay");
     }
 
     #[test]
-    fn who_is_at_the_hardware_follows_the_level() {
+    fn any_priority_leaves_a_note() {
+        let least = Priority::new(0xff);
         let cell = LineCell::new();
-        assert!(cell.enter(OPEN));
-        assert_eq!(cell.offer(Group::Group0, LOW), Due::Drive);
-        // Before the producer has come to it, the owner leaves, and wants the line low.
-        cell.leave();
-        assert_eq!(cell.set_level(false), Due::Tell);
-        let mut told = Vec::new();
-        cell.drive(|level| {
-            told.push(level);
-            if told.len() == 1 {
-                // And high, while the hardware is being told.
-                assert_eq!(cell.set_level(true), Due::Tell);
-            }
-        });
-        assert_eq!(told, [false, true]);
+        assert!(!cell.offer(Group::Group1, least));
+        assert!(!cell.enter(Thresholds { below: [0, 0xff] }));
     }
 }

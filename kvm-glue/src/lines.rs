@@ -1,8 +1,16 @@
-//! The IRQ and FIQ lines of a VM's vCPUs, driven from whichever thread has something for them.
+//! The IRQ and FIQ lines of a VM's vCPUs, and how a vCPU is called out of its guest for what would raise them.
 //!
-//! [`Lines`] is the engine's [`Kick`]. An interrupt that is offered to a vCPU raises its IRQ line by one KVM_IRQ_LINE if the
-//! vCPU is in the guest and would take it, and costs no system call otherwise; the rules are
-//! [`LineCell`]'s. Everything else that a vCPU has to see to calls it out of the guest by a signal.
+//! [`Lines`] is the engine's [`Kick`]. An interrupt that is offered to a vCPU calls it out of the guest, by one signal, if the vCPU
+//! is in the guest, its line is low, and its CPU interface would signal the interrupt; and costs no system call otherwise. The rules are
+//! [`LineCell`]'s. What others wait for calls it out in any case.
+//!
+//! # Why a line is driven by its vCPU's own thread only
+//!
+//! KVM_IRQ_LINE may be called from any thread, and raising the line from the thread that has the interrupt would save the signal and an exit. But
+//! KVM keeps a vCPU's lines (`HCR_EL2.VI` and `VF`) in a word that the vCPU's thread changes itself without atomic operations, whenever the host's scheduler
+//! lets it run: `kvm_arch_vcpu_load` sets or clears `HCR_EL2.TWI` and `TWE` there, so in Linux 6.12, and in those before and after it that we know. A line that
+//! another thread raises at that moment stays low for good, and nobody is told. On hosts whose CPUs are themselves preempted that is not even
+//! rare: `lab-probe lines` counts it. A vCPU's own thread is not there when it calls KVM_IRQ_LINE.
 //!
 //! The way back: `deactivate_phys` and `input_level` go to the [`Resampler`].
 
@@ -11,7 +19,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use kvm_ioctls::VmFd;
 use vgic_core::engine::{Kick, Wired};
 use vgic_core::ids::{Group, Priority, VcpuId};
-use vgic_core::line::{Due, LineCell, Thresholds};
+use vgic_core::line::{LineCell, Thresholds};
 
 use crate::resample::Resampler;
 use crate::signal;
@@ -49,12 +57,11 @@ impl LineDriver for std::sync::Arc<VmFd> {
 
 /// One vCPU's.
 struct Line {
-    irq: LineCell,
+    cell: LineCell,
     /// The thread that runs it; 0 if there is none.
     thread: AtomicI32,
     offers: Count,
     kicks: Count,
-    raised: Count,
     driven: Count,
     signals: Count,
 }
@@ -70,11 +77,10 @@ impl Lines {
     /// All are low, and all vCPUs are out of the guest.
     pub fn new(vcpus: u16, driver: impl LineDriver) -> Self {
         let line = |_| Line {
-            irq: LineCell::new(),
+            cell: LineCell::new(),
             thread: AtomicI32::new(0),
             offers: Count::default(),
             kicks: Count::default(),
-            raised: Count::default(),
             driven: Count::default(),
             signals: Count::default(),
         };
@@ -93,91 +99,58 @@ impl Lines {
         LineStats {
             offers: line.offers.get(),
             kicks: line.kicks.get(),
-            raised_by_others: line.raised.get(),
-            driven_by_itself: line.driven.get(),
+            driven: line.driven.get(),
             signals: line.signals.get(),
         }
     }
 
-    fn set(&self, vcpu: VcpuId, line: CpuLine, level: bool) {
-        let done = self.driver.set(vcpu, line, level);
-        // It knows this vCPU; there is nobody to tell if it has gone meanwhile.
-        debug_assert!(done.is_ok() || level, "{done:?}");
-    }
-
-    fn perform(&self, vcpu: VcpuId, due: Due) {
-        let line = &self.lines[vcpu.index()];
-        match due {
-            Due::Nothing | Due::Tell => {}
-            Due::Drive => line.irq.drive(|level| {
-                line.raised.add();
-                self.set(vcpu, CpuLine::Irq, level);
-            }),
-            Due::Call => {
-                // Acquire: pairs with `attach`.
-                let thread = line.thread.load(Ordering::Acquire);
-                if thread != 0 {
-                    line.signals.add();
-                    signal::send(thread);
-                }
+    /// Calls a vCPU out of its guest, if `due`.
+    fn call(&self, vcpu: VcpuId, due: bool) {
+        if due {
+            let line = &self.lines[vcpu.index()];
+            // Acquire: pairs with `attach`.
+            let thread = line.thread.load(Ordering::Acquire);
+            if thread != 0 {
+                line.signals.add();
+                signal::send(thread);
             }
         }
     }
 
     /// The thread `tid` runs a vCPU from now on; 0: none does.
     pub(crate) fn attach(&self, vcpu: VcpuId, tid: i32) {
-        // Release: pairs with `perform`.
+        // Release: pairs with `call`.
         self.lines[vcpu.index()].thread.store(tid, Ordering::Release);
     }
 
     /// The vCPU's thread is about to look at what has come: what comes from now on, [`Lines::enter`] notices. For that thread.
     pub fn look(&self, vcpu: VcpuId) {
-        self.lines[vcpu.index()].irq.look();
+        self.lines[vcpu.index()].cell.look();
     }
 
-    /// Sets the IRQ line. For the vCPU's thread, out of the guest.
-    pub fn set_irq(&self, vcpu: VcpuId, level: bool) {
-        let line = &self.lines[vcpu.index()];
-        let set = |level| {
-            line.driven.add();
-            self.set(vcpu, CpuLine::Irq, level);
-        };
-        match line.irq.set_level(level) {
-            Due::Nothing | Due::Call => {}
-            Due::Tell => set(level),
-            Due::Drive => line.irq.drive(set),
-        }
+    /// Sets a line. For the vCPU's thread, out of the guest (see the [module](self)); only when it changes, as it is one call each time.
+    pub fn set(&self, vcpu: VcpuId, line: CpuLine, level: bool) {
+        self.lines[vcpu.index()].driven.add();
+        let done = self.driver.set(vcpu, line, level);
+        // It knows this vCPU; there is nobody to tell if it has gone meanwhile.
+        debug_assert!(done.is_ok() || level, "{done:?}");
     }
 
     /// Both lines are low from here on, whatever they were before: nobody runs the vCPU yet, or any more. Fails if KVM has no such lines.
     pub(crate) fn lower(&self, vcpu: VcpuId) -> Result<(), kvm_ioctls::Error> {
         self.driver.set(vcpu, CpuLine::Irq, false)?;
-        self.driver.set(vcpu, CpuLine::Fiq, false)?;
-        // What the cell says, and whoever is still at the hardware. The first call is not for that: it may tell a failure.
-        self.set_irq(vcpu, false);
-        Ok(())
-    }
-
-    /// Whether the IRQ line is to be up.
-    pub fn level(&self, vcpu: VcpuId) -> bool {
-        self.lines[vcpu.index()].irq.level()
-    }
-
-    /// Sets the FIQ line, which only the vCPU's thread does, and only when it changes.
-    pub fn set_fiq(&self, vcpu: VcpuId, level: bool) {
-        self.lines[vcpu.index()].driven.add();
-        self.set(vcpu, CpuLine::Fiq, level);
+        self.driver.set(vcpu, CpuLine::Fiq, false)
     }
 
     /// The vCPU is about to enter the guest: see [`LineCell::enter`]. For the vCPU's thread.
     #[must_use]
     pub fn enter(&self, vcpu: VcpuId, thresholds: Thresholds) -> bool {
-        self.lines[vcpu.index()].irq.enter(thresholds)
+        self.lines[vcpu.index()].cell.enter(thresholds)
     }
 
     /// It has left it: see [`LineCell::leave`]. For the vCPU's thread.
     pub fn leave(&self, vcpu: VcpuId) -> bool {
-        self.lines[vcpu.index()].irq.leave()
+        self.lines[vcpu.index()].cell.leave()
     }
 }
 
@@ -185,7 +158,7 @@ impl Kick for Lines {
     fn kick(&self, vcpu: VcpuId) {
         let line = &self.lines[vcpu.index()];
         line.kicks.add();
-        self.perform(vcpu, line.irq.kick());
+        self.call(vcpu, line.cell.kick());
     }
 
     fn wants_offers(&self) -> bool {
@@ -195,7 +168,7 @@ impl Kick for Lines {
     fn offer(&self, vcpu: VcpuId, group: Group, priority: Priority) {
         let line = &self.lines[vcpu.index()];
         line.offers.add();
-        self.perform(vcpu, line.irq.offer(group, priority));
+        self.call(vcpu, line.cell.offer(group, priority));
     }
 
     fn input_level(&self, irq: Wired) -> Option<bool> {

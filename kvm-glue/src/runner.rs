@@ -3,10 +3,10 @@
 //! # The loop
 //!
 //! Out of the guest: [`GicCpu::enter`] drains the mailbox and fills the list registers; the lines are set to what the CPU interface signals (one
-//! KVM_IRQ_LINE if that has changed); [`Lines::enter`] announces that the vCPU is in, and fails if something has come since. Then
+//! KVM_IRQ_LINE if that has changed); [`Lines::enter`] announces that the vCPU is in, and fails if something has come since that would change them. Then
 //! KVM_RUN. After it: [`Lines::leave`], the outputs of the timers, and what the guest has exited for.
 //!
-//! A guest that waits (WFI) sleeps in KVM_RUN, and a line that goes up wakes it there.
+//! A guest that waits (WFI) sleeps in KVM_RUN, and is called out there as anywhere else.
 //!
 //! # Power
 //!
@@ -35,7 +35,7 @@ use vm_device::bus::MmioAddress;
 use vm_device::device_manager::{IoManager, MmioManager};
 
 use crate::error::kvm;
-use crate::lines::Lines;
+use crate::lines::{CpuLine, Lines};
 use crate::signal::Target;
 use crate::stats::RunStats;
 use crate::timer::TimerBridge;
@@ -139,6 +139,8 @@ pub struct Runner {
     stop: Arc<AtomicBool>,
     cpu_interface: Option<u64>,
     on: bool,
+    /// What KVM was told of its lines.
+    irq: bool,
     fiq: bool,
     stats: RunStats,
 }
@@ -182,6 +184,7 @@ impl Runner {
             stop: Arc::new(AtomicBool::new(false)),
             cpu_interface: gic.cpu_interface(),
             on,
+            irq: false,
             fiq: false,
             stats: RunStats::default(),
         })
@@ -254,8 +257,7 @@ impl Runner {
                 continue;
             }
             let ran = self.vcpu.run();
-            let called = self.lines.leave(self.cpu.id());
-            let line = self.lines.level(self.cpu.id());
+            let kicked = self.lines.leave(self.cpu.id());
             self.stats.exits += 1;
             // Before the access that it exited for, which may ask.
             let levels = self.outputs.levels();
@@ -269,7 +271,7 @@ impl Runner {
                         on: &mut self.on,
                         stats: &mut self.stats,
                         cpu_interface: self.cpu_interface,
-                        line,
+                        line: self.irq,
                     };
                     guest.read(address, data, devices)
                 }
@@ -279,7 +281,7 @@ impl Runner {
                         on: &mut self.on,
                         stats: &mut self.stats,
                         cpu_interface: self.cpu_interface,
-                        line,
+                        line: self.irq,
                     };
                     guest.write(address, data, devices)
                 }
@@ -287,9 +289,9 @@ impl Runner {
                     let datum = data.first().copied().unwrap_or(0);
                     return Ok(Exit::SystemEvent(event, datum));
                 }
-                Ok(VcpuExit::Intr) => self.interrupted(called)?,
+                Ok(VcpuExit::Intr) => self.interrupted(kicked)?,
                 Err(e) if [libc::EINTR, libc::EAGAIN].contains(&e.errno()) => {
-                    self.interrupted(called)?
+                    self.interrupted(kicked)?
                 }
                 Ok(VcpuExit::FailEntry(reason, cpu)) => return Ok(Exit::FailEntry { reason, cpu }),
                 Ok(VcpuExit::InternalError) => {
@@ -315,25 +317,31 @@ impl Runner {
             return self.lines.enter(id, Thresholds::default());
         }
         self.cpu.enter();
-        self.lines.set_irq(id, self.cpu.irq_line());
-        let fiq = self.cpu.fiq_line();
-        if fiq != self.fiq {
-            self.lines.set_fiq(id, fiq);
-            self.fiq = fiq;
-        }
+        self.set_lines(self.cpu.irq_line(), self.cpu.fiq_line());
         self.lines.enter(id, self.cpu.thresholds())
     }
 
+    /// Tells KVM the levels of the vCPU's lines that have changed.
+    fn set_lines(&mut self, irq: bool, fiq: bool) {
+        let lines = [(CpuLine::Irq, irq, &mut self.irq), (CpuLine::Fiq, fiq, &mut self.fiq)];
+        for (line, level, told) in lines {
+            if level != *told {
+                self.lines.set(self.cpu.id(), line, level);
+                *told = level;
+            }
+        }
+    }
+
     /// KVM_RUN has returned for a signal or an output of the timer.
-    fn interrupted(&mut self, called: bool) -> Result<Outcome, Error> {
+    fn interrupted(&mut self, kicked: bool) -> Result<Outcome, Error> {
         self.stats.interrupted_exits += 1;
-        if called || !self.on {
-            // Who has called waits for this.
+        if kicked || !self.on {
+            // Who has kicked waits for this.
             self.cpu.exit();
             self.stats.power_queries += 1;
             let off = arch::is_off(&self.vcpu).map_err(kvm("asking for a vCPU's power state"))?;
             if off && self.on {
-                self.lines.set_irq(self.cpu.id(), false);
+                self.set_lines(false, false);
                 self.cpu.power_off();
                 self.on = false;
             } else if !off && !self.on {

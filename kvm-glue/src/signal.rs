@@ -57,7 +57,7 @@ impl Target {
     }
 
     /// The handler has one vCPU in a thread: calls for another one would be lost.
-    fn claim(flag: *mut u8) -> Result<Self, Error> {
+    pub(crate) fn claim(flag: *mut u8) -> Result<Self, Error> {
         if !IMMEDIATE_EXIT.get().is_null() {
             return Err(Error::ThreadInUse);
         }

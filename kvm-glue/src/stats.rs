@@ -18,18 +18,16 @@ impl Count {
     }
 }
 
-/// How often a vCPU's lines were driven, and by whom.
+/// How often a vCPU was called, and its lines were driven.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LineStats {
     /// Interrupts that were offered to it.
     pub offers: u64,
     /// Times that it was to come to its mailbox, whatever its line says.
     pub kicks: u64,
-    /// KVM_IRQ_LINE calls by the threads that offered.
-    pub raised_by_others: u64,
-    /// KVM_IRQ_LINE calls by its own thread.
-    pub driven_by_itself: u64,
-    /// Signals sent to its thread.
+    /// KVM_IRQ_LINE calls.
+    pub driven: u64,
+    /// Signals that called its thread out of the guest, for an offer or a kick.
     pub signals: u64,
 }
 

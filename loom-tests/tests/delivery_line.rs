@@ -1,5 +1,5 @@
-//! A host that takes offers: interrupts reach a vCPU that is in its guest by its line, and by nothing else, unless others wait
-//! for it. A lost wake-up is a deadlock, which loom reports.
+//! A host that takes offers: a vCPU that is in its guest is called out for what would raise its line, and for what others wait for, and
+//! for nothing else. A lost wake-up is a deadlock, which loom reports.
 #![cfg(loom)]
 
 use std::sync::Arc;
@@ -9,60 +9,55 @@ use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
-use vgic_core::line::{Due, LineCell, Thresholds};
+use vgic_core::line::{LineCell, Thresholds};
 use vgic_core::lr::ListRegisters;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
 
 /// Everything is signaled.
-const OPEN: Thresholds = Thresholds { below: [0xf8; 2], elsewhere: [false; 2] };
+const OPEN: Thresholds = Thresholds { below: [0xf8; 2] };
+
+/// What a guest lets through that keeps back what is not urgent.
+const URGENT: Thresholds = Thresholds { below: [0x80; 2] };
 
 /// One vCPU as its host sees it.
 struct Port {
     cell: LineCell,
-    /// The level that the hardware was told last.
-    line: AtomicBool,
     /// It is to leave the guest.
     signal: AtomicBool,
-    /// Stands for the hardware that interrupts a guest, or wakes one that sleeps.
+    /// Stands for the kernel that interrupts a guest, or wakes one that sleeps.
     notify: Notify,
 }
 
 impl Port {
-    fn set(&self, level: bool) {
-        self.line.swap(level, Ordering::AcqRel);
-        if level {
+    fn call(&self, due: bool) {
+        if due {
+            self.signal.swap(true, Ordering::AcqRel);
             self.notify.notify();
         }
     }
 
-    fn call(&self) {
-        self.signal.swap(true, Ordering::AcqRel);
-        self.notify.notify();
+    fn offer(&self, priority: u8) {
+        self.call(self.cell.offer(Group::Group1, Priority::new(priority)));
     }
 
-    fn perform(&self, due: Due) {
-        match due {
-            Due::Nothing | Due::Tell => {}
-            Due::Drive => self.cell.drive(|level| self.set(level)),
-            Due::Call => self.call(),
+    /// Enters the guest with its line at this level, and comes back when it has taken the interrupt, or was called out. Returns whether it
+    /// was entered.
+    fn run(&self, line: bool, thresholds: Thresholds) -> bool {
+        if !self.cell.enter(if line { Thresholds::default() } else { thresholds }) {
+            return false;
         }
-    }
-
-    fn set_level(&self, level: bool) {
-        match self.cell.set_level(level) {
-            Due::Tell => self.set(level),
-            due => self.perform(due),
+        // A read-modify-write: the kernel does not look at what was there before.
+        while !line && !self.signal.fetch_or(false, Ordering::AcqRel) {
+            self.notify.wait();
         }
+        self.signal.swap(false, Ordering::AcqRel);
+        let _ = self.cell.leave();
+        true
     }
 
-    /// Offers the guest what there is, and enters it.
-    fn enter(&self, cpu: &mut Cpu) {
-        self.enter_below(cpu, OPEN);
-    }
-
-    /// The same, of a guest that keeps back what is not urgent enough.
-    fn enter_below(&self, cpu: &mut Cpu, thresholds: Thresholds) {
+    /// Offers the guest what there is, and runs it.
+    fn enter(&self, cpu: &mut Cpu, thresholds: Thresholds) {
         loop {
             self.cell.look();
             cpu.enter();
@@ -71,22 +66,10 @@ impl Port {
                 lr.state().is_pending()
                     && lr.priority().byte() < thresholds.below[lr.group() as usize]
             });
-            self.set_level(signaled);
-            if self.cell.enter(thresholds) {
+            if self.run(signaled, thresholds) {
                 return;
             }
         }
-    }
-
-    /// The guest runs until its line is up, or it is called out.
-    fn in_guest(&self, masked: bool) {
-        // Read-modify-writes: hardware and the kernel do not look at what was there before.
-        let line = || !masked && self.line.fetch_or(false, Ordering::AcqRel);
-        while !line() && !self.signal.fetch_or(false, Ordering::AcqRel) {
-            self.notify.wait();
-        }
-        self.signal.swap(false, Ordering::AcqRel);
-        let _ = self.cell.leave();
     }
 }
 
@@ -97,7 +80,6 @@ impl Host {
     fn new(vcpus: usize) -> Arc<Self> {
         let port = || Port {
             cell: LineCell::new(),
-            line: AtomicBool::new(false),
             signal: AtomicBool::new(false),
             notify: Notify::new(),
         };
@@ -106,29 +88,26 @@ impl Host {
 
     /// Runs a vCPU until its guest has taken `due` interrupts.
     fn run(&self, cpu: &mut Cpu, due: usize) {
+        self.run_below(cpu, due, OPEN);
+    }
+
+    /// The same of a guest that keeps back what is not urgent enough.
+    fn run_below(&self, cpu: &mut Cpu, due: usize, thresholds: Thresholds) {
         let port = &self.0[cpu.vcpu.id().index()];
         let mut taken = 0;
         while taken < due {
-            port.enter(cpu);
-            port.in_guest(false);
+            port.enter(cpu, thresholds);
             // The guest reads IAR.
             taken += cpu.run();
         }
         assert_eq!(taken, due);
-    }
-
-    /// After everything: the hardware has what it is to have.
-    fn check(&self) {
-        for port in &self.0 {
-            assert_eq!(port.line.load(Ordering::Acquire), port.cell.level(), "the line");
-        }
     }
 }
 
 impl Kick for Host {
     fn kick(&self, vcpu: VcpuId) {
         let port = &self.0[vcpu.index()];
-        port.perform(port.cell.kick());
+        port.call(port.cell.kick());
     }
 
     fn wants_offers(&self) -> bool {
@@ -137,41 +116,53 @@ impl Kick for Host {
 
     fn offer(&self, vcpu: VcpuId, group: Group, priority: Priority) {
         let port = &self.0[vcpu.index()];
-        port.perform(port.cell.offer(group, priority));
+        port.call(port.cell.offer(group, priority));
     }
 }
 
-/// The cell alone: two producers publish, and raise the line. The owner sees what each has published.
+/// The cell alone: a producer of each of these priorities publishes, and tells the cell. The owner's guest sees what was published by those whose
+/// priorities pass.
+fn producers(priorities: [u8; 2], thresholds: Thresholds) {
+    let host = Host::new(1);
+    let urgent = |&priority: &u8| priority < thresholds.below[1];
+    let changes = Arc::new([(); 2].map(|()| AtomicUsize::new(0)));
+    let producers = [0, 1].map(|n| {
+        let (host, changes) = (Arc::clone(&host), Arc::clone(&changes));
+        thread::spawn(move || {
+            // Relaxed: the cell orders it.
+            changes[n].fetch_add(1, Ordering::Relaxed);
+            host.0[0].offer(priorities[n]);
+        })
+    });
+    let port = &host.0[0];
+    let due = priorities.iter().filter(|priority| urgent(priority)).count();
+    let count = || {
+        let passing = changes.iter().zip(&priorities).filter(|(_, priority)| urgent(priority));
+        passing.map(|(change, _)| change.load(Ordering::Relaxed)).sum()
+    };
+    let mut seen = 0;
+    while seen != due {
+        port.cell.look();
+        let now = count();
+        if port.run(now != seen, thresholds) {
+            // What the guest finds.
+            seen = count();
+        }
+    }
+    for producer in producers {
+        producer.join().unwrap();
+    }
+}
+
 #[test]
 fn line_two_producers() {
-    model(2, 100, || {
-        let host = Host::new(1);
-        let changes = Arc::new(AtomicUsize::new(0));
-        let producers = [(); 2].map(|()| {
-            let (host, changes) = (Arc::clone(&host), Arc::clone(&changes));
-            thread::spawn(move || {
-                // Relaxed: the cell orders it.
-                changes.fetch_add(1, Ordering::Relaxed);
-                host.offer(A, Group::Group1, Priority::new(PRIORITY));
-            })
-        });
-        let port = &host.0[0];
-        let mut seen = 0;
-        while seen != 2 {
-            port.cell.look();
-            let now = changes.load(Ordering::Relaxed);
-            port.set_level(now != seen);
-            if port.cell.enter(OPEN) {
-                port.in_guest(false);
-                seen = changes.load(Ordering::Relaxed);
-            }
-        }
-        port.set_level(false);
-        for producer in producers {
-            producer.join().unwrap();
-        }
-        host.check();
-    });
+    model(2, 100, || producers([PRIORITY; 2], OPEN));
+}
+
+/// One of them is not urgent enough.
+#[test]
+fn line_two_priorities() {
+    model(3, 100, || producers([0x40, 0xa0], URGENT));
 }
 
 /// Two interrupts one after the other.
@@ -187,8 +178,6 @@ fn line_one_injector() {
         let injector = thread::spawn(move || (first.raise() + second.raise(), first, second));
         host.run(&mut cpu, 2);
         let sources = injector.join().unwrap();
-        host.0[0].set_level(false);
-        host.check();
         assert_eq!(cpu.settle(), 0);
         drop(sources);
         vm.end(cpu);
@@ -221,19 +210,6 @@ fn line_inject_and_enable() {
     });
 }
 
-/// Runs a vCPU, whose guest keeps back what is not urgent, until it has taken one interrupt.
-fn run_urgent(host: &Host, cpu: &mut Cpu) {
-    let port = &host.0[cpu.vcpu.id().index()];
-    let urgent = Thresholds { below: [0x80; 2], elsewhere: [false; 2] };
-    let mut taken = 0;
-    while taken == 0 {
-        port.enter_below(cpu, urgent);
-        port.in_guest(false);
-        taken = cpu.run();
-    }
-    assert_eq!(taken, 1);
-}
-
 /// An LPI that is in a list register, where its guest keeps it back, becomes more urgent.
 #[test]
 fn line_priority_of_an_lpi_that_is_kept_back() {
@@ -247,7 +223,7 @@ fn line_priority_of_an_lpi_that_is_kept_back() {
         let runner = thread::spawn({
             let host = Arc::clone(&host);
             move || {
-                run_urgent(&host, &mut cpu);
+                host.run_below(&mut cpu, 1, URGENT);
                 cpu
             }
         });
@@ -278,7 +254,7 @@ fn line_priority_of_an_spi_that_is_kept_back() {
         let runner = thread::spawn({
             let host = Arc::clone(&host);
             move || {
-                run_urgent(&host, &mut cpu);
+                host.run_below(&mut cpu, 1, URGENT);
                 cpu
             }
         });
@@ -290,8 +266,7 @@ fn line_priority_of_an_spi_that_is_kept_back() {
     });
 }
 
-/// An interrupt is moved to B while it is being posted to A, whose guest has masked its interrupts: A is called out to
-/// hand it over.
+/// An interrupt is moved to B while it is being posted to A, whose guest lets nothing through: A is called out to hand it over.
 #[test]
 fn line_moved_from_a_masked_vcpu() {
     model(2, 100, || {
@@ -305,8 +280,7 @@ fn line_moved_from_a_masked_vcpu() {
             let (host, done) = (Arc::clone(&host), Arc::clone(&done));
             move || {
                 while !done.load(Ordering::Acquire) {
-                    host.0[0].enter(&mut a);
-                    host.0[0].in_guest(true);
+                    host.0[0].enter(&mut a, Thresholds::default());
                     a.exit();
                 }
                 a
@@ -316,7 +290,7 @@ fn line_moved_from_a_masked_vcpu() {
         vm.msi.retarget(DEVICE, EVENT, B).unwrap();
         host.run(&mut b, 1);
         done.store(true, Ordering::Release);
-        host.0[0].call();
+        host.0[0].call(true);
         let source = injector.join().unwrap();
         let mut a = masked.join().unwrap();
         assert_eq!(a.settle() + b.settle(), 0);

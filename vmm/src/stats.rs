@@ -44,8 +44,7 @@ pub(crate) struct VcpuStats {
     offers: u64,
     kicks: u64,
     signals: u64,
-    raised_by_others: u64,
-    driven_by_itself: u64,
+    driven: u64,
 }
 
 impl VcpuStats {
@@ -64,8 +63,7 @@ impl VcpuStats {
             offers: line.offers,
             kicks: line.kicks,
             signals: line.signals,
-            raised_by_others: line.raised_by_others,
-            driven_by_itself: line.driven_by_itself,
+            driven: line.driven,
         }
     }
 

@@ -141,14 +141,18 @@ impl<E: Engine> GicCpu<E> {
         }
     }
 
-    /// What the IRQ line's [`LineCell`](crate::line::LineCell) has to know for as long as the guest runs.
+    /// What the vCPU's [`LineCell`](crate::line::LineCell) has to know for as long as the guest runs, with its lines at [`GicCpu::irq_line`] and
+    /// [`GicCpu::fiq_line`].
     pub fn thresholds(&self) -> Thresholds {
-        let fiq = match self.bus.gic.0.frames {
-            Frames::V2 { .. } => [self.v2.fiqs(), false],
-            Frames::V3 { .. } => [true, false],
+        let fiqs = match self.bus.gic.0.frames {
+            Frames::V2 { .. } => self.v2.fiqs(),
+            Frames::V3 { .. } => true,
         };
-        let below = [Group::Group0, Group::Group1].map(|group| self.cpu.threshold(group));
-        Thresholds { below, elsewhere: fiq }
+        let (irq, fiq) = (self.irq_line(), self.fiq_line());
+        let below = [(Group::Group0, if fiqs { fiq } else { irq }), (Group::Group1, irq)];
+        Thresholds {
+            below: below.map(|(group, up)| if up { 0 } else { self.cpu.threshold(group) }),
+        }
     }
 
     /// The guest reads `data.len()` bytes at `address`.

@@ -1,4 +1,10 @@
 //! Tells what the KVM of an arm64 host offers to a user-space interrupt controller, as checks of the lab.
+//!
+//! `lab-probe lines [COUNT [BUSY]]` raises a vCPU's line COUNT times from another thread, while BUSY threads keep the host's CPUs busy, and counts how
+//! often KVM loses it.
+
+#[cfg(target_arch = "aarch64")]
+mod lines;
 
 use std::process::ExitCode;
 
@@ -17,7 +23,38 @@ const NEEDED: &[(&str, u64)] = &[
     ("device-control", 89), // KVM_CAP_DEVICE_CTRL: the in-kernel GIC, as a control
 ];
 
+/// `lab-probe lines`.
+#[cfg(target_arch = "aarch64")]
+fn lines(arguments: &[String]) -> ExitCode {
+    let number = |n: usize, default: u64| match arguments.get(n) {
+        Some(word) => word.parse().map_err(|error| format!("{word}: {error}")),
+        None => Ok(default),
+    };
+    match (number(0, 100_000), number(1, 2)) {
+        (Ok(count), Ok(busy)) => lines::lines(count, busy as usize),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn lines(_: &[String]) -> ExitCode {
+    eprintln!("this needs arm64");
+    ExitCode::FAILURE
+}
+
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        None => {}
+        Some((word, rest)) if word == "lines" => return lines(rest),
+        Some(_) => {
+            eprintln!("usage: lab-probe [lines [COUNT [BUSY]]]");
+            return ExitCode::FAILURE;
+        }
+    }
     let kvm = match Kvm::new() {
         Ok(kvm) => kvm,
         Err(error) => {
