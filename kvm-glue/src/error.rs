@@ -81,6 +81,9 @@ pub enum Error {
         /// Why.
         source: vmm_sys_util::errno::Error,
     },
+    /// The signal that calls vCPUs out cannot be unblocked in the calling thread.
+    #[error("unblocking the signal that calls vCPUs out of their guests: {0}")]
+    SignalMask(vmm_sys_util::signal::Error),
     /// The device tree cannot be written.
     #[error("the device tree: {0}")]
     Fdt(#[from] vm_fdt::Error),

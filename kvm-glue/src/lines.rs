@@ -69,13 +69,19 @@ struct Line {
 /// The lines of a VM's vCPUs.
 pub struct Lines {
     lines: Box<[Line]>,
+    signal: i32,
     driver: Box<dyn LineDriver>,
     resampler: Resampler,
 }
 
 impl Lines {
-    /// All are low, and all vCPUs are out of the guest.
+    /// All are low, and all vCPUs are out of the guest. They are called by SIGRTMIN.
     pub fn new(vcpus: u16, driver: impl LineDriver) -> Self {
+        Self::with_signal(vcpus, driver, signal::default())
+    }
+
+    /// The same with this signal.
+    pub(crate) fn with_signal(vcpus: u16, driver: impl LineDriver, signal: i32) -> Self {
         let line = |_| Line {
             cell: LineCell::new(),
             thread: AtomicI32::new(0),
@@ -85,7 +91,12 @@ impl Lines {
             signals: Count::default(),
         };
         let lines = (0..vcpus).map(line).collect();
-        Self { lines, driver: Box::new(driver), resampler: Resampler::new() }
+        Self { lines, signal, driver: Box::new(driver), resampler: Resampler::new() }
+    }
+
+    /// The number of the signal.
+    pub(crate) fn signal(&self) -> i32 {
+        self.signal
     }
 
     /// Who is told when the guest has ended an interrupt.
@@ -112,7 +123,7 @@ impl Lines {
             let thread = line.thread.load(Ordering::Acquire);
             if thread != 0 {
                 line.signals.add();
-                signal::send(thread);
+                signal::send(thread, self.signal);
             }
         }
     }

@@ -38,6 +38,7 @@ pub struct Machine {
     model: Model,
     v2: Option<GicV2Map>,
     ppis: Ppis,
+    signal: i32,
 }
 
 impl Machine {
@@ -58,12 +59,19 @@ impl Machine {
         if let Some(frame) = map.msi {
             setup.add_msi_frame(frame)?;
         }
-        Ok(Self { setup, vcpus, model: Model::V2, v2: Some(map), ppis: Ppis::default() })
+        let (model, ppis, signal) = (Model::V2, Ppis::default(), signal::default());
+        Ok(Self { setup, vcpus, model, v2: Some(map), ppis, signal })
     }
 
     /// The timers' and the PMU's PPIs, if they are not [`Ppis::default`]'s. `build` refuses what is not a PPI.
     pub fn set_ppis(&mut self, ppis: Ppis) {
         self.ppis = ppis;
+    }
+
+    /// The signal that calls vCPUs out of their guests, if it is not to be SIGRTMIN. Its handler becomes ours, for the whole process; a thread
+    /// that takes a vCPU unblocks it. A real-time one is not delivered while the process's user has RLIMIT_SIGPENDING of them waiting, and the sender waits then.
+    pub fn set_kick_signal(&mut self, number: i32) {
+        self.signal = number;
     }
 
     /// What the core knows of the machine, for what has no method here: bounds, numbers of list registers.
@@ -96,8 +104,8 @@ impl Machine {
     pub fn build(self, vm: &Arc<VmFd>) -> Result<KvmGic, Error> {
         Self::check_host(vm)?;
         self.ppis.check()?;
-        signal::install()?;
-        let lines = Arc::new(Lines::new(self.vcpus, Arc::clone(vm)));
+        signal::install(self.signal)?;
+        let lines = Arc::new(Lines::with_signal(self.vcpus, Arc::clone(vm), self.signal));
         let gic = self.setup.init(Arc::clone(&lines) as Arc<dyn vgic_core::engine::Kick>)?;
         Ok(KvmGic { gic, lines, machine: Arc::new(self) })
     }

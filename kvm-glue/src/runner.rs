@@ -153,7 +153,7 @@ impl Runner {
         on: bool,
     ) -> Result<Self, (Error, VcpuFd)> {
         let (id, lines) = (cpu.id(), Arc::clone(gic.lines()));
-        let target = match Target::new(&mut vcpu) {
+        let target = match Target::new(&mut vcpu, lines.signal()) {
             Ok(target) => target,
             Err(e) => return Err((e, vcpu)),
         };

@@ -7,12 +7,10 @@
 #![allow(unsafe_code)] // A signal handler, the page that KVM shares with us, and a system call without a wrapper.
 
 use std::cell::Cell;
-use std::ptr;
-use std::sync::OnceLock;
+use std::{io, ptr, thread};
 
 use kvm_ioctls::VcpuFd;
-use vmm_sys_util::errno;
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 use crate::Error;
 
@@ -31,16 +29,14 @@ extern "C" fn handler(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     }
 }
 
-/// The signal: the first real-time one that the C library leaves to us.
-fn number() -> libc::c_int {
+/// The signal, unless a VMM has chosen another one: the first real-time one that the C library leaves to us.
+pub(crate) fn default() -> libc::c_int {
     SIGRTMIN()
 }
 
-/// Installs the handler, once.
-pub(crate) fn install() -> Result<(), Error> {
-    static DONE: OnceLock<Result<(), errno::Error>> = OnceLock::new();
-    let done = DONE.get_or_init(|| register_signal_handler(number(), handler));
-    done.map_err(|source| Error::Signal { number: number(), source })
+/// Installs the handler. A second time changes nothing.
+pub(crate) fn install(number: libc::c_int) -> Result<(), Error> {
+    register_signal_handler(number, handler).map_err(|source| Error::Signal { number, source })
 }
 
 /// The calling thread, as one that runs a vCPU. Not for another thread: the handler finds the vCPU through it.
@@ -52,15 +48,17 @@ pub(crate) struct Target {
 
 impl Target {
     /// Makes the handler reach `vcpu`, which is to outlive the target.
-    pub(crate) fn new(vcpu: &mut VcpuFd) -> Result<Self, Error> {
-        Self::claim(&raw mut vcpu.get_kvm_run().immediate_exit)
+    pub(crate) fn new(vcpu: &mut VcpuFd, number: libc::c_int) -> Result<Self, Error> {
+        Self::claim(&raw mut vcpu.get_kvm_run().immediate_exit, number)
     }
 
     /// The handler has one vCPU in a thread: calls for another one would be lost.
-    pub(crate) fn claim(flag: *mut u8) -> Result<Self, Error> {
+    pub(crate) fn claim(flag: *mut u8, number: libc::c_int) -> Result<Self, Error> {
         if !IMMEDIATE_EXIT.get().is_null() {
             return Err(Error::ThreadInUse);
         }
+        // A thread has the mask of the one that made it, which may take its signals otherwise.
+        unblock_signal(number).map_err(Error::SignalMask)?;
         IMMEDIATE_EXIT.set(flag);
         // SAFETY: no arguments, and it cannot fail.
         let tid = unsafe { libc::gettid() };
@@ -83,9 +81,14 @@ impl Drop for Target {
 }
 
 /// Sends the signal to a thread of this process. A thread that has ended is none, and one that runs no vCPU takes no notice.
-pub(crate) fn send(tid: libc::pid_t) {
+pub(crate) fn send(tid: libc::pid_t, number: libc::c_int) {
     // SAFETY: three integers; the handler is installed, so that the signal ends nobody.
-    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, number()) };
+    while unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, number) } != 0
+        && io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+    {
+        // As many real-time signals wait as this user may have (RLIMIT_SIGPENDING); those of vCPUs go as their threads run.
+        thread::yield_now();
+    }
 }
 
 #[cfg(test)]
@@ -96,19 +99,22 @@ mod tests {
     fn a_thread_has_one_vcpu() {
         let mut flags = [0u8; 2];
         let [a, b] = &mut flags;
-        let first = Target::claim(a).unwrap();
-        assert!(matches!(Target::claim(b), Err(Error::ThreadInUse)));
-        assert!(std::thread::spawn(|| Target::claim(&mut 0).is_ok()).join().unwrap());
-        install().unwrap();
+        // As a thread may be that was made by one that does so.
+        vmm_sys_util::signal::block_signal(default()).unwrap();
+        let first = Target::claim(a, default()).unwrap();
+        assert!(matches!(Target::claim(b, default()), Err(Error::ThreadInUse)));
+        assert!(std::thread::spawn(|| Target::claim(&mut 0, default()).is_ok()).join().unwrap());
+        install(default()).unwrap();
+        install(default()).unwrap();
         // To itself: it has come before the call returns.
-        send(first.tid());
+        send(first.tid(), default());
         drop(first);
-        let second = Target::claim(b).unwrap();
+        let second = Target::claim(b, default()).unwrap();
         let tid = second.tid();
-        send(tid);
+        send(tid, default());
         drop(second);
         // Nobody's.
-        send(tid);
+        send(tid, default());
         assert_eq!(flags, [1, 1]);
     }
 }

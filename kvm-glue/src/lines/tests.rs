@@ -30,9 +30,9 @@ fn numbers_of_lines() {
 
 #[test]
 fn an_offer_to_a_running_vcpu_is_one_signal() {
-    signal::install().unwrap();
+    signal::install(signal::default()).unwrap();
     let mut flag = 0;
-    let target = Target::claim(&raw mut flag).unwrap();
+    let target = Target::claim(&raw mut flag, signal::default()).unwrap();
     let recorder = Recorder::default();
     let lines = Lines::new(2, recorder.clone());
     let (b, urgent) = (VcpuId(1), Priority::new(0));
@@ -78,7 +78,7 @@ fn sleep_until_called(called: &AtomicU8) {
 /// Two threads send MSIs one after the other to two vCPUs that sleep in their guests, each after the one before was handled.
 #[test]
 fn no_wake_up_is_lost() {
-    signal::install().unwrap();
+    signal::install(signal::default()).unwrap();
     let lines = Arc::new(Lines::new(2, Recorder::default()));
     let mut setup = Setup::new(40);
     setup.create(Model::V2).unwrap();
@@ -104,7 +104,7 @@ fn no_wake_up_is_lost() {
             let (lines, seen) = (&lines, &seen);
             scope.spawn(move || {
                 let (id, called) = (cpu.id(), AtomicU8::new(0));
-                let target = Target::claim(called.as_ptr()).unwrap();
+                let target = Target::claim(called.as_ptr(), signal::default()).unwrap();
                 lines.attach(id, target.tid());
                 let mut taken = 0;
                 while taken < MSIS {
