@@ -4,50 +4,19 @@
 #![allow(clippy::disallowed_types)] // the test's own threads meet at a barrier
 
 mod common;
+#[path = "common/counting.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
 use common::*;
+use counting::counted;
 use vgic_core::Vgic;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_core::reclaim::{Epoch, Reclaim, Slots};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    static FREES: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: passes everything on to the system's allocator.
-#[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller's obligations are the same.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        FREES.with(|n| n.set(n.get() + 1));
-        // SAFETY: as above.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// What `f` allocates and frees on this thread.
-fn counted(f: impl FnOnce()) -> (u64, u64) {
-    let before = (ALLOCATIONS.get(), FREES.get());
-    f();
-    (ALLOCATIONS.get() - before.0, FREES.get() - before.1)
-}
 
 const LPIS: u32 = 300;
 

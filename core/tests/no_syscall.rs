@@ -6,14 +6,23 @@
 #![allow(unsafe_code)] // prctl and exit, by number.
 
 mod common;
+#[path = "its/guest.rs"]
+#[allow(dead_code)] // what only the ITS's own tests need
+mod guest;
+#[path = "gicv3/world.rs"]
+#[allow(dead_code)] // as above
+mod world;
 
 use std::process::{Command, ExitCode};
+
+pub(crate) type Engine = vgic_core::Vgic;
 
 #[cfg(target_os = "linux")]
 fn child(call_something: bool) -> ! {
     use common::{Machine, lpi};
     use vgic_core::engine::{Injected, Injector, LpiConfig, MsiControl, Vcpu};
-    use vgic_core::ids::{EventId, SPURIOUS, VcpuId};
+    use vgic_core::gic::SysReg;
+    use vgic_core::ids::{DeviceId, EventId, SPURIOUS, VcpuId};
 
     let mut m = Machine::<vgic_core::Vgic>::new(2, 4);
     for n in 0..64 {
@@ -22,6 +31,12 @@ fn child(call_something: bool) -> ! {
     }
     let routes: Vec<_> = (0..64).map(|n| m.msi.route(common::DEV, EventId(n)).unwrap()).collect();
     let domain = m.msi.domain();
+    let mut guest = guest::Guest::new(2);
+    guest.ok(guest::mapd(3, 5));
+    (0..32).for_each(|event| guest.ok(guest::mapti(3, event, 8192 + event, event as u16 % 2)));
+    let port = guest.its.port();
+    let its_routes: Vec<_> =
+        (0..32).map(|n| guest.its.route(DeviceId(3), EventId(n)).unwrap()).collect();
     let mut delivered = 0u32;
     // SAFETY: takes no pointers; from here on only read, write, exit and sigreturn are allowed.
     let strict = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT, 0, 0, 0) };
@@ -36,6 +51,23 @@ fn child(call_something: bool) -> ! {
                 // SAFETY: ends the program.
                 unsafe { libc::syscall(libc::SYS_exit, 3) };
             }
+        }
+        for cpu in &mut guest.world.cpus {
+            let injector = cpu.bus().injector();
+            for (event, route) in its_routes.iter().enumerate() {
+                let _ = route.inject(injector);
+                if port.inject(injector, DeviceId(3), EventId(event as u32)) != Injected::Coalesced
+                {
+                    // SAFETY: ends the program.
+                    unsafe { libc::syscall(libc::SYS_exit, 4) };
+                }
+            }
+            cpu.enter();
+            while let Some(intid @ 8192..) = cpu.icc_read(SysReg::ICC_IAR1_EL1) {
+                delivered += 1;
+                let _ = cpu.icc_write(SysReg::ICC_EOIR1_EL1, intid);
+            }
+            cpu.exit();
         }
         for v in 0..2 {
             // Hand-overs, and more pending than list registers, are part of it.

@@ -64,8 +64,15 @@ pub(crate) struct Guest {
     pub(crate) end: u64,
 }
 
-/// A machine with an ITS, not initialised.
+/// A machine with an ITS, not initialised, which tells of its commands.
 pub(crate) fn setup(vcpus: u32, config: ItsConfig, bounds: Config, log: &Arc<Log>) -> Setup {
+    let mut setup = silent_setup(vcpus, config, bounds);
+    setup.set_its_trace(log.clone());
+    setup
+}
+
+/// The same without telling.
+pub(crate) fn silent_setup(vcpus: u32, config: ItsConfig, bounds: Config) -> Setup {
     let mut setup = Setup::new(40);
     setup.create(Model::V3).unwrap();
     for n in 0..vcpus {
@@ -75,7 +82,6 @@ pub(crate) fn setup(vcpus: u32, config: ItsConfig, bounds: Config, log: &Arc<Log
     setup.set_distributor(GICD).unwrap();
     setup.add_redistributors(GICR, vcpus).unwrap();
     setup.add_its(config).unwrap();
-    setup.set_its_trace(log.clone());
     setup
 }
 
@@ -158,7 +164,7 @@ impl Guest {
         guest
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let world = &mut self.world;
         world.start();
         world.ram.write(RAM, &[0xa1; 0x1_0000]).unwrap();
