@@ -8,6 +8,26 @@
 //! level-triggered SPI that stays up until the guest ends it; then the resample eventfd is written to, and a device that still wants
 //! attention writes to its source again ([`crate::resample`]). Several sources may share such an SPI, also sources of several loops.
 
+//!
+//! ```no_run
+//! use vgic_kvm::core::ids::Intid;
+//! use vgic_kvm::events::{EventSources, Route};
+//! use vgic_kvm::msi::Msi;
+//! use vmm_sys_util::eventfd::EventFd;
+//! # fn f(gic: &vgic_kvm::KvmGic) -> Result<(), vgic_kvm::Error> {
+//! let sources = EventSources::start(gic)?;
+//! // A queue of a vhost-user back end: what it writes to is this eventfd.
+//! let call = EventFd::new(libc::EFD_NONBLOCK)?;
+//! sources.set_route(0, Route::Msi(Msi { address: 0x0802_0040, data: 80, device: 8 }));
+//! sources.add(0, &call)?;
+//! sources.set_masked(0, true); // as the guest masks the vector
+//! // INTx of a device that is passed through, with its unmask eventfd.
+//! let [intx, unmask] = [EventFd::new(libc::EFD_NONBLOCK)?, EventFd::new(libc::EFD_NONBLOCK)?];
+//! sources.add_resampled(1, Intid(40), &intx, &unmask)?;
+//! # Ok(())
+//! # }
+//! ```
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

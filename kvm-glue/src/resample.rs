@@ -8,8 +8,8 @@
 //!
 //! # Who reads, who writes
 //!
-//! The engine reports ends and asks for levels on the vCPU's thread, where it must not be called back and nothing may wait: [`Resampler::level`] and
-//! [`Resampler::ended`] take no lock. They look at a fixed array of words, one for each SPI, and at a snapshot (`ArcSwapOption`) of who is to be woken. Sources
+//! The engine reports ends and asks for levels on the vCPU's thread, where it must not be called back and nothing may wait: `level` and
+//! `ended` take no lock. They look at a fixed array of words, one for each SPI, and at a snapshot (`ArcSwapOption`) of who is to be woken. Sources
 //! are told by the threads that serve them, each woken through its own eventfd. Who ties and unties is the control path, and has a lock.
 //!
 //! # The word and the line

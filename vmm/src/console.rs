@@ -45,6 +45,7 @@ impl<W: Write + Send> DeviceMmio for Console<W> {
         let value = lock(&self.uart).read(offset & !3);
         // Costs nothing if nobody waits.
         self.read.notify_one();
+
         data.fill(0);
         data.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
     }
@@ -75,13 +76,14 @@ pub(crate) fn start(irqs: &Irqs) -> Result<Arc<Console<std::io::Stdout>>> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
     const DR: u64 = 0;
     const FR: u64 = 0x18;
     const EMPTY: u8 = 1 << 4;
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     #[test]
     fn what_does_not_fit_waits_for_the_guest_to_read() {
@@ -98,8 +100,9 @@ mod tests {
             console.mmio_read(MmioAddress(0), offset, &mut data);
             data[0]
         };
-        let mut got = Vec::new();
+        let (mut got, begin) = (Vec::new(), Instant::now());
         while got.len() < expected.len() {
+            assert!(begin.elapsed() < PATIENCE, "nothing happens");
             if read(FR) & EMPTY == 0 {
                 got.push(read(DR));
             } else {
@@ -107,6 +110,6 @@ mod tests {
             }
         }
         assert_eq!(got, expected);
-        is_done.recv_timeout(Duration::from_secs(20)).unwrap();
+        is_done.recv_timeout(PATIENCE).unwrap();
     }
 }

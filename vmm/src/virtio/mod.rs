@@ -104,6 +104,15 @@ impl Interrupt {
     }
 }
 
+/// A queue's thread that panics stops serving its queue: the driver is told, as of any other failure.
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.health.fail(&self.msix, &*self.sender);
+        }
+    }
+}
+
 /// A queue's thread, which ends when this is dropped.
 pub(crate) struct Worker {
     stop: Arc<AtomicBool>,
@@ -209,6 +218,7 @@ mod tests {
     struct Sink {
         memory: Memory,
         endless: bool,
+        panics: bool,
     }
 
     impl Backend for Sink {
@@ -228,6 +238,7 @@ mod tests {
         }
 
         fn serve(&self, _: Chain, _: &Backing) -> u32 {
+            assert!(!self.panics, "as it is to be in this test");
             if self.endless {
                 let at = GuestAddress(AVAIL + 2);
                 let index: u16 = self.memory.read_obj(at).unwrap();
@@ -249,7 +260,7 @@ mod tests {
     }
 
     /// A worker on a queue of 16 entries whose index in the ring is `index`.
-    fn worker(index: u16, endless: bool) -> (Worker, Arc<Health>, Memory) {
+    fn worker(index: u16, endless: bool, panics: bool) -> (Worker, Arc<Health>, Memory) {
         let memory = memory::new(4).unwrap();
         let mut queue = Queue::new(16).unwrap();
         queue.set_size(16);
@@ -266,7 +277,7 @@ mod tests {
             sender: Box::new(Nobody),
         };
         let worker = Worker::start(
-            Arc::new(Sink { memory: Arc::clone(&memory), endless }),
+            Arc::new(Sink { memory: Arc::clone(&memory), endless, panics }),
             queue,
             Arc::clone(&memory),
             EventFd::new(0).unwrap(),
@@ -295,14 +306,22 @@ mod tests {
 
     #[test]
     fn an_index_that_cannot_be_stops_the_queue() {
-        let (worker, health, _) = worker(300, false);
+        let (worker, health, _) = worker(300, false, false);
         wait(|| health.needs_reset());
         assert!(ends(worker), "the queue's thread goes on");
     }
 
     #[test]
+    fn a_thread_that_panics_is_a_failure_that_is_told() {
+        let (worker, health, _) = worker(1, false, true);
+        wait(|| health.needs_reset());
+        assert_eq!(health.take_isr(), ISR_CONFIG);
+        assert!(ends(worker));
+    }
+
+    #[test]
     fn a_driver_that_never_ends_does_not_keep_the_thread() {
-        let (worker, health, memory) = worker(1, true);
+        let (worker, health, memory) = worker(1, true, false);
         wait(|| memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap() > 100);
         assert!(ends(worker), "the queue's thread goes on");
         assert!(!health.needs_reset());
