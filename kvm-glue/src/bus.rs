@@ -36,6 +36,8 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 /// The frames as one vCPU sees them, without GICv2's CPU interface.
 ///
+/// Its vCPU is out of the guest, and has told what its list registers hold (`GicCpu::exit`), while a frame is accessed: that may wait for other vCPUs, and they for this one.
+///
 /// An access that is refused reads as zero, since the trait has no way to say so; [`FrameDevice::refused`] tells.
 pub struct FrameDevice {
     vcpu: VcpuId,
