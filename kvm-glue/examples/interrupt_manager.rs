@@ -29,14 +29,42 @@ enum SourceConfig {
 
 /// Interrupts of one device.
 trait InterruptSourceGroup: Send + Sync {
+    /// From here on they can be used, and not any more.
+    fn enable(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn disable(&self) -> io::Result<()> {
+        Ok(())
+    }
     fn trigger(&self, index: Index) -> io::Result<()>;
+    /// What a back end in another process writes to.
     fn notifier(&self, index: Index) -> Option<EventFd>;
     fn update(&self, index: Index, config: SourceConfig, masked: bool) -> io::Result<()>;
 }
 
-/// Makes groups.
+/// MSIs of a device: consecutive indices.
+struct MsiGroupConfig {
+    base: Index,
+    count: Index,
+}
+
+/// A wire.
+struct LegacyGroupConfig {
+    irq: Index,
+}
+
+/// Makes groups, of one kind.
 trait InterruptManager {
-    fn create_group(&self, base: Index, count: Index) -> io::Result<Arc<dyn InterruptSourceGroup>>;
+    type GroupConfig;
+    fn create_group(&self, config: Self::GroupConfig) -> io::Result<Arc<dyn InterruptSourceGroup>>;
+    /// A group ends with its last handle.
+    fn destroy_group(&self, group: Arc<dyn InterruptSourceGroup>) {
+        drop(group);
+    }
+}
+
+fn no_such_index() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "no interrupt of this group has that index")
 }
 
 fn other(e: Error) -> io::Error {
@@ -61,7 +89,7 @@ impl InterruptSourceGroup for MsiGroup {
                 injector.send(&msi).map(drop).map_err(other)
             }
             // Masked: the source remembers it.
-            None => self.notifiers[index as usize].write(1),
+            None => self.notifiers.get(index as usize).ok_or_else(no_such_index)?.write(1),
         }
     }
 
@@ -73,11 +101,12 @@ impl InterruptSourceGroup for MsiGroup {
         let SourceConfig::Msi(msi) = config else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
+        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = configs.get_mut(index as usize).ok_or_else(no_such_index)?;
         let gsi = self.base + index;
         self.sources.set_route(gsi, Route::Msi(msi));
         self.sources.set_masked(gsi, masked);
-        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
-        configs[index as usize] = (!masked).then_some(msi);
+        *config = (!masked).then_some(msi);
         Ok(())
     }
 }
@@ -96,7 +125,10 @@ struct MsiManager {
 }
 
 impl InterruptManager for MsiManager {
-    fn create_group(&self, base: Index, count: Index) -> io::Result<Arc<dyn InterruptSourceGroup>> {
+    type GroupConfig = MsiGroupConfig;
+
+    fn create_group(&self, config: MsiGroupConfig) -> io::Result<Arc<dyn InterruptSourceGroup>> {
+        let MsiGroupConfig { base, count } = config;
         let mut group = MsiGroup {
             base,
             notifiers: Vec::new(),
@@ -138,24 +170,34 @@ impl InterruptSourceGroup for LegacyGroup {
 struct LegacyManager(KvmGic);
 
 impl InterruptManager for LegacyManager {
-    fn create_group(&self, base: Index, _: Index) -> io::Result<Arc<dyn InterruptSourceGroup>> {
-        let line = self.0.spi(Intid(base)).map_err(other)?;
+    type GroupConfig = LegacyGroupConfig;
+
+    fn create_group(&self, config: LegacyGroupConfig) -> io::Result<Arc<dyn InterruptSourceGroup>> {
+        let line = self.0.spi(Intid(config.irq)).map_err(other)?;
         Ok(Arc::new(LegacyGroup(Mutex::new(line))))
     }
 }
 
 /// A device that knows the traits, and nothing of interrupt controllers.
-fn device(msi: &dyn InterruptManager, wires: &dyn InterruptManager) -> io::Result<()> {
-    let vectors = msi.create_group(1000, 2)?;
+fn device(
+    msi: &dyn InterruptManager<GroupConfig = MsiGroupConfig>,
+    wires: &dyn InterruptManager<GroupConfig = LegacyGroupConfig>,
+) -> io::Result<()> {
+    let vectors = msi.create_group(MsiGroupConfig { base: 1000, count: 2 })?;
+    vectors.enable()?;
     let message = Msi { address: 0x0802_0040, data: 64, device: 8 };
     vectors.update(0, SourceConfig::Msi(message), false)?;
     vectors.trigger(0)?;
     if let Some(notifier) = vectors.notifier(1) {
         notifier.write(1)?;
     }
-    let wire = wires.create_group(33, 1)?;
+    let wire = wires.create_group(LegacyGroupConfig { irq: 33 })?;
     wire.update(0, SourceConfig::Legacy, false)?;
-    wire.trigger(0)
+    wire.trigger(0)?;
+    vectors.disable()?;
+    msi.destroy_group(vectors);
+    wires.destroy_group(wire);
+    Ok(())
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

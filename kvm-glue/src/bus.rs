@@ -2,6 +2,28 @@
 //!
 //! `DeviceMmio` does not say which vCPU accesses a device, and banked registers need to know. So there is an adapter for each
 //! vCPU, for the bus that this vCPU's thread uses; a VMM with one bus for all leaves the frames to [`crate::Runner`], which looks at them first.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use vgic_core::Vgic;
+//! use vgic_core::gic::Gic;
+//! use vgic_core::ids::VcpuId;
+//! use vgic_kvm::bus::{CpuDevice, FrameDevice};
+//! use vm_device::bus::{MmioAddress, MmioRange};
+//! use vm_device::device_manager::{IoManager, MmioManager};
+//!
+//! /// The bus of one vCPU's thread, and its side of the interrupt controller.
+//! fn bus_of(gic: &Gic<Vgic>, id: VcpuId) -> Result<(IoManager, Arc<CpuDevice>), Box<dyn std::error::Error>> {
+//!     let mut bus = IoManager::new();
+//!     let frames = Arc::new(FrameDevice::new(id, gic.bus()?));
+//!     let cpu = Arc::new(CpuDevice::new(gic.cpu(id)?));
+//!     for (base, size) in [(0x0800_0000, 0x1000), (0x0802_0000, 0x1000)] {
+//!         bus.register_mmio(MmioRange::new(MmioAddress(base), size)?, frames.clone())?;
+//!     }
+//!     bus.register_mmio(MmioRange::new(MmioAddress(0x0801_0000), 0x2000)?, cpu.clone())?;
+//!     Ok((bus, cpu)) // `cpu.with(|cpu| cpu.enter())` before KVM_RUN, `bus.mmio_read(..)` for its exits
+//! }
+//! ```
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,6 +35,8 @@ use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
 /// The frames as one vCPU sees them, without GICv2's CPU interface.
+///
+/// Its vCPU is out of the guest, and has told what its list registers hold (`GicCpu::exit`), while a frame is accessed: that may wait for other vCPUs, and they for this one.
 ///
 /// An access that is refused reads as zero, since the trait has no way to say so; [`FrameDevice::refused`] tells.
 pub struct FrameDevice {

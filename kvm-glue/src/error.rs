@@ -99,9 +99,9 @@ pub enum Error {
     /// A GSI has a source already.
     #[error("GSI {0} has an event source already")]
     SourceExists(u32),
-    /// An SPI has a source that is told of its ends already.
-    #[error("SPI {} has a resampled source already: sources that share a level-triggered SPI are not supported", .0.0)]
-    SpiShared(Intid),
+    /// An SPI has as many resampled sources as it can have.
+    #[error("SPI {} has {} resampled sources already, which is the most that can share one: use another SPI", .0.0, crate::resample::MAX_SOURCES)]
+    TooManySources(Intid),
     /// Nothing takes MSIs at that address.
     #[error("no MSI doorbell takes data {data:#x} at {address:#x}")]
     NoDoorbell {

@@ -6,10 +6,31 @@
 //!
 //! A masked source keeps what comes, and sends it when it is unmasked (as MSI-X wants it). A source with a *resample* eventfd is a
 //! level-triggered SPI that stays up until the guest ends it; then the resample eventfd is written to, and a device that still wants
-//! attention writes to its source again ([`crate::resample`]).
+//! attention writes to its source again ([`crate::resample`]). Several sources may share such an SPI, also sources of several loops.
 
-use std::sync::Arc;
+//!
+//! ```no_run
+//! use vgic_kvm::core::ids::Intid;
+//! use vgic_kvm::events::{EventSources, Route};
+//! use vgic_kvm::msi::Msi;
+//! use vmm_sys_util::eventfd::EventFd;
+//! # fn f(gic: &vgic_kvm::KvmGic) -> Result<(), vgic_kvm::Error> {
+//! let sources = EventSources::start(gic)?;
+//! // A queue of a vhost-user back end: what it writes to is this eventfd.
+//! let call = EventFd::new(libc::EFD_NONBLOCK)?;
+//! sources.set_route(0, Route::Msi(Msi { address: 0x0802_0040, data: 80, device: 8 }));
+//! sources.add(0, &call)?;
+//! sources.set_masked(0, true); // as the guest masks the vector
+//! // INTx of a device that is passed through, with its unmask eventfd.
+//! let [intx, unmask] = [EventFd::new(libc::EFD_NONBLOCK)?, EventFd::new(libc::EFD_NONBLOCK)?];
+//! sources.add_resampled(1, Intid(40), &intx, &unmask)?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use dashmap::{DashMap, Entry};
@@ -23,6 +44,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::lines::Lines;
 use crate::msi::{Msi, MsiInjector};
+use crate::resample::Source;
 use crate::{Error, KvmGic};
 
 /// What a GSI is.
@@ -54,11 +76,21 @@ pub struct EventStats {
     pub sent: u64,
 }
 
+/// A source of an SPI that is told when the guest has ended it.
+struct Resampled {
+    source: Source,
+    /// How it is told.
+    told: EventFd,
+}
+
 /// What the threads share.
 struct Shared {
     gsis: DashMap<u32, Gsi>,
     ids: DashMap<u32, SubscriberId>,
+    /// By GSI. Locked by the loop and by who changes sources, and by no vCPU.
+    resampled: Mutex<BTreeMap<u32, Resampled>>,
     lines: Arc<Lines>,
+    injector: LoopInjector,
     events: AtomicU64,
     sent: AtomicU64,
 }
@@ -69,23 +101,11 @@ enum Subscriber {
         gsi: u32,
         fd: EventFd,
         shared: Arc<Shared>,
-        injector: Arc<LoopInjector>,
     },
-    /// A source that is told when the guest has ended its interrupt.
-    Resampled {
-        spi: Intid,
-        gsi: u32,
-        fd: EventFd,
-        resample: EventFd,
-        shared: Arc<Shared>,
-        injector: Arc<LoopInjector>,
-    },
-    /// Interrupts have ended; the sources that are told are those of `resample`.
+    /// Interrupts have ended.
     Ends {
-        fd: EventFd,
+        fd: Arc<EventFd>,
         shared: Arc<Shared>,
-        resample: Arc<DashMap<u32, EventFd>>,
-        injector: Arc<LoopInjector>,
     },
     /// Ends the thread.
     Quit {
@@ -94,18 +114,22 @@ enum Subscriber {
     },
 }
 
-/// The loop's own handle. Shared by what is polled, which is all in one thread; sent there once.
-struct LoopInjector(std::sync::Mutex<MsiInjector>);
+/// The loop's own handle, which who changes masks and routes uses, too.
+struct LoopInjector(Mutex<MsiInjector>);
 
 impl LoopInjector {
     fn with<T>(&self, f: impl FnOnce(&MsiInjector) -> T) -> T {
-        f(&self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        f(&lock(&self.0))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
     /// Sends the interrupt of a GSI, or keeps it.
-    fn fire(&self, gsi: u32, injector: &LoopInjector) {
+    fn fire(&self, gsi: u32) {
         let route = {
             let Some(mut entry) = self.gsis.get_mut(&gsi) else { return };
             match entry.route {
@@ -116,55 +140,56 @@ impl Shared {
                 }
             }
         };
-        self.send(route, injector);
+        self.send(gsi, route);
     }
 
-    fn send(&self, route: Route, injector: &LoopInjector) {
+    fn send(&self, gsi: u32, route: Route) {
         // Relaxed: a statistic.
         self.sent.fetch_add(1, Ordering::Relaxed);
-        injector.with(|injector| match route {
+        if let Some(Resampled { source, .. }) = lock(&self.resampled).get(&gsi) {
+            let assert = |i: &MsiInjector| self.lines.resampler().assert(source, i.injector());
+            return self.injector.with(assert);
+        }
+        self.injector.with(|injector| match route {
             // An MSI to nowhere has no effect, as on a bus.
             Route::Msi(msi) => _ = injector.send(&msi),
             Route::Spi(spi) => _ = injector.injector().pulse(Wired::Spi(spi)),
         });
     }
 
-    fn event(&self) {
-        // Relaxed: a statistic.
-        self.events.fetch_add(1, Ordering::Relaxed);
+    /// Tells those sources whose interrupts the guest has ended.
+    fn tell(&self) {
+        let resampler = self.lines.resampler();
+        for Resampled { source, told } in lock(&self.resampled).values() {
+            if resampler.take_ended(source) {
+                // Before it is told: then the line is low until it is asserted again.
+                self.injector.with(|i| resampler.settle(source.spi(), i.injector()));
+                let _ = told.write(1);
+            }
+        }
+    }
+
+    /// A GSI's source is none of its SPI any more.
+    fn untie(&self, gsi: u32) {
+        if let Some(Resampled { source, .. }) = lock(&self.resampled).remove(&gsi) {
+            self.injector.with(|i| self.lines.resampler().untie(source, i.injector()));
+        }
     }
 }
 
 impl MutEventSubscriber for Subscriber {
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
         match self {
-            Self::Source { gsi, fd, shared, injector } => {
+            Self::Source { gsi, fd, shared } => {
                 if fd.read().is_ok() {
-                    shared.event();
-                    shared.fire(*gsi, injector);
+                    // Relaxed: a statistic.
+                    shared.events.fetch_add(1, Ordering::Relaxed);
+                    shared.fire(*gsi);
                 }
             }
-            Self::Resampled { spi, gsi, fd, shared, injector, .. } => {
+            Self::Ends { fd, shared } => {
                 if fd.read().is_ok() {
-                    shared.event();
-                    let masked = shared.gsis.get_mut(gsi).is_some_and(|mut entry| {
-                        entry.pending |= entry.masked;
-                        entry.masked
-                    });
-                    if !masked {
-                        assert_level(shared, *spi, injector);
-                    }
-                }
-            }
-            Self::Ends { fd, shared, resample, injector } => {
-                if fd.read().is_ok() {
-                    shared.lines.resampler().take_ended(|spi| {
-                        // Low from here on as well, then the source may raise it again.
-                        injector.with(|i| _ = i.injector().set_level(Wired::Spi(spi), false));
-                        if let Some(resample) = resample.get(&spi.0) {
-                            let _ = resample.write(1);
-                        }
-                    });
+                    shared.tell();
                 }
             }
             Self::Quit { fd, quit } => {
@@ -177,10 +202,8 @@ impl MutEventSubscriber for Subscriber {
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let fd = match self {
-            Self::Source { fd, .. }
-            | Self::Resampled { fd, .. }
-            | Self::Ends { fd, .. }
-            | Self::Quit { fd, .. } => fd,
+            Self::Source { fd, .. } | Self::Quit { fd, .. } => fd,
+            Self::Ends { fd, .. } => &**fd,
         };
         // Cannot fail for a descriptor that is open and not polled yet; a source that is added twice is refused before.
         let added = ops.add(Events::new(fd, EventSet::IN));
@@ -188,19 +211,12 @@ impl MutEventSubscriber for Subscriber {
     }
 }
 
-fn assert_level(shared: &Shared, spi: Intid, injector: &LoopInjector) {
-    // Relaxed: a statistic.
-    shared.sent.fetch_add(1, Ordering::Relaxed);
-    shared.lines.resampler().assert(spi);
-    injector.with(|i| _ = i.injector().set_level(Wired::Spi(spi), true));
-}
-
-/// The event sources of a VM, and the thread that serves them.
+/// Event sources of a VM, and the thread that serves them. Each such loop has GSIs of its own.
 pub struct EventSources {
     remote: RemoteEndpoint<Subscriber>,
     shared: Arc<Shared>,
-    resample: Arc<DashMap<u32, EventFd>>,
-    injector: Arc<LoopInjector>,
+    /// Wakes the loop when an interrupt has ended.
+    ends: Arc<EventFd>,
     quit: EventFd,
     thread: Option<JoinHandle<()>>,
 }
@@ -219,24 +235,20 @@ impl EventSources {
     /// # Errors
     /// [`Error::Events`], [`Error::Io`].
     pub fn start_with(injector: MsiInjector, lines: Arc<Lines>) -> Result<Self, Error> {
-        let injector = Arc::new(LoopInjector(injector.into()));
-        let resample = Arc::new(DashMap::new());
-        let [ends, quit] = [EventFd::new(libc::EFD_NONBLOCK)?, EventFd::new(libc::EFD_NONBLOCK)?];
+        let ends = Arc::new(EventFd::new(libc::EFD_NONBLOCK)?);
+        let quit = EventFd::new(libc::EFD_NONBLOCK)?;
         let shared = Arc::new(Shared {
             gsis: DashMap::new(),
             ids: DashMap::new(),
+            resampled: Mutex::default(),
             lines,
+            injector: LoopInjector(injector.into()),
             events: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         });
         let mut manager = EventManager::new()?;
-        shared.lines.resampler().set_wake(ends.try_clone()?);
-        manager.add_subscriber(Subscriber::Ends {
-            fd: ends,
-            shared: Arc::clone(&shared),
-            resample: Arc::clone(&resample),
-            injector: Arc::clone(&injector),
-        });
+        let subscriber = Subscriber::Ends { fd: Arc::clone(&ends), shared: Arc::clone(&shared) };
+        manager.add_subscriber(subscriber);
         let done = Arc::new(AtomicU64::new(0));
         let fd = quit.try_clone()?;
         manager.add_subscriber(Subscriber::Quit { fd, quit: Arc::clone(&done) });
@@ -245,10 +257,11 @@ impl EventSources {
             // Relaxed: set by this thread.
             while done.load(Ordering::Relaxed) == 0 && manager.run().is_ok() {}
         })?;
-        Ok(Self { remote, shared, resample, injector, quit, thread: Some(thread) })
+        Ok(Self { remote, shared, ends, quit, thread: Some(thread) })
     }
 
-    /// Says what a GSI is. What came before it had a route is sent now.
+    /// Says what a GSI is. What came before it had a route is sent now. A source that is [resampled](EventSources::add_resampled) is its SPI's whatever its
+    /// route says.
     pub fn set_route(&self, gsi: u32, route: Route) {
         self.change(gsi, |entry| entry.route = Some(route));
     }
@@ -271,12 +284,8 @@ impl EventSources {
             entry.pending &= due.is_none();
             due
         };
-        match due {
-            Some(Route::Spi(spi)) if self.resample.contains_key(&spi.0) => {
-                assert_level(&self.shared, spi, &self.injector);
-            }
-            Some(route) => self.shared.send(route, &self.injector),
-            None => {}
+        if let Some(route) = due {
+            self.shared.send(gsi, route);
         }
     }
 
@@ -302,8 +311,8 @@ impl EventSources {
         let Entry::Vacant(place) = self.shared.ids.entry(gsi) else {
             return Err(Error::SourceExists(gsi));
         };
-        let (shared, injector) = (Arc::clone(&self.shared), Arc::clone(&self.injector));
-        let source = Subscriber::Source { gsi, fd: fd.try_clone()?, shared, injector };
+        let shared = Arc::clone(&self.shared);
+        let source = Subscriber::Source { gsi, fd: fd.try_clone()?, shared };
         // Before it is polled: what the loop finds goes there.
         self.shared.gsis.entry(gsi).or_insert(UNROUTED);
         match self.subscribe(source) {
@@ -318,12 +327,13 @@ impl EventSources {
         }
     }
 
-    /// Serves an eventfd of a level-triggered SPI, and writes to `resample` each time that the guest has ended it.
+    /// Serves an eventfd of a level-triggered SPI, and writes to `resample` each time that the guest has ended it; both are to be non-blocking.
     ///
-    /// An SPI has one such source. Several that share a line, as PCI's INTx may, are not supported: the one would lower what the other asserts.
+    /// Several sources may share the SPI, as PCI's INTx do, also with sources of other loops of this machine: its level is the *or* of theirs, and all are told of
+    /// each end. They do not share it with a [`crate::spi::SpiLine`].
     ///
     /// # Errors
-    /// As [`EventSources::add`]; [`Error::SpiShared`]; [`Error::Engine`] if there is no such SPI.
+    /// As [`EventSources::add`]; [`Error::TooManySources`]; [`Error::Engine`] if there is no such SPI.
     pub fn add_resampled(
         &self,
         gsi: u32,
@@ -335,44 +345,25 @@ impl EventSources {
         let Entry::Vacant(place) = self.shared.ids.entry(gsi) else {
             return Err(Error::SourceExists(gsi));
         };
-        let (shared, injector) = (Arc::clone(&self.shared), Arc::clone(&self.injector));
-        let [fd, told, kept] = [fd.try_clone()?, resample.try_clone()?, resample.try_clone()?];
-        // The SPI is this source's from here on. The entry is not held: the loop looks there.
-        match self.resample.entry(spi.0) {
-            Entry::Occupied(_) => return Err(Error::SpiShared(spi)),
-            Entry::Vacant(entry) => drop(entry.insert(kept)),
-        }
-        let mapped = self.injector.with(|i| i.injector().map_phys(Wired::Spi(spi), spi.0 as u16));
-        if let Err(e) = mapped {
-            self.resample.remove(&spi.0);
-            return Err(e.into());
-        }
-        self.shared.lines.resampler().insert(spi);
+        let (fd, told, shared) = (fd.try_clone()?, resample.try_clone()?, Arc::clone(&self.shared));
+        let resampler = self.shared.lines.resampler();
+        let tie = |i: &MsiInjector| resampler.tie(spi, &self.ends, i.injector());
+        let source = self.shared.injector.with(tie)?;
+        lock(&self.shared.resampled).insert(gsi, Resampled { source, told });
         let before = self.shared.gsis.get(&gsi).and_then(|entry| entry.route);
         self.change(gsi, |entry| entry.route = Some(Route::Spi(spi)));
-        let source = Subscriber::Resampled { spi, gsi, fd, resample: told, shared, injector };
-        match self.subscribe(source) {
+        match self.subscribe(Subscriber::Source { gsi, fd, shared }) {
             Ok(id) => {
                 place.insert(id);
                 Ok(())
             }
             Err(e) => {
-                self.untie(spi);
+                self.shared.untie(gsi);
                 self.change(gsi, |entry| entry.route = before);
                 self.forget_unrouted(gsi);
                 Err(e)
             }
         }
-    }
-
-    fn untie(&self, spi: Intid) {
-        self.shared.lines.resampler().remove(spi);
-        self.injector.with(|i| {
-            let _ = i.injector().unmap_phys(Wired::Spi(spi));
-            let _ = i.injector().set_level(Wired::Spi(spi), false);
-        });
-        // Last: from here on another source may have it.
-        self.resample.remove(&spi.0);
     }
 
     /// Serves a GSI's eventfd no longer, and forgets its route.
@@ -387,11 +378,8 @@ impl EventSources {
         let id = *place.get();
         let take =
             move |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| ops.remove_subscriber(id);
-        let was = self.remote.call_blocking::<_, _, event_manager::Error>(take)?;
-        if let Subscriber::Resampled { spi, resample, .. } = was {
-            drop(resample);
-            self.untie(spi);
-        }
+        drop(self.remote.call_blocking::<_, _, event_manager::Error>(take)?);
+        self.shared.untie(gsi);
         self.shared.gsis.remove(&gsi);
         place.remove();
         Ok(())
@@ -413,6 +401,13 @@ impl Drop for EventSources {
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
+        }
+        // What its sources assert would stay up, and nobody would be told of an end.
+        let resampled = std::mem::take(&mut *lock(&self.shared.resampled));
+        for Resampled { source, .. } in resampled.into_values() {
+            self.shared
+                .injector
+                .with(|i| self.shared.lines.resampler().untie(source, i.injector()));
         }
     }
 }

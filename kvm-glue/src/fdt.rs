@@ -1,4 +1,26 @@
 //! Device tree nodes of interrupt controllers and timers.
+//!
+//! ```
+//! use vgic_core::gic::MsiFrame;
+//! use vgic_kvm::GicV2Map;
+//! use vgic_kvm::fdt::{LEVEL_HIGH, Phandles, gicv2, spi, timer};
+//! use vgic_kvm::timer::Ppis;
+//!
+//! let phandles = Phandles { gic: 1, msi: 2 };
+//! let msi = Some(MsiFrame { base: 0x0802_0000, first: 80, count: 64 });
+//! let map = GicV2Map { distributor: 0x0800_0000, cpu_interface: 0x0801_0000, msi };
+//! let mut fdt = vm_fdt::FdtWriter::new()?;
+//! let root = fdt.begin_node("")?;
+//! gicv2(&mut fdt, &map, phandles)?; // or `KvmGic::write_fdt`, for both
+//! timer(&mut fdt, Ppis::default(), 2, phandles.gic)?;
+//! let uart = fdt.begin_node("pl011@9000000")?;
+//! fdt.property_u32("interrupt-parent", phandles.gic)?;
+//! fdt.property_array_u32("interrupts", &spi(33, LEVEL_HIGH))?;
+//! fdt.end_node(uart)?;
+//! fdt.end_node(root)?;
+//! assert!(!fdt.finish()?.is_empty());
+//! # Ok::<(), vm_fdt::Error>(())
+//! ```
 
 use vgic_core::gic::MsiFrame;
 use vm_fdt::{Error, FdtWriter};
@@ -10,6 +32,8 @@ use crate::timer::Ppis;
 pub const SPI: u32 = 0;
 /// An interrupt specifier's first cell: a PPI.
 pub const PPI: u32 = 1;
+/// An interrupt specifier's first cell: an extended SPI, of a GICv3.
+pub const ESPI: u32 = 2;
 /// Its third cell: rising edge.
 pub const EDGE_RISING: u32 = 1;
 /// Its third cell: high level.
@@ -24,9 +48,16 @@ pub struct Phandles {
     pub msi: u32,
 }
 
-/// The specifier of the SPI with INTID `intid` (32 up).
+/// The specifier of the SPI with INTID `intid`: 32 to 1019, or 4096 to 5119 for an extended one.
+///
+/// # Panics
+/// If that is no SPI.
 pub const fn spi(intid: u32, flags: u32) -> [u32; 3] {
-    [SPI, intid - 32, flags]
+    match intid {
+        32..=1019 => [SPI, intid - 32, flags],
+        4096..=5119 => [ESPI, intid - 4096, flags],
+        _ => panic!("no SPI has this INTID"),
+    }
 }
 
 /// The node of a GICv2, with its GICv2m frame.
@@ -146,5 +177,8 @@ mod tests {
     #[test]
     fn specifiers() {
         assert_eq!(spi(33, LEVEL_HIGH), [0, 1, 4]);
+        assert_eq!(spi(1019, EDGE_RISING), [0, 987, 1]);
+        assert_eq!(spi(4097, EDGE_RISING), [2, 1, 1]);
+        assert!(std::panic::catch_unwind(|| spi(27, LEVEL_HIGH)).is_err());
     }
 }

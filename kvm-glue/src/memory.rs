@@ -1,4 +1,18 @@
 //! The guest's memory for the core, through vm-memory.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use vgic_core::memory::GuestMemory;
+//! use vgic_kvm::memory::VmMemory;
+//! use vm_memory::{GuestAddress, GuestMemoryMmap};
+//!
+//! let ranges = [(GuestAddress(0x4000_0000), 0x1_0000)];
+//! let memory: GuestMemoryMmap<()> = GuestMemoryMmap::from_ranges(&ranges)?;
+//! // Any `GuestAddressSpace`: also vm-memory's `GuestMemoryAtomic`, of memory that changes while the guest runs.
+//! let tables = VmMemory(Arc::new(memory));
+//! tables.write(0x4000_0008, &1u64.to_le_bytes())?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::sync::atomic::Ordering;
 

@@ -1,4 +1,17 @@
 //! An SPI as a device's output.
+//!
+//! A device of vm-superio takes it as its `Trigger`. Its `Serial` never lowers a line, so that its node is to say
+//! [`EDGE_RISING`](crate::fdt::EDGE_RISING).
+//!
+//! ```no_run
+//! use vgic_kvm::core::ids::Intid;
+//! # fn f(gic: &vgic_kvm::KvmGic) -> Result<(), Box<dyn std::error::Error>> {
+//! let line = gic.spi(Intid(33))?;
+//! let mut uart = vm_superio::Serial::new(line, std::io::stdout());
+//! uart.write(0, b'x').map_err(|e| format!("{e:?}"))?;
+//! # Ok(())
+//! # }
+//! ```
 
 use vgic_core::VgicInjector;
 use vgic_core::engine::{Error as EngineError, Injector, Wired};

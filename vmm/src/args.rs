@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::map;
+
 /// Runs arm64 guests whose interrupt controller is vgic-core, on KVM.
 #[derive(Parser, Debug)]
 #[command(version)]
@@ -35,10 +37,10 @@ pub(crate) struct Run {
     #[arg(long, default_value = "")]
     pub(crate) cmdline: String,
     /// Number of vCPUs.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=map::MAX_VCPUS))]
     pub(crate) smp: u16,
     /// MiB of memory.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(4..=map::MAX_MIB))]
     pub(crate) memory: u64,
     /// The interrupt controller.
     #[arg(long, value_enum, default_value_t = GicKind::V2)]
@@ -99,6 +101,19 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn machines_that_cannot_be_are_refused() {
+        let parse = |more: &[&str]| {
+            let words = ["vgic-vmm", "run", "--raw", "x@0"].iter().chain(more);
+            Args::try_parse_from(words).is_ok()
+        };
+        assert!(parse(&["--smp", "123", "--memory", "261120"]));
+        for wrong in [["--smp", "0"], ["--smp", "124"], ["--memory", "0"], ["--memory", "3"]] {
+            assert!(!parse(&wrong), "{wrong:?}");
+        }
+        assert!(!parse(&["--memory", "17592186044416"]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use vm_device::MutDeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use crate::accounts::{Accounts, Described};
 use crate::irq::{IrqSender, Irqs};
 use crate::memory::Memory;
 
@@ -17,6 +18,7 @@ const ID: u32 = 0x4c41_4244;
 const LINE: u64 = 0x04;
 const STATUS: u64 = 0x08;
 const GO: u64 = 0x40;
+const DELIVERED: u64 = 0x44;
 /// The registers that are merely kept: THREADS to SEEN_HI.
 const KEPT: std::ops::RangeInclusive<u64> = 0x10..=0x3c;
 
@@ -38,6 +40,7 @@ pub(crate) struct Doorbell {
     levels: Box<[bool; 1024]>,
     irqs: Arc<Irqs>,
     memory: Memory,
+    accounts: Arc<Accounts>,
     status: Arc<AtomicU32>,
 }
 
@@ -60,7 +63,11 @@ struct Storm {
 }
 
 impl Doorbell {
-    pub(crate) fn new(irqs: Arc<Irqs>, memory: Memory) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        irqs: Arc<Irqs>,
+        memory: Memory,
+        accounts: Arc<Accounts>,
+    ) -> anyhow::Result<Self> {
         let (lines, levels) = (irqs.sender()?, Box::new([false; 1024]));
         Ok(Self {
             registers: [0; 12],
@@ -68,6 +75,7 @@ impl Doorbell {
             levels,
             irqs,
             memory,
+            accounts,
             status: Arc::new(AtomicU32::new(IDLE)),
         })
     }
@@ -110,20 +118,28 @@ impl Doorbell {
         if self.status.load(Ordering::Acquire) == RUNNING {
             return;
         }
-        let senders: Option<Vec<_>> = self.storm().and_then(|storm| {
+        let prepared = self.storm().and_then(|storm| {
             let senders = (0..storm.threads).map(|_| self.irqs.sender().ok());
-            Some((senders.collect::<Option<Vec<_>>>()?, storm)).map(|(s, storm)| {
-                let storm = Arc::new(storm);
-                s.into_iter().map(|sender| (sender, Arc::clone(&storm))).collect()
-            })
+            Some((senders.collect::<Option<Vec<_>>>()?, Arc::new(storm)))
         });
-        let Some(senders) = senders else {
+        let Some((senders, storm)) = prepared else {
             // Relaxed: nothing but the value.
             return self.status.store(REFUSED, Ordering::Relaxed);
         };
         self.status.store(RUNNING, Ordering::Relaxed);
-        for (n, (sender, storm)) in senders.into_iter().enumerate() {
-            thread::spawn(move || storm.run(n as u32, &*sender));
+        let Storm { paced, threads, events, .. } = *storm;
+        self.accounts.begin(Described { paced, threads, events });
+        for (n, sender) in senders.into_iter().enumerate() {
+            let (ours, accounts) = (Arc::clone(&storm), Arc::clone(&self.accounts));
+            let started = thread::Builder::new().name("storm".into()).spawn(move || {
+                accounts.wait_for_begin();
+                ours.run(n as u32, &*sender);
+            });
+            if started.is_err() {
+                // The host has no more threads.
+                storm.give_up();
+                storm.thread_ends();
+            }
         }
     }
 }
@@ -133,11 +149,19 @@ impl Storm {
     fn run(&self, n: u32, sender: &dyn IrqSender) {
         for i in (0..self.count).filter(|i| i % self.events % self.threads == n) {
             if !self.send(i % self.events, sender) {
-                // Relaxed: read after the AcqRel below.
-                self.gave_up.store(1, Ordering::Relaxed);
+                self.give_up();
                 break;
             }
         }
+        self.thread_ends();
+    }
+
+    fn give_up(&self) {
+        // Relaxed: read after the AcqRel below.
+        self.gave_up.store(1, Ordering::Relaxed);
+    }
+
+    fn thread_ends(&self) {
         // AcqRel: the last one sees what the others did, and the guest that reads STATUS sees all of it.
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let gave_up = self.gave_up.load(Ordering::Relaxed) != 0;
@@ -208,6 +232,7 @@ impl MutDeviceMmio for Doorbell {
                 }
             }
             GO => self.go(),
+            DELIVERED => self.accounts.end(value),
             _ if KEPT.contains(&offset) && offset.is_multiple_of(4) => {
                 self.registers[((offset - 0x10) / 4) as usize] = value;
             }

@@ -41,6 +41,20 @@ pub(crate) fn count_msi() {
     MSIS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Levels of SPIs that were told to the kernel's interrupt controller.
+static KERNEL_LINES: AtomicU64 = AtomicU64::new(0);
+
+/// How many there have been: each is a KVM_IRQ_LINE.
+pub(crate) fn kernel_lines() -> u64 {
+    // Relaxed: a statistic.
+    KERNEL_LINES.load(Ordering::Relaxed)
+}
+
+pub(crate) fn count_kernel_line() {
+    // Relaxed: as above.
+    KERNEL_LINES.fetch_add(1, Ordering::Relaxed);
+}
+
 impl IrqSender for MsiInjector {
     fn msi(&self, msi: &Msi) -> bool {
         count_msi();

@@ -7,7 +7,7 @@ use kvm_bindings::{kvm_create_device, kvm_device_attr, kvm_msi};
 use kvm_ioctls::{DeviceFd, VmFd};
 use vgic_kvm::msi::Msi;
 
-use crate::irq::{IrqSender, count_msi};
+use crate::irq::{IrqSender, count_kernel_line, count_msi};
 use crate::map;
 
 /// `KVM_DEV_TYPE_ARM_VGIC_V3` and `_ITS`.
@@ -88,6 +88,7 @@ impl IrqSender for KernelSender {
     }
 
     fn line(&self, intid: u32, level: bool) -> bool {
+        count_kernel_line();
         self.0.set_irq_line(TYPE_SPI | intid, level).is_ok()
     }
 }

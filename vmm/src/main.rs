@@ -2,8 +2,10 @@
 //!
 //! On a host that is not arm64 it builds, and says that it cannot run.
 
+mod accounts;
 mod args;
 mod boot;
+mod console;
 mod doorbell;
 mod fdt;
 mod irq;

@@ -10,6 +10,8 @@ pub(crate) const V2M: u64 = 0x0802_0000;
 pub(crate) const ITS: u64 = 0x0808_0000;
 /// The redistributors: 128 KiB each.
 pub(crate) const GICR: u64 = 0x080a_0000;
+/// As many redistributors as there is room for, before the console.
+pub(crate) const MAX_VCPUS: i64 = ((PL011 - GICR) / 0x2_0000) as i64;
 /// The console.
 pub(crate) const PL011: u64 = 0x0900_0000;
 /// The lab's doorbell, in machines for raw payloads.
@@ -24,6 +26,9 @@ pub(crate) const ECAM: u64 = 0x3f00_0000;
 pub(crate) const ECAM_SIZE: u64 = 0x0100_0000;
 /// The guest's memory.
 pub(crate) const RAM: u64 = 0x4000_0000;
+
+/// MiB of it that `virt` has room for.
+pub(crate) const MAX_MIB: u64 = 255 << 10;
 
 /// The console's interrupt: SPI 1.
 pub(crate) const PL011_INTID: u32 = 33;

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::Serialize;
 use vgic_kvm::stats::{LineStats, RunStats};
 
+use crate::accounts::{Ioctls, StormReport};
+
 /// A counter that a thread counts with, and another one reads.
 #[derive(Default)]
 pub(crate) struct Count(AtomicU64);
@@ -26,6 +28,14 @@ impl Count {
 pub(crate) struct KernelVcpu {
     pub(crate) exits: Count,
     pub(crate) device_exits: Count,
+}
+
+impl KernelVcpu {
+    /// As far as they are known: exits that the kernel serves are not counted.
+    pub(crate) fn run_stats(&self) -> RunStats {
+        let (exits, device_exits) = (self.exits.get(), self.device_exits.get());
+        RunStats { exits, device_exits, ..RunStats::default() }
+    }
 }
 
 /// One vCPU.
@@ -67,9 +77,15 @@ impl VcpuStats {
         }
     }
 
+    /// The calls that this vCPU has cost.
+    pub(crate) fn add_ioctls(&self, to: &mut Ioctls) {
+        to.kvm_run += self.exits;
+        to.kvm_irq_line += self.driven;
+        to.other += self.power_queries + self.aborts;
+    }
+
     pub(crate) fn of_kernel(counts: &KernelVcpu) -> Self {
-        let (exits, device_exits) = (counts.exits.get(), counts.device_exits.get());
-        Self { exits, device_exits, ..Self::default() }
+        Self::new(counts.run_stats(), LineStats::default())
     }
 }
 
@@ -99,6 +115,10 @@ pub(crate) struct Report {
     pub(crate) gic: &'static str,
     pub(crate) end: String,
     pub(crate) msis: u64,
+    /// Of all vCPUs and devices.
+    pub(crate) ioctls: Ioctls,
+    /// The doorbell's.
+    pub(crate) storms: Vec<StormReport>,
     pub(crate) vcpus: Vec<VcpuStats>,
     pub(crate) engine: Vec<EngineStats>,
 }

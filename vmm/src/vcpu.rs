@@ -7,10 +7,11 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vgic_core::ids::VcpuId;
-use vgic_kvm::{Exit, KvmGic, Stop};
+use vgic_kvm::{Exit, KvmGic};
 use vm_device::bus::MmioAddress;
 use vm_device::device_manager::{IoManager, MmioManager};
 
+use crate::accounts::Accounts;
 use crate::memory::Memory;
 use crate::stats::VcpuStats;
 
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     pub(crate) bus: Arc<IoManager>,
     /// Whoever ends first says how.
     pub(crate) end: Sender<End>,
+    pub(crate) accounts: Arc<Accounts>,
     /// Not looked at: the guest has its memory for as long as a thread may run it.
     pub(crate) _memory: Memory,
 }
@@ -122,21 +124,22 @@ impl Drop for EndOnPanic {
 /// A running vCPU.
 pub(crate) struct Running {
     thread: JoinHandle<Result<VcpuStats>>,
-    stop: Stop,
 }
 
 /// Starts a vCPU whose interrupt controller is in user space.
 pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> Result<Running> {
-    let (sender, stopper) = std::sync::mpsc::channel();
+    let (sender, started) = std::sync::mpsc::channel();
     let gic = gic.clone();
     let thread = thread::Builder::new().name(format!("vcpu{}", id.0)).spawn(move || {
         // Both are dropped after the vCPU: what a guest runs in outlives it.
         let shared = shared;
         let _guard = EndOnPanic(shared.end.clone());
         let mut runner = gic.attach(id, vcpu).map_err(|(e, _)| e)?;
-        let _ = sender.send(runner.stopper());
+        shared.accounts.attach(id, runner.stopper());
+        let _ = sender.send(());
         loop {
             let end = match runner.run(&mut &*shared.bus) {
+                Ok(Exit::Stopped) if shared.accounts.tell(id, runner.stats()) => None,
                 Ok(Exit::Stopped) => break,
                 Ok(Exit::SystemEvent(event, _)) => end_of(event),
                 Ok(exit @ (Exit::FailEntry { .. } | Exit::InternalError(_) | Exit::Unknown(_))) => {
@@ -154,12 +157,12 @@ pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> R
             }
         }
         let stats = runner.stats();
+        shared.accounts.tell(id, stats);
         drop(runner.detach());
         Ok(VcpuStats::new(stats, gic.line_stats(id)))
     })?;
-    let stop = stopper.recv().context("a vCPU's thread has not started");
-    match stop {
-        Ok(stop) => Ok(Running { thread, stop }),
+    match started.recv().context("a vCPU's thread has not started") {
+        Ok(()) => Ok(Running { thread }),
         Err(e) => {
             // Why, if it says so.
             thread.join().ok().transpose()?;
@@ -169,11 +172,6 @@ pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> R
 }
 
 impl Running {
-    /// Asks it to stop.
-    pub(crate) fn stop(&self) {
-        self.stop.stop();
-    }
-
     /// Waits until it has stopped, and returns what it has done.
     pub(crate) fn join(self) -> Result<VcpuStats> {
         self.thread.join().map_err(|_| anyhow::anyhow!("a vCPU's thread has panicked"))?

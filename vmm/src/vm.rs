@@ -1,75 +1,32 @@
 //! The machine.
 
-use std::io::Read;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
-use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use kvm_ioctls::VcpuFd;
 use vgic_core::ids::VcpuId;
 use vgic_kvm::error::open_kvm;
+use vgic_kvm::ioevent::IoEvent;
 use vm_device::bus::{MmioAddress, MmioAddressOffset, MmioRange};
 use vm_device::device_manager::{IoManager, MmioManager};
 use vm_device::{DeviceMmio, MutDeviceMmio};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::accounts::{Accounts, Counters, Ioctls};
 use crate::args::{GicKind, Run};
 use crate::doorbell::{self, Doorbell, lock};
 use crate::irq::{self, Irqs};
 use crate::memory::{self, Memory};
 use crate::pci::transport::{Place, VirtioPci};
 use crate::pci::{Ecam, Function, Functions, Window};
-use crate::pl011::Pl011;
 use crate::stats::{EngineStats, KernelVcpu, Report, VcpuStats};
 use crate::vcpu::{self, End, Running, Shared};
 use crate::virtio::{blk::Disk, rng::Rng};
-use crate::{boot, fdt, map};
-
-type Uart = Pl011<std::io::Stdout, Box<dyn FnMut(bool) + Send>>;
-
-/// The console on the bus.
-struct Console(Arc<Mutex<Uart>>);
-
-impl DeviceMmio for Console {
-    fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        let value = lock(&self.0).read(offset & !3);
-        data.fill(0);
-        data.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
-    }
-
-    fn mmio_write(&self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        let mut value = [0; 4];
-        value.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
-        lock(&self.0).write(offset & !3, u32::from_le_bytes(value));
-    }
-}
+use crate::{boot, console, fdt, map};
 
 fn range(base: u64, size: u64) -> Result<MmioRange> {
     MmioRange::new(MmioAddress(base), size).map_err(|e| anyhow::anyhow!("{e:?}"))
-}
-
-fn console(irqs: &Irqs) -> Result<Console> {
-    let sender = irqs.sender()?;
-    let line: Box<dyn FnMut(bool) + Send> =
-        Box::new(move |level| _ = sender.line(map::PL011_INTID, level));
-    let uart = Arc::new(Mutex::new(Pl011::new(std::io::stdout(), line)));
-    let typed = Arc::clone(&uart);
-    // Ends with the process, or with its input.
-    thread::Builder::new().name("stdin".into()).spawn(move || {
-        let mut buffer = [0; 64];
-        while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {
-            let mut rest = &buffer[..n];
-            while !rest.is_empty() {
-                let taken = lock(&typed).receive(rest);
-                rest = &rest[taken..];
-                if !rest.is_empty() {
-                    thread::sleep(std::time::Duration::from_millis(10));
-                }
-            }
-        }
-    })?;
-    Ok(Console(uart))
 }
 
 fn functions(
@@ -80,12 +37,12 @@ fn functions(
 ) -> Result<Functions> {
     let mut functions: Vec<Box<dyn Function>> = Vec::new();
     let place = |number: usize| {
-        let irqs = Arc::clone(irqs);
+        let (irqs, vm) = (Arc::clone(irqs), Arc::clone(vm));
         Place {
             number: number as u8,
-            vm: Arc::clone(vm),
             memory: Arc::clone(memory),
-            senders: Box::new(move || irqs.sender()),
+            make_doorbell: Box::new(move |fd, at| Ok(Box::new(IoEvent::new(&vm, fd, at, None)?))),
+            make_sender: Box::new(move || irqs.sender()),
         }
     };
     // Device 0 is left out: it is the host bridge's place, and none is needed.
@@ -119,18 +76,19 @@ fn bus(
     vm: &Arc<kvm_ioctls::VmFd>,
     memory: &Memory,
     irqs: &Arc<Irqs>,
+    accounts: &Arc<Accounts>,
 ) -> Result<IoManager> {
     let mut bus = IoManager::new();
     let mut add = |base, size, device: Arc<dyn DeviceMmio + Send + Sync>| {
         let added = bus.register_mmio(range(base, size)?, device);
         added.map_err(|e| anyhow::anyhow!("a device at {base:#x}: {e:?}"))
     };
-    add(map::PL011, 0x1000, Arc::new(console(irqs)?))?;
+    add(map::PL011, 0x1000, console::start(irqs)?)?;
     let functions = Arc::new(functions(run, vm, memory, irqs)?);
     add(map::ECAM, map::ECAM_SIZE, Arc::new(Ecam(Arc::clone(&functions))))?;
     add(map::PCI_MMIO, map::PCI_MMIO_SIZE, Arc::new(Window(functions)))?;
     if run.raw.is_some() || run.doorbell {
-        let doorbell = Doorbell::new(Arc::clone(irqs), Arc::clone(memory))?;
+        let doorbell = Doorbell::new(Arc::clone(irqs), Arc::clone(memory), Arc::clone(accounts))?;
         add(map::DOORBELL, 0x1000, Arc::new(DoorbellDevice(doorbell::Shared::new(doorbell))))?;
     }
     Ok(bus)
@@ -164,10 +122,17 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     let irqs = Arc::new(Irqs::new(run.gic, &vm, run.smp)?);
     let blob = fdt::write(run, &layout, &irqs)?;
     memory.write_slice(&blob, GuestAddress(layout.fdt)).context("no room for the device tree")?;
-    let bus = Arc::new(bus(run, &vm, &memory, &irqs)?);
+    let counts: Vec<_> = vcpus.iter().map(|_| Arc::new(KernelVcpu::default())).collect();
+    let counters = match &*irqs {
+        Irqs::User(gic) => Counters::User(gic.clone()),
+        Irqs::Kernel(_) => Counters::Kernel(counts.clone()),
+    };
+    let accounts = Arc::new(Accounts::new(counters, run.smp));
+    let bus = Arc::new(bus(run, &vm, &memory, &irqs, &accounts)?);
     let (end, ended) = channel();
-    let shared = Shared { bus, end, _memory: Arc::clone(&memory) };
-    match &*irqs {
+    let _memory = Arc::clone(&memory);
+    let shared = Shared { bus, end, accounts: Arc::clone(&accounts), _memory };
+    let (end, vcpus, engine) = match &*irqs {
         Irqs::User(gic) => {
             let started: Vec<Running> = (0..)
                 .zip(vcpus)
@@ -175,25 +140,36 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
                 .collect::<Result<_>>()?;
             let end = ended.recv()?;
             // All are asked before one is waited for, and all are waited for before one's error is looked at.
-            started.iter().for_each(Running::stop);
+            accounts.over();
             let stopped: Vec<_> = started.into_iter().map(Running::join).collect();
-            let stats = stopped.into_iter().collect::<Result<_>>()?;
+            let stats: Vec<_> = stopped.into_iter().collect::<Result<_>>()?;
             let counters = (0..run.smp).filter_map(|n| gic.gic().engine().counters(VcpuId(n)));
-            let engine = counters.map(EngineStats::from).collect();
-            Ok((end, report("v2", end, stats, engine)))
+            (end, stats, counters.map(EngineStats::from).collect())
         }
         Irqs::Kernel(_) => {
-            let counts: Vec<_> = vcpus.iter().map(|_| Arc::new(KernelVcpu::default())).collect();
             for ((n, vcpu), counts) in (0..).zip(vcpus).zip(&counts) {
                 vcpu::start_kernel(n, vcpu, shared.clone(), Arc::clone(counts))?;
             }
             let end = ended.recv()?;
-            let stats = counts.iter().map(|counts| VcpuStats::of_kernel(counts)).collect();
-            Ok((end, report("kernel-v3", end, stats, Vec::new())))
+            (end, counts.iter().map(|counts| VcpuStats::of_kernel(counts)).collect(), Vec::new())
         }
-    }
-}
-
-fn report(gic: &'static str, end: End, vcpus: Vec<VcpuStats>, engine: Vec<EngineStats>) -> Report {
-    Report { gic, end: format!("{end:?}").to_lowercase(), msis: irq::msis(), vcpus, engine }
+    };
+    let (gic, kernel_msis) = match &*irqs {
+        Irqs::User(_) => ("v2", 0),
+        Irqs::Kernel(_) => ("kernel-v3", irq::msis()),
+    };
+    let (kvm_irq_line, kvm_signal_msi) = (irq::kernel_lines(), kernel_msis);
+    let mut ioctls = Ioctls { kvm_irq_line, kvm_signal_msi, ..Ioctls::default() };
+    vcpus.iter().for_each(|vcpu| vcpu.add_ioctls(&mut ioctls));
+    let storms = accounts.storms();
+    let report = Report {
+        gic,
+        end: format!("{end:?}").to_lowercase(),
+        msis: irq::msis(),
+        ioctls,
+        storms,
+        vcpus,
+        engine,
+    };
+    Ok((end, report))
 }

@@ -86,6 +86,13 @@ fn what_is_masked_or_has_no_route_waits() {
     assert_eq!(world.sources.stats().sent, 1, "what came meanwhile is one");
 }
 
+/// The first thing that a source says.
+fn assert_by(fd: &EventFd, world: &World, spi: u32) {
+    let injector = world.vgic.injector().unwrap();
+    fd.write(1).unwrap();
+    world.wait(|_| injector.line(Wired::Spi(Intid(spi))) == Ok(true));
+}
+
 #[test]
 fn a_level_stays_until_its_end_is_told() {
     let world = world();
@@ -97,11 +104,7 @@ fn a_level_stays_until_its_end_is_told() {
     assert_eq!(injector.phys(spi), Ok(Some(60)));
     let twice = world.sources.add_resampled(3, Intid(60), &fd, &resample);
     assert!(matches!(twice, Err(Error::SourceExists(3))));
-    let shared = world.sources.add_resampled(4, Intid(60), &fd, &resample);
-    assert!(matches!(shared, Err(Error::SpiShared(Intid(60)))), "{shared:?}");
-    assert_eq!(injector.phys(spi), Ok(Some(60)), "it is the first one's");
-    fd.write(1).unwrap();
-    world.wait(|_| injector.line(spi) == Ok(true));
+    assert_by(&fd, &world, 60);
     assert!(resample.read().is_err());
     // What the CPU interface says when the guest has ended it.
     world.lines.deactivate_phys(60);
@@ -110,8 +113,68 @@ fn a_level_stays_until_its_end_is_told() {
     assert_eq!(injector.line(spi), Ok(false));
     world.sources.remove(3).unwrap();
     assert_eq!(injector.phys(spi), Ok(None));
-    assert_eq!(world.lines.input_level(spi), None);
+    assert_eq!(world.lines.input_level(spi), Some(false));
     world.sources.add_resampled(4, Intid(60), &fd, &resample).unwrap();
+}
+
+#[test]
+fn sources_share_an_spi_also_of_two_loops() {
+    let world = world();
+    let spi = Wired::Spi(Intid(60));
+    let injector = world.vgic.injector().unwrap();
+    let frame = MsiFrame { base: 0x0802_0000, first: 64, count: 32 };
+    let more = MsiInjector::new(world.vgic.injector().unwrap(), &[frame]);
+    let second = EventSources::start_with(more, Arc::clone(&world.lines)).unwrap();
+    let fds = [eventfd(), eventfd(), eventfd()];
+    let told = [eventfd(), eventfd(), eventfd()];
+    world.sources.add_resampled(0, Intid(60), &fds[0], &told[0]).unwrap();
+    world.sources.add_resampled(1, Intid(60), &fds[1], &told[1]).unwrap();
+    // GSIs are each loop's own.
+    second.add_resampled(0, Intid(60), &fds[2], &told[2]).unwrap();
+    assert_by(&fds[2], &world, 60);
+    world.lines.deactivate_phys(60);
+    world.wait(|_| injector.line(spi) == Ok(false));
+    for told in &told {
+        world.wait(|_| told.read().is_ok());
+    }
+    assert_by(&fds[0], &world, 60);
+    drop(second);
+    world.sources.remove(1).unwrap();
+    assert_eq!(injector.line(spi), Ok(true), "the one that is left asserts it");
+    world.lines.deactivate_phys(60);
+    world.wait(|_| told[0].read().is_ok());
+    assert!(told[1].read().is_err() && told[2].read().is_err(), "they have gone");
+    world.sources.remove(0).unwrap();
+    assert_eq!(injector.phys(spi), Ok(None));
+}
+
+#[test]
+fn a_loop_that_ends_lets_its_lines_fall() {
+    let World { vgic, sources, lines } = world();
+    let (fd, resample) = (eventfd(), eventfd());
+    sources.add_resampled(0, Intid(60), &fd, &resample).unwrap();
+    let world = World { vgic, sources, lines };
+    assert_by(&fd, &world, 60);
+    let World { vgic, sources, .. } = world;
+    drop(sources);
+    let (injector, spi) = (vgic.injector().unwrap(), Wired::Spi(Intid(60)));
+    assert_eq!((injector.line(spi), injector.phys(spi)), (Ok(false), Ok(None)));
+}
+
+#[test]
+fn a_masked_level_waits_and_is_its_spis_whatever_its_route() {
+    let world = world();
+    let (injector, spi) = (world.vgic.injector().unwrap(), Wired::Spi(Intid(60)));
+    let (fd, resample) = (eventfd(), eventfd());
+    world.sources.add_resampled(3, Intid(60), &fd, &resample).unwrap();
+    world.sources.set_masked(3, true);
+    fd.write(1).unwrap();
+    world.wait(|world| world.sources.is_pending(3));
+    assert_eq!(injector.line(spi), Ok(false));
+    world.sources.set_route(3, Route::Spi(Intid(61)));
+    world.sources.set_masked(3, false);
+    assert_eq!(injector.line(spi), Ok(true));
+    assert!(!world.is_pending(61));
 }
 
 #[test]

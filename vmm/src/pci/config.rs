@@ -56,7 +56,8 @@ impl Config {
         new
     }
 
-    fn put(&mut self, at: usize, bytes: &[u8]) {
+    /// Sets what is read there.
+    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
@@ -103,12 +104,15 @@ impl Config {
         u16::from_le_bytes([self.bytes[offset], self.bytes[offset + 1]])
     }
 
+    /// A 32-bit register.
+    pub(crate) fn u32(&self, offset: usize) -> u32 {
+        u32::from(self.u16(offset)) | u32::from(self.u16(offset + 2)) << 16
+    }
+
     /// Where the BAR is and how big it is, if memory accesses are on.
     pub(crate) fn bar(&self) -> Option<(u64, u64)> {
-        let mut base = [0; 4];
-        self.read(BAR0, &mut base);
         let on = self.u16(COMMAND) & MEMORY != 0;
-        on.then_some((u32::from_le_bytes(base).into(), self.bar_size.into()))
+        on.then_some((self.u32(BAR0).into(), self.bar_size.into()))
     }
 }
 
@@ -131,6 +135,21 @@ mod tests {
         let mut data = [0; 4];
         config.read(offset, &mut data);
         u32::from_le_bytes(data)
+    }
+
+    #[test]
+    fn accesses_at_the_end_are_no_more_than_that() {
+        let mut config = config();
+        for offset in [0xfc, 0xfd, 0xff, 0x100, 0xfff] {
+            config.write(offset, &[0xff; 8]);
+            let mut data = [1; 8];
+            config.read(offset, &mut data);
+            assert_eq!(data, [0; 8]);
+        }
+        // Byte by byte, as some drivers place BARs.
+        config.write(BAR0 + 1, &[0x90]);
+        config.write(BAR0 + 3, &[0x10]);
+        assert_eq!(u32_at(&config, BAR0), 0x1000_8000);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A PCIe host: ECAM, and a window for the functions' BARs. All functions are on bus 0, function 0 of their devices.
 
+pub(crate) mod common;
 pub(crate) mod config;
 pub(crate) mod msix;
 pub(crate) mod transport;

@@ -1,6 +1,7 @@
 //! MSI-X of a function (PCI Local Bus 3.0, 6.8.2): its table, its pending bits, and the way of its messages.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use vgic_kvm::msi::Msi;
 
@@ -12,116 +13,118 @@ pub(crate) const ENABLE: u16 = 1 << 15;
 pub(crate) const FUNCTION_MASK: u16 = 1 << 14;
 /// Bytes of an entry.
 const ENTRY: u64 = 16;
-/// An entry's vector control, and its mask bit.
-const CONTROL: usize = 3;
+/// The mask bit of an entry's vector control.
 const MASKED: u32 = 1;
+/// What can be written of an entry's words.
+const WRITABLE: [u32; 4] = [!3, !0, !0, MASKED];
 
-struct State {
-    enabled: bool,
-    masked: bool,
+/// A vector.
+struct Vector {
     /// Address, upper address, data, vector control.
-    table: Vec<[u32; 4]>,
-    pending: Vec<bool>,
-}
-
-impl State {
-    /// The message of a vector that may be sent now.
-    fn message(&self, n: usize, device: u32) -> Option<Msi> {
-        let entry = self.table.get(n)?;
-        let open = self.enabled && !self.masked && entry[CONTROL] & MASKED == 0;
-        let address = u64::from(entry[0]) | u64::from(entry[1]) << 32;
-        open.then_some(Msi { address, data: entry[2], device })
-    }
+    entry: [u32; 4],
+    pending: bool,
 }
 
 /// A function's MSI-X.
 pub(crate) struct Msix {
-    state: Mutex<State>,
+    /// [`ENABLE`] and [`FUNCTION_MASK`].
+    control: AtomicU16,
+    /// Each is locked while its message is sent: once a mask is written, nothing comes any more.
+    vectors: Vec<Mutex<Vector>>,
     /// The function's RequesterID.
     device: u32,
 }
 
 impl Msix {
     pub(crate) fn new(vectors: u16, device: u32) -> Self {
-        let vectors = usize::from(vectors);
-        let table = vec![[0, 0, 0, MASKED]; vectors];
-        let state = State { enabled: false, masked: false, table, pending: vec![false; vectors] };
-        Self { state: Mutex::new(state), device }
+        let vector = |_| Mutex::new(Vector { entry: [0, 0, 0, MASKED], pending: false });
+        Self { control: AtomicU16::new(0), vectors: (0..vectors).map(vector).collect(), device }
     }
 
-    /// Sends a vector's message, or remembers it while it is masked. A vector that does not exist is none.
-    pub(crate) fn fire(&self, vector: u16, sender: &dyn IrqSender) {
-        let n = usize::from(vector);
-        let message = {
-            let mut state = lock(&self.state);
-            let message = state.message(n, self.device);
-            if message.is_none()
-                && state.enabled
-                && let Some(pending) = state.pending.get_mut(n)
-            {
-                *pending = true;
-            }
-            message
-        };
-        if let Some(message) = message {
-            sender.msi(&message);
+    /// Message control, as a vector's holder sees it: what [`Msix::set_control`] has written before it had the vector, or at the same time.
+    fn control(&self) -> u16 {
+        // Relaxed: the vector's lock orders it.
+        self.control.load(Ordering::Relaxed)
+    }
+
+    /// Sends a vector's message if nothing masks it. Returns whether it has.
+    fn send(&self, vector: &Vector, sender: &dyn IrqSender) -> bool {
+        let [low, high, data, control] = vector.entry;
+        let open = self.control() & (ENABLE | FUNCTION_MASK) == ENABLE && control & MASKED == 0;
+        if open {
+            let address = u64::from(low) | u64::from(high) << 32;
+            sender.msi(&Msi { address, data, device: self.device });
         }
+        open
+    }
+
+    /// Sends a vector's message, or remembers it while it is masked. A vector that does not exist is none. Returns whether MSI-X is enabled: if not, nothing is
+    /// remembered.
+    pub(crate) fn fire(&self, vector: u16, sender: &dyn IrqSender) -> bool {
+        if let Some(vector) = self.vectors.get(usize::from(vector)) {
+            let mut vector = lock(vector);
+            if !self.send(&vector, sender) {
+                vector.pending |= self.control() & ENABLE != 0;
+            }
+        }
+        self.control() & ENABLE != 0
     }
 
     /// Sends what has been waiting for a mask to open.
-    fn release(&self, sender: &dyn IrqSender) {
-        let due: Vec<Msi> = {
-            let mut state = lock(&self.state);
-            let open = (0..state.table.len()).filter(|&n| state.pending[n]);
-            let open: Vec<_> =
-                open.filter_map(|n| Some((n, state.message(n, self.device)?))).collect();
-            open.iter().for_each(|&(n, _)| state.pending[n] = false);
-            open.into_iter().map(|(_, message)| message).collect()
-        };
-        due.iter().for_each(|message| _ = sender.msi(message));
+    fn release(&self, vector: &mut Vector, sender: &dyn IrqSender) {
+        if vector.pending {
+            vector.pending = !self.send(vector, sender);
+        }
     }
 
     /// Message control was written.
-    pub(crate) fn control(&self, value: u16, sender: &dyn IrqSender) {
-        {
-            let mut state = lock(&self.state);
-            (state.enabled, state.masked) = (value & ENABLE != 0, value & FUNCTION_MASK != 0);
-        }
-        self.release(sender);
+    pub(crate) fn set_control(&self, value: u16, sender: &dyn IrqSender) {
+        // Relaxed: the vectors' locks, of which each is taken now, order it.
+        self.control.store(value & (ENABLE | FUNCTION_MASK), Ordering::Relaxed);
+        self.vectors.iter().for_each(|vector| self.release(&mut lock(vector), sender));
+    }
+
+    /// What is pending is so no longer: its device has been reset.
+    pub(crate) fn clear_pending(&self) {
+        self.vectors.iter().for_each(|vector| lock(vector).pending = false);
+    }
+
+    /// The vector that has a word of the table, and which of its words.
+    fn word(&self, offset: u64) -> Option<(&Mutex<Vector>, usize)> {
+        let vector = self.vectors.get(usize::try_from(offset / ENTRY).ok()?)?;
+        Some((vector, (offset % ENTRY / 4) as usize))
     }
 
     /// Reads the table.
     pub(crate) fn read_table(&self, offset: u64, data: &mut [u8]) {
-        let state = lock(&self.state);
-        let words = data.chunks_mut(4).zip((offset / 4)..);
-        for (bytes, word) in words {
-            let entry = state.table.get((word / 4) as usize);
-            let value = entry.map_or(0, |entry| entry[(word % 4) as usize]);
-            bytes.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
+        for (at, byte) in (offset..).zip(data) {
+            let word = self.word(at).map_or(0, |(vector, word)| lock(vector).entry[word]);
+            *byte = word.to_le_bytes()[(at % 4) as usize];
         }
     }
 
-    /// Writes the table, in words of 4 or 8 bytes.
+    /// Writes the table, in aligned words of 4 or 8 bytes; other accesses are undefined (6.8.2), and have no effect.
     pub(crate) fn write_table(&self, offset: u64, data: &[u8], sender: &dyn IrqSender) {
-        {
-            let mut state = lock(&self.state);
-            for (bytes, at) in data.chunks_exact(4).zip((offset..).step_by(4)) {
-                let value = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                if let Some(entry) = state.table.get_mut((at / ENTRY) as usize) {
-                    entry[(at % ENTRY / 4) as usize] = value;
-                }
+        if !offset.is_multiple_of(data.len() as u64) || ![4, 8].contains(&data.len()) {
+            return;
+        }
+        for (bytes, at) in data.chunks_exact(4).zip((offset..).step_by(4)) {
+            let value = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            if let Some((vector, word)) = self.word(at) {
+                let mut vector = lock(vector);
+                vector.entry[word] = value & WRITABLE[word];
+                self.release(&mut vector, sender);
             }
         }
-        self.release(sender);
     }
 
     /// Reads the pending bits.
     pub(crate) fn read_pending(&self, offset: u64, data: &mut [u8]) {
-        let state = lock(&self.state);
         for (n, byte) in data.iter_mut().enumerate() {
             let first = (offset as usize + n) * 8;
-            let bits = (0..8).filter(|bit| state.pending.get(first + bit) == Some(&true));
-            *byte = bits.fold(0, |bits, bit| bits | 1 << bit);
+            let pending =
+                |bit: &usize| self.vectors.get(first + bit).is_some_and(|v| lock(v).pending);
+            *byte = (0..8).filter(pending).fold(0, |bits, bit| bits | 1 << bit);
         }
     }
 }
@@ -147,26 +150,65 @@ mod tests {
     fn masked_messages_wait() {
         let (msix, sent) = (Msix::new(2, 8), Recorder::default());
         let count = || lock(&sent.0).len();
-        msix.fire(0, &sent);
-        msix.control(ENABLE, &sent);
+        assert!(!msix.fire(0, &sent));
+        msix.set_control(ENABLE, &sent);
         assert_eq!(count(), 0, "what came before it was enabled is gone");
         msix.write_table(16, &0x0802_0040u64.to_le_bytes(), &sent);
         msix.write_table(24, &81u32.to_le_bytes(), &sent);
-        msix.fire(1, &sent);
-        msix.fire(7, &sent);
+        assert!(msix.fire(1, &sent));
+        assert!(msix.fire(0xffff, &sent), "no vector: no message");
         let mut pending = [0];
         msix.read_pending(0, &mut pending);
         assert_eq!((pending, count()), ([2], 0));
         msix.write_table(28, &0u32.to_le_bytes(), &sent);
         let msi = Msi { address: 0x0802_0040, data: 81, device: 8 };
         assert_eq!(*lock(&sent.0), [msi]);
-        msix.control(ENABLE | FUNCTION_MASK, &sent);
+        msix.set_control(ENABLE | FUNCTION_MASK, &sent);
         msix.fire(1, &sent);
         assert_eq!(count(), 1);
-        msix.control(ENABLE, &sent);
+        msix.set_control(ENABLE, &sent);
         assert_eq!(count(), 2);
         let mut entry = [0; 16];
         msix.read_table(16, &mut entry);
         assert_eq!(entry[..9], [0x40, 0, 2, 8, 0, 0, 0, 0, 81]);
+    }
+
+    #[test]
+    fn a_function_mask_keeps_the_pending_bits() {
+        let (msix, sent) = (Msix::new(12, 8), Recorder::default());
+        let count = || lock(&sent.0).len();
+        (0..12).for_each(|n| msix.write_table(n * ENTRY + 12, &[0; 4], &sent));
+        msix.set_control(ENABLE | FUNCTION_MASK, &sent);
+        [0, 9, 11].iter().for_each(|&vector| assert!(msix.fire(vector, &sent)));
+        let mut pending = [0xff; 4];
+        msix.read_pending(0, &mut pending);
+        assert_eq!((pending, count()), ([1, 0b1010, 0, 0], 0));
+        // One of them masks itself as well, and one is forgotten with its device's reset.
+        msix.write_table(9 * ENTRY + 12, &[0xff; 4], &sent);
+        msix.set_control(ENABLE, &sent);
+        msix.read_pending(0, &mut pending);
+        assert_eq!((pending, count()), ([0, 0b10, 0, 0], 2));
+        msix.clear_pending();
+        msix.write_table(9 * ENTRY + 12, &[0; 4], &sent);
+        assert_eq!(count(), 2);
+    }
+
+    #[test]
+    fn odd_accesses_to_the_table_change_nothing() {
+        let (msix, sent) = (Msix::new(2, 8), Recorder::default());
+        for (offset, len) in [(0, 1), (0, 2), (2, 4), (4, 8), (0, 3), (32, 4), (u64::MAX - 7, 8)] {
+            msix.write_table(offset, &[0xff; 8][..len], &sent);
+        }
+        let mut table = [0; 40];
+        msix.read_table(0, &mut table);
+        let masked: Vec<usize> = (0..40).filter(|&n| table[n] != 0).collect();
+        assert_eq!(masked, [12, 28], "as at first");
+        msix.write_table(8, &[0xff; 8], &sent);
+        msix.write_table(0, &[0xff; 4], &sent);
+        msix.read_table(0, &mut table);
+        assert_eq!(table[..16], [0xfc, 255, 255, 255, 0, 0, 0, 0, 255, 255, 255, 255, 1, 0, 0, 0]);
+        let mut byte = [0];
+        msix.read_table(0, &mut byte);
+        assert_eq!(byte, [0xfc], "also byte by byte");
     }
 }

@@ -4,7 +4,7 @@ pub(crate) mod blk;
 pub(crate) mod rng;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
@@ -41,36 +41,75 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn serve(&self, chain: Chain, memory: &Backing) -> u32;
 }
 
+/// Bits of the ISR status.
+const ISR_QUEUE: u8 = 1;
+const ISR_CONFIG: u8 = 2;
+
 /// What a device's threads tell its transport.
 #[derive(Debug)]
 pub(crate) struct Health {
     needs_reset: AtomicBool,
     /// The vector for changes of the configuration, of which this is one.
     pub(crate) config_vector: AtomicU16,
+    /// The ISR status (virtio 1.2, 4.1.4.5), for drivers that have not enabled MSI-X.
+    isr: AtomicU8,
 }
 
 impl Health {
     pub(crate) fn new(config_vector: u16) -> Self {
-        Self { needs_reset: AtomicBool::new(false), config_vector: AtomicU16::new(config_vector) }
+        let config_vector = AtomicU16::new(config_vector);
+        Self { needs_reset: AtomicBool::new(false), config_vector, isr: AtomicU8::new(0) }
     }
 
     /// Whether a queue has stopped, so that the driver has to reset the device.
     pub(crate) fn needs_reset(&self) -> bool {
-        // Acquire: pairs with the store of the queue's thread.
+        // Acquire: pairs with `fail`.
         self.needs_reset.load(Ordering::Acquire)
+    }
+
+    /// The driver has to reset the device, and is told (2.1.2).
+    pub(crate) fn fail(&self, msix: &Msix, sender: &dyn IrqSender) {
+        // Release: pairs with `needs_reset`, which the driver asks after the interrupt.
+        self.needs_reset.store(true, Ordering::Release);
+        // AcqRel: pairs with `take_isr`.
+        self.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
+        // Relaxed: nothing but the value.
+        msix.fire(self.config_vector.load(Ordering::Relaxed), sender);
+    }
+
+    /// Reads and clears the ISR status.
+    pub(crate) fn take_isr(&self) -> u8 {
+        // AcqRel: pairs with those who set bits, so that the driver sees what they are for.
+        self.isr.swap(0, Ordering::AcqRel)
     }
 }
 
 /// A queue's interrupt.
 pub(crate) struct Interrupt {
     pub(crate) msix: Arc<Msix>,
-    pub(crate) vector: u16,
+    pub(crate) health: Arc<Health>,
+    /// The driver may change it.
+    pub(crate) vector: Arc<AtomicU16>,
     pub(crate) sender: Box<dyn IrqSender>,
 }
 
 impl Interrupt {
     fn fire(&self) {
-        self.msix.fire(self.vector, &*self.sender);
+        // Relaxed: nothing but the value.
+        let vector = self.vector.load(Ordering::Relaxed);
+        if !self.msix.fire(vector, &*self.sender) {
+            // AcqRel: pairs with `Health::take_isr`.
+            self.health.isr.fetch_or(ISR_QUEUE, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A queue's thread that panics stops serving its queue: the driver is told, as of any other failure.
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.health.fail(&self.msix, &*self.sender);
+        }
     }
 }
 
@@ -88,20 +127,15 @@ impl Worker {
         memory: Memory,
         kick: EventFd,
         interrupt: Interrupt,
-        health: Arc<Health>,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, kicked) = (Arc::clone(&stop), kick.try_clone()?);
         let thread = thread::Builder::new().name("virtio".into()).spawn(move || {
             loop {
                 if let Err(e) = drain(&*backend, &mut queue, &memory, &interrupt, &stopped) {
-                    // A driver that breaks the rules gets no more service, and is told (2.1.2).
+                    // A driver that breaks the rules gets no more service.
                     eprintln!("vgic-vmm: a virtio queue stops: {e}");
-                    // Release: pairs with `Health::needs_reset`, which the driver asks after the interrupt.
-                    health.needs_reset.store(true, Ordering::Release);
-                    // Relaxed: nothing but the value.
-                    let vector = health.config_vector.load(Ordering::Relaxed);
-                    interrupt.msix.fire(vector, &*interrupt.sender);
+                    interrupt.health.fail(&interrupt.msix, &*interrupt.sender);
                     return;
                 }
                 // Acquire: pairs with `drop`.
@@ -184,6 +218,7 @@ mod tests {
     struct Sink {
         memory: Memory,
         endless: bool,
+        panics: bool,
     }
 
     impl Backend for Sink {
@@ -203,6 +238,7 @@ mod tests {
         }
 
         fn serve(&self, _: Chain, _: &Backing) -> u32 {
+            assert!(!self.panics, "as it is to be in this test");
             if self.endless {
                 let at = GuestAddress(AVAIL + 2);
                 let index: u16 = self.memory.read_obj(at).unwrap();
@@ -224,7 +260,7 @@ mod tests {
     }
 
     /// A worker on a queue of 16 entries whose index in the ring is `index`.
-    fn worker(index: u16, endless: bool) -> (Worker, Arc<Health>, Memory) {
+    fn worker(index: u16, endless: bool, panics: bool) -> (Worker, Arc<Health>, Memory) {
         let memory = memory::new(4).unwrap();
         let mut queue = Queue::new(16).unwrap();
         queue.set_size(16);
@@ -234,15 +270,18 @@ mod tests {
         queue.set_ready(true);
         memory.write_obj(index, GuestAddress(AVAIL + 2)).unwrap();
         let health = Arc::new(Health::new(0xffff));
-        let interrupt =
-            Interrupt { msix: Arc::new(Msix::new(2, 8)), vector: 0, sender: Box::new(Nobody) };
+        let interrupt = Interrupt {
+            msix: Arc::new(Msix::new(2, 8)),
+            health: Arc::clone(&health),
+            vector: Arc::new(AtomicU16::new(0)),
+            sender: Box::new(Nobody),
+        };
         let worker = Worker::start(
-            Arc::new(Sink { memory: Arc::clone(&memory), endless }),
+            Arc::new(Sink { memory: Arc::clone(&memory), endless, panics }),
             queue,
             Arc::clone(&memory),
             EventFd::new(0).unwrap(),
             interrupt,
-            Arc::clone(&health),
         );
         (worker.unwrap(), health, memory)
     }
@@ -267,14 +306,22 @@ mod tests {
 
     #[test]
     fn an_index_that_cannot_be_stops_the_queue() {
-        let (worker, health, _) = worker(300, false);
+        let (worker, health, _) = worker(300, false, false);
         wait(|| health.needs_reset());
         assert!(ends(worker), "the queue's thread goes on");
     }
 
     #[test]
+    fn a_thread_that_panics_is_a_failure_that_is_told() {
+        let (worker, health, _) = worker(1, false, true);
+        wait(|| health.needs_reset());
+        assert_eq!(health.take_isr(), ISR_CONFIG);
+        assert!(ends(worker));
+    }
+
+    #[test]
     fn a_driver_that_never_ends_does_not_keep_the_thread() {
-        let (worker, health, memory) = worker(1, true);
+        let (worker, health, memory) = worker(1, true, false);
         wait(|| memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap() > 100);
         assert!(ends(worker), "the queue's thread goes on");
         assert!(!health.needs_reset());

@@ -3,6 +3,8 @@
 //! A guest prints `PASS name` or `FAIL name: why` for each check, and `END p passed, f failed` after the last. Without
 //! that line it did not come to its end, whatever it printed before.
 
+use super::costs;
+
 /// What was read so far.
 #[derive(Default)]
 pub(super) struct Judge {
@@ -23,7 +25,11 @@ impl Judge {
             self.failures.push(failure.to_owned());
         } else if let Some(counts) = line.strip_prefix("END ") {
             self.end = end(counts);
-        } else if line.starts_with("COUNT ") || line.starts_with("{\"") {
+        } else if line.starts_with("{\"") {
+            // One that is not understood is shown as it is.
+            let lines = costs::lines(line).unwrap_or_else(|| vec![line.to_owned()]);
+            self.counters.extend(lines);
+        } else if line.starts_with("COUNT ") {
             self.counters.push(line.to_owned());
         }
     }

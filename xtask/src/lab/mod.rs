@@ -4,6 +4,7 @@
 //! arm64 machine with /dev/kvm directly, elsewhere in an arm64 host with EL2 that QEMU emulates.
 
 mod boot;
+mod costs;
 mod cpio;
 mod cross;
 mod guests;

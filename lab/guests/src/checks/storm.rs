@@ -119,6 +119,7 @@ pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcom
     same!("events whose last MSI was lost", lost(), 0);
     record::settled(0);
     let delivered = messages() - before;
+    doorbell::delivered(delivered);
     println!(
         "COUNT storm paced={paced} events={} sent={sent} delivered={delivered} moved={step} spurious={}",
         target.events,
