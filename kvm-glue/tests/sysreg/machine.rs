@@ -288,7 +288,9 @@ impl Machine {
         match access.direction {
             Direction::Read => {
                 let value = device.read(access.reg)?;
-                x.map(|x| self.put(x, value));
+                if let Some(x) = x {
+                    self.put(x, value);
+                }
             }
             Direction::Write => device.write(access.reg, value)?,
         }
