@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vgic_core::engine::Kick;
-use vgic_core::gic::GicCpu;
+use vgic_core::gic::{GicCpu, SysReg};
 use vgic_core::ids::VcpuId;
 use vgic_core::line::Thresholds;
 use vgic_core::{MmioError, Vgic};
@@ -38,6 +38,8 @@ use crate::error::kvm;
 use crate::lines::Lines;
 use crate::signal::Target;
 use crate::stats::RunStats;
+use crate::sysreg::kvm::VcpuTraps;
+use crate::sysreg::{Handled, Icc};
 use crate::timer::TimerBridge;
 use crate::{Error, KvmGic, arch};
 
@@ -138,6 +140,8 @@ pub struct Runner {
     timer: TimerBridge,
     stop: Arc<AtomicBool>,
     cpu_interface: Option<u64>,
+    /// Of a GICv3.
+    traps: Option<VcpuTraps>,
     on: bool,
     fiq: bool,
     stats: RunStats,
@@ -181,6 +185,7 @@ impl Runner {
             timer,
             stop: Arc::new(AtomicBool::new(false)),
             cpu_interface: gic.cpu_interface(),
+            traps: gic.traps(),
             on,
             fiq: false,
             stats: RunStats::default(),
@@ -199,7 +204,13 @@ impl Runner {
 
     /// What it has done.
     pub fn stats(&self) -> RunStats {
-        self.stats
+        let mut stats = self.stats;
+        if let Some(traps) = self.traps.as_ref().map(VcpuTraps::stats) {
+            stats.sysreg_exits = traps.undefined + traps.direct;
+            stats.other_debug_exits = traps.exits - stats.sysreg_exits;
+            stats.trap_calls = traps.calls;
+        }
+        stats
     }
 
     /// KVM's vCPU, to read or write its registers. Not to be changed for another one: what the runner has of it points into it.
@@ -220,7 +231,11 @@ impl Runner {
 
     /// Ends it, powers its side of the interrupt controller off, and gives KVM's vCPU back.
     pub fn detach(self) -> VcpuFd {
-        let Self { attached, cpu, target, vcpu, .. } = self;
+        let Self { attached, cpu, target, vcpu, traps, .. } = self;
+        if let Some(mut traps) = traps {
+            // A vCPU that will not be run here again: there is nobody to tell.
+            let _ = traps.stop(&vcpu);
+        }
         drop(attached);
         drop(target);
         drop(cpu);
@@ -240,6 +255,9 @@ impl Runner {
     }
 
     fn run_until(&mut self, devices: &mut impl Devices) -> Result<Exit, Error> {
+        if let Some(traps) = &mut self.traps {
+            traps.start_once(&self.vcpu)?;
+        }
         loop {
             self.vcpu.set_kvm_immediate_exit(0);
             // What comes from here on, a stop included, makes `enter` fail or calls the vCPU out; a stop that came before is seen here, even
@@ -283,6 +301,10 @@ impl Runner {
                     };
                     guest.write(address, data, devices)
                 }
+                Ok(VcpuExit::Debug(exit)) if self.traps.is_some() => {
+                    self.trapped(arch::syndrome(&exit), line)?;
+                    continue;
+                }
                 Ok(VcpuExit::SystemEvent(event, data)) => {
                     let datum = data.first().copied().unwrap_or(0);
                     return Ok(Exit::SystemEvent(event, datum));
@@ -305,6 +327,9 @@ impl Runner {
                 self.stats.aborts += 1;
                 arch::inject_abort(&self.vcpu).map_err(kvm("injecting an external abort"))?;
             }
+            if let Some(traps) = &mut self.traps {
+                traps.follow(&self.vcpu)?;
+            }
         }
     }
 
@@ -324,6 +349,28 @@ impl Runner {
         self.lines.enter(id, self.cpu.thresholds())
     }
 
+    /// A debug exit: of a GICv3, an access to the CPU interface, or something that the guest is to get.
+    fn trapped(&mut self, syndrome: u64, line: bool) -> Result<(), Error> {
+        let Some(traps) = &mut self.traps else { return Ok(()) };
+        let mut guest = Guest {
+            cpu: &mut self.cpu,
+            on: &mut self.on,
+            stats: &mut self.stats,
+            cpu_interface: None,
+            line,
+        };
+        guest.prepare();
+        match traps.handle(&self.vcpu, &mut guest, syndrome)? {
+            Handled::Done => {}
+            Handled::NewTable => {
+                let others = (0..self.lines.vcpus()).map(VcpuId).filter(|&id| id != self.cpu.id());
+                others.for_each(|id| self.lines.kick(id));
+            }
+            Handled::NotOurs => self.stats.unknown_debug_exits += 1,
+        }
+        Ok(())
+    }
+
     /// KVM_RUN has returned for a signal or an output of the timer.
     fn interrupted(&mut self, called: bool) -> Result<Outcome, Error> {
         self.stats.interrupted_exits += 1;
@@ -336,6 +383,9 @@ impl Runner {
                 self.lines.set_irq(self.cpu.id(), false);
                 self.cpu.power_off();
                 self.on = false;
+                if let Some(traps) = &mut self.traps {
+                    traps.start(&self.vcpu)?;
+                }
             } else if !off && !self.on {
                 self.cpu.power_on();
                 self.on = true;
@@ -420,5 +470,26 @@ impl Guest<'_> {
         }
         let found = devices.write(self.cpu.id(), address, data);
         if found { Outcome::Done } else { Outcome::Abort }
+    }
+}
+
+/// System registers of the CPU interface.
+impl Icc for Guest<'_> {
+    fn read(&mut self, reg: SysReg) -> Option<u64> {
+        let value = self.cpu.icc_read(reg)?;
+        self.stats.gic_exits += 1;
+        if matches!(reg, SysReg::ICC_IAR0_EL1 | SysReg::ICC_IAR1_EL1) {
+            let empty = value == u64::from(SPURIOUS);
+            self.stats.acknowledges += 1;
+            self.stats.empty += u64::from(empty);
+            self.stats.spurious += u64::from(empty && self.line);
+        }
+        Some(value)
+    }
+
+    fn write(&mut self, reg: SysReg, value: u64) -> Option<()> {
+        self.cpu.icc_write(reg, value)?;
+        self.stats.gic_exits += 1;
+        Some(())
     }
 }

@@ -152,7 +152,7 @@ impl DeviceMmio for DoorbellDevice {
 /// Runs a machine to its end.
 pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     let vm = Arc::new(open_kvm()?.create_vm().context("KVM_CREATE_VM")?);
-    if run.gic == GicKind::V2 {
+    if run.gic != GicKind::KernelV3 {
         // Before anything else can fail for the same reason.
         vgic_kvm::Machine::check_host(&vm)?;
     }
@@ -161,7 +161,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     let layout = boot::load(run, &memory)?;
     let create = |n| vcpu::create(&vm, n, layout.entry, layout.fdt);
     let vcpus: Vec<VcpuFd> = (0..run.smp).map(create).collect::<Result<_>>()?;
-    let irqs = Arc::new(Irqs::new(run.gic, &vm, run.smp)?);
+    let irqs = Arc::new(Irqs::new(run.gic, &vm, run.smp, &memory)?);
     let blob = fdt::write(run, &layout, &irqs)?;
     memory.write_slice(&blob, GuestAddress(layout.fdt)).context("no room for the device tree")?;
     let bus = Arc::new(bus(run, &vm, &memory, &irqs)?);
@@ -180,7 +180,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
             let stats = stopped.into_iter().collect::<Result<_>>()?;
             let counters = (0..run.smp).filter_map(|n| gic.gic().engine().counters(VcpuId(n)));
             let engine = counters.map(EngineStats::from).collect();
-            Ok((end, report("v2", end, stats, engine)))
+            Ok((end, report(if run.gic == GicKind::V3 { "v3" } else { "v2" }, end, stats, engine)))
         }
         Irqs::Kernel(_) => {
             let counts: Vec<_> = vcpus.iter().map(|_| Arc::new(KernelVcpu::default())).collect();
