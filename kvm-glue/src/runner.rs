@@ -39,7 +39,7 @@ use crate::lines::Lines;
 use crate::signal::Target;
 use crate::stats::RunStats;
 use crate::sysreg::kvm::VcpuTraps;
-use crate::sysreg::{Handled, Icc};
+use crate::sysreg::{ExitFor, Handled, Icc};
 use crate::timer::TimerBridge;
 use crate::{Error, KvmGic, arch};
 
@@ -328,7 +328,9 @@ impl Runner {
                 arch::inject_abort(&self.vcpu).map_err(kvm("injecting an external abort"))?;
             }
             if let Some(traps) = &mut self.traps {
-                traps.follow(&self.vcpu)?;
+                let frame = exit == Outcome::Frame;
+                let exit = if frame { ExitFor::Frame } else { ExitFor::Other };
+                traps.follow(&self.vcpu, exit)?;
             }
         }
     }
@@ -398,6 +400,8 @@ impl Runner {
 /// What became of an access.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
+    /// The interrupt controller has served it.
+    Frame,
     Done,
     Abort,
 }
@@ -429,7 +433,7 @@ impl Guest<'_> {
         match result {
             Ok(()) => {
                 self.stats.gic_exits += 1;
-                Some(Outcome::Done)
+                Some(Outcome::Frame)
             }
             Err(MmioError::Unmapped(_)) => {
                 // Devices may take long, or locks: nobody is to wait for this vCPU meanwhile.

@@ -65,3 +65,17 @@ pub struct RunStats {
     /// Accesses that became external aborts.
     pub aborts: u64,
 }
+
+impl RunStats {
+    /// Interrupts that the guest has taken: acknowledges that found something.
+    pub fn taken(&self) -> u64 {
+        self.acknowledges - self.empty
+    }
+
+    /// Calls into the kernel for this vCPU, by its own thread and by those that have raised its line: KVM_RUN, KVM_IRQ_LINE, registers and
+    /// breakpoints. Signals to its thread are not among them.
+    pub fn calls(&self, lines: &LineStats) -> u64 {
+        let driven = lines.raised_by_others + lines.driven_by_itself;
+        self.exits + self.trap_calls + driven + self.power_queries + self.aborts
+    }
+}

@@ -21,7 +21,7 @@ use crate::memory::{self, Memory};
 use crate::pci::transport::{Place, VirtioPci};
 use crate::pci::{Ecam, Function, Functions, Window};
 use crate::pl011::Pl011;
-use crate::stats::{EngineStats, KernelVcpu, Report, VcpuStats};
+use crate::stats::{EngineStats, KernelVcpu, PerInterrupt, Report, VcpuStats};
 use crate::vcpu::{self, End, Running, Shared};
 use crate::virtio::{blk::Disk, rng::Rng};
 use crate::{boot, fdt, map};
@@ -195,5 +195,6 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
 }
 
 fn report(gic: &'static str, end: End, vcpus: Vec<VcpuStats>, engine: Vec<EngineStats>) -> Report {
-    Report { gic, end: format!("{end:?}").to_lowercase(), msis: irq::msis(), vcpus, engine }
+    let (end, msis) = (format!("{end:?}").to_lowercase(), irq::msis());
+    Report { gic, end, msis, per_interrupt: PerInterrupt::of(&vcpus), vcpus, engine }
 }

@@ -6,7 +6,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use vgic_core::memory::GuestMemory;
 
 use super::cpu::Icc;
-use super::trap::{Handled, TrapStats, Traps};
+use super::trap::{ExitFor, Handled, TrapStats, Traps};
 use crate::Error;
 pub use vcpu::KvmCpu;
 
@@ -64,8 +64,8 @@ impl VcpuTraps {
         self.traps.stop(&mut KvmCpu(vcpu))
     }
 
-    pub(crate) fn follow(&mut self, vcpu: &VcpuFd) -> Result<(), Error> {
-        self.traps.follow(&mut KvmCpu(vcpu))
+    pub(crate) fn follow(&mut self, vcpu: &VcpuFd, exit: ExitFor) -> Result<(), Error> {
+        self.traps.follow(&mut KvmCpu(vcpu), exit)
     }
 
     pub(crate) fn handle(

@@ -12,14 +12,15 @@
 //! debug exit; [`Traps::handle`] after each that is, when the CPU interface has taken in what has come. If that returns
 //! [`Handled::NewTable`], all other vCPUs are called out of KVM_RUN.
 //!
-//! VBAR_EL1 is looked at when the vCPU exits. That is enough for a guest that accesses the distributor or a redistributor between setting
-//! VBAR_EL1 and its first access, as one does that sets a GICv3 up; a vCPU that is powered on later, and does not, is served by what is known of
-//! the others. A guest that sets VBAR_EL1 and at once accesses ICC_* without either gets an UNDEF.
+//! VBAR_EL1 is looked at when the vCPU exits: for whatever reason until its first access has come, for a frame of the interrupt controller after that. That is
+//! enough for a guest that accesses the distributor or a redistributor between setting VBAR_EL1 and its first access, as one does that sets a GICv3 up; a vCPU that
+//! is powered on later, and does not, is served by what is known of the others. A guest that sets VBAR_EL1 and at once accesses ICC_* without either gets an UNDEF.
 //!
 //! # What it costs
 //!
-//! One debug exit for each access. Calls into the kernel for registers: seven if it came as an UNDEF, four if it has a breakpoint of its own
-//! (five where the text is in the lower half of the address space), one less with XZR. One for each other exit.
+//! One debug exit for each access. Calls into the kernel for registers: seven if it came as an UNDEF, three if it has a breakpoint of its own (where it is,
+//! Xt, and where it goes on), one less with XZR; one more (two where the text is in the lower half of the address space) if the vCPU
+//! has exited for anything but accesses since the last one. One for each exit for a frame.
 //!
 //! # What a guest can notice
 //!
@@ -41,5 +42,5 @@ pub mod walk;
 
 pub use cpu::{Cpu, Debug, Icc, Reg};
 pub use decode::{Access, Direction, Rt, decode};
-pub use trap::{Handled, TrapStats, Traps, Vectors};
+pub use trap::{ExitFor, Handled, TrapStats, Traps, Vectors};
 pub use walk::{Physical, Regime};

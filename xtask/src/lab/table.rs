@@ -87,9 +87,14 @@ const fn host(
     Guest { name, what, limit_seconds, on: On::Host { program, prepare: "", arguments } }
 }
 
-const fn host_linux(name: &'static str, what: &'static str, arguments: &'static str) -> Guest {
+const fn host_linux(
+    name: &'static str,
+    what: &'static str,
+    limit_seconds: u64,
+    arguments: &'static str,
+) -> Guest {
     let prepare = "dd if=/dev/zero of=$LAB/disk.img bs=1M count=16 2>/dev/null";
-    Guest { name, what, limit_seconds: 240, on: On::Host { program: VMM, prepare, arguments } }
+    Guest { name, what, limit_seconds, on: On::Host { program: VMM, prepare, arguments } }
 }
 
 const VMM: &str = "vgic-vmm";
@@ -138,6 +143,19 @@ macro_rules! linux_guest {
         )
     };
 }
+
+/// `steps` is left out on our GICv3: the vCPU is debugged, and KVM takes MDSCR_EL1.SS away from a guest that is. A program that its debugger steps
+/// (PTRACE_SINGLESTEP) does not stop, so this check would wait for ever. BRKs work, and so do `signals` and `probes`.
+const LINUX_V3: &str = linux_guest!(
+    "v3",
+    2,
+    " lab.checks=boot,timer,ipi,queues,disk,affinity,hotplug,rebind,signals,probes"
+);
+const LINUX_V3_4: &str = linux_guest!(
+    "v3",
+    4,
+    " lab.checks=boot,timer,ipi,queues,disk,affinity,hotplug,rebind,signals,probes"
+);
 
 /// What `cargo xtask test` runs. The others are the guests on GICs that are not ours, and variants; and `gicv2`, whose `stress-spis` has
 /// failed once in about seven runs on our GICv2 (an SPI that was pended and moved at the same time was not taken): that is a bug, which is not found yet.
@@ -227,16 +245,13 @@ pub(super) const GUESTS: &[Guest] = &[
         VMM,
         KERNEL_PAYLOAD,
     ),
-    host_linux("linux-v2", "Linux on our GICv2 and GICv2m", linux_guest!("v2", 2, "")),
-    host_linux("linux-v3", "Linux on our GICv3 and ITS", linux_guest!("v3", 2, "")),
-    host_linux(
-        "linux-v3-4",
-        "Linux on our GICv3 and ITS, four CPUs",
-        linux_guest!("v3", 4, " lab.checks=boot,timer,ipi,queues,disk,affinity,hotplug"),
-    ),
+    host_linux("linux-v2", "Linux on our GICv2 and GICv2m", 240, linux_guest!("v2", 2, "")),
+    host_linux("linux-v3", "Linux on our GICv3 and ITS", 240, LINUX_V3),
+    host_linux("linux-v3-4", "the same on four CPUs", 600, LINUX_V3_4),
     host_linux(
         "linux-kernel-v3",
         "Linux on the kernel's GICv3 and ITS: the control",
+        240,
         linux_guest!("kernel-v3", 2, ""),
     ),
 ];
