@@ -328,8 +328,11 @@ impl Runner {
                 arch::inject_abort(&self.vcpu).map_err(kvm("injecting an external abort"))?;
             }
             if let Some(traps) = &mut self.traps {
-                let frame = exit == Outcome::Frame;
-                let exit = if frame { ExitFor::Frame } else { ExitFor::Other };
+                let exit = match exit {
+                    Outcome::Frame => ExitFor::Frame,
+                    Outcome::Device | Outcome::Abort => ExitFor::Device,
+                    Outcome::Nothing => ExitFor::Nothing,
+                };
                 traps.follow(&self.vcpu, exit)?;
             }
         }
@@ -393,7 +396,7 @@ impl Runner {
                 self.on = true;
             }
         }
-        Ok(Outcome::Done)
+        Ok(Outcome::Nothing)
     }
 }
 
@@ -402,7 +405,10 @@ impl Runner {
 enum Outcome {
     /// The interrupt controller has served it.
     Frame,
-    Done,
+    /// A device has.
+    Device,
+    /// There was none.
+    Nothing,
     Abort,
 }
 
@@ -463,7 +469,7 @@ impl Guest<'_> {
             return outcome;
         }
         let found = devices.read(self.cpu.id(), address, data);
-        if found { Outcome::Done } else { Outcome::Abort }
+        if found { Outcome::Device } else { Outcome::Abort }
     }
 
     fn write(&mut self, address: u64, data: &[u8], devices: &mut impl Devices) -> Outcome {
@@ -473,7 +479,7 @@ impl Guest<'_> {
             return outcome;
         }
         let found = devices.write(self.cpu.id(), address, data);
-        if found { Outcome::Done } else { Outcome::Abort }
+        if found { Outcome::Device } else { Outcome::Abort }
     }
 }
 

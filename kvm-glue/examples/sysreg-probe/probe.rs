@@ -176,7 +176,7 @@ fn run(
     loop {
         let ran = vcpu.run();
         exits += 1;
-        let mut exit = ExitFor::Other;
+        let mut exit = ExitFor::Device;
         match ran? {
             VcpuExit::MmioWrite(DOORBELL, data) => {
                 let n = u32::from(data[0]);

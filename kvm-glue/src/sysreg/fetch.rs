@@ -6,10 +6,10 @@
 //! tables are walked and the word is read each time, and of the registers it is the caller who says how far they are trusted, by what it knows
 //! otherwise:
 //!
-//! * [`Trust::Accesses`]: since they were read, the vCPU has exited for nothing but accesses to its CPU interface. They are taken to be what they were then. A guest
+//! * [`Trust::Accesses`]: since they were read, the guest has caused no exit but by accesses to its CPU interface. They are taken to be what they were then. A guest
 //!   that goes over to other tables, as another kernel does, has turned interrupts off in a frame, or another vCPU, or has written to its
-//!   console: it has exited.
-//! * [`Trust::Little`]: it has exited for something else. The TTBR is read, and the MMU's state. TCR_EL1 is trusted: a guest that changes granules or
+//!   console: it has caused one.
+//! * [`Trust::Little`]: it has caused another one. The TTBR is read, and the MMU's state. TCR_EL1 is trusted: a guest that changes granules or
 //!   sizes under its running code does so with other tables or with the MMU off. So, for the upper half, is SCTLR_EL1: with the MMU off there is none. (Linux
 //!   has its text there; its TTBR1_EL1 is another one after kexec.)
 //! * [`Trust::Nothing`]: all of them are read.
@@ -56,7 +56,7 @@ impl Fetcher {
         Ok(word.map(u32::from_le_bytes))
     }
 
-    /// The vCPU has exited for something that is no access.
+    /// The guest has caused an exit that is no access.
     pub(super) fn exited(&mut self) {
         self.trust = self.trust.map(|trust| trust.min(Trust::Little));
     }

@@ -19,8 +19,8 @@
 //! # What it costs
 //!
 //! One debug exit for each access. Calls into the kernel for registers: seven if it came as an UNDEF, three if it has a breakpoint of its own (where it is,
-//! Xt, and where it goes on), one less with XZR; one more (two where the text is in the lower half of the address space) if the vCPU
-//! has exited for anything but accesses since the last one. One for each exit for a frame.
+//! Xt, and where it goes on), one less with XZR; one more (two where the text is in the lower half of the address space) if the guest
+//! has caused any other exit since the last one. One for each exit for a frame.
 //!
 //! # What a guest can notice
 //!

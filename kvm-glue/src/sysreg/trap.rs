@@ -63,8 +63,10 @@ impl Default for Vectors {
 pub enum ExitFor {
     /// An access to a frame of the interrupt controller: the distributor's, a redistributor's, an ITS's.
     Frame,
-    /// Anything else.
-    Other,
+    /// An access to anything else.
+    Device,
+    /// Nothing that the guest has done: a signal, an output of the timer.
+    Nothing,
 }
 
 /// What is to be done after a debug exit.
@@ -172,14 +174,16 @@ impl Traps {
         cpu.set_debug(None)
     }
 
-    /// After each exit that is no debug exit: follows VBAR_EL1.
+    /// After each exit that is no debug exit: follows VBAR_EL1, and knows that the guest may have changed its tables.
     ///
     /// # Errors
     /// The vCPU's.
     pub fn follow<C: Cpu>(&mut self, cpu: &mut C, exit: ExitFor) -> Result<(), C::Error> {
-        self.fetcher.exited();
+        if exit != ExitFor::Nothing {
+            self.fetcher.exited();
+        }
         // A guest whose accesses arrive has its vectors. What sets up others, another kernel, sets the interrupt controller up as well.
-        let known = self.told.is_some() && exit == ExitFor::Other;
+        let known = self.told.is_some() && exit != ExitFor::Frame;
         if known || matches!(self.mode, Mode::Off | Mode::First) {
             return Ok(());
         }

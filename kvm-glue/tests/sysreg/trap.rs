@@ -261,9 +261,11 @@ fn accesses_that_are_made_often_are_cheap() {
     assert_eq!(stats.undefined, 32);
     assert_eq!((guest.cost(), guest.cost()), (3, 3));
     assert_eq!(guest.traps.stats().direct, stats.direct + 2);
-    // After any other exit, the tables are asked for once; after one for a frame, so are the vectors.
-    guest.exit(ExitFor::Other);
+    // After any other exit that the guest has caused, the tables are asked for once; after one for a frame, so are the vectors.
+    guest.exit(ExitFor::Device);
     assert_eq!((guest.cost(), guest.cost()), (4, 3));
+    guest.exit(ExitFor::Nothing);
+    assert_eq!((guest.cost(), guest.cost()), (3, 3));
     let calls = guest.machine.calls;
     guest.exit(ExitFor::Frame);
     assert_eq!(guest.machine.calls, calls + 1);
@@ -304,14 +306,14 @@ fn tables_that_change_are_followed() {
 
     // What they have there is another access. The guest has exited meanwhile.
     let mut guest = with_others(1, mrs(0, SysReg::ICC_PMR_EL1));
-    guest.exit(ExitFor::Other);
+    guest.exit(ExitFor::Device);
     guest.machine.put(Reg::Pc, Loop::VA);
     assert_eq!(guest.go(), Handled::Done);
     assert_eq!(guest.device.log[1..], [(SysReg::ICC_PMR_EL1, None)]);
 
     // An access with a breakpoint is no access any more, but an undefined instruction of the guest's own.
     let mut guest = with_others(40, UDF);
-    guest.exit(ExitFor::Other);
+    guest.exit(ExitFor::Device);
     guest.machine.put(Reg::Pc, Loop::VA);
     assert_eq!((guest.go(), guest.go()), (Handled::Done, Handled::Done));
     assert_eq!(guest.device.log.len(), 40);
@@ -370,16 +372,16 @@ fn vectors_are_followed_at_exits() {
     assert_eq!(traps.handle(&mut machine, &mut device, &ram, step), Ok(Handled::Done));
     // The guest sets its vectors, and exits for something else.
     machine.put(Reg::Vbar, VBAR);
-    traps.follow(&mut machine, ExitFor::Other).unwrap();
+    traps.follow(&mut machine, ExitFor::Device).unwrap();
     let calls = machine.calls;
-    traps.follow(&mut machine, ExitFor::Other).unwrap();
+    traps.follow(&mut machine, ExitFor::Device).unwrap();
     assert_eq!(machine.calls, calls + 1);
     let Stop::Debug(undefined) = machine.run() else { panic!() };
     assert_eq!(traps.handle(&mut machine, &mut device, &ram, undefined), Ok(Handled::NewTable));
     assert_eq!(device.log.len(), 1);
     // It has its vectors; others come with another set-up of the interrupt controller.
     let calls = machine.calls;
-    traps.follow(&mut machine, ExitFor::Other).unwrap();
+    traps.follow(&mut machine, ExitFor::Device).unwrap();
     assert_eq!(machine.calls, calls);
     traps.follow(&mut machine, ExitFor::Frame).unwrap();
     assert_eq!(machine.calls, calls + 1);
