@@ -126,6 +126,11 @@ const KERNEL_PAYLOAD: &str = payload!(
     "doorbell skip=spi-gates,spi-move-active,active-elsewhere,deep,split-many,split-elsewhere,lpi-unmap"
 );
 
+/// A storm whose threads wait for each MSI to be taken, so that none coalesces: what an LPI costs is in the reports.
+const STORM: &str = payload!("gicv3", "v3", 2, "doorbell tests=storm-paced storm=100000");
+const STORM_KERNEL: &str =
+    payload!("gicv3", "kernel-v3", 2, "doorbell tests=storm-paced storm=100000");
+
 /// `vgic-vmm` with Linux, a disk of a queue for each CPU, and a random number generator.
 macro_rules! linux_guest {
     ($gic:literal, $cpus:literal, $more:literal) => {
@@ -238,12 +243,20 @@ pub(super) const GUESTS: &[Guest] = &[
         VMM,
         payload!("gicv3", "v3", 1, "mmu=off"),
     ),
+    host("gicv3-storm", "100,000 LPIs of 1,024 events, each one taken", 240, VMM, STORM),
     host(
         "gicv3-kernel",
         "the same payload on the kernel's GICv3 and ITS: the control",
         240,
         VMM,
         KERNEL_PAYLOAD,
+    ),
+    host(
+        "gicv3-storm-kernel",
+        "the same LPIs on the kernel's GICv3 and ITS: the control",
+        240,
+        VMM,
+        STORM_KERNEL,
     ),
     host_linux("linux-v2", "Linux on our GICv2 and GICv2m", 240, linux_guest!("v2", 2, "")),
     host_linux("linux-v3", "Linux on our GICv3 and ITS", 240, LINUX_V3),
