@@ -27,8 +27,8 @@
 //! * An access that comes as an UNDEF overwrites ESR_EL1, ELR_EL1 and SPSR_EL1. What they held is lost when the exception is taken, before
 //!   anybody is told, so it cannot be put back. Seen only by a handler that accesses ICC_* before it has read them; Linux saves
 //!   ELR_EL1 and SPSR_EL1 first. An access with a breakpoint of its own overwrites nothing.
-//! * Its hardware breakpoints, watchpoints and single steps do not work, at EL0 either (ptrace's PTRACE_SINGLESTEP): KVM takes them away from a
-//!   guest that is debugged. BRK and BKPT do work: they exit, and are delivered by hand.
+//! * Its hardware breakpoints, watchpoints and single steps do not work, at EL0 either: KVM takes them away from a guest that is debugged. A program
+//!   that is stepped (ptrace's PTRACE_SINGLESTEP) does not stop, as if it had been continued. BRK and BKPT do work: they exit, and are delivered by hand.
 //! * A guest whose EL1 is AArch32 is not served. PSTATE.EXLOCK (FEAT_GCS) is not set on a BRK that is delivered.
 
 mod breakpoints;

@@ -243,7 +243,7 @@ pub(super) const GUESTS: &[Guest] = &[
         VMM,
         payload!("gicv3", "v3", 1, "mmu=off"),
     ),
-    host("gicv3-storm", "100,000 LPIs of 1,024 events, each one taken", 240, VMM, STORM),
+    host("gicv3-storm", "100,000 LPIs of 1,024 events, each one taken", 480, VMM, STORM),
     host(
         "gicv3-kernel",
         "the same payload on the kernel's GICv3 and ITS: the control",
