@@ -58,6 +58,17 @@ pub(crate) fn inject_abort(_: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     Ok(())
 }
 
+/// The syndrome of a debug exit, as ESR_EL2 has it.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn syndrome(exit: &kvm_bindings::kvm_debug_exit_arch) -> u64 {
+    u64::from(exit.hsr) | u64::from(exit.hsr_high) << 32
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+pub(crate) fn syndrome(_: &kvm_bindings::kvm_debug_exit_arch) -> u64 {
+    0
+}
+
 /// Whether the guest has powered the vCPU off.
 pub(crate) fn is_off(vcpu: &VcpuFd) -> Result<bool, kvm_ioctls::Error> {
     /// `KVM_MP_STATE_STOPPED`.

@@ -19,6 +19,6 @@ pub mod sysreg;
 pub mod timer;
 
 pub use error::Error;
-pub use machine::{GicV2Map, KvmGic, Machine};
+pub use machine::{GicV2Map, GicV3Map, KvmGic, Machine};
 pub use runner::{Devices, Exit, Runner, Stop};
 pub use vgic_core as core;

@@ -104,6 +104,11 @@ impl Lines {
         &self.resampler
     }
 
+    /// How many vCPUs there are.
+    pub fn vcpus(&self) -> u16 {
+        self.lines.len() as u16
+    }
+
     /// Counts of one vCPU.
     pub fn stats(&self, vcpu: VcpuId) -> LineStats {
         let line = &self.lines[vcpu.index()];

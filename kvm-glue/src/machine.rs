@@ -7,6 +7,8 @@ use vgic_core::Vgic;
 use vgic_core::engine::Engine;
 use vgic_core::gic::{Affinity, Gic, Model, MsiFrame, Setup};
 use vgic_core::ids::{Intid, VcpuId};
+use vgic_core::its::ItsConfig;
+use vgic_core::memory::GuestMemory;
 
 use crate::arch;
 use crate::error::kvm;
@@ -16,6 +18,8 @@ use crate::runner::Runner;
 use crate::signal;
 use crate::spi::SpiLine;
 use crate::stats::LineStats;
+use crate::sysreg::kvm::{self as sysreg, VcpuTraps};
+use crate::sysreg::{Traps, Vectors};
 use crate::timer::Ppis;
 use crate::{Error, fdt};
 
@@ -30,6 +34,23 @@ pub struct GicV2Map {
     pub msi: Option<MsiFrame>,
 }
 
+/// Where GICv3's frames are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GicV3Map {
+    /// GICD: 64 KiB.
+    pub distributor: u64,
+    /// The redistributors: 128 KiB for each vCPU.
+    pub redistributors: u64,
+    /// An ITS, if MSIs are wanted.
+    pub its: Option<ItsConfig>,
+}
+
+/// The affinity that KVM gives the vCPU with this number.
+pub const fn affinity(vcpu: u16) -> Affinity {
+    let n = vcpu as u32;
+    Affinity(n & 0xf | (n >> 4 & 0xff) << 8 | n >> 12 << 16)
+}
+
 /// The shape of a machine whose interrupt controller is in user space, to be made into a [`KvmGic`].
 #[derive(Clone)]
 pub struct Machine {
@@ -37,6 +58,7 @@ pub struct Machine {
     vcpus: u16,
     model: Model,
     v2: Option<GicV2Map>,
+    v3: Option<(GicV3Map, Arc<dyn GuestMemory>)>,
     ppis: Ppis,
     signal: i32,
 }
@@ -59,8 +81,37 @@ impl Machine {
         if let Some(frame) = map.msi {
             setup.add_msi_frame(frame)?;
         }
-        let (model, ppis, signal) = (Model::V2, Ppis::default(), signal::default());
-        Ok(Self { setup, vcpus, model, v2: Some(map), ppis, signal })
+        let (v2, ppis, signal) = (Some(map), Ppis::default(), signal::default());
+        Ok(Self { setup, vcpus, model: Model::V2, v2, v3: None, ppis, signal })
+    }
+
+    /// A GICv3 with `spis` SPIs and `vcpus` vCPUs. Its CPU interface is system registers, which stock KVM lets nobody have: see
+    /// [`crate::sysreg`] for how they are trapped, what that costs, and what it takes from the guest.
+    ///
+    /// `memory` is where the guest's instructions and the tables of its LPIs are.
+    ///
+    /// # Errors
+    /// [`Error::Setup`]: overlapping or misaligned addresses, numbers out of range.
+    pub fn gicv3(
+        map: GicV3Map,
+        vcpus: u16,
+        spis: u16,
+        memory: Arc<dyn GuestMemory>,
+    ) -> Result<Self, Error> {
+        let mut setup = Setup::new(40);
+        setup.create(Model::V3)?;
+        setup.set_spis(spis)?;
+        for n in 0..vcpus {
+            setup.add_vcpu(affinity(n))?;
+        }
+        setup.set_distributor(map.distributor)?;
+        setup.add_redistributors(map.redistributors, vcpus.into())?;
+        if let Some(its) = map.its {
+            setup.set_memory(Arc::clone(&memory))?;
+            setup.add_its(its)?;
+        }
+        let (v3, ppis, signal) = (Some((map, memory)), Ppis::default(), signal::default());
+        Ok(Self { setup, vcpus, model: Model::V3, v2: None, v3, ppis, signal })
     }
 
     /// The timers' and the PMU's PPIs, if they are not [`Ppis::default`]'s. `build` refuses what is not a PPI.
@@ -100,14 +151,20 @@ impl Machine {
     /// Makes the interrupt controller of `vm`, which has no interrupt controller in the kernel.
     ///
     /// # Errors
-    /// As [`Machine::check_host`]; [`Error::Setup`] if something is missing, [`Error::NotPpi`], [`Error::Signal`].
+    /// As [`Machine::check_host`], and for a GICv3 as [`crate::sysreg::kvm::breakpoints`]; [`Error::Setup`] if something is missing,
+    /// [`Error::NotPpi`], [`Error::Signal`].
     pub fn build(self, vm: &Arc<VmFd>) -> Result<KvmGic, Error> {
         Self::check_host(vm)?;
         self.ppis.check()?;
+        let breakpoints = match self.model {
+            Model::V2 => 0,
+            Model::V3 => sysreg::breakpoints(vm)?,
+        };
+        let vectors = Arc::new(Vectors::new());
         signal::install(self.signal)?;
         let lines = Arc::new(Lines::with_signal(self.vcpus, Arc::clone(vm), self.signal));
         let gic = self.setup.init(Arc::clone(&lines) as Arc<dyn vgic_core::engine::Kick>)?;
-        Ok(KvmGic { gic, lines, machine: Arc::new(self) })
+        Ok(KvmGic { gic, lines, breakpoints, vectors, machine: Arc::new(self) })
     }
 }
 
@@ -116,6 +173,9 @@ impl Machine {
 pub struct KvmGic {
     gic: Gic<Vgic>,
     lines: Arc<Lines>,
+    /// Of each vCPU, for a GICv3.
+    breakpoints: usize,
+    vectors: Arc<Vectors>,
     machine: Arc<Machine>,
 }
 
@@ -133,6 +193,13 @@ impl KvmGic {
     /// Where GICC is, of a GICv2.
     pub(crate) fn cpu_interface(&self) -> Option<u64> {
         self.machine.v2.map(|map| map.cpu_interface)
+    }
+
+    /// The traps of a GICv3's vCPU.
+    pub(crate) fn traps(&self) -> Option<VcpuTraps> {
+        let (_, memory) = self.machine.v3.as_ref()?;
+        let traps = Traps::new(self.breakpoints, Arc::clone(&self.vectors));
+        Some(VcpuTraps::new(traps, Arc::clone(memory)))
     }
 
     pub(crate) fn ppis(&self) -> Ppis {
@@ -173,7 +240,9 @@ impl KvmGic {
     /// [`Error::Engine`]: no participant slot is free.
     pub fn msi_injector(&self) -> Result<MsiInjector, Error> {
         let frames = self.machine.v2.and_then(|map| map.msi);
-        Ok(MsiInjector::new(self.gic.engine().injector()?, frames.as_slice()))
+        let mut injector = MsiInjector::new(self.gic.engine().injector()?, frames.as_slice());
+        (0..).map_while(|n| self.gic.its(n)).for_each(|its| injector.add_its(&its));
+        Ok(injector)
     }
 
     /// Counts of one vCPU's lines.
@@ -195,9 +264,13 @@ impl KvmGic {
         fdt: &mut vm_fdt::FdtWriter,
         phandles: fdt::Phandles,
     ) -> Result<(), Error> {
-        debug_assert_eq!(self.machine.model, Model::V2);
         if let Some(map) = self.machine.v2 {
             fdt::gicv2(fdt, &map, phandles)?;
+        }
+        if let Some((map, _)) = &self.machine.v3 {
+            let redistributors = (map.redistributors, u64::from(self.machine.vcpus) << 17);
+            let its = map.its.map(|its| its.base);
+            fdt::gicv3(fdt, map.distributor, redistributors, its, phandles)?;
         }
         fdt::timer(fdt, self.machine.ppis, self.machine.vcpus, phandles.gic)?;
         Ok(())

@@ -3,7 +3,8 @@
 use vgic_core::engine::{Injected, Injector, Wired};
 use vgic_core::gic::MsiFrame;
 use vgic_core::ids::{DeviceId, EventId, Intid};
-use vgic_core::{MsiDomain, VgicInjector};
+use vgic_core::its::{Its, ItsPort};
+use vgic_core::{MsiDomain, Vgic, VgicInjector};
 
 use crate::Error;
 
@@ -29,7 +30,7 @@ pub struct Msi {
 pub enum Target {
     /// An SPI, edge-triggered as GICv2m's are.
     Spi(Intid),
-    /// An event of a device, translated by the domain of this number.
+    /// An event of a device, translated by the domain or ITS of this number.
     Event(usize, DeviceId, EventId),
 }
 
@@ -37,6 +38,7 @@ pub enum Target {
 enum Doorbell {
     V2m(MsiFrame),
     Domain { address: u64, domain: MsiDomain },
+    Its { address: u64, port: ItsPort<Vgic> },
 }
 
 impl Doorbell {
@@ -48,11 +50,8 @@ impl Doorbell {
                     && msi.data.checked_sub(first).is_some_and(|n| n < count);
                 mine.then_some(Target::Spi(Intid(msi.data)))
             }
-            Self::Domain { address, .. } => (msi.address == *address).then_some(Target::Event(
-                number,
-                DeviceId(msi.device),
-                EventId(msi.data),
-            )),
+            Self::Domain { address, .. } | Self::Its { address, .. } => (msi.address == *address)
+                .then_some(Target::Event(number, DeviceId(msi.device), EventId(msi.data))),
         }
     }
 }
@@ -71,6 +70,12 @@ impl MsiInjector {
     /// Adds a doorbell that an MSI domain is behind: an ITS's GITS_TRANSLATER ([`ITS_DOORBELL`]).
     pub fn add_domain(&mut self, address: u64, domain: MsiDomain) {
         self.doorbells.push(Doorbell::Domain { address, domain });
+    }
+
+    /// Adds an ITS: its GITS_TRANSLATER is a doorbell.
+    pub fn add_its(&mut self, its: &Its<Vgic>) {
+        let address = its.config().doorbell();
+        self.doorbells.push(Doorbell::Its { address, port: its.port() });
     }
 
     /// Looks up what an MSI is. That stays so for as long as the injector lives, whatever the guest maps.
@@ -101,6 +106,7 @@ impl MsiInjector {
                 Some(Doorbell::Domain { domain, .. }) => {
                     Ok(self.injector.inject(domain, device, event))
                 }
+                Some(Doorbell::Its { port, .. }) => Ok(port.inject(&self.injector, device, event)),
                 _ => Ok(Injected::Unmapped),
             },
         }

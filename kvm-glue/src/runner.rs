@@ -22,28 +22,30 @@
 //! A vCPU that the guest turns off and on again between two exits keeps its CPU interface's registers, as with the kernel's own GICv2;
 //! guests set them up again.
 
+mod access;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use vgic_core::Vgic;
 use vgic_core::engine::Kick;
 use vgic_core::gic::GicCpu;
 use vgic_core::ids::VcpuId;
 use vgic_core::line::Thresholds;
-use vgic_core::{MmioError, Vgic};
 use vm_device::bus::MmioAddress;
 use vm_device::device_manager::{IoManager, MmioManager};
+
+use access::{Guest, Outcome};
 
 use crate::error::kvm;
 use crate::lines::{CpuLine, Lines};
 use crate::signal::Target;
 use crate::stats::RunStats;
+use crate::sysreg::kvm::VcpuTraps;
+use crate::sysreg::{ExitFor, Handled};
 use crate::timer::TimerBridge;
 use crate::{Error, KvmGic, arch};
-
-/// Offset and value of GICC_IAR, for the count of spurious acknowledges.
-const GICC_IAR: u64 = 0xc;
-const SPURIOUS: u32 = 1023;
 
 /// What else the guest can access.
 pub trait Devices {
@@ -138,6 +140,8 @@ pub struct Runner {
     timer: TimerBridge,
     stop: Arc<AtomicBool>,
     cpu_interface: Option<u64>,
+    /// Of a GICv3.
+    traps: Option<VcpuTraps>,
     on: bool,
     /// What KVM was told of its lines.
     irq: bool,
@@ -183,6 +187,7 @@ impl Runner {
             timer,
             stop: Arc::new(AtomicBool::new(false)),
             cpu_interface: gic.cpu_interface(),
+            traps: gic.traps(),
             on,
             irq: false,
             fiq: false,
@@ -202,7 +207,13 @@ impl Runner {
 
     /// What it has done.
     pub fn stats(&self) -> RunStats {
-        self.stats
+        let mut stats = self.stats;
+        if let Some(traps) = self.traps.as_ref().map(VcpuTraps::stats) {
+            stats.sysreg_exits = traps.undefined + traps.direct;
+            stats.other_debug_exits = traps.exits - stats.sysreg_exits;
+            stats.trap_calls = traps.calls;
+        }
+        stats
     }
 
     /// KVM's vCPU, to read or write its registers. Not to be changed for another one: what the runner has of it points into it.
@@ -223,7 +234,11 @@ impl Runner {
 
     /// Ends it, powers its side of the interrupt controller off, and gives KVM's vCPU back.
     pub fn detach(self) -> VcpuFd {
-        let Self { attached, cpu, target, vcpu, .. } = self;
+        let Self { attached, cpu, target, vcpu, traps, .. } = self;
+        if let Some(mut traps) = traps {
+            // A vCPU that will not be run here again: there is nobody to tell.
+            let _ = traps.stop(&vcpu);
+        }
         drop(attached);
         drop(target);
         drop(cpu);
@@ -243,6 +258,9 @@ impl Runner {
     }
 
     fn run_until(&mut self, devices: &mut impl Devices) -> Result<Exit, Error> {
+        if let Some(traps) = &mut self.traps {
+            traps.start_once(&self.vcpu)?;
+        }
         loop {
             self.vcpu.set_kvm_immediate_exit(0);
             // What comes from here on, a stop included, makes `enter` fail or calls the vCPU out; a stop that came before is seen here, even
@@ -285,6 +303,10 @@ impl Runner {
                     };
                     guest.write(address, data, devices)
                 }
+                Ok(VcpuExit::Debug(exit)) if self.traps.is_some() => {
+                    self.trapped(arch::syndrome(&exit))?;
+                    continue;
+                }
                 Ok(VcpuExit::SystemEvent(event, data)) => {
                     let datum = data.first().copied().unwrap_or(0);
                     return Ok(Exit::SystemEvent(event, datum));
@@ -306,6 +328,14 @@ impl Runner {
             if exit == Outcome::Abort {
                 self.stats.aborts += 1;
                 arch::inject_abort(&self.vcpu).map_err(kvm("injecting an external abort"))?;
+            }
+            if let Some(traps) = &mut self.traps {
+                let exit = match exit {
+                    Outcome::Frame => ExitFor::Frame,
+                    Outcome::Device | Outcome::Abort => ExitFor::Device,
+                    Outcome::Nothing => ExitFor::Nothing,
+                };
+                traps.follow(&self.vcpu, exit)?;
             }
         }
     }
@@ -332,6 +362,28 @@ impl Runner {
         }
     }
 
+    /// A debug exit: of a GICv3, an access to the CPU interface, or something that the guest is to get.
+    fn trapped(&mut self, syndrome: u64) -> Result<(), Error> {
+        let Some(traps) = &mut self.traps else { return Ok(()) };
+        let mut guest = Guest {
+            cpu: &mut self.cpu,
+            on: &mut self.on,
+            stats: &mut self.stats,
+            cpu_interface: None,
+            line: self.irq,
+        };
+        guest.prepare();
+        match traps.handle(&self.vcpu, &mut guest, syndrome)? {
+            Handled::Done => {}
+            Handled::NewTable => {
+                let others = (0..self.lines.vcpus()).map(VcpuId).filter(|&id| id != self.cpu.id());
+                others.for_each(|id| self.lines.kick(id));
+            }
+            Handled::NotOurs => self.stats.unknown_debug_exits += 1,
+        }
+        Ok(())
+    }
+
     /// KVM_RUN has returned for a signal or an output of the timer.
     fn interrupted(&mut self, kicked: bool) -> Result<Outcome, Error> {
         self.stats.interrupted_exits += 1;
@@ -344,89 +396,14 @@ impl Runner {
                 self.set_lines(false, false);
                 self.cpu.power_off();
                 self.on = false;
+                if let Some(traps) = &mut self.traps {
+                    traps.start(&self.vcpu)?;
+                }
             } else if !off && !self.on {
                 self.cpu.power_on();
                 self.on = true;
             }
         }
-        Ok(Outcome::Done)
-    }
-}
-
-/// What became of an access.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Done,
-    Abort,
-}
-
-/// The parts of a runner that serve an access.
-struct Guest<'a> {
-    cpu: &'a mut GicCpu<Vgic>,
-    on: &'a mut bool,
-    stats: &'a mut RunStats,
-    cpu_interface: Option<u64>,
-    /// The IRQ line was up while the guest ran.
-    line: bool,
-}
-
-impl Guest<'_> {
-    /// Before an access: the guest runs, and the CPU interface is to know of everything that has come.
-    fn prepare(&mut self) {
-        if !*self.on {
-            *self.on = true;
-            self.cpu.power_on();
-        }
-        if self.cpu.has_mail() {
-            self.cpu.enter();
-        }
-    }
-
-    /// The outcome of an access that the interrupt controller has been asked for; `None` if it is not its.
-    fn gic(&mut self, result: Result<(), MmioError>) -> Option<Outcome> {
-        match result {
-            Ok(()) => {
-                self.stats.gic_exits += 1;
-                Some(Outcome::Done)
-            }
-            Err(MmioError::Unmapped(_)) => {
-                // Devices may take long, or locks: nobody is to wait for this vCPU meanwhile.
-                self.cpu.exit();
-                self.stats.device_exits += 1;
-                None
-            }
-            Err(_) => {
-                self.stats.gic_exits += 1;
-                Some(Outcome::Abort)
-            }
-        }
-    }
-
-    fn read(&mut self, address: u64, data: &mut [u8], devices: &mut impl Devices) -> Outcome {
-        self.prepare();
-        let result = self.cpu.read(address, data);
-        if let Some(outcome) = self.gic(result) {
-            if self.cpu_interface.is_some_and(|base| address == base + GICC_IAR)
-                && let Ok(value) = <[u8; 4]>::try_from(&*data)
-            {
-                let empty = u32::from_le_bytes(value) == SPURIOUS;
-                self.stats.acknowledges += 1;
-                self.stats.empty += u64::from(empty);
-                self.stats.spurious += u64::from(empty && self.line);
-            }
-            return outcome;
-        }
-        let found = devices.read(self.cpu.id(), address, data);
-        if found { Outcome::Done } else { Outcome::Abort }
-    }
-
-    fn write(&mut self, address: u64, data: &[u8], devices: &mut impl Devices) -> Outcome {
-        self.prepare();
-        let result = self.cpu.write(address, data);
-        if let Some(outcome) = self.gic(result) {
-            return outcome;
-        }
-        let found = devices.write(self.cpu.id(), address, data);
-        if found { Outcome::Done } else { Outcome::Abort }
+        Ok(Outcome::Nothing)
     }
 }

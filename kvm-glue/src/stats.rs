@@ -42,6 +42,14 @@ pub struct RunStats {
     pub device_exits: u64,
     /// For a change of a timer's or the PMU's output, a signal, or nothing.
     pub interrupted_exits: u64,
+    /// Accesses to system registers of the CPU interface: debug exits. They are among `gic_exits`.
+    pub sysreg_exits: u64,
+    /// Debug exits for exceptions that are the guest's own, or for the traps themselves.
+    pub other_debug_exits: u64,
+    /// Debug exits that mean nothing here.
+    pub unknown_debug_exits: u64,
+    /// Calls into the kernel that the traps have made for registers and breakpoints.
+    pub trap_calls: u64,
     /// Reads of IAR.
     pub acknowledges: u64,
     /// Those that found nothing (1023). Linux's driver of GICv2 reads IAR until it does, so that each exception has one.
@@ -54,4 +62,17 @@ pub struct RunStats {
     pub power_queries: u64,
     /// Accesses that became external aborts.
     pub aborts: u64,
+}
+
+impl RunStats {
+    /// Interrupts that the guest has taken: acknowledges that found something.
+    pub fn taken(&self) -> u64 {
+        self.acknowledges - self.empty
+    }
+
+    /// Calls into KVM for this vCPU: KVM_RUN, KVM_IRQ_LINE, registers and
+    /// breakpoints. Signals to its thread are not among them.
+    pub fn calls(&self, lines: &LineStats) -> u64 {
+        self.exits + self.trap_calls + lines.driven + self.power_queries + self.aborts
+    }
 }

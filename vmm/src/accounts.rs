@@ -102,7 +102,7 @@ pub(crate) struct Ioctls {
     pub(crate) kvm_run: u64,
     pub(crate) kvm_irq_line: u64,
     pub(crate) kvm_signal_msi: u64,
-    /// KVM_GET_MP_STATE and KVM_SET_VCPU_EVENTS.
+    /// KVM_GET_MP_STATE, KVM_SET_VCPU_EVENTS; of a GICv3, those for registers and breakpoints.
     pub(crate) other: u64,
 }
 
@@ -121,6 +121,7 @@ impl Moment {
         for run in self.runs.iter().flatten() {
             sum.exits += run.exits;
             sum.gic_exits += run.gic_exits;
+            sum.trap_calls += run.trap_calls;
             sum.power_queries += run.power_queries;
             sum.aborts += run.aborts;
         }
@@ -134,7 +135,7 @@ impl Moment {
             kvm_run: run.exits,
             kvm_irq_line: lines.driven + self.kernel_lines,
             kvm_signal_msi: if kernel { self.msis } else { 0 },
-            other: run.power_queries + run.aborts,
+            other: run.trap_calls + run.power_queries + run.aborts,
         }
     }
 }

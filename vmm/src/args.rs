@@ -67,6 +67,8 @@ pub(crate) struct Run {
 pub(crate) enum GicKind {
     /// GICv2 with GICv2m, vgic-core's.
     V2,
+    /// GICv3 with an ITS, vgic-core's.
+    V3,
     /// GICv3 with an ITS, the kernel's: the control.
     KernelV3,
 }

@@ -8,15 +8,18 @@ use kvm_ioctls::VmFd;
 use vgic_core::engine::{Injector, Wired};
 use vgic_core::gic::MsiFrame;
 use vgic_core::ids::Intid;
+use vgic_core::its::ItsConfig;
 use vgic_kvm::fdt::Phandles;
+use vgic_kvm::memory::VmMemory;
 use vgic_kvm::msi::{Msi, MsiInjector};
 use vgic_kvm::timer::Ppis;
-use vgic_kvm::{GicV2Map, KvmGic, Machine};
+use vgic_kvm::{GicV2Map, GicV3Map, KvmGic, Machine};
 use vm_fdt::FdtWriter;
 
 use crate::args::GicKind;
 use crate::kernel_gic::KernelGic;
 use crate::map;
+use crate::memory::Memory;
 
 /// A thread's handle for interrupts.
 pub(crate) trait IrqSender: Send {
@@ -76,13 +79,22 @@ pub(crate) enum Irqs {
 
 impl Irqs {
     /// Makes it. The kernel's wants the vCPUs to exist.
-    pub(crate) fn new(kind: GicKind, vm: &Arc<VmFd>, vcpus: u16) -> Result<Self> {
+    pub(crate) fn new(kind: GicKind, vm: &Arc<VmFd>, vcpus: u16, memory: &Memory) -> Result<Self> {
         let (first, count) = map::V2M_SPIS;
         Ok(match kind {
             GicKind::V2 => {
                 let msi = Some(MsiFrame { base: map::V2M, first, count });
                 let map = GicV2Map { distributor: map::GICD, cpu_interface: map::GICC, msi };
                 Self::User(Machine::gicv2(map, vcpus, map::SPIS)?.build(vm)?)
+            }
+            GicKind::V3 => {
+                let map = GicV3Map {
+                    distributor: map::GICD,
+                    redistributors: map::GICR,
+                    its: Some(ItsConfig::at(map::ITS)),
+                };
+                let memory = Arc::new(VmMemory(Arc::clone(memory)));
+                Self::User(Machine::gicv3(map, vcpus, map::SPIS, memory)?.build(vm)?)
             }
             GicKind::KernelV3 => {
                 let gic = KernelGic::new(vm, vcpus).context("the kernel's GICv3 with ITS")?;
@@ -119,6 +131,9 @@ impl Irqs {
 
     /// Whether MSIs carry DeviceIDs, so that PCI functions have to be mapped to them.
     pub(crate) fn has_its(&self) -> bool {
-        matches!(self, Self::Kernel(_))
+        match self {
+            Self::User(gic) => gic.gic().its(0).is_some(),
+            Self::Kernel(_) => true,
+        }
     }
 }

@@ -45,6 +45,11 @@ pub(crate) struct VcpuStats {
     gic_exits: u64,
     device_exits: u64,
     interrupted_exits: u64,
+    sysreg_exits: u64,
+    other_debug_exits: u64,
+    trap_calls: u64,
+    #[serde(skip)]
+    total: Total,
     acknowledges: u64,
     empty: u64,
     spurious: u64,
@@ -64,6 +69,15 @@ impl VcpuStats {
             gic_exits: run.gic_exits,
             device_exits: run.device_exits,
             interrupted_exits: run.interrupted_exits,
+            sysreg_exits: run.sysreg_exits,
+            other_debug_exits: run.other_debug_exits,
+            trap_calls: run.trap_calls,
+            total: Total {
+                interrupts: run.taken(),
+                exits: run.exits,
+                traps: run.sysreg_exits,
+                ioctls: run.calls(&line),
+            },
             acknowledges: run.acknowledges,
             empty: run.empty,
             spurious: run.spurious,
@@ -81,11 +95,46 @@ impl VcpuStats {
     pub(crate) fn add_ioctls(&self, to: &mut Ioctls) {
         to.kvm_run += self.exits;
         to.kvm_irq_line += self.driven;
-        to.other += self.power_queries + self.aborts;
+        to.other += self.trap_calls + self.power_queries + self.aborts;
     }
 
     pub(crate) fn of_kernel(counts: &KernelVcpu) -> Self {
         Self::new(counts.run_stats(), LineStats::default())
+    }
+}
+
+/// What interrupts have cost.
+#[derive(Clone, Copy, Default, Debug)]
+struct Total {
+    interrupts: u64,
+    exits: u64,
+    traps: u64,
+    ioctls: u64,
+}
+
+/// What an interrupt has cost on average: everything that all vCPUs did, divided by how many they took.
+#[derive(Serialize, PartialEq, Debug)]
+pub(crate) struct PerInterrupt {
+    interrupts: u64,
+    exits: f64,
+    /// Accesses to system registers of the CPU interface, which are debug exits.
+    traps: f64,
+    /// `KVM_RUN` included.
+    ioctls: f64,
+}
+
+impl PerInterrupt {
+    /// `None` if no interrupt was taken, or nobody has counted.
+    pub(crate) fn of(vcpus: &[VcpuStats]) -> Option<Self> {
+        let sum = |of: fn(&Total) -> u64| vcpus.iter().map(|vcpu| of(&vcpu.total)).sum::<u64>();
+        let interrupts = sum(|total| total.interrupts);
+        let each = |n: u64| (n as f64 / interrupts as f64 * 100.0).round() / 100.0;
+        (interrupts > 0).then(|| Self {
+            interrupts,
+            exits: each(sum(|total| total.exits)),
+            traps: each(sum(|total| total.traps)),
+            ioctls: each(sum(|total| total.ioctls)),
+        })
     }
 }
 
@@ -119,6 +168,32 @@ pub(crate) struct Report {
     pub(crate) ioctls: Ioctls,
     /// The doorbell's.
     pub(crate) storms: Vec<StormReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) per_interrupt: Option<PerInterrupt>,
     pub(crate) vcpus: Vec<VcpuStats>,
     pub(crate) engine: Vec<EngineStats>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_costs_what_all_vcpus_did() {
+        let run = RunStats {
+            exits: 10,
+            sysreg_exits: 6,
+            trap_calls: 20,
+            acknowledges: 4,
+            empty: 1,
+            ..RunStats::default()
+        };
+        let line = LineStats { driven: 5, ..LineStats::default() };
+        let busy = VcpuStats::new(run, line);
+        let idle =
+            VcpuStats::new(RunStats { exits: 2, ..RunStats::default() }, LineStats::default());
+        let cost = PerInterrupt { interrupts: 3, exits: 4.0, traps: 2.0, ioctls: 12.33 };
+        assert_eq!(PerInterrupt::of(&[busy, idle]), Some(cost));
+        assert_eq!(PerInterrupt::of(&[VcpuStats::default()]), None);
+    }
 }

@@ -20,7 +20,7 @@ use crate::irq::{self, Irqs};
 use crate::memory::{self, Memory};
 use crate::pci::transport::{Place, VirtioPci};
 use crate::pci::{Ecam, Function, Functions, Window};
-use crate::stats::{EngineStats, KernelVcpu, Report, VcpuStats};
+use crate::stats::{EngineStats, KernelVcpu, PerInterrupt, Report, VcpuStats};
 use crate::vcpu::{self, End, Running, Shared};
 use crate::virtio::{blk::Disk, rng::Rng};
 use crate::{boot, console, fdt, map};
@@ -110,7 +110,7 @@ impl DeviceMmio for DoorbellDevice {
 /// Runs a machine to its end.
 pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     let vm = Arc::new(open_kvm()?.create_vm().context("KVM_CREATE_VM")?);
-    if run.gic == GicKind::V2 {
+    if run.gic != GicKind::KernelV3 {
         // Before anything else can fail for the same reason.
         vgic_kvm::Machine::check_host(&vm)?;
     }
@@ -119,7 +119,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     let layout = boot::load(run, &memory)?;
     let create = |n| vcpu::create(&vm, n, layout.entry, layout.fdt);
     let vcpus: Vec<VcpuFd> = (0..run.smp).map(create).collect::<Result<_>>()?;
-    let irqs = Arc::new(Irqs::new(run.gic, &vm, run.smp)?);
+    let irqs = Arc::new(Irqs::new(run.gic, &vm, run.smp, &memory)?);
     let blob = fdt::write(run, &layout, &irqs)?;
     memory.write_slice(&blob, GuestAddress(layout.fdt)).context("no room for the device tree")?;
     let counts: Vec<_> = vcpus.iter().map(|_| Arc::new(KernelVcpu::default())).collect();
@@ -155,7 +155,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
         }
     };
     let (gic, kernel_msis) = match &*irqs {
-        Irqs::User(_) => ("v2", 0),
+        Irqs::User(_) => (if run.gic == GicKind::V3 { "v3" } else { "v2" }, 0),
         Irqs::Kernel(_) => ("kernel-v3", irq::msis()),
     };
     let (kvm_irq_line, kvm_signal_msi) = (irq::kernel_lines(), kernel_msis);
@@ -168,6 +168,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
         msis: irq::msis(),
         ioctls,
         storms,
+        per_interrupt: PerInterrupt::of(&vcpus),
         vcpus,
         engine,
     };

@@ -14,7 +14,7 @@ use vgic_kvm::core::ids::VcpuId;
 use vgic_kvm::error::open_kvm;
 use vgic_kvm::memory::VmMemory;
 use vgic_kvm::sysreg::kvm::{KvmCpu, breakpoints};
-use vgic_kvm::sysreg::{Cpu, Handled, Reg, TrapStats, Traps, Vectors};
+use vgic_kvm::sysreg::{Cpu, ExitFor, Handled, Reg, TrapStats, Traps, Vectors};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 std::arch::global_asm!(".pushsection .rodata", include_str!("guest.s"), ".popsection");
@@ -176,13 +176,20 @@ fn run(
     loop {
         let ran = vcpu.run();
         exits += 1;
+        let mut exit = ExitFor::Device;
         match ran? {
             VcpuExit::MmioWrite(DOORBELL, data) => {
                 let n = u32::from(data[0]);
                 phase(n, traps.as_ref().map(Traps::stats).unwrap_or_default(), exits);
             }
-            VcpuExit::MmioWrite(address, data) => cpu.write(address, data)?,
-            VcpuExit::MmioRead(address, data) => cpu.read(address, data)?,
+            VcpuExit::MmioWrite(address, data) => {
+                cpu.write(address, data)?;
+                exit = ExitFor::Frame;
+            }
+            VcpuExit::MmioRead(address, data) => {
+                cpu.read(address, data)?;
+                exit = ExitFor::Frame;
+            }
             VcpuExit::SystemEvent(..) => {
                 phase(u32::MAX, traps.as_ref().map(Traps::stats).unwrap_or_default(), exits);
                 return Ok(());
@@ -200,7 +207,7 @@ fn run(
             other => return Err(format!("{other:?}").into()),
         }
         if let Some(traps) = &mut traps {
-            traps.follow(&mut KvmCpu(vcpu))?;
+            traps.follow(&mut KvmCpu(vcpu), exit)?;
         }
     }
 }

@@ -1,9 +1,13 @@
 //! KVM's vCPUs.
 
-use kvm_ioctls::VmFd;
+use std::sync::Arc;
 
+use kvm_ioctls::{VcpuFd, VmFd};
+use vgic_core::memory::GuestMemory;
+
+use super::cpu::Icc;
+use super::trap::{ExitFor, Handled, TrapStats, Traps};
 use crate::Error;
-#[cfg(target_arch = "aarch64")]
 pub use vcpu::KvmCpu;
 
 /// `KVM_CAP_SET_GUEST_DEBUG` and `KVM_CAP_GUEST_DEBUG_HW_BPS`: the bindings of other architectures do not have the second one.
@@ -27,6 +31,81 @@ pub fn breakpoints(vm: &VmFd) -> Result<usize, Error> {
     match usize::try_from(check(CAP_GUEST_DEBUG_HW_BPS)) {
         Ok(n @ 1..) => Ok(n),
         _ => Err(Error::NoBreakpoints),
+    }
+}
+
+/// The traps of one of KVM's vCPUs, with the memory that its instructions are in.
+pub(crate) struct VcpuTraps {
+    traps: Traps,
+    memory: Arc<dyn GuestMemory>,
+    started: bool,
+}
+
+impl VcpuTraps {
+    pub(crate) fn new(traps: Traps, memory: Arc<dyn GuestMemory>) -> Self {
+        Self { traps, memory, started: false }
+    }
+
+    pub(crate) fn stats(&self) -> TrapStats {
+        self.traps.stats()
+    }
+
+    /// Before the vCPU is run.
+    pub(crate) fn start_once(&mut self, vcpu: &VcpuFd) -> Result<(), Error> {
+        if self.started { Ok(()) } else { self.start(vcpu) }
+    }
+
+    pub(crate) fn start(&mut self, vcpu: &VcpuFd) -> Result<(), Error> {
+        self.started = true;
+        self.traps.start(&mut KvmCpu(vcpu))
+    }
+
+    pub(crate) fn stop(&mut self, vcpu: &VcpuFd) -> Result<(), Error> {
+        self.traps.stop(&mut KvmCpu(vcpu))
+    }
+
+    pub(crate) fn follow(&mut self, vcpu: &VcpuFd, exit: ExitFor) -> Result<(), Error> {
+        self.traps.follow(&mut KvmCpu(vcpu), exit)
+    }
+
+    pub(crate) fn handle(
+        &mut self,
+        vcpu: &VcpuFd,
+        icc: &mut impl Icc,
+        syndrome: u64,
+    ) -> Result<Handled, Error> {
+        self.traps.handle(&mut KvmCpu(vcpu), icc, &*self.memory, syndrome)
+    }
+}
+
+/// On other architectures, KVM's vCPUs have no such registers.
+#[cfg(not(target_arch = "aarch64"))]
+mod vcpu {
+    use kvm_ioctls::VcpuFd;
+
+    use super::super::cpu::{Cpu, Debug, Reg};
+    use crate::Error;
+
+    /// A vCPU of KVM's.
+    #[derive(Debug)]
+    pub struct KvmCpu<'a>(pub &'a VcpuFd);
+
+    const REFUSED: Error = Error::WrongArchitecture(std::env::consts::ARCH);
+
+    impl Cpu for KvmCpu<'_> {
+        type Error = Error;
+
+        fn get(&mut self, _: Reg) -> Result<u64, Error> {
+            Err(REFUSED)
+        }
+
+        fn set(&mut self, _: Reg, _: u64) -> Result<(), Error> {
+            Err(REFUSED)
+        }
+
+        fn set_debug(&mut self, _: Option<&Debug>) -> Result<(), Error> {
+            Err(REFUSED)
+        }
     }
 }
 

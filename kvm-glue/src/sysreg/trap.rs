@@ -7,7 +7,7 @@ use super::breakpoints::{Breakpoints, Place};
 use super::cpu::{Counted, Cpu, Debug, Icc, Reg};
 use super::decode::{Access, Direction, decode};
 use super::exception::{First, at_el1, entry_pstate, pstate, vector};
-use super::fetch::{Fetcher, Trust};
+use super::fetch::Fetcher;
 use super::walk::Physical;
 
 /// Exception classes, of ESR_EL1 and of the syndrome of an exit.
@@ -56,6 +56,17 @@ impl Default for Vectors {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What a vCPU has exited for, if that is no debug exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExitFor {
+    /// An access to a frame of the interrupt controller: the distributor's, a redistributor's, an ITS's.
+    Frame,
+    /// An access to anything else.
+    Device,
+    /// Nothing that the guest has done: a signal, an output of the timer.
+    Nothing,
 }
 
 /// What is to be done after a debug exit.
@@ -163,12 +174,17 @@ impl Traps {
         cpu.set_debug(None)
     }
 
-    /// After each exit that is no debug exit: follows VBAR_EL1.
+    /// After each exit that is no debug exit: follows VBAR_EL1, and knows that the guest may have changed its tables.
     ///
     /// # Errors
     /// The vCPU's.
-    pub fn follow<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), C::Error> {
-        if matches!(self.mode, Mode::Off | Mode::First) {
+    pub fn follow<C: Cpu>(&mut self, cpu: &mut C, exit: ExitFor) -> Result<(), C::Error> {
+        if exit != ExitFor::Nothing {
+            self.fetcher.exited();
+        }
+        // A guest whose accesses arrive has its vectors. What sets up others, another kernel, sets the interrupt controller up as well.
+        let known = self.told.is_some() && exit != ExitFor::Frame;
+        if known || matches!(self.mode, Mode::Off | Mode::First) {
             return Ok(());
         }
         let mut calls = 0;
@@ -276,13 +292,13 @@ impl Traps {
         memory: &(impl Physical + ?Sized),
         elr: u64,
     ) -> Result<Option<Access>, C::Error> {
-        for trust in [Trust::Cached, Trust::Nothing] {
-            let found = self.fetcher.fetch(cpu, memory, elr, trust)?.and_then(decode);
-            if found.is_some() {
-                return Ok(found);
-            }
+        let found = self.fetcher.fetch(cpu, memory, elr)?.and_then(decode);
+        if found.is_some() {
+            return Ok(found);
         }
-        Ok(None)
+        // Is it the guest's own, or was it not found? This is rare enough to ask for everything.
+        self.fetcher.clear();
+        Ok(self.fetcher.fetch(cpu, memory, elr)?.and_then(decode))
     }
 
     fn tell(&mut self, table: u64) -> Handled {
@@ -305,7 +321,7 @@ impl Traps {
         memory: &(impl Physical + ?Sized),
         pc: u64,
     ) -> Result<(), C::Error> {
-        let access = self.fetcher.fetch(cpu, memory, pc, Trust::Tables)?.and_then(decode);
+        let access = self.fetcher.fetch(cpu, memory, pc)?.and_then(decode);
         if let Some(access) = access
             && perform(cpu, icc, access)?
         {
@@ -325,7 +341,9 @@ impl Traps {
         memory: &(impl Physical + ?Sized),
         pc: u64,
     ) -> Result<(), C::Error> {
-        let first = self.fetcher.fetch(cpu, memory, pc, Trust::Tables)?.and_then(First::decode);
+        let first = self.fetcher.fetch(cpu, memory, pc)?.and_then(First::decode);
+        // The exception was the guest's own, and who knows what it does about it.
+        self.fetcher.exited();
         let next = match first {
             Some(First::Room(size)) => {
                 // Exceptions to EL1 select SP_EL1.

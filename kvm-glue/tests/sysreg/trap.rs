@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use vgic_kvm::core::gic::SysReg;
-use vgic_kvm::sysreg::{Handled, Reg, TrapStats, Traps, Vectors};
+use vgic_kvm::sysreg::{ExitFor, Handled, Reg, TrapStats, Traps, Vectors};
 
 use crate::machine::*;
 
@@ -173,7 +173,7 @@ fn what_a_brk_leaves() {
     assert_eq!(note[3..6], [0xf200_beef, TEXT + 4, 0x9140_0005]);
 }
 
-/// Calls into the kernel for each access: seven for an UNDEF, four for a breakpoint of its own, one less with XZR.
+/// Calls into the kernel for each access that came as an UNDEF: seven, one less with XZR.
 #[test]
 fn what_an_access_costs() {
     let calls = |count: usize, word: u32| {
@@ -234,6 +234,10 @@ impl Loop {
         self.traps.handle(&mut self.machine, &mut self.device, &ram, syndrome).unwrap()
     }
 
+    fn exit(&mut self, exit: ExitFor) {
+        self.traps.follow(&mut self.machine, exit).unwrap();
+    }
+
     /// What one more access costs.
     fn cost(&mut self) -> u64 {
         let before = self.machine.calls;
@@ -255,8 +259,17 @@ fn accesses_that_are_made_often_are_cheap() {
     }
     let stats = guest.traps.stats();
     assert_eq!(stats.undefined, 32);
-    assert_eq!((guest.cost(), guest.cost()), (4, 4));
+    assert_eq!((guest.cost(), guest.cost()), (3, 3));
     assert_eq!(guest.traps.stats().direct, stats.direct + 2);
+    // After any other exit that the guest has caused, the tables are asked for once; after one for a frame, so are the vectors.
+    guest.exit(ExitFor::Device);
+    assert_eq!((guest.cost(), guest.cost()), (4, 3));
+    guest.exit(ExitFor::Nothing);
+    assert_eq!((guest.cost(), guest.cost()), (3, 3));
+    let calls = guest.machine.calls;
+    guest.exit(ExitFor::Frame);
+    assert_eq!(guest.machine.calls, calls + 1);
+    assert_eq!((guest.cost(), guest.cost()), (4, 3));
     // No exception, so nothing is clobbered.
     guest.machine.put(Reg::Elr, 0x1234);
     guest.cost();
@@ -271,12 +284,12 @@ fn accesses_that_are_made_often_are_cheap() {
 /// Other tables: the addresses are in another page, with other instructions.
 #[test]
 fn tables_that_change_are_followed() {
-    let with_others = |often: u64| {
+    let with_others = |often: u64, second: u32| {
         let mut guest = Loop::new(&[mrs(0, SysReg::ICC_IAR1_EL1)]);
         (0..=often).for_each(|_| _ = guest.go());
         assert_eq!(guest.device.log.len() as u64, often);
         let machine = &mut guest.machine;
-        machine.ram.load(0x8000_0000, &[UDF, mrs(0, SysReg::ICC_RPR_EL1), HLT]);
+        machine.ram.load(0x8000_0000, &[second, mrs(0, SysReg::ICC_RPR_EL1), HLT]);
         machine.ram.load(0x8000_1200, &vector(0, 2));
         machine.ram.store(0x2_0000 + (Loop::VA >> 39 & 511) * 8, 0x2_1003);
         machine.ram.store(0x2_1000, 0x8000_0401);
@@ -284,15 +297,23 @@ fn tables_that_change_are_followed() {
         machine.put(Reg::Ttbr1, 0x2_0000);
         guest
     };
-    // What the known page has there is no access, so it is not the right one.
-    let mut guest = with_others(1);
+    // What the known tables have there is no access, so they are not the right ones.
+    let mut guest = with_others(1, UDF);
     guest.machine.put(Reg::Pc, Loop::VA + 4);
     assert_eq!(guest.go(), Handled::Done);
     assert_eq!(guest.device.log[1..], [(SysReg::ICC_RPR_EL1, None)]);
     assert_eq!(guest.machine.run(), Stop::End);
 
+    // What they have there is another access. The guest has exited meanwhile.
+    let mut guest = with_others(1, mrs(0, SysReg::ICC_PMR_EL1));
+    guest.exit(ExitFor::Device);
+    guest.machine.put(Reg::Pc, Loop::VA);
+    assert_eq!(guest.go(), Handled::Done);
+    assert_eq!(guest.device.log[1..], [(SysReg::ICC_PMR_EL1, None)]);
+
     // An access with a breakpoint is no access any more, but an undefined instruction of the guest's own.
-    let mut guest = with_others(40);
+    let mut guest = with_others(40, UDF);
+    guest.exit(ExitFor::Device);
     guest.machine.put(Reg::Pc, Loop::VA);
     assert_eq!((guest.go(), guest.go()), (Handled::Done, Handled::Done));
     assert_eq!(guest.device.log.len(), 40);
@@ -345,19 +366,25 @@ fn vectors_are_followed_at_exits() {
     let mut traps = Traps::new(6, Arc::new(Vectors::new()));
     traps.start(&mut machine).unwrap();
     // Not before it has run.
-    traps.follow(&mut machine).unwrap();
+    traps.follow(&mut machine, ExitFor::Frame).unwrap();
     assert_eq!(machine.calls, 1);
     let Stop::Debug(step) = machine.run() else { panic!() };
     assert_eq!(traps.handle(&mut machine, &mut device, &ram, step), Ok(Handled::Done));
     // The guest sets its vectors, and exits for something else.
     machine.put(Reg::Vbar, VBAR);
-    traps.follow(&mut machine).unwrap();
+    traps.follow(&mut machine, ExitFor::Device).unwrap();
     let calls = machine.calls;
-    traps.follow(&mut machine).unwrap();
+    traps.follow(&mut machine, ExitFor::Device).unwrap();
     assert_eq!(machine.calls, calls + 1);
     let Stop::Debug(undefined) = machine.run() else { panic!() };
     assert_eq!(traps.handle(&mut machine, &mut device, &ram, undefined), Ok(Handled::NewTable));
     assert_eq!(device.log.len(), 1);
+    // It has its vectors; others come with another set-up of the interrupt controller.
+    let calls = machine.calls;
+    traps.follow(&mut machine, ExitFor::Device).unwrap();
+    assert_eq!(machine.calls, calls);
+    traps.follow(&mut machine, ExitFor::Frame).unwrap();
+    assert_eq!(machine.calls, calls + 1);
     traps.stop(&mut machine).unwrap();
     assert_eq!(machine.debug, None);
     assert_eq!(traps.handle(&mut machine, &mut device, &ram, undefined), Ok(Handled::NotOurs));

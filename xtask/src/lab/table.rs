@@ -87,9 +87,14 @@ const fn host(
     Guest { name, what, limit_seconds, on: On::Host { program, prepare: "", arguments } }
 }
 
-const fn host_linux(name: &'static str, what: &'static str, arguments: &'static str) -> Guest {
+const fn host_linux(
+    name: &'static str,
+    what: &'static str,
+    limit_seconds: u64,
+    arguments: &'static str,
+) -> Guest {
     let prepare = "dd if=/dev/zero of=$LAB/disk.img bs=1M count=16 2>/dev/null";
-    Guest { name, what, limit_seconds: 240, on: On::Host { program: VMM, prepare, arguments } }
+    Guest { name, what, limit_seconds, on: On::Host { program: VMM, prepare, arguments } }
 }
 
 const VMM: &str = "vgic-vmm";
@@ -121,6 +126,11 @@ const KERNEL_PAYLOAD: &str = payload!(
     "doorbell skip=spi-gates,spi-move-active,active-elsewhere,deep,split-many,split-elsewhere,lpi-unmap"
 );
 
+/// A storm whose threads wait for each MSI to be taken, so that none coalesces: what an LPI costs is in the reports.
+const STORM: &str = payload!("gicv3", "v3", 2, "doorbell tests=storm-paced storm=100000");
+const STORM_KERNEL: &str =
+    payload!("gicv3", "kernel-v3", 2, "doorbell tests=storm-paced storm=100000");
+
 /// `vgic-vmm` with Linux, a disk of a queue for each CPU, and a random number generator.
 macro_rules! linux_guest {
     ($gic:literal, $cpus:literal, $more:literal) => {
@@ -138,6 +148,19 @@ macro_rules! linux_guest {
         )
     };
 }
+
+/// `steps` is left out on our GICv3: the vCPU is debugged, and KVM takes MDSCR_EL1.SS away from a guest that is. A program that its debugger steps
+/// (PTRACE_SINGLESTEP) does not stop, so this check would wait for ever. BRKs work, and so do `signals` and `probes`.
+const LINUX_V3: &str = linux_guest!(
+    "v3",
+    2,
+    " lab.checks=boot,timer,ipi,queues,disk,affinity,hotplug,rebind,signals,probes"
+);
+const LINUX_V3_4: &str = linux_guest!(
+    "v3",
+    4,
+    " lab.checks=boot,timer,ipi,queues,disk,affinity,hotplug,rebind,signals,probes"
+);
 
 /// What `cargo xtask test` runs. The others are the guests on QEMU's GICs, and variants.
 pub(super) const GATE: &[&str] = &["probe", "gicv2", "gicv3-kernel", "linux-v2", "linux-kernel-v3"];
@@ -213,16 +236,41 @@ pub(super) const GUESTS: &[Guest] = &[
         payload!("gicv2", "v2", 1, "mmu=off"),
     ),
     host(
+        "gicv3",
+        "the GICv3 payload on our GICv3 and ITS, storms from the VMM included",
+        240,
+        VMM,
+        payload!("gicv3", "v3", 2, "doorbell"),
+    ),
+    host(
+        "gicv3-mmu-off",
+        "the same, MMU off, one CPU",
+        120,
+        VMM,
+        payload!("gicv3", "v3", 1, "mmu=off"),
+    ),
+    host("gicv3-storm", "100,000 LPIs of 1,024 events, each one taken", 480, VMM, STORM),
+    host(
         "gicv3-kernel",
-        "the GICv3 payload on the kernel's GICv3 and ITS: the control",
+        "the same payload on the kernel's GICv3 and ITS: the control",
         240,
         VMM,
         KERNEL_PAYLOAD,
     ),
-    host_linux("linux-v2", "Linux on our GICv2 and GICv2m", linux_guest!("v2", 2, "")),
+    host(
+        "gicv3-storm-kernel",
+        "the same LPIs on the kernel's GICv3 and ITS: the control",
+        240,
+        VMM,
+        STORM_KERNEL,
+    ),
+    host_linux("linux-v2", "Linux on our GICv2 and GICv2m", 240, linux_guest!("v2", 2, "")),
+    host_linux("linux-v3", "Linux on our GICv3 and ITS", 240, LINUX_V3),
+    host_linux("linux-v3-4", "the same on four CPUs", 600, LINUX_V3_4),
     host_linux(
         "linux-kernel-v3",
         "Linux on the kernel's GICv3 and ITS: the control",
+        240,
         linux_guest!("kernel-v3", 2, ""),
     ),
 ];
