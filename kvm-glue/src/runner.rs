@@ -266,9 +266,8 @@ impl Runner {
             // What comes from here on, a stop included, makes `enter` fail or calls the vCPU out; a stop that came before is seen here, even
             // if there is always something that keeps `enter` from succeeding.
             self.lines.look(self.cpu.id());
-            if self.stop.load(Ordering::Acquire) {
-                // Acquire: pairs with `Stop::stop`. Cleared, so that the vCPU can be run again.
-                self.stop.store(false, Ordering::Relaxed);
+            // AcqRel: pairs with `Stop::stop`. Cleared, so that the vCPU can be run again; the load spares most turns the write.
+            if self.stop.load(Ordering::Relaxed) && self.stop.swap(false, Ordering::AcqRel) {
                 return Ok(Exit::Stopped);
             }
             if !self.enter() {
