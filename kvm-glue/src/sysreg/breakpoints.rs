@@ -75,13 +75,15 @@ impl Breakpoints {
     }
 
     /// An access has come to a table. Those that none has come to make room: that of a reset, for one. If they are in use after all, they
-    /// are met again. Returns whether there were any.
+    /// are met again. So do accesses: the table may be another kernel's, with its text elsewhere. Returns whether there were any.
     pub(super) fn prove(&mut self, vbar: u64) -> bool {
         let found = self.tables.iter_mut().find(|table| table.address == vbar && !table.proven);
         let Some(table) = found else { return false };
         table.proven = true;
-        let before = self.tables.len();
+        let before = self.tables.len() + self.accesses.len();
         self.tables.retain(|table| table.proven);
+        self.accesses.clear();
+        self.candidates.clear();
         self.tables.len() < before
     }
 
@@ -188,7 +190,12 @@ mod tests {
         all.add_table(0x1000);
         assert!(all.prove(0x1000) && !all.prove(0x1000));
         assert_eq!(set(&all), [0x1200, 0x1000]);
-        // Another kernel, and what it had before.
+        // Another kernel, what it had before, and where its text was.
+        assert!(often(&mut all, 0x8000));
+        assert_eq!(set(&all), [0x1200, 0x1000, 0x8000]);
+        all.add_table(0x2000);
+        assert!(all.prove(0x2000));
+        assert_eq!(set(&all), [0x1200, 0x2200, 0x2000]);
         all.add_table(0x2000);
         assert!(!all.prove(0x2000));
         all.add_table(0x3000);

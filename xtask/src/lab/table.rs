@@ -264,9 +264,9 @@ pub(super) const GUESTS: &[Guest] = &[
         VMM,
         STORM_KERNEL,
     ),
-    host_linux("linux-v2", "Linux on our GICv2 and GICv2m", 240, linux_guest!("v2", 2, "")),
-    host_linux("linux-v3", "Linux on our GICv3 and ITS", 240, LINUX_V3),
-    host_linux("linux-v3-4", "the same on four CPUs", 600, LINUX_V3_4),
+    host_linux("linux-v2", "Linux on our GICv2 and GICv2m", 400, linux_guest!("v2", 2, "")),
+    host_linux("linux-v3", "Linux on our GICv3 and ITS", 400, LINUX_V3),
+    host_linux("linux-v3-4", "the same on four CPUs", 900, LINUX_V3_4),
     host_linux(
         "linux-kernel-v3",
         "Linux on the kernel's GICv3 and ITS: the control",
