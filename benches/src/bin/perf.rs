@@ -36,6 +36,14 @@ enum Command {
         /// The directory of the second
         after: PathBuf,
     },
+    /// Does one path so and so often and nothing else, for a program that counts instructions; without a path, names those that are counted
+    Steps {
+        /// GROUP: PATH: WHO
+        path: Option<String>,
+        /// How often
+        #[arg(default_value_t = 1)]
+        calls: u32,
+    },
     /// Writes report.md and the pictures of a report.json once more
     Render {
         /// The report's directory
@@ -80,8 +88,23 @@ fn main() -> Result<()> {
             print!("{}", compare::compare(&read(&before)?, &read(&after)?));
             Ok(())
         }
+        Command::Steps { path: None, .. } => {
+            paths::COUNTED.iter().for_each(|(name, calls)| println!("{calls} {name}"));
+            Ok(())
+        }
+        Command::Steps { path: Some(path), calls } => steps(&path, calls),
         Command::Render { report } => write(&read(&report)?, &report),
     }
+}
+
+fn steps(name: &str, calls: u32) -> Result<()> {
+    let all = paths::all(None);
+    let path = all
+        .iter()
+        .find(|path| format!("{}: {}: {}", path.key.group, path.key, path.who) == name)
+        .with_context(|| format!("there is no path {name:?}"))?;
+    (path.make)()?(calls)?;
+    Ok(())
 }
 
 fn run(args: &RunArgs) -> Result<()> {

@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::data::Report;
 use super::operations::Operation;
 use super::path::thousands;
-use super::paths::{NOTHING_TAKEN, ONE_TAKEN, SHIPPED};
+use super::paths::{NOTHING_TAKEN, ONE_TAKEN};
 use super::stats::Spread;
 
 const SIZE: (u32, u32) = (900, 520);
@@ -98,6 +98,10 @@ fn draw(title: &str, size: (u32, u32), f: impl FnOnce(&Area<'_>) -> Drawn) -> Re
 }
 
 fn chart(title: &str, x: Axis, y: Axis, lines: &[Line]) -> Result<String> {
+    if lines.iter().all(|line| line.points.is_empty()) {
+        // Not measured, and an axis without numbers has no end.
+        return Ok(String::new());
+    }
     let rows = lines.len().div_ceil(2) as i32;
     let size = (SIZE.0, SIZE.1 + (ROW * rows) as u32);
     draw(title, size, |root| {
@@ -297,7 +301,7 @@ pub fn all(
         |ns| 1e3 / ns,
     );
     let mapped = Axis::log("events mapped");
-    Ok(vec![
+    let mut all = vec![
         (
             "entry.svg",
             "What an entry and the exit after it cost, over what is pending",
@@ -317,10 +321,7 @@ pub fn all(
             )?,
         ),
         ("memory.svg", "Memory over mapped LPIs", memory(report)?),
-    ])
-    .map(|mut all| {
-        all.retain(|(_, _, svg)| svg.contains("<polyline") || svg.contains("<rect"));
-        let _ = SHIPPED;
-        all
-    })
+    ];
+    all.retain(|(_, _, svg)| !svg.is_empty());
+    Ok(all)
 }

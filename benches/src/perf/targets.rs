@@ -93,7 +93,7 @@ pub fn all(report: &Report) -> Vec<Target> {
         "lpi-storm, every shape: at least 5 million injections/s",
         slowest.map(|(m, flags)| (format!("the least is {m:.1} million/s ({flags})"), m >= 5.0)),
     ));
-    let many = storms().find(|storm| storm.shape == (1, 1, 1024) && storm.paced);
+    let many = storms().find(|storm| storm.shape == (1, 1, 1024) && !storm.paced);
     targets.push(target(
         "one injector to one vCPU over 1,024 events: at least 5 million delivered/s",
         many.and_then(|s| median(&s.delivered)).map(|m| (format!("{m:.2} million/s"), m >= 5.0)),
