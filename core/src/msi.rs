@@ -163,13 +163,16 @@ impl<R: Reclaim> MsiDomain<R> {
 /// until the route is used again or dropped. It can be sent to another thread, but not shared.
 pub struct MsiRoute<R: Reclaim = Slots> {
     slot: HeldSlot<Irq>,
-    /// What the slot held last: a `Kept` that was given up; and its pending bit.
-    kept: Cell<Option<(NonNull<Irq>, NonNull<PendingWord>, Lane)>>,
+    /// What the slot held last.
+    kept: Cell<Option<KeptRaw>>,
     /// Keeps the slot where it is, until it is collected. `None` only while this is dropped.
     hold: Option<Box<Hold>>,
     /// Last: what the others point to is kept alive by this.
     pub(crate) shared: Arc<Shared<R>>,
 }
+
+/// A `Kept` that was given up, and where the pending bit of its LPI is.
+type KeptRaw = (NonNull<Irq>, NonNull<PendingWord>, Lane);
 
 /// What a route holds: a slot of its device's tree of events. Made with the route, so that dropping one allocates nothing;
 /// given up through the graveyard, as releasing a slot can prune the tree.
@@ -227,7 +230,7 @@ impl<R: Reclaim> MsiRoute<R> {
         now
     }
 
-    fn end(&self, kept: Option<(NonNull<Irq>, NonNull<PendingWord>, Lane)>) {
+    fn end(&self, kept: Option<KeptRaw>) {
         if let Some((kept, ..)) = kept
             && !cfg!(mutant = "kept_without_reference")
         {

@@ -73,8 +73,7 @@ impl Mail {
     /// Takes everything out, oldest first.
     #[inline]
     pub fn drain(&mut self, mut f: impl FnMut(u32)) {
-        let mut mail = self.mailbox.drain();
-        while let Some(posted) = mail.next() {
+        for posted in self.mailbox.drain() {
             let irq = posted.into_raw();
             // SAFETY: freed only when this is dropped.
             let n = unsafe { irq.as_ref() }.intid().0 - LPI_BASE;

@@ -141,7 +141,9 @@ fn main() -> ExitCode {
         Command::Oracle(args) => oracle::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Perf(args) => perf::run(&args),
-        Command::Count(args) => perf::count(args.update),
+        Command::Count(args) => {
+            perf::count(if args.update { perf::Mode::Update } else { perf::Mode::Check })
+        }
         Command::Asan => Step::Asan.run(),
         Command::Tsan => Step::Tsan.run(),
         Command::Miri(args) => sanitizers::miri(&passed_on(args.args, args.test_args)),

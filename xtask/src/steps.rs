@@ -50,7 +50,7 @@ impl Step {
             Self::Shuttle => shuttle::run(),
             Self::Storm => storm::run(),
             Self::Perf => perf::smoke(),
-            Self::Count => perf::count(false),
+            Self::Count => perf::count(perf::Mode::Gate),
             Self::Oracle => oracle::run(&oracle::OracleArgs::default()),
             Self::Lab => lab::gate(),
             Self::Asan => sanitizers::asan(),

@@ -111,8 +111,8 @@ fn run(args: &RunArgs) -> Result<()> {
     let (start, before) = (Instant::now(), load());
     let rounds = if args.quick { 2 } else { args.rounds };
     let ms = Duration::from_millis;
-    let round = if args.quick { Duration::from_micros(100) } else { ms(5) };
-    let pace = Pace { rounds, round };
+    let slice = if args.quick { Duration::from_micros(50) } else { ms(1) };
+    let pace = Pace { rounds, slice };
     let mut missing = Vec::new();
     let peer = args.peer.as_deref().map(Peer::start).transpose()?;
     if peer.is_none() {

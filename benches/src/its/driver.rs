@@ -133,7 +133,8 @@ impl<E: Engine> Driver<E> {
     /// # Errors
     /// If a command has no effect.
     pub fn build(&mut self, devices: u32, events: u32) -> Result<(), Error> {
-        let room = QUEUE_SIZE / COMMAND_SIZE - 2;
+        // For a MAPD, a MAPTI and a SYNC; and a queue that is full looks empty.
+        let room = QUEUE_SIZE / COMMAND_SIZE - 4;
         let mut waiting = 0;
         for device in (0..devices).map(DeviceId) {
             let (size, itt) = (self.layout.event_bits - 1, self.layout.itt(device));
@@ -146,7 +147,7 @@ impl<E: Engine> Driver<E> {
                 let collection = collection(vcpu);
                 self.put(Command::Mapti { device, event: EventId(event), intid, collection });
                 waiting += 1;
-                if waiting == room {
+                if waiting >= room {
                     self.put(Command::Sync(processor(vcpu)));
                     self.ring().map_err(unexpected)?;
                     waiting = 0;

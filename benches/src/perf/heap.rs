@@ -67,7 +67,8 @@ fn bytes_of<T>(f: impl FnOnce() -> Result<T>) -> Result<u64> {
     ON.store(false, Ordering::Relaxed);
     let bytes = BYTES.load(Ordering::Relaxed);
     drop(kept?);
-    u64::try_from(bytes).context("less than nothing is left: is the counting allocator in place?")
+    anyhow::ensure!(bytes != 0, "nothing was allocated: is the counting allocator in place?");
+    u64::try_from(bytes).context("less than nothing is left")
 }
 
 fn config(lpis: u32, per_device: u32) -> Config {

@@ -66,7 +66,8 @@ fn head(text: &mut String, about: &About) {
     let _ = writeln!(
         text,
         "{}, Linux {}, {}; {}. {} rounds of each figure, in {:.0} minutes. Load of the last minute: {:.1} before, {:.1} after, of which \
-         one is the run itself: on a machine that others use too, the minimum is what the code costs, and the maximum what they cost.\n",
+         one is the run itself: on a machine that others use too, the minimum is what the code costs, and the maximum what they cost. A round is the \
+         quickest of five slices of a millisecond or of one call; storms and churn are as they are.\n",
         about.machine,
         about.kernel,
         about.compiler,
@@ -236,7 +237,7 @@ fn churn(text: &mut String, churn: &[Churn]) {
             c.remaps,
             of(c.rate.iter().map(|r| r.0)),
             of(c.rate.iter().map(|r| r.1)),
-            of(c.rate.iter().map(|r| r.1 / r.0)),
+            of(c.rate.iter().filter(|r| r.0 > 0.0).map(|r| r.1 / r.0)),
         );
     }
     text.push('\n');

@@ -126,7 +126,8 @@ pub fn all(report: &Report) -> Vec<Target> {
         }),
     ));
     for churn in report.churn.iter().filter(|churn| churn.who.starts_with(SHIPPED)) {
-        let kept: Vec<f64> = churn.rate.iter().map(|(calm, churned)| churned / calm).collect();
+        let kept: Vec<f64> =
+            churn.rate.iter().filter(|r| r.0 > 0.0).map(|(calm, churned)| churned / calm).collect();
         targets.push(target(
             format!("1,000 remaps per second cost at most 20 % ({})", churn.who),
             median(&kept).map(|kept| {
