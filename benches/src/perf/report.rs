@@ -67,7 +67,7 @@ fn head(text: &mut String, about: &About) {
         text,
         "{}, Linux {}, {}; {}. {} rounds of each figure, in {:.0} minutes. Load of the last minute: {:.1} before, {:.1} after, of which \
          one is the run itself: on a machine that others use too, the minimum is what the code costs, and the maximum what they cost. A round is the \
-         quickest of five slices of a millisecond or of one call; storms and churn are as they are.\n",
+         quickest of five slices of a millisecond, or of one call, or of as many calls as LPIs are mapped; storms and churn are as they are.\n",
         about.machine,
         about.kernel,
         about.compiler,
