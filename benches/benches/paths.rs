@@ -1,90 +1,46 @@
-//! The paths of injection, entry and exit, one group each, engine beside engine. `path-cost` gives the same in
-//! read-modify-writes, interleaved.
+//! Every path that `cargo xtask perf` measures, as criterion benchmarks: `cargo bench --bench paths -- "full cycle"`.
+//!
+//! A report interleaves those who do the same; criterion measures one after the other, and compares with its own last run.
 
-#![allow(missing_docs)] // criterion's macros
+use std::time::Duration;
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
-use vgic_benches::cost::Bench;
-use vgic_benches::frames::FrameBench;
-use vgic_core::Vgic;
-use vgic_core::engine::Engine;
-use vgic_core::gic::Model;
-use vgic_core::locked::LockedVgic;
-use vgic_core::reclaim::{Epoch, Slots};
+use criterion::{BenchmarkId, Criterion};
+use vgic_benches::perf::paths;
 
-/// Runs `f` for each engine.
-macro_rules! each_engine {
-    ($f:ident($($arg:expr),*)) => {
-        $f::<Vgic<Slots>>("lockfree", $($arg),*);
-        $f::<Vgic<Epoch>>("lockfree-crossbeam", $($arg),*);
-        $f::<LockedVgic>("locked", $($arg),*);
-    };
-}
+/// Calls that are made at a time, so that criterion's counts fit.
+const MOST: u64 = 1 << 20;
 
-fn bench<E: Engine>(lpis: u32) -> Bench<E> {
-    Bench::new(lpis).expect("room for the LPIs")
-}
-
-fn coalesced<E: Engine>(name: &str, group: &mut BenchmarkGroup<'_, WallTime>, lpis: u32) {
-    let mut b = bench::<E>(lpis);
-    b.pend(lpis as usize);
-    let domain = b.domain();
-    group.bench_function(BenchmarkId::new(format!("{name}/route"), lpis), |run| {
-        run.iter(|| b.coalesced_by_route());
-    });
-    group.bench_function(BenchmarkId::new(format!("{name}/event"), lpis), |run| {
-        run.iter(|| b.coalesced_by_event(&domain));
-    });
-}
-
-fn cycle<E: Engine>(name: &str, group: &mut BenchmarkGroup<'_, WallTime>, lpis: u32) {
-    let mut b = bench::<E>(lpis);
-    group.bench_function(BenchmarkId::new(name, lpis), |run| run.iter(|| b.cycle()));
-}
-
-fn entry<E: Engine>(name: &str, group: &mut BenchmarkGroup<'_, WallTime>, pending: u32) {
-    let mut b = bench::<E>(pending.max(1));
-    b.pend(pending as usize);
-    group.bench_function(BenchmarkId::new(name, pending), |run| {
-        if pending == 0 {
-            run.iter(|| b.idle_entry());
-        } else {
-            run.iter(|| b.entry_with_pending());
+fn main() {
+    let mut criterion = Criterion::default()
+        .measurement_time(Duration::from_secs(1))
+        .warm_up_time(Duration::from_millis(200))
+        .sample_size(20)
+        .configure_from_args();
+    let mut all = paths::all(None);
+    while let Some(first) = all.first() {
+        let name = first.key.group.clone();
+        let (now, later) = all.into_iter().partition::<Vec<_>, _>(|path| path.key.group == name);
+        let mut group = criterion.benchmark_group(&name);
+        for path in now {
+            let id = BenchmarkId::new(path.key.to_string(), path.who);
+            // Made at the first call: a filter may leave it out.
+            let mut kernel = None;
+            group.bench_function(id, |bencher| {
+                bencher.iter_custom(|calls| {
+                    let kernel = kernel
+                        .get_or_insert_with(|| (path.make)().expect("what the path needs is made"));
+                    let (mut left, mut time) = (calls, Duration::ZERO);
+                    while left > 0 {
+                        let now = left.min(MOST);
+                        time += kernel(now as u32).expect("it can be done");
+                        left -= now;
+                    }
+                    time
+                });
+            });
         }
-    });
+        group.finish();
+        all = later;
+    }
+    criterion.final_summary();
 }
-
-fn registers<E: Engine>(name: &str, group: &mut BenchmarkGroup<'_, WallTime>, model: Model) {
-    let mut b = FrameBench::<E>::new(model).expect("a machine");
-    group
-        .bench_function(format!("{name}/{model:?}/ISENABLER write"), |run| run.iter(|| b.enable()));
-    group.bench_function(format!("{name}/{model:?}/IAR read"), |run| run.iter(|| b.spurious()));
-    group.bench_function(format!("{name}/{model:?}/SPI cycle"), |run| run.iter(|| b.cycle()));
-}
-
-fn all(c: &mut Criterion) {
-    let mut group = c.benchmark_group("coalesced injection");
-    for lpis in [1, 1024] {
-        each_engine!(coalesced(&mut group, lpis));
-    }
-    group.finish();
-    let mut group = c.benchmark_group("registers");
-    for model in [Model::V2, Model::V3] {
-        each_engine!(registers(&mut group, model));
-    }
-    group.finish();
-    let mut group = c.benchmark_group("full cycle");
-    for lpis in [1, 1024] {
-        each_engine!(cycle(&mut group, lpis));
-    }
-    group.finish();
-    let mut group = c.benchmark_group("entry with pending");
-    for pending in [0, 16, 1024] {
-        each_engine!(entry(&mut group, pending));
-    }
-    group.finish();
-}
-
-criterion_group!(benches, all);
-criterion_main!(benches);

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use vgic_core::engine::{
@@ -19,8 +19,11 @@ pub const LRS: usize = 4;
 
 const DEVICE: DeviceId = DeviceId(8);
 
+/// Most injections of a batch, after which the vCPU takes them.
+const BATCH: u32 = 256;
+
 /// A host with one thread: nobody needs to be woken.
-struct NoKick;
+pub(crate) struct NoKick;
 
 impl Kick for NoKick {
     fn kick(&self, _: VcpuId) {}
@@ -38,17 +41,19 @@ pub struct Bench<E: Engine> {
 }
 
 impl<E: Engine> Bench<E> {
-    /// A VM with `lpis` LPIs mapped.
+    /// A VM with `lpis` LPIs mapped, and with room for one more.
     ///
     /// # Errors
     /// Whatever the engine says.
     pub fn new(lpis: u32) -> Result<Self, Error> {
         let config = Config {
-            lpis: lpis.max(1),
-            max_lpis: lpis.max(1),
-            max_events: lpis.max(1),
-            event_bits: 17,
-            ..Config::with_vcpus(1)
+            lpis: lpis + 1,
+            // What is unmapped counts until it is reclaimed.
+            max_lpis: lpis + 4096,
+            max_events: lpis + 1,
+            device_bits: 8,
+            event_bits: 20,
+            ..Config::with_vcpus(2)
         };
         let engine = E::new(&config, Arc::new(NoKick))?;
         let mut vcpu = engine.vcpu(VcpuId(0))?;
@@ -64,10 +69,9 @@ impl<E: Engine> Bench<E> {
         Ok(Self { vcpu, injector, routes, msi, guest: Guest::new(LRS), engine, next: 1 })
     }
 
-    /// Heap bytes for each mapped LPI, as the engine counts them.
-    pub fn bytes_per_lpi(&self) -> f64 {
-        let usage = self.engine.usage();
-        usage.bytes as f64 / usage.lpis.max(1) as f64
+    /// The engine.
+    pub fn engine(&self) -> &E {
+        &self.engine
     }
 
     /// Makes the first `n` LPIs pending.
@@ -129,6 +133,77 @@ impl<E: Engine> Bench<E> {
         assert_eq!(self.injector.inject_route(route), Injected::Pending);
     }
 
+    /// Batches of injections of LPIs that are not pending, by route or by device and event; only they are timed, not the
+    /// entries in which they are taken afterwards.
+    pub fn first(
+        &mut self,
+        calls: u32,
+        by_event: Option<&<E::Msi as MsiControl>::Domain>,
+    ) -> Duration {
+        let lpis = self.routes.len() as u32;
+        let (mut time, mut left) = (Duration::ZERO, calls);
+        while left > 0 {
+            let batch = lpis.min(BATCH).min(left);
+            let from = self.pick() as u32;
+            let start = Instant::now();
+            for n in 0..batch {
+                let n = (from + n) % lpis;
+                let injected = match by_event {
+                    None => self.injector.inject_route(&self.routes[n as usize]),
+                    Some(domain) => self.injector.inject(domain, DEVICE, EventId(n)),
+                };
+                assert_eq!(injected, Injected::Pending);
+            }
+            time += start.elapsed();
+            for _ in 0..batch {
+                self.take_one();
+            }
+            left -= batch;
+        }
+        time
+    }
+
+    /// Entry, acknowledge, end, exit.
+    fn take_one(&mut self) {
+        self.vcpu.flush(self.guest.lrs());
+        let Some(intid) = self.guest.acknowledge() else { panic!("something is pending") };
+        self.guest.end(intid);
+        self.vcpu.fold(self.guest.lrs());
+    }
+
+    /// An injection for a device that there is not.
+    #[inline]
+    pub fn unmapped(&self, domain: &<E::Msi as MsiControl>::Domain) {
+        let injected = self.injector.inject(domain, DeviceId(DEVICE.0 + 1), EventId(0));
+        assert_eq!(injected, Injected::Unmapped);
+    }
+
+    /// Maps one more LPI, and unmaps it.
+    #[inline]
+    pub fn map_and_unmap(&mut self) {
+        let n = self.routes.len() as u32;
+        let (event, intid) = (EventId(n), Intid(LPI_BASE + n));
+        let mapped = self.msi.map(DEVICE, event, intid, VcpuId(0), LpiConfig::enabled(0xa0));
+        mapped.expect("there is room");
+        self.msi.unmap(DEVICE, event).expect("it is mapped");
+    }
+
+    /// Moves an LPI, pending or not, to the other vCPU and back.
+    #[inline]
+    pub fn move_there_and_back(&mut self) {
+        let event = EventId(self.pick() as u32);
+        for vcpu in [VcpuId(1), VcpuId(0)] {
+            self.msi.retarget(DEVICE, event, vcpu).expect("it is mapped");
+        }
+    }
+
+    /// Where an LPI is delivered to: a look-up by INTID.
+    #[inline]
+    pub fn look_up(&mut self) {
+        let n = self.pick() as u32;
+        assert_eq!(self.msi.target_of(Intid(LPI_BASE + n)), Some(VcpuId(0)));
+    }
+
     /// An entry with nothing to do.
     #[inline]
     pub fn idle_entry(&mut self) {
@@ -137,13 +212,20 @@ impl<E: Engine> Bench<E> {
     }
 }
 
-/// Nanoseconds of one call, over `n` calls.
-pub fn ns_per_call(n: u32, mut f: impl FnMut()) -> f64 {
+/// How long `n` calls take.
+#[inline]
+pub fn time_of(n: u32, mut f: impl FnMut()) -> Duration {
     let start = Instant::now();
     for _ in 0..n {
         f();
     }
-    start.elapsed().as_nanos() as f64 / f64::from(n)
+    start.elapsed()
+}
+
+/// Nanoseconds of one call, over `n` calls.
+#[inline]
+pub fn ns_per_call(n: u32, f: impl FnMut()) -> f64 {
+    time_of(n, f).as_nanos() as f64 / f64::from(n)
 }
 
 /// One uncontended atomic read-modify-write, in nanoseconds.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use vgic_core::engine::{Engine, Injector, Kick, Wired};
+use vgic_core::engine::{Engine, Injector, Wired};
 use vgic_core::gic::{Affinity, Gic, GicCpu, Model, Setup, SetupError, SysReg};
-use vgic_core::ids::{Intid, VcpuId};
+use vgic_core::ids::Intid;
+
+use crate::cost::NoKick;
 
 const GICD: u64 = 0x0800_0000;
 const GICC: u64 = 0x0801_0000;
@@ -12,13 +14,6 @@ const GICR: u64 = 0x080a_0000;
 
 /// The SPI that is enabled, made pending, taken and ended.
 const SPI: u32 = 40;
-
-/// A host with one thread: nobody needs to be woken.
-struct NoKick;
-
-impl Kick for NoKick {
-    fn kick(&self, _: VcpuId) {}
-}
 
 /// A controller with one vCPU, which runs.
 pub struct FrameBench<E: Engine> {
@@ -129,6 +124,61 @@ impl<E: Engine> FrameBench<E> {
             Model::V3 => {
                 self.cpu.icc_write(SysReg::ICC_SGI1R_EL1, 1).expect("it can be written");
             }
+        }
+    }
+}
+
+/// A GICv3 of which one vCPU sends SGIs to all others.
+pub struct FanOut<E: Engine> {
+    cpus: Vec<GicCpu<E>>,
+    /// What ICC_SGI1R_EL1 is written with.
+    sgi: u64,
+}
+
+impl<E: Engine> FanOut<E> {
+    /// With `targets` other vCPUs, 1 to 15.
+    ///
+    /// # Errors
+    /// Whatever the engine says.
+    pub fn new(targets: u32) -> Result<Self, SetupError> {
+        let mut setup = Setup::new(40);
+        setup.create(Model::V3)?;
+        setup.set_lrs(4)?;
+        let ids: Vec<_> =
+            (0..=targets).map(|n| setup.add_vcpu(Affinity(n))).collect::<Result<_, _>>()?;
+        setup.set_distributor(GICD)?;
+        setup.add_redistributors(GICR, targets + 1)?;
+        let gic: Gic<E> = setup.init(Arc::new(NoKick))?;
+        let mut cpus: Vec<_> = ids.into_iter().map(|id| gic.cpu(id)).collect::<Result<_, _>>()?;
+        for (n, cpu) in cpus.iter_mut().enumerate() {
+            cpu.power_on();
+            let redist = GICR + 0x2_0000 * n as u64;
+            for (address, value) in [
+                (GICD, 3),
+                (redist + 0x14, 0),
+                (redist + 0x1_0080, u32::MAX),
+                (redist + 0x1_0100, 0xffff),
+            ] {
+                cpu.write(address, &value.to_le_bytes()).expect("a word");
+            }
+            for (reg, value) in [(SysReg::ICC_PMR_EL1, 0xff), (SysReg::ICC_IGRPEN1_EL1, 1)] {
+                cpu.icc_write(reg, value).expect("it can be written");
+            }
+            cpu.enter();
+        }
+        // INTID 3; the target list is Aff0 1 up.
+        Ok(Self { cpus, sgi: 3 << 24 | ((1 << targets) - 1) << 1 })
+    }
+
+    /// One write, and an entry, IAR, EOIR and exit at each target.
+    pub fn send_and_take(&mut self) {
+        let Some((sender, targets)) = self.cpus.split_first_mut() else { return };
+        sender.icc_write(SysReg::ICC_SGI1R_EL1, self.sgi).expect("it can be written");
+        for cpu in targets {
+            cpu.enter();
+            assert_eq!(cpu.icc_read(SysReg::ICC_IAR1_EL1).expect("it can be read"), 3);
+            cpu.icc_write(SysReg::ICC_EOIR1_EL1, 3).expect("it can be written");
+            cpu.exit();
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod cost;
 pub mod frames;
 pub mod host;
 pub mod its;
+pub mod perf;
 pub mod rng;
 pub mod storm;
 

@@ -189,7 +189,8 @@ impl Hub {
     /// Makes sure that a vCPU looks at the interrupt again. Returns whether the interrupt still lives.
     ///
     /// The caller sees it under a pin, or holds a reference to it.
-    #[inline]
+    // Small enough to be a part of every injection: what hosts that take offers need is out of line.
+    #[inline(always)]
     #[track_caller]
     pub(crate) fn attend(&self, irq: &Irq) -> bool {
         match irq.signal() {
@@ -238,6 +239,7 @@ impl Hub {
     }
 
     /// Posts an interrupt for a host that takes offers.
+    #[inline(never)]
     fn post_and_announce(&self, posted: Posted, to: VcpuId, irq: &Irq) {
         let (mut posted, mut to) = (posted, to);
         while let Push::Closed(back) = self.vcpu(to).mailbox.push(posted) {
@@ -274,6 +276,7 @@ impl Hub {
     /// in the end, and after it has been posted; so a look may conclude that there is nothing to tell.
     ///
     /// The caller sees the interrupt under a pin, or holds a reference to it.
+    #[inline(never)]
     fn announce(&self, irq: &Irq) {
         if !cfg!(mutant = "announce_without_fence") {
             fence(Ordering::SeqCst);

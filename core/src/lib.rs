@@ -7,6 +7,8 @@ mod bitmap;
 mod block;
 mod collect;
 mod control;
+#[cfg(all(feature = "count-ops", not(any(loom, shuttle))))]
+pub mod counted;
 pub mod counters;
 pub mod cpuif;
 pub mod engine;
@@ -27,6 +29,8 @@ mod mailbox;
 pub mod memory;
 mod mmio;
 mod msi;
+#[cfg(all(feature = "probe", not(any(loom, shuttle))))]
+pub mod probe;
 mod ready;
 pub mod reclaim;
 mod refcount;

@@ -16,7 +16,7 @@ use core::cell::Cell;
 use core::ops::ControlFlow;
 use core::ptr::{self, NonNull};
 
-use crate::bitmap::BLOCK;
+use crate::bitmap::{BLOCK, Lane, PendingWord};
 use crate::control::Control;
 use crate::engine::{Error, LpiConfig, LpiPlace, LpiState, MsiControl};
 use crate::graveyard::Graveyard;
@@ -163,13 +163,16 @@ impl<R: Reclaim> MsiDomain<R> {
 /// until the route is used again or dropped. It can be sent to another thread, but not shared.
 pub struct MsiRoute<R: Reclaim = Slots> {
     slot: HeldSlot<Irq>,
-    /// What the slot held last: a `Kept` that was given up.
-    kept: Cell<Option<NonNull<Irq>>>,
+    /// What the slot held last.
+    kept: Cell<Option<KeptRaw>>,
     /// Keeps the slot where it is, until it is collected. `None` only while this is dropped.
     hold: Option<Box<Hold>>,
     /// Last: what the others point to is kept alive by this.
     pub(crate) shared: Arc<Shared<R>>,
 }
+
+/// A `Kept` that was given up, and where the pending bit of its LPI is.
+type KeptRaw = (NonNull<Irq>, NonNull<PendingWord>, Lane);
 
 /// What a route holds: a slot of its device's tree of events. Made with the route, so that dropping one allocates nothing;
 /// given up through the graveyard, as releasing a slot can prune the tree.
@@ -193,16 +196,18 @@ impl Hold {
 unsafe impl<R: Reclaim> Send for MsiRoute<R> {}
 
 impl<R: Reclaim> MsiRoute<R> {
-    /// The LPI that the event is mapped to, if it is the one that the route keeps. That is valid without a pin.
+    /// The LPI that the event is mapped to, and its pending bit, if it is the one that the route keeps. That is valid without a pin.
     #[inline(always)]
-    pub(crate) fn kept(&self) -> Option<&Irq> {
-        let kept = self.kept.get()?;
+    pub(crate) fn kept(&self) -> Option<(&Irq, &PendingWord, Lane)> {
+        let (kept, word, lane) = self.kept.get()?;
         // SAFETY: `hold` keeps the device, and so its tree of events, and the slot in it.
         let now = unsafe { self.slot.load() };
         // SAFETY: the `Kept` that `kept` stands for is ended only by `keep`, which takes this route's LPI out of
         // use first, and by dropping the route.
         let kept = unsafe { kept.as_ref() };
-        ptr::eq(now, kept).then_some(kept)
+        // SAFETY: the block of pending bits is there for as long as the interrupt's memory is (`lpis::Lpis::make`).
+        let word = unsafe { word.as_ref() };
+        ptr::eq(now, kept).then_some((kept, word, lane))
     }
 
     /// What the event is mapped to, which is kept from now on instead of what was kept so far.
@@ -216,12 +221,17 @@ impl<R: Reclaim> MsiRoute<R> {
         } else {
             now.and_then(Irq::try_keep).map(Kept::into_raw)
         };
+        let kept = kept.map(|kept| {
+            // SAFETY: kept, or (a seeded bug) seen under the pin.
+            let irq = unsafe { kept.as_ref() };
+            (kept, NonNull::from(irq.pending()), irq.lane())
+        });
         self.end(self.kept.replace(kept));
         now
     }
 
-    fn end(&self, kept: Option<NonNull<Irq>>) {
-        if let Some(kept) = kept
+    fn end(&self, kept: Option<KeptRaw>) {
+        if let Some((kept, ..)) = kept
             && !cfg!(mutant = "kept_without_reference")
         {
             // SAFETY: given up in `keep`, and taken out of `self.kept` by the caller.

@@ -5,7 +5,11 @@
 
 #![allow(clippy::disallowed_types)]
 
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(all(feature = "count-ops", not(any(loom, shuttle))))]
+pub(crate) use crate::counted::{
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
+#[cfg(not(any(loom, shuttle, feature = "count-ops")))]
 pub(crate) use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };

@@ -139,13 +139,19 @@ impl<R: Reclaim> Shared<R> {
     /// The same; `None` if the interrupt is dead. The caller sees it under a pin, or keeps it.
     #[inline]
     fn try_inject(&self, irq: &Irq) -> Option<Injected> {
+        self.try_inject_at(irq, irq.pending(), irq.lane())
+    }
+
+    /// The same for who knows where its pending bit is: if the injection coalesces, the interrupt's own cache line is not touched.
+    #[inline]
+    fn try_inject_at(&self, irq: &Irq, word: &PendingWord, lane: Lane) -> Option<Injected> {
         if cfg!(mutant = "attend_before_pending") && !irq.looks_pending() {
             // Seeded bug: notifies before it publishes.
             let lives = self.hub.attend(irq);
-            let _ = irq.pending().set(irq.lane());
+            let _ = word.set(lane);
             return lives.then_some(Injected::Pending);
         }
-        if irq.pending().set(irq.lane()) {
+        if word.set(lane) {
             self.count(irq, Counter::Coalesced);
             return Some(Injected::Coalesced);
         }
@@ -381,7 +387,8 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     fn inject_route(&self, route: &MsiRoute<R>) -> Injected {
         assert!(Arc::ptr_eq(&self.shared, &route.shared), "a route of another engine");
         // What is kept is not dead, so there is no successor to look for.
-        match route.kept().and_then(|irq| self.shared.try_inject(irq)) {
+        let kept = route.kept();
+        match kept.and_then(|(irq, word, lane)| self.shared.try_inject_at(irq, word, lane)) {
             Some(injected) => injected,
             None => self.inject_remapped(route),
         }

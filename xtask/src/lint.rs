@@ -3,12 +3,13 @@
 use anyhow::{Result, bail};
 
 use crate::process::{answers, cargo, root, run};
-use crate::{loom, no_std, shuttle};
+use crate::{loom, no_std, perf, shuttle};
 
 pub(crate) fn fmt() -> Result<()> {
     run(&mut cargo(["fmt", "--all", "--check"]))?;
     // Not in the workspace, so not in its `--all`.
     run(&mut cargo(["fmt", "--manifest-path", "lab/guests/Cargo.toml", "--check"]))?;
+    run(&mut cargo(["fmt", "--manifest-path", perf::PEER, "--check"]))?;
     run(&mut cargo(["fmt", "--manifest-path", no_std::PROBE, "--check"]))
 }
 

@@ -8,6 +8,7 @@ mod loom;
 mod mutants;
 mod no_std;
 mod oracle;
+mod perf;
 mod process;
 mod sanitizers;
 mod setup;
@@ -57,6 +58,10 @@ enum Command {
     Oracle(oracle::OracleArgs),
     /// Guests on an arm64 KVM host, emulated where there is none
     Lab(lab::LabArgs),
+    /// Everything measured beside its peers, and a report of it in perf-reports (20 minutes)
+    Perf(perf::PerfArgs),
+    /// Instructions of each operation, counted, against perf-reports/instructions.md (valgrind, which is installed)
+    Count(CountArgs),
     /// The core's tests under AddressSanitizer (nightly)
     Asan,
     /// The core's stress tests under ThreadSanitizer (nightly)
@@ -96,6 +101,13 @@ struct LoomArgs {
 }
 
 #[derive(Args)]
+struct CountArgs {
+    /// Write the table instead of checking against it
+    #[arg(long)]
+    update: bool,
+}
+
+#[derive(Args)]
 struct MiriArgs {
     /// Handed on to `cargo miri test`
     #[arg(allow_hyphen_values = true)]
@@ -128,6 +140,10 @@ fn main() -> ExitCode {
         Command::Storm => Step::Storm.run(),
         Command::Oracle(args) => oracle::run(&args),
         Command::Lab(args) => lab::run(&args),
+        Command::Perf(args) => perf::run(&args),
+        Command::Count(args) => {
+            perf::count(if args.update { perf::Mode::Update } else { perf::Mode::Check })
+        }
         Command::Asan => Step::Asan.run(),
         Command::Tsan => Step::Tsan.run(),
         Command::Miri(args) => sanitizers::miri(&passed_on(args.args, args.test_args)),

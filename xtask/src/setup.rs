@@ -20,6 +20,14 @@ enum Source {
     Rustup(&'static str),
 }
 
+/// What only one step needs, which asks for it by name.
+const NEEDS_OF_STEPS: &[Need] = &[Need {
+    what: "valgrind",
+    probe: &["valgrind", "--version"],
+    // libc6-dbg has what valgrind wants to know of the C library.
+    from: Source::Debian(&["valgrind", "libc6-dbg"]),
+}];
+
 const NEEDS: &[Need] = &[
     Need {
         what: "a C linker (gcc, as cc)",
@@ -64,7 +72,16 @@ impl Need {
 
 /// Installs what is missing; an error names what still is.
 pub(crate) fn run() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_there()).collect();
+    install(NEEDS.iter().filter(|need| !need.is_there()).collect())
+}
+
+/// The same for something that only one step needs.
+pub(crate) fn need(what: &str) -> Result<()> {
+    let needed = NEEDS_OF_STEPS.iter().filter(|need| need.what == what);
+    install(needed.filter(|need| !need.is_there()).collect())
+}
+
+fn install(missing: Vec<&Need>) -> Result<()> {
     if missing.is_empty() {
         println!("everything needed is there");
         return Ok(());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{lab, lint, loom, no_std, oracle, sanitizers, setup, shuttle, storm, unit};
+use crate::{lab, lint, loom, no_std, oracle, perf, sanitizers, setup, shuttle, storm, unit};
 
 /// One step. The order of the variants is the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -21,6 +21,8 @@ pub(crate) enum Step {
     Loom,
     Shuttle,
     Storm,
+    Perf,
+    Count,
     Oracle,
     Lab,
     Asan,
@@ -47,6 +49,8 @@ impl Step {
             Self::Loom => loom::run(&[]),
             Self::Shuttle => shuttle::run(),
             Self::Storm => storm::run(),
+            Self::Perf => perf::smoke(),
+            Self::Count => perf::count(perf::Mode::Gate),
             Self::Oracle => oracle::run(&oracle::OracleArgs::default()),
             Self::Lab => lab::gate(),
             Self::Asan => sanitizers::asan(),

@@ -10,7 +10,7 @@ use std::thread;
 
 use vgic_core::engine::{Engine, Error, LpiConfig, LpiState, MsiControl};
 use vgic_core::gic::{Gic, GicBus};
-use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
+use vgic_core::ids::{DeviceId, EventId, Intid, LPI_BASE, VcpuId};
 use vgic_core::its::{CollectionId, Command, Fault, Its, ItsPort, ItsRoute, ItsTrace, RdBase};
 use vgic_core::memory::GuestMemory;
 
@@ -85,11 +85,20 @@ impl<E: Engine> Driver<E> {
 
     /// Puts a command and a SYNC into the queue, and waits until they have been performed.
     fn give(&mut self, command: Command, at: VcpuId) -> Result<(), Fault> {
-        for command in [command, Command::Sync(processor(at))] {
-            let place = self.layout.queue + self.end;
-            self.ram.write(place, &command.encode()).expect("the queue is in memory");
-            self.end = (self.end + COMMAND_SIZE) % QUEUE_SIZE;
-        }
+        self.put(command);
+        self.put(Command::Sync(processor(at)));
+        self.ring()
+    }
+
+    /// Writes a command into the queue.
+    fn put(&mut self, command: Command) {
+        let place = self.layout.queue + self.end;
+        self.ram.write(place, &command.encode()).expect("the queue is in memory");
+        self.end = (self.end + COMMAND_SIZE) % QUEUE_SIZE;
+    }
+
+    /// Tells the ITS of what is in the queue, and waits until it has been performed.
+    fn ring(&mut self) -> Result<(), Fault> {
         self.bus.write(VcpuId(0), CWRITER, &self.end.to_le_bytes()).expect("a register");
         for _ in 0..POLLS {
             let mut creadr = [0; 8];
@@ -99,7 +108,54 @@ impl<E: Engine> Driver<E> {
             }
             thread::yield_now();
         }
-        panic!("the ITS hangs at {command:?}");
+        panic!("the ITS hangs");
+    }
+
+    /// What a guest writes into its own tables before it maps so many devices with so many events each: see [`Driver::build`].
+    pub fn prepare(&mut self, devices: u32, events: u32) {
+        for n in 0..devices * events {
+            self.write_property(Intid(LPI_BASE + n), LpiConfig::enabled(0xa0));
+        }
+        for device in (0..devices).map(DeviceId) {
+            if let Some((entry, page)) = self.layout.level1(device) {
+                self.ram.store(entry, VALID | page);
+            }
+        }
+        // All of the queue, so that its memory is there.
+        for at in (0..QUEUE_SIZE).step_by(8) {
+            self.ram.store(self.layout.queue + at, 0);
+        }
+    }
+
+    /// Maps devices and their events, each with an LPI of its own, spread over the vCPUs: MAPD, MAPTI, and now and then a SYNC, with as many
+    /// commands at a time as the queue has room for. Nothing else of this driver knows of them.
+    ///
+    /// # Errors
+    /// If a command has no effect.
+    pub fn build(&mut self, devices: u32, events: u32) -> Result<(), Error> {
+        // For a MAPD, a MAPTI and a SYNC; and a queue that is full looks empty.
+        let room = QUEUE_SIZE / COMMAND_SIZE - 4;
+        let mut waiting = 0;
+        for device in (0..devices).map(DeviceId) {
+            let (size, itt) = (self.layout.event_bits - 1, self.layout.itt(device));
+            self.put(Command::Mapd { device, valid: true, size, itt });
+            waiting += 1;
+            for event in 0..events {
+                let n = device.0 * events + event;
+                let (intid, vcpu) =
+                    (Intid(LPI_BASE + n), VcpuId((n % u32::from(self.vcpus)) as u16));
+                let collection = collection(vcpu);
+                self.put(Command::Mapti { device, event: EventId(event), intid, collection });
+                waiting += 1;
+                if waiting >= room {
+                    self.put(Command::Sync(processor(vcpu)));
+                    self.ring().map_err(unexpected)?;
+                    waiting = 0;
+                }
+            }
+        }
+        self.put(Command::Sync(processor(VcpuId(0))));
+        self.ring().map_err(unexpected)
     }
 
     fn check_vcpu(&self, vcpu: VcpuId) -> Result<(), Error> {
@@ -247,7 +303,7 @@ impl<E: Engine> MsiControl for Driver<E> {
         self.check_vcpu(from)?;
         self.check_vcpu(to)?;
         let mut moved = 0;
-        self.host.lpis_from(Intid(vgic_core::ids::LPI_BASE), &mut |lpi| {
+        self.host.lpis_from(Intid(LPI_BASE), &mut |lpi| {
             moved += usize::from(lpi.target == from && from != to);
             ControlFlow::Continue(())
         });

@@ -12,7 +12,7 @@ use vgic_core::memory::GuestMemory;
 
 use super::boot::boot;
 use super::driver::{Driver, Watch};
-use super::layout::{GICD, GICR, GITS, Layout, RAM};
+use super::layout::{GICD, GICR, GITS, Layout, RAM, TRANSLATER};
 use super::ram::Ram;
 
 /// Participants that a machine has beside those of its engine's user: the machine's LPIs, what the ITS keeps of unmapped collections,
@@ -37,6 +37,13 @@ impl<E: Engine> Clone for ViaIts<E> {
 }
 
 impl<E: Engine> ViaIts<E> {
+    /// A device writes an EventID to GITS_TRANSLATER.
+    #[inline]
+    pub fn write_translater(&self, injector: &ThroughIts<E>, device: DeviceId, event: EventId) {
+        let written = self.gic.send_msi(&injector.0, device, TRANSLATER, event.0);
+        written.expect("there is an ITS");
+    }
+
     /// The ITS.
     pub fn its(&self) -> Its<E> {
         self.gic.its(0).expect("it was set up")

@@ -5,6 +5,8 @@ use vgic_core::ids::{DeviceId, Intid, LPI_BASE, VcpuId};
 
 pub(super) const GICD: u64 = 0x0800_0000;
 pub(super) const GITS: u64 = 0x0808_0000;
+/// What devices write EventIDs to: in the second frame of the ITS.
+pub(super) const TRANSLATER: u64 = GITS + 0x1_0040;
 /// RD_base of vCPU 0; there is room for 512.
 pub(super) const GICR: u64 = 0x1000_0000;
 pub(super) const REDIST_SIZE: u64 = 0x2_0000;

@@ -368,19 +368,30 @@ impl CpuInterface {
     /// Replaces an entry, keeping the masks and the pending index in step with it.
     #[inline]
     fn put(&mut self, n: usize, lr: Lr) {
-        let old = self.lrs[n];
+        let (old, bit) = (self.lrs[n], 1 << n);
         if old.state() == LrState::Pending {
             self.pending.remove(old.group(), old.priority(), n);
         }
-        let state = lr.state();
-        if state == LrState::Pending {
-            self.pending.insert(lr.group(), lr.priority(), n);
-        }
-        let invalid = state == LrState::Invalid;
-        set_bit(&mut self.valid, n, !invalid);
-        set_bit(&mut self.active, n, state.is_active());
-        set_bit(&mut self.eisr, n, invalid && lr.eoi_maintenance());
         self.lrs[n] = lr;
+        self.eisr &= !bit;
+        match lr.state() {
+            LrState::Invalid => {
+                self.valid &= !bit;
+                self.active &= !bit;
+                if lr.eoi_maintenance() {
+                    self.eisr |= bit;
+                }
+            }
+            LrState::Pending => {
+                self.pending.insert(lr.group(), lr.priority(), n);
+                self.valid |= bit;
+                self.active &= !bit;
+            }
+            LrState::Active | LrState::PendingActive => {
+                self.valid |= bit;
+                self.active |= bit;
+            }
+        }
     }
 }
 
@@ -401,9 +412,4 @@ const fn level_priority(level: u32) -> u8 {
 const fn lowest(entries: u16) -> usize {
     // The mask changes nothing; it spares the array access its bounds check.
     entries.trailing_zeros() as usize & (MAX_LRS - 1)
-}
-
-#[inline]
-fn set_bit(mask: &mut u16, n: usize, set: bool) {
-    *mask = *mask & !(1 << n) | u16::from(set) << n;
 }

@@ -123,8 +123,8 @@ fn events<E: Engine>(
     after: Bound<u32>,
 ) -> impl Iterator<Item = ItsEntry> {
     let found = maps.devices.get(&device).into_iter();
-    let events = found.flat_map(move |device| device.events.range((after, Bound::Unbounded)));
-    events.map(move |(&event, found)| {
+    let events = found.flat_map(move |device| device.events.above(after));
+    events.map(move |(event, found)| {
         ItsEntry::Event(EventDump {
             device,
             event: EventId(event),

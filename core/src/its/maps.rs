@@ -8,6 +8,7 @@ use alloc::collections::BTreeMap;
 use core::ops::Bound;
 
 use super::command::{CollectionId, Fault};
+use super::events::Events;
 use super::exec::{Exec, Stop};
 use crate::engine::{Engine, Error, MsiControl};
 use crate::ids::{DeviceId, EventId, Intid, VcpuId};
@@ -38,7 +39,7 @@ pub(crate) struct Device {
     pub(crate) size: u8,
     /// Address of its interrupt translation table.
     pub(crate) itt: u64,
-    pub(crate) events: BTreeMap<u32, Event>,
+    pub(crate) events: Events,
 }
 
 /// All of it.
@@ -67,7 +68,7 @@ impl<E: Engine> Maps<E> {
 
     /// A mapped event, in whatever state.
     pub(crate) fn event(&self, device: DeviceId, event: EventId) -> Option<Event> {
-        self.devices.get(&device)?.events.get(&event.0).copied()
+        self.devices.get(&device)?.events.get(event.0)
     }
 
     /// Collections that events belong to, but that are not mapped.
@@ -77,9 +78,9 @@ impl<E: Engine> Maps<E> {
 
     fn set_link(&mut self, device: DeviceId, event: EventId, link: Link) {
         if let Some(device) = self.devices.get_mut(&device)
-            && let Some(event) = device.events.get_mut(&event.0)
+            && let Some(found) = device.events.get(event.0)
         {
-            event.link = link;
+            device.events.insert(event.0, Event { link, ..found });
         }
     }
 
@@ -149,7 +150,7 @@ impl<E: Engine> Maps<E> {
         let Some(events) = self.devices.get_mut(&device).map(|device| &mut device.events) else {
             return;
         };
-        let Some(Event { link, collection, .. }) = events.remove(&event.0) else { return };
+        let Some(Event { link, collection, .. }) = events.remove(event.0) else { return };
         self.leaves(collection);
         // It is there: that is what its link says.
         let _ = match link {
@@ -169,12 +170,13 @@ impl<E: Engine> Maps<E> {
         (collection, target): (CollectionId, VcpuId),
     ) -> Result<(), Fault> {
         let events = self.devices.get_mut(&device).map(|device| &mut device.events);
-        let found = events.and_then(|events| events.get_mut(&event.0));
-        let found = found.ok_or(Fault::EventUnmapped)?;
+        let events = events.ok_or(Fault::EventUnmapped)?;
+        let found = events.get(event.0).ok_or(Fault::EventUnmapped)?;
         if found.link != Link::Live {
             return Err(Fault::CollectionUnmapped);
         }
-        let (old, intid) = (core::mem::replace(&mut found.collection, collection), found.intid);
+        let (old, intid) = (found.collection, found.intid);
+        events.insert(event.0, Event { collection, ..found });
         self.leaves(old);
         self.joins(collection);
         self.send_to(exec, device, event, (intid, target));
@@ -201,7 +203,7 @@ impl<E: Engine> Maps<E> {
         let removed = self.devices.remove(&device)?;
         self.msi.unmap_device(device);
         self.parked.unmap_device(device);
-        for event in removed.events.values() {
+        for (_, event) in removed.events.iter() {
             self.leaves(event.collection);
         }
         Some(removed)
@@ -228,12 +230,12 @@ impl<E: Engine> Maps<E> {
                 _ => Bound::Unbounded,
             };
             looked += 1;
-            let mut events = device.events.range((above, Bound::Unbounded));
-            let (&event, found) = events.find(|(_, event)| {
+            let mut events = device.events.above(above);
+            let (event, found) = events.find(|(_, event)| {
                 looked += 1;
                 wanted(event)
             })?;
-            Some((id, EventId(event), *found))
+            Some((id, EventId(event), found))
         });
         (looked, found)
     }

@@ -12,6 +12,7 @@
 
 pub(crate) mod command;
 mod dump;
+mod events;
 mod exec;
 mod layout;
 mod maps;

@@ -46,8 +46,8 @@ fn save_devices<E: Engine>(
         let following = reachable.get(n + 1).map(|(id, ..)| *id);
         let entry = device_entry(id, following, device.itt, device.size);
         result = result.and(write_entry(memory, address, entry));
-        let followers = device.events.keys().skip(1).copied().map(Some).chain([None]);
-        for ((&number, event), following) in device.events.iter().zip(followers) {
+        let followers = device.events.iter().skip(1).map(|(number, _)| Some(number)).chain([None]);
+        for ((number, event), following) in device.events.iter().zip(followers) {
             let entry = event_entry(number, following, event.intid, event.collection);
             let address = device.itt.checked_add(u64::from(number) * ENTRY);
             let address = address.ok_or(MemoryError { address: device.itt })?;

@@ -214,7 +214,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Fills `count` list registers, the most urgent first.
-    #[inline]
+    // Most entries have one interrupt to deliver, which needs no bucket: they do not come here.
+    #[inline(never)]
     pub(super) fn fill(&mut self, count: usize) {
         loop {
             let ready = self.ready.highest();
@@ -241,7 +242,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Puts a waiting interrupt into the next list register.
-    #[inline]
+    // For an LPI this is one read-modify-write and a few stores, in the middle of every entry.
+    #[inline(always)]
     pub(super) fn offer(&mut self, level: u8, owned: Owned, control: Control) {
         let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
         if !owned.intid().is_lpi() {
@@ -255,6 +257,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// The same for what may have a level, senders, or a physical interrupt, and whose state others read.
+    #[inline(never)]
     fn offer_wired(&mut self, lr: Lr, owned: Owned, control: Control) {
         self.expose();
         if control.senders() != 0 || owned.pending().is_pending(owned.lane()) {
@@ -388,15 +391,20 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// An interrupt is no longer active.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish(&mut self, owned: Owned, recheck: bool) {
         // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
         if recheck {
-            self.unflushed = true;
-            self.settle(owned);
+            self.finish_and_settle(owned);
         } else {
             drop(owned);
         }
+    }
+
+    #[inline(never)]
+    fn finish_and_settle(&mut self, owned: Owned) {
+        self.unflushed = true;
+        self.settle(owned);
     }
 
     /// Asks for the level of an interrupt whose physical one the guest has deactivated.
@@ -434,7 +442,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Takes out the entries that the guest is done with, and looks again at those whose turn was put off.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish_gone(&mut self) {
         let (used, mut kept, mut review) = (self.used, 0, false);
         for n in 0..used {

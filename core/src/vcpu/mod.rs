@@ -339,7 +339,9 @@ impl<R: Reclaim> VcpuInterface<R> {
                 self.take_in(posted);
             }
         }
-        self.fill(count);
+        if !(self.ready.is_empty() && self.spilled.is_empty()) {
+            self.fill(count);
+        }
     }
 
     /// Clears what an earlier user of the list registers may have left in them.

@@ -1,0 +1,59 @@
+//! Heap bytes, counted while somebody asks.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use anyhow::Result;
+
+use crate::machine::{Kind, Machine};
+
+/// The system's allocator, with a count that is off unless asked for: what is measured in time does not pay for it.
+pub struct Counting;
+
+static ON: AtomicBool = AtomicBool::new(false);
+static BYTES: AtomicI64 = AtomicI64::new(0);
+
+fn count(bytes: i64) {
+    // Relaxed: one thread allocates while this is on.
+    if ON.load(Ordering::Relaxed) {
+        BYTES.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: everything is the system allocator's, which keeps its contract.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as i64);
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(-(layout.size() as i64));
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as i64 - layout.size() as i64);
+        // SAFETY: as above.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+/// Heap bytes that `lpis` LPIs cost, each of which has been delivered once: it keeps a record of them from then on.
+pub fn of_machine(lpis: u32) -> Result<u64> {
+    let bytes = |lpis: u32| -> Result<i64> {
+        BYTES.store(0, Ordering::Relaxed);
+        ON.store(true, Ordering::Relaxed);
+        let machine = Machine::new(lpis, Kind::First).and_then(|mut machine| {
+            machine.each_once()?;
+            machine.forget_queue();
+            Ok(machine)
+        });
+        ON.store(false, Ordering::Relaxed);
+        drop(machine?);
+        Ok(BYTES.load(Ordering::Relaxed))
+    };
+    Ok((bytes(lpis)? - bytes(1)?).max(0) as u64 * u64::from(lpis) / u64::from(lpis - 1).max(1))
+}

@@ -1,0 +1,121 @@
+//! Several threads at once: what sharing a cache line costs.
+//!
+//! The time of a call is that of a whole round over the calls of *one* thread: if threads do not disturb each other, and each has a CPU,
+//! it is the same for any number of them.
+
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vgic_core::Vgic;
+use vgic_core::engine::{Config, Engine, Injector, LpiConfig, MsiControl, Vcpu};
+use vgic_core::ids::{DeviceId, EventId, Intid, LPI_BASE, VcpuId};
+use vgic_core::locked::LockedVgic;
+use vgic_core::probe::{Bits, Layout};
+
+use super::{LOCKED, SHIPPED};
+use crate::cost::NoKick;
+use crate::perf::path::{Group, Kernel};
+use anyhow::Result;
+
+/// Runs `f(thread, calls)` on each thread at once; how long the longest took.
+fn at_once(threads: u32, calls: u32, f: impl Fn(u32, u32) + Sync) -> Duration {
+    let barrier = Barrier::new(threads as usize);
+    thread::scope(|scope| {
+        let (f, barrier) = (&f, &barrier);
+        let threads: Vec<_> = (0..threads)
+            .map(|n| {
+                scope.spawn(move || {
+                    barrier.wait();
+                    let start = Instant::now();
+                    f(n, calls);
+                    start.elapsed()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().expect("no panic")).max().unwrap_or_default()
+    })
+}
+
+pub(super) fn threads() -> Group {
+    let mut group = Group::new("threads");
+    for (who, layout) in [("as shipped", Layout::Shipped), ("plain", Layout::Plain)] {
+        group.add(
+            who,
+            "pending bits of alternate INTIDs set and taken by two threads",
+            None,
+            move || {
+                let bits = Bits::new(layout);
+                Ok(Box::new(move |calls| {
+                    Ok(at_once(2, calls, |thread, calls| {
+                        for n in 0..calls {
+                            // INTIDs of one device's queues, every other one of which is this vCPU's.
+                            let intid = n % 8 * 2 + thread;
+                            let _ = bits.set(intid);
+                            let _ = bits.take(intid);
+                        }
+                    }))
+                }))
+            },
+        );
+    }
+    for threads in [1, 2, 4] {
+        for (what, shared) in [("each its own LPI", false), ("all the same LPI", true)] {
+            let at = Some((u64::from(threads), "injectors"));
+            let what = format!("coalesced injections by route, {what}");
+            group.add(SHIPPED, what.clone(), at, move || injectors::<Vgic>(threads, shared));
+            group.add(LOCKED, what, at, move || injectors::<LockedVgic>(threads, shared));
+        }
+    }
+    group
+}
+
+fn injectors<E: Engine>(threads: u32, shared: bool) -> Result<Kernel> {
+    let config = Config {
+        lpis: threads,
+        max_lpis: threads,
+        max_events: 2 * threads,
+        device_bits: 4,
+        event_bits: 4,
+        ..Config::with_vcpus(1)
+    };
+    let engine = E::new(&config, Arc::new(NoKick))?;
+    let mut vcpu = engine.vcpu(VcpuId(0))?;
+    vcpu.open();
+    let mut msi = engine.msi()?;
+    let mut sources = Vec::new();
+    for n in 0..threads {
+        let intid = Intid(LPI_BASE + if shared { 0 } else { n });
+        msi.map(DeviceId(1), EventId(n), intid, VcpuId(0), LpiConfig::enabled(0xa0))?;
+        sources.push((engine.injector()?, msi.route(DeviceId(1), EventId(n))?));
+    }
+    for (injector, route) in &sources {
+        let _ = injector.inject_route(route);
+    }
+    let mut sources = Some(sources);
+    Ok(Box::new(move |calls| {
+        let _keep = (&msi, &vcpu);
+        // Handles can be sent to another thread, not shared: each thread has its own for the round, and gives it back.
+        let mine = sources.take().unwrap_or_default();
+        let barrier = Barrier::new(mine.len());
+        let (times, back): (Vec<Duration>, Vec<_>) = thread::scope(|scope| {
+            let barrier = &barrier;
+            let threads: Vec<_> = mine
+                .into_iter()
+                .map(|(injector, route)| {
+                    scope.spawn(move || {
+                        barrier.wait();
+                        let start = Instant::now();
+                        for _ in 0..calls {
+                            let _ = injector.inject_route(&route);
+                        }
+                        (start.elapsed(), (injector, route))
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().expect("no panic")).unzip()
+        });
+        sources = Some(back);
+        Ok(times.into_iter().max().unwrap_or_default())
+    }))
+}
