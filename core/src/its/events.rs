@@ -1,7 +1,7 @@
 //! The events of a device: a sorted map in little memory.
 //!
 //! Twelve bytes an event, in runs of up to [`RUN`]. A guest that maps events in ascending order, as they do, fills the runs; one that
-//! does not leaves them half full. Finding an event takes two binary searches, and adding or removing one moves
+//! does not leaves them half full; neighbours that have become small are joined, so that what a guest discards does not keep its memory. Finding an event takes two binary searches, and adding or removing one moves
 //! a run's bytes, and now and then those of the list of runs: nothing that a guest could make slow.
 
 use alloc::vec::Vec;
@@ -115,11 +115,26 @@ impl Events {
     pub(crate) fn remove(&mut self, number: u32) -> Option<Event> {
         let (n, at) = self.find(number)?;
         let event = self.runs[n].remove(at).event();
+        self.count -= 1;
         if self.runs[n].is_empty() {
             self.runs.remove(n);
+        } else {
+            self.join(n);
+            if let Some(before) = n.checked_sub(1) {
+                self.join(before);
+            }
         }
-        self.count -= 1;
         Some(event)
+    }
+
+    /// Joins a run with the one after it, if both together are at most half full.
+    fn join(&mut self, n: usize) {
+        if let [run, next, ..] = &self.runs[n..]
+            && run.len() + next.len() <= RUN / 2
+        {
+            let next = self.runs.remove(n + 1);
+            self.runs[n].extend(next);
+        }
     }
 
     /// In the order of their numbers.
@@ -190,6 +205,15 @@ mod tests {
                 prop_assert_eq!(found, range.map(|(&n, &e)| (n, parts(e))).collect::<Vec<_>>());
             }
             prop_assert!(events.runs.iter().all(|run| (1..=RUN).contains(&run.len())));
+        }
+
+        #[test]
+        fn what_is_discarded_keeps_no_memory(keep in 1..200_u32, spread in 1..200_u32) {
+            let mut events = Events::default();
+            (0..20_000).for_each(|n| events.insert(n, event(n)));
+            (0..20_000).filter(|n| n % spread != 0 || *n > keep * spread).for_each(|n| _ = events.remove(n));
+            let most = events.len().div_ceil(RUN / 4) + 1;
+            prop_assert!(events.runs.len() <= most, "{} runs for {} events", events.runs.len(), events.len());
         }
     }
 }
