@@ -27,7 +27,9 @@ const SLICES: u32 = 5;
 const MOST_CALLS: u32 = 1 << 22;
 
 /// A path of so few calls in a slice is too slow to be repeated for each LPI.
-const FEW: u32 = 100;
+const FEW: u32 = 10;
+/// Where more are mapped, few are used.
+const MANY: u64 = 1 << 16;
 
 /// A path that is ready, and what it has come to so far.
 struct Running {
@@ -69,7 +71,7 @@ pub fn group(paths: &[Path], pace: Pace, bar: &ProgressBar) -> Result<Vec<Set>> 
         let calls = match path.key.at {
             // Of those chosen at random every one, or a slice finds caches as cold as the others have left them, and the more so the
             // longer a call takes.
-            Some(at) if path.key.of == "mapped" && calls > FEW => calls.max(at as u32),
+            Some(at @ ..=MANY) if path.key.of == "mapped" && calls > FEW => calls.max(at as u32),
             _ => calls,
         };
         let running = Running { who: path.who, kernel, calls, ns: Vec::new() };
