@@ -1,7 +1,7 @@
 //! Atomics that count what is done to them, thread by thread (feature `count-ops`): how many read-modify-writes, fences and
 //! cache lines an operation takes does not depend on the machine, and a test keeps the table of it true (`perf-reports/operations.md`).
 //!
-//! They take the places of core's atomics in [`crate::sync`]. The control plane's lock is not among them, nor is what
+//! They take the places of core's atomics in `crate::sync`. The control plane's lock is not among them, nor is what
 //! crossbeam-epoch does by itself.
 
 #![allow(clippy::disallowed_types)] // This stands where core's atomics do.
