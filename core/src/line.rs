@@ -132,16 +132,19 @@ impl LineCell {
     }
 
     /// The owner, out of the guest, is about to drain its mailbox: what has come until now, it sees there, and what comes later can make
-    /// [`LineCell::enter`] fail. Saves a failure, and is not needed for anything else.
-    pub fn look(&self) {
-        update(&self.0, |_| 0);
+    /// [`LineCell::enter`] fail. Returns whether it was kicked since it left the guest.
+    pub fn look(&self) -> bool {
+        update(&self.0, |_| 0) & KICKED != 0
     }
 
-    /// The owner is about to enter the guest. Fails if something has come that it has to see first: it drains its mailbox, and tries again.
+    /// The owner is about to enter the guest. Fails if something has come that it has to see first: it [looks](LineCell::look), drains its mailbox, and
+    /// tries again.
     #[must_use]
     pub fn enter(&self, thresholds: Thresholds) -> bool {
         let fails = |word| is_due(word, thresholds) && !cfg!(mutant = "line_enter_forgets_note");
-        let old = update(&self.0, |word| if fails(word) { 0 } else { IN | thresholds.bits() });
+        // That it was kicked stays for `look`.
+        let next = |word| if fails(word) { word & KICKED } else { IN | thresholds.bits() };
+        let old = update(&self.0, next);
         !fails(old)
     }
 
@@ -195,10 +198,11 @@ mod tests {
         assert!(!cell.leave());
         assert!(!cell.kick());
         assert!(!cell.enter(Thresholds::default()), "whatever the lines say");
+        assert!(cell.look(), "it is told that others wait");
         assert!(cell.enter(OPEN));
         cell.leave();
         assert!(!cell.offer(Group::Group1, LOW) && !cell.kick());
-        cell.look();
+        assert!(cell.look() && !cell.look());
         assert!(cell.enter(OPEN));
     }
 

@@ -140,8 +140,10 @@ impl Lines {
     }
 
     /// The vCPU's thread is about to look at what has come: what comes from now on, [`Lines::enter`] notices. For that thread.
-    pub fn look(&self, vcpu: VcpuId) {
-        self.lines[vcpu.index()].cell.look();
+    ///
+    /// Returns whether it was kicked since it left the guest.
+    pub fn look(&self, vcpu: VcpuId) -> bool {
+        self.lines[vcpu.index()].cell.look()
     }
 
     /// Sets a line. For the vCPU's thread, out of the guest (see the [module](self)); only when it changes, as it is one call each time.

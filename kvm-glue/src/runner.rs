@@ -265,10 +265,13 @@ impl Runner {
             self.vcpu.set_kvm_immediate_exit(0);
             // What comes from here on, a stop included, makes `enter` fail or calls the vCPU out; a stop that came before is seen here, even
             // if there is always something that keeps `enter` from succeeding.
-            self.lines.look(self.cpu.id());
+            let kicked = self.lines.look(self.cpu.id());
             // AcqRel: pairs with `Stop::stop`. Cleared, so that the vCPU can be run again; the load spares most turns the write.
             if self.stop.load(Ordering::Relaxed) && self.stop.swap(false, Ordering::AcqRel) {
                 return Ok(Exit::Stopped);
+            }
+            if kicked {
+                self.follow_power()?;
             }
             if !self.enter() {
                 continue;
@@ -387,22 +390,28 @@ impl Runner {
     fn interrupted(&mut self, kicked: bool) -> Result<Outcome, Error> {
         self.stats.interrupted_exits += 1;
         if kicked || !self.on {
-            // Who has kicked waits for this.
-            self.cpu.exit();
-            self.stats.power_queries += 1;
-            let off = arch::is_off(&self.vcpu).map_err(kvm("asking for a vCPU's power state"))?;
-            if off && self.on {
-                self.set_lines(false, false);
-                self.cpu.power_off();
-                self.on = false;
-                if let Some(traps) = &mut self.traps {
-                    traps.start(&self.vcpu)?;
-                }
-            } else if !off && !self.on {
-                self.cpu.power_on();
-                self.on = true;
-            }
+            self.follow_power()?;
         }
         Ok(Outcome::Nothing)
+    }
+
+    /// It has been kicked, or may be on by now.
+    fn follow_power(&mut self) -> Result<(), Error> {
+        // Who has kicked waits for this.
+        self.cpu.exit();
+        self.stats.power_queries += 1;
+        let off = arch::is_off(&self.vcpu).map_err(kvm("asking for a vCPU's power state"))?;
+        if off && self.on {
+            self.set_lines(false, false);
+            self.cpu.power_off();
+            self.on = false;
+            if let Some(traps) = &mut self.traps {
+                traps.start(&self.vcpu)?;
+            }
+        } else if !off && !self.on {
+            self.cpu.power_on();
+            self.on = true;
+        }
+        Ok(())
     }
 }

@@ -91,7 +91,10 @@ impl Events {
             run.insert(at, slot);
         } else if at == RUN {
             // Beyond a full run: in ascending order all runs become full.
-            self.push_run(n + 1, slot);
+            match self.runs.get_mut(n + 1) {
+                Some(next) if next.len() < RUN => next.insert(0, slot),
+                _ => self.push_run(n + 1, slot),
+            }
         } else {
             let upper = run.split_off(RUN / 2);
             if at <= RUN / 2 {
@@ -183,6 +186,14 @@ mod tests {
         (0..10_000).for_each(|n| events.insert(n, event(n)));
         assert!(events.runs.iter().rev().skip(1).all(|run| run.len() == RUN));
         assert!(events.above(Bound::Excluded(u32::MAX)).next().is_none());
+    }
+
+    #[test]
+    fn no_order_makes_runs_of_one() {
+        let mut events = Events::default();
+        let descending = (RUN as u32..5_000).rev();
+        (0..RUN as u32).chain(descending).for_each(|n| events.insert(n, event(n)));
+        assert!(events.runs.len() <= 2 * 5_000 / RUN + 2, "{} runs", events.runs.len());
     }
 
     proptest! {

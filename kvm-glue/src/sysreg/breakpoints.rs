@@ -74,6 +74,11 @@ impl Breakpoints {
         true
     }
 
+    /// A table is none any more.
+    pub(super) fn drop_table(&mut self, vbar: u64) {
+        self.tables.retain(|table| table.address != vbar);
+    }
+
     /// An access has come to a table. Those that none has come to make room: that of a reset, for one. If they are in use after all, they
     /// are met again. So do accesses: the table may be another kernel's, with its text elsewhere. Returns whether there were any.
     pub(super) fn prove(&mut self, vbar: u64) -> bool {

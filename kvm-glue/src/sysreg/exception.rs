@@ -34,9 +34,12 @@ pub(super) const FROM_EL1H: u64 = 0x200;
 const FROM_EL0_64: u64 = 0x400;
 const FROM_EL0_32: u64 = 0x600;
 
-/// Whether it was executing A64 at EL1.
+/// PSTATE.M[1], which no mode of AArch64 has.
+const RESERVED: u64 = 2;
+
+/// Whether it was executing A64 at EL1. A guest can write anything into SPSR_EL1, and KVM refuses a mode that there is not.
 pub(super) const fn at_el1(pstate: u64) -> bool {
-    pstate & (AARCH32 | EL) == EL1
+    pstate & (AARCH32 | EL | RESERVED) == EL1
 }
 
 /// Where a synchronous exception to EL1 goes, from VBAR_EL1 on.
@@ -109,6 +112,7 @@ mod tests {
         // EL1h, EL1t, EL0t, User, User in T32.
         assert_eq!([5, 4, 0, 0x10, 0x30].map(vector), [0x200, 0, 0x400, 0x600, 0x600]);
         assert_eq!([5, 4, 0, 0x10, 0x13].map(at_el1), [true, true, false, false, false]);
+        assert_eq!([6, 7].map(at_el1), [false, false]);
     }
 
     #[test]

@@ -12,15 +12,16 @@
 //! debug exit; [`Traps::handle`] after each that is, when the CPU interface has taken in what has come. If that returns
 //! [`Handled::NewTable`], all other vCPUs are called out of KVM_RUN.
 //!
-//! VBAR_EL1 is looked at when the vCPU exits: for whatever reason until its first access has come, for a frame of the interrupt controller after that. That is
+//! VBAR_EL1 is looked at whenever the vCPU exits for anything but an access. That is
 //! enough for a guest that accesses the distributor or a redistributor between setting VBAR_EL1 and its first access, as one does that sets a GICv3 up; a vCPU that
-//! is powered on later, and does not, is served by what is known of the others. A guest that sets VBAR_EL1 and at once accesses ICC_* without either gets an UNDEF.
+//! is powered on later, and does not, is served by what is known of the others. It is also enough for one that changes VBAR_EL1 later (Linux does, on CPUs with Spectre-BHB), and takes an interrupt
+//! or touches a device before its next access that has no breakpoint of its own. A guest that sets VBAR_EL1 and at once makes such an access gets an UNDEF.
 //!
 //! # What it costs
 //!
-//! One debug exit for each access. Calls into the kernel for registers: seven if it came as an UNDEF, three if it has a breakpoint of its own (where it is,
+//! One debug exit for each access. Calls into the kernel for registers: eight if it came as an UNDEF, three if it has a breakpoint of its own (where it is,
 //! Xt, and where it goes on), one less with XZR; one more (two where the text is in the lower half of the address space) if the guest
-//! has caused any other exit since the last one. One for each exit for a frame.
+//! has caused any other exit since the last one. One for each exit that is no access.
 //!
 //! # What a guest can notice
 //!

@@ -182,9 +182,8 @@ impl Traps {
         if exit != ExitFor::Nothing {
             self.fetcher.exited();
         }
-        // A guest whose accesses arrive has its vectors. What sets up others, another kernel, sets the interrupt controller up as well.
-        let known = self.told.is_some() && exit != ExitFor::Frame;
-        if known || matches!(self.mode, Mode::Off | Mode::First) {
+        // A guest may have others at any time: Linux has, on CPUs whose exceptions have to hide their branches.
+        if matches!(self.mode, Mode::Off | Mode::First) {
             return Ok(());
         }
         let mut calls = 0;
@@ -265,6 +264,13 @@ impl Traps {
         table: u64,
         pc: u64,
     ) -> Result<Handled, C::Error> {
+        let now = cpu.get(Reg::Vbar)? & TABLE;
+        if now != table {
+            // It is text like any other by now, and what ESR_EL1 and ELR_EL1 hold is of another exception.
+            self.breakpoints.drop_table(table);
+            self.breakpoints.add_table(now);
+            return self.arm(cpu).map(|()| Handled::Done);
+        }
         if class::of(cpu.get(Reg::Esr)?) == class::UNKNOWN {
             let elr = cpu.get(Reg::Elr)?;
             if let Some(access) = self.undefined(cpu, memory, elr)? {
