@@ -18,6 +18,7 @@ use std::thread;
 use counting::counted;
 use guest::{CREADR, GITS, Guest, discard, mapc, mapd, mapti, movi, silent_setup, unmapd};
 use vgic_core::engine::{Config, Injected};
+use vgic_core::gic::SysReg;
 use vgic_core::ids::{DeviceId, EventId};
 use vgic_core::its::{Command, ItsConfig};
 use world::World;
@@ -83,7 +84,15 @@ fn injection_through_an_its_allocates_nothing() {
         }
         give(&mut guest, unmapd(1));
         map(&mut guest, 1);
-        (0..2).for_each(|vcpu| drop(guest.take(vcpu)));
+        for cpu in &mut guest.world.cpus {
+            // Not until there is nothing left: the injector does not wait.
+            cpu.enter();
+            for _ in 0..EVENTS {
+                let Some(intid @ 8192..) = cpu.icc_read(SysReg::ICC_IAR1_EL1) else { break };
+                let _ = cpu.icc_write(SysReg::ICC_EOIR1_EL1, intid);
+            }
+            cpu.exit();
+        }
     }
     stop.store(true, Ordering::Release);
     let (counts, pending, unmapped) = injector.join().unwrap();

@@ -22,6 +22,8 @@ struct Record {
     /// The first acknowledges, in order, as the register gave them.
     kept: [AtomicU32; KEPT],
     total: AtomicU32,
+    /// Those that were not the timer's.
+    messages: AtomicU32,
     ended: AtomicU32,
     spurious: AtomicU32,
 }
@@ -30,6 +32,7 @@ const NEW: Record = Record {
     counts: [const { AtomicU32::new(0) }; COUNTED],
     kept: [const { AtomicU32::new(0) }; KEPT],
     total: AtomicU32::new(0),
+    messages: AtomicU32::new(0),
     ended: AtomicU32::new(0),
     spurious: AtomicU32::new(0),
 };
@@ -64,6 +67,9 @@ pub fn handler<G: Gic>() {
         kept.store(iar, Release);
     }
     record.total.store(total + 1, Release);
+    if intid != timer::INTID {
+        bump(&record.messages);
+    }
     let hook = HOOK.load(SeqCst);
     if hook != 0 {
         // SAFETY: only `set_hook` stores there.
@@ -87,6 +93,7 @@ pub fn clear() {
         record.counts.iter().for_each(|count| count.store(0, Release));
         record.kept.iter().for_each(|kept| kept.store(0, Release));
         record.total.store(0, Release);
+        record.messages.store(0, Release);
         record.ended.store(0, Release);
         record.spurious.store(0, Release);
     }
@@ -100,6 +107,11 @@ pub fn count(cpu: usize, intid: u32) -> u32 {
 /// How many interrupts of whatever kind a CPU had.
 pub fn total(cpu: usize) -> u32 {
     RECORDS[cpu].total.load(Acquire)
+}
+
+/// How many interrupts all CPUs had that were not the timer's, which may go on meanwhile.
+pub fn messages() -> u32 {
+    (0..smp::cpus()).map(|cpu| RECORDS[cpu].messages.load(Acquire)).sum()
 }
 
 /// How many interrupts all CPUs had.

@@ -2,6 +2,9 @@
 
 use crate::{mmio, mrs, msr};
 
+/// The virtual timer's PPI.
+pub const INTID: u32 = 27;
+
 /// Counter ticks a second.
 pub fn frequency() -> u64 {
     mrs!("cntfrq_el0")

@@ -9,7 +9,6 @@ use crate::record::{self, bump, count, settled};
 use crate::smp::MAX_CPUS;
 use crate::{same, smp, timer};
 
-const TIMER: u32 = 27;
 /// A PPI without a device.
 const OTHER: u32 = 21;
 const TICKS: u32 = 50;
@@ -21,7 +20,7 @@ pub fn timer<G: Gic>() -> Outcome {
     begin::<G>();
     DONE.iter().for_each(|done| done.store(0, SeqCst));
     record::set_hook(|iar| {
-        if G::intid(iar) == TIMER {
+        if G::intid(iar) == timer::INTID {
             let done = &DONE[smp::cpu()];
             bump(done);
             if done.load(SeqCst) < TICKS {
@@ -32,13 +31,13 @@ pub fn timer<G: Gic>() -> Outcome {
         }
     });
     smp::on_each(|_| {
-        G::enable(TIMER);
+        G::enable(timer::INTID);
         timer::arm(0);
     });
     let cpus = smp::cpus() as u32;
     same!("ticks", settled(TICKS * cpus), TICKS * cpus);
     for cpu in 0..smp::cpus() {
-        same!("ticks of a CPU", count(cpu, TIMER), TICKS);
+        same!("ticks of a CPU", count(cpu, timer::INTID), TICKS);
     }
     Ok(())
 }
@@ -47,26 +46,26 @@ pub fn timer<G: Gic>() -> Outcome {
 pub fn level<G: Gic>() -> Outcome {
     begin::<G>();
     record::set_hook(|_| {
-        if record::count(smp::cpu(), TIMER) == 4 {
+        if record::count(smp::cpu(), timer::INTID) == 4 {
             timer::disarm();
         }
     });
-    G::enable(TIMER);
+    G::enable(timer::INTID);
     timer::arm(0);
     same!("interrupts of one level", settled(4), 4);
 
     // The line can be seen while the interrupt is off.
-    G::disable(TIMER);
+    G::disable(timer::INTID);
     timer::arm(0);
-    same!("pending with the line up", G::is_pending(TIMER), true);
+    same!("pending with the line up", G::is_pending(timer::INTID), true);
     timer::mask();
-    same!("pending with the line masked", G::is_pending(TIMER), false);
+    same!("pending with the line masked", G::is_pending(timer::INTID), false);
     timer::arm(0);
-    same!("pending with the line up again", G::is_pending(TIMER), true);
+    same!("pending with the line up again", G::is_pending(timer::INTID), true);
     timer::arm(timer::frequency() * 3600);
-    same!("pending with the timer in the future", G::is_pending(TIMER), false);
+    same!("pending with the timer in the future", G::is_pending(timer::INTID), false);
     timer::disarm();
-    G::enable(TIMER);
+    G::enable(timer::INTID);
     same!("interrupts when the line went down before", quiet(), 4);
     Ok(())
 }

@@ -14,7 +14,6 @@ use crate::{exceptions, fdt, println, record, same, smp, timer};
 pub const EVENTS: usize = 1024;
 const THREADS: u32 = 2;
 const SECONDS: u64 = 180;
-const TIMER: u32 = 27;
 
 static COUNTERS: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
 static AWAKE: AtomicU32 = AtomicU32::new(0);
@@ -36,22 +35,17 @@ pub fn see(event: usize) {
 /// What is done meanwhile, again and again, with the number of the time.
 pub type Meanwhile = fn(u32);
 
-/// How many interrupts there have been that are not the timer's.
-fn messages() -> u32 {
-    (0..smp::cpus()).map(|cpu| record::total(cpu) - record::count(cpu, TIMER)).sum()
-}
-
 /// What a handler does in a storm while CPUs sleep: the timer's interrupt arms it again.
 pub fn tick(intid: u32) -> bool {
-    if intid == TIMER {
+    if intid == timer::INTID {
         timer::arm(timer::frequency() / 500);
     }
-    intid == TIMER
+    intid == timer::INTID
 }
 
 /// Sleeps between interrupts, one of which is the timer's, until `release`.
 fn sleeper<G: Gic>(_: u64) {
-    G::enable(TIMER);
+    G::enable(timer::INTID);
     timer::arm(0);
     while AWAKE.load(Acquire) == 0 {
         exceptions::mask();
@@ -59,20 +53,20 @@ fn sleeper<G: Gic>(_: u64) {
         exceptions::unmask();
     }
     timer::disarm();
-    G::disable(TIMER);
+    G::disable(timer::INTID);
 }
 
 /// Makes all other CPUs sleep, as idle ones of an operating system do, while `what` runs; CPU 0's timer ticks, too.
 pub fn asleep<G: Gic>(what: impl FnOnce() -> Outcome) -> Outcome {
     AWAKE.store(0, Release);
     (1..smp::cpus()).for_each(|cpu| smp::post(cpu, sleeper::<G>, 0));
-    G::enable(TIMER);
+    G::enable(timer::INTID);
     timer::arm(0);
     let outcome = what();
     AWAKE.store(1, Release);
     (1..smp::cpus()).for_each(smp::finish);
     timer::disarm();
-    G::disable(TIMER);
+    G::disable(timer::INTID);
     outcome
 }
 
@@ -81,7 +75,7 @@ pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcom
     let usual = if paced { 5_000 } else { 100_000 };
     let count = fdt::value("storm").and_then(|text| text.parse().ok()).unwrap_or(usual);
     COUNTERS.iter().chain(&SEEN).for_each(|counter| counter.store(0, Release));
-    let (before, spurious) = (messages(), record::all_spurious());
+    let (before, spurious) = (record::messages(), record::all_spurious());
     let storm = Storm {
         threads: THREADS,
         events: target.events,
@@ -118,7 +112,7 @@ pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcom
     timer::within(record::ARRIVES, || lost() == 0);
     same!("events whose last MSI was lost", lost(), 0);
     record::settled(0);
-    let delivered = messages() - before;
+    let delivered = record::messages() - before;
     doorbell::delivered(delivered);
     println!(
         "COUNT storm paced={paced} events={} sent={sent} delivered={delivered} moved={step} spurious={}",
