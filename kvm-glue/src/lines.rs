@@ -8,7 +8,7 @@
 //!
 //! KVM_IRQ_LINE may be called from any thread, and raising the line from the thread that has the interrupt would save the signal and an exit. But
 //! KVM keeps a vCPU's lines (`HCR_EL2.VI` and `VF`) in a word that the vCPU's thread changes itself without atomic operations, whenever the host's scheduler
-//! lets it run: `kvm_arch_vcpu_load` sets or clears `HCR_EL2.TWI` and `TWE` there, so in Linux 6.12, and in those before and after it that we know. A line that
+//! lets it run: `kvm_arch_vcpu_load` sets or clears `HCR_EL2.TWI` and `TWE` there, in Linux 6.12, and long before. A line that
 //! another thread raises at that moment stays low for good, and nobody is told. On hosts whose CPUs are themselves preempted that is not even
 //! rare: `lab-probe lines` counts it. A vCPU's own thread is not there when it calls KVM_IRQ_LINE.
 //!

@@ -9,7 +9,8 @@
 //! # Who reads, who writes
 //!
 //! The engine reports ends and asks for levels on the vCPU's thread, where it must not be called back and nothing may wait: `level` and
-//! `ended` take no lock. They look at a fixed array of words, one for each SPI, and at a snapshot (`ArcSwapOption`) of who is to be woken. Sources
+//! `ended` take no lock. They look at a fixed array of words, one for each SPI, and at a snapshot (`ArcSwapOption`) of who is to be woken, which the vCPU's thread frees
+//! if it is the last to look at one that was replaced meanwhile. Sources
 //! are told by the threads that serve them, each woken through its own eventfd. Who ties and unties is the control path, and has a lock.
 //!
 //! # The word and the line

@@ -2,7 +2,7 @@
 //!
 //! Queue notifications are doorbells in the kernel; each queue has a thread, which sends its own interrupts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use anyhow::{Context, ensure};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -160,7 +160,9 @@ impl<B: Backend> VirtioPci<B> {
             Asked::Nothing => {}
             Asked::Start => {
                 if let Err(e) = self.start() {
-                    eprintln!("vgic-vmm: a virtio device does not start: {e:#}");
+                    // Once: a guest can have this again and again.
+                    static SAID: Once = Once::new();
+                    SAID.call_once(|| eprintln!("vgic-vmm: a virtio device does not start: {e:#}"));
                     self.stop();
                     self.common.health().fail(&self.msix, &*self.sender);
                 }

@@ -3,8 +3,8 @@
 pub(crate) mod blk;
 pub(crate) mod rng;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
+use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
@@ -134,7 +134,9 @@ impl Worker {
             loop {
                 if let Err(e) = drain(&*backend, &mut queue, &memory, &interrupt, &stopped) {
                     // A driver that breaks the rules gets no more service.
-                    eprintln!("vgic-vmm: a virtio queue stops: {e}");
+                    // Once: a guest can have this again and again.
+                    static SAID: Once = Once::new();
+                    SAID.call_once(|| eprintln!("vgic-vmm: a virtio queue stops: {e}"));
                     interrupt.health.fail(&interrupt.msix, &*interrupt.sender);
                     return;
                 }
