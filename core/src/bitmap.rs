@@ -37,7 +37,7 @@
 
 use alloc::boxed::Box;
 
-use crate::sync::{AtomicU64, CachePadded, MODEL, Ordering, update};
+use crate::sync::{AtomicU64, CachePadded, MODEL, Ordering, prefetch_write, update};
 
 /// Interrupts in one word.
 pub(crate) const LANES: usize = if MODEL { 4 } else { 32 };
@@ -88,6 +88,12 @@ impl PendingWord {
         Self(AtomicU64::new(0))
     }
 
+    /// Brings the word here, to be written.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self) {
+        prefetch_write(&self.0);
+    }
+
     /// Makes the interrupt pending; returns whether it was.
     #[inline(always)]
     pub(crate) fn set(&self, lane: Lane) -> bool {
@@ -108,6 +114,7 @@ impl PendingWord {
         // AcqRel: pairs with `set` and `clear`, both ways.
         let order =
             if cfg!(mutant = "take_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        self.prefetch();
         let mut old = self.0.fetch_and(!(lane.pending() | lane.cleared()), order);
         if cfg!(mutant = "take_ignores_clear") {
             old &= !lane.cleared();

@@ -19,8 +19,12 @@
 //!   scanning, and I one between the bit and its second look: one of the fences comes first, and whoever has the
 //!   other one sees what the first did before its own.
 
+#![allow(unsafe_code)] // A reference to a part of what is shared.
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::ops::Deref;
+use core::ptr::NonNull;
 
 use crate::counters::{Counter, Counters};
 use crate::engine::{Gates, Kick, Wired};
@@ -138,6 +142,31 @@ impl VcpuShared {
     pub(crate) fn return_interface(&self) {
         // Release: pairs with `take_interface`.
         self.taken.swap(false, Ordering::AcqRel);
+    }
+}
+
+/// What others need of one vCPU, at hand.
+pub(crate) struct VcpuRef {
+    vcpu: NonNull<VcpuShared>,
+    /// Keeps it.
+    _hub: Arc<Hub>,
+}
+
+// SAFETY: as good as a reference to the vCPU, which is Sync, and the hub, which it shares.
+unsafe impl Send for VcpuRef {}
+
+impl VcpuRef {
+    pub(crate) fn new(hub: &Arc<Hub>, vcpu: VcpuId) -> Self {
+        Self { vcpu: NonNull::from(hub.vcpu(vcpu)), _hub: Arc::clone(hub) }
+    }
+}
+
+impl Deref for VcpuRef {
+    type Target = VcpuShared;
+    #[inline(always)]
+    fn deref(&self) -> &VcpuShared {
+        // SAFETY: the hub keeps its vCPUs where they are for as long as it lives.
+        unsafe { self.vcpu.as_ref() }
     }
 }
 

@@ -104,6 +104,16 @@ impl Lr {
         LrState::from_bits(self.0 >> Self::STATE_SHIFT)
     }
 
+    /// Whether the state's pending bit is set, bit 62.
+    pub const fn is_pending(self) -> bool {
+        self.0 & 1 << Self::STATE_SHIFT != 0
+    }
+
+    /// Whether the state's active bit is set, bit 63.
+    pub const fn is_active(self) -> bool {
+        self.0 & 2 << Self::STATE_SHIFT != 0
+    }
+
     /// The same entry in another state.
     #[must_use]
     pub const fn with_state(self, state: LrState) -> Self {

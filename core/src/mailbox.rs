@@ -22,7 +22,7 @@ use core::ptr::{self, NonNull};
 
 use crate::irq::Irq;
 use crate::refs::Posted;
-use crate::sync::{AtomicPtr, FirstLook, Ordering};
+use crate::sync::{AtomicPtr, FirstLook, Ordering, prefetch_write};
 
 /// A mailbox.
 pub(crate) struct Mailbox {
@@ -53,6 +53,7 @@ impl Mailbox {
     /// Puts an interrupt in.
     #[inline]
     pub(crate) fn push(&self, posted: Posted) -> Push {
+        prefetch_write(&self.head);
         let mut head = self.head.first_look();
         let first = head;
         loop {
@@ -140,6 +141,8 @@ impl Drained {
         while let Some(irq) = NonNull::new(rest) {
             // SAFETY: the mailbox's reference keeps it alive, and is ours since the swap.
             let link = unsafe { &irq.as_ref().link };
+            // The line comes from whoever posted it; the rest of it is written when it is claimed.
+            prefetch_write(link);
             // Relaxed: acquired by the swap; nobody else uses the link while `Posted` exists.
             rest = link.load(Ordering::Relaxed);
             link.store(turned, Ordering::Relaxed);

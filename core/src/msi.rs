@@ -210,6 +210,15 @@ impl<R: Reclaim> MsiRoute<R> {
         ptr::eq(now, kept).then_some((kept, word, lane))
     }
 
+    /// Brings the pending word that an injection writes here, while what the caller has written before is still on its way.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self) {
+        if let Some((_, word, _)) = self.kept.get() {
+            // SAFETY: as in `kept`.
+            unsafe { word.as_ref() }.prefetch();
+        }
+    }
+
     /// What the event is mapped to, which is kept from now on instead of what was kept so far.
     pub(crate) fn keep<'p>(&self, _pin: &'p Pin) -> Option<&'p Irq> {
         // SAFETY: as in `kept`.

@@ -93,6 +93,20 @@ impl ReadyQueue {
         Some(unsafe { self.remove(level, irq) })
     }
 
+    /// Brings the pending words of the `n` that are taken out next here, to be written.
+    #[inline]
+    pub(crate) fn prefetch(&self, n: usize) {
+        let Some(level) = self.highest() else { return };
+        let mut irq = self.buckets[level as usize].head;
+        for _ in 0..n {
+            let Some(next) = NonNull::new(irq) else { return };
+            irq = with(next, |o| {
+                o.pending().prefetch();
+                o.links().next
+            });
+        }
+    }
+
     /// Takes out one interrupt.
     ///
     /// # Safety

@@ -48,7 +48,7 @@ use core::ptr::NonNull;
 
 use crate::ids::VcpuId;
 use crate::irq::Irq;
-use crate::sync::{AtomicU64, Ordering, update};
+use crate::sync::{AtomicU64, Ordering, prefetch_write, update};
 use crate::trace::{Trace, trace};
 
 const ONE_REF: u64 = 1;
@@ -244,6 +244,7 @@ impl Irq {
         // AcqRel: see "Happens-before" above.
         let order =
             if cfg!(mutant = "signal_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        prefetch_write(&self.state.0);
         let old = State(self.state.0.fetch_or(SIGNALED, order));
         if old.is_dead() && !cfg!(mutant = "post_dead") {
             Signal::Dead

@@ -4,6 +4,7 @@
 //! `clippy.toml` forbids naming the originals anywhere else.
 
 #![allow(clippy::disallowed_types)]
+#![allow(unsafe_code)] // An instruction that is a hint.
 
 #[cfg(all(feature = "count-ops", not(any(loom, shuttle))))]
 pub(crate) use crate::counted::{
@@ -144,9 +145,30 @@ impl<T> FirstLook for AtomicPtr<T> {
     }
 }
 
+/// Asks for a cache line to be brought here to be written. Only a hint.
+///
+/// Before a compare-exchange loop: its first look would bring a line that another CPU has written here to be read, and the exchange would
+/// have to ask once more, to write it. And where several lines are going to be written: they come at the same time, while read-modify-writes
+/// wait for each other.
+#[inline(always)]
+pub(crate) fn prefetch_write<T>(object: &T) {
+    #[cfg(all(target_arch = "x86_64", not(any(miri, loom, shuttle))))]
+    // SAFETY: no access, whatever the address; what cannot be prefetched is not.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) core::ptr::from_ref(object).addr(), options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(all(target_arch = "aarch64", not(any(miri, loom, shuttle))))]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("prfm pstl1keep, [{}]", in(reg) core::ptr::from_ref(object).addr(), options(nomem, nostack, preserves_flags));
+    }
+    let _ = object;
+}
+
 /// Replaces the value of `atomic` by `f` of it in one AcqRel read-modify-write, and returns the old value. Lock-free.
 #[inline(always)]
 pub(crate) fn update(atomic: &AtomicU64, f: impl Fn(u64) -> u64) -> u64 {
+    prefetch_write(atomic);
     let mut old = atomic.first_look();
     loop {
         // Relaxed on failure: the value is only retried with.

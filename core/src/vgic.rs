@@ -386,6 +386,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     #[inline]
     fn inject_route(&self, route: &MsiRoute<R>) -> Injected {
         assert!(Arc::ptr_eq(&self.shared, &route.shared), "a route of another engine");
+        route.prefetch();
         // What is kept is not dead, so there is no successor to look for.
         let kept = route.kept();
         match kept.and_then(|(irq, word, lane)| self.shared.try_inject_at(irq, word, lane)) {

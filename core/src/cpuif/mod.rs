@@ -83,7 +83,8 @@ pub struct CpuInterface {
     /// The entries whose state is Pending, by group and priority.
     pending: Pending,
     /// Bit n: entry n is active, or pending and active.
-    active: u16,
+    // Wider than `valid`: a compiler that changes both with one wide access makes that wait for the narrow store of an acknowledge.
+    active: u32,
     /// Bit n: entry n is not invalid.
     valid: u16,
     /// ICH_EISR_EL2.
@@ -368,16 +369,18 @@ impl CpuInterface {
     /// Replaces an entry, keeping the masks and the pending index in step with it.
     #[inline]
     fn put(&mut self, n: usize, lr: Lr) {
-        let (old, bit) = (self.lrs[n], 1 << n);
+        let (old, bit) = (self.lrs[n], 1_u16 << n);
         if old.state() == LrState::Pending {
             self.pending.remove(old.group(), old.priority(), n);
         }
         self.lrs[n] = lr;
-        self.eisr &= !bit;
+        if self.eisr & bit != 0 {
+            self.eisr &= !bit;
+        }
         match lr.state() {
             LrState::Invalid => {
                 self.valid &= !bit;
-                self.active &= !bit;
+                self.active &= !u32::from(bit);
                 if lr.eoi_maintenance() {
                     self.eisr |= bit;
                 }
@@ -385,11 +388,11 @@ impl CpuInterface {
             LrState::Pending => {
                 self.pending.insert(lr.group(), lr.priority(), n);
                 self.valid |= bit;
-                self.active &= !bit;
+                self.active &= !u32::from(bit);
             }
             LrState::Active | LrState::PendingActive => {
                 self.valid |= bit;
-                self.active |= bit;
+                self.active |= u32::from(bit);
             }
         }
     }
@@ -409,7 +412,7 @@ const fn level_priority(level: u32) -> u8 {
 
 /// The lowest entry of a mask that is not empty.
 #[inline]
-const fn lowest(entries: u16) -> usize {
+const fn lowest(entries: u32) -> usize {
     // The mask changes nothing; it spares the array access its bounds check.
     entries.trailing_zeros() as usize & (MAX_LRS - 1)
 }

@@ -48,6 +48,6 @@ impl Pending {
         }
         let level = levels.trailing_zeros() as usize % Priority::LEVELS;
         let of = |group: usize| if enabled[group] { self.entries[level][group] } else { 0 };
-        Some(lowest(of(0) | of(1)))
+        Some(lowest((of(0) | of(1)).into()))
     }
 }

@@ -12,6 +12,7 @@ use crate::irq::{Irq, Place};
 use crate::lr::{Lr, LrState};
 use crate::reclaim::Reclaim;
 use crate::refs::Owned;
+use crate::sync::prefetch_write;
 
 /// Why an interrupt is pending in a list register, if not only because its line is high.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Entry {
 
     /// Shows others what the guest left.
     pub(super) fn publish(&self) {
-        self.owned.publish(self.want.state().is_active(), self.latch != Latch::None);
+        self.owned.publish(self.want.is_active(), self.latch != Latch::None);
     }
 }
 
@@ -130,7 +131,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         let willing = self.willing(&entry.owned, control, entry.owned.state.load());
         let Some(entry) = &mut self.entries[n] else { return };
         entry.take_pending(control);
-        if entry.want.state().is_active() {
+        if entry.want.is_active() {
             // A level is sampled again when the interrupt is deactivated, not before. And one that is tied to a physical
             // interrupt cannot be pending and active (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
             let again = !entry.sent && entry.want.hw().is_none();
@@ -171,7 +172,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[cold]
     pub(super) fn activate(&mut self, n: usize, active: bool) {
         let Some(entry) = &mut self.entries[n] else { return };
-        if entry.want.state().is_active() == active {
+        if entry.want.is_active() == active {
             // What it was told may have come with an injection.
             return self.review(n);
         }
@@ -217,6 +218,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     // Most entries have one interrupt to deliver, which needs no bucket: they do not come here.
     #[inline(never)]
     pub(super) fn fill(&mut self, count: usize) {
+        self.ready.prefetch(count.saturating_sub(self.used));
         loop {
             let ready = self.ready.highest();
             // Active interrupts come back into list registers before what they keep waiting.
@@ -320,7 +322,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn least_urgent(&self, active: bool) -> Option<(u8, usize)> {
         let entries = self.entries[..self.used].iter().flatten().enumerate();
         entries
-            .filter(|(_, e)| e.want.state().is_active() == active)
+            .filter(|(_, e)| e.want.is_active() == active)
             .map(|(n, e)| (e.want.priority().level() as u8, n))
             .max()
     }
@@ -343,7 +345,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[cold]
     fn make_room_for_active(&mut self, level: u8) -> bool {
         let entries = self.entries[..self.used].iter().flatten();
-        let spare = entries.filter(|e| !e.want.state().is_active()).count() > 1;
+        let spare = entries.filter(|e| !e.want.is_active()).count() > 1;
         let victim = self
             .least_urgent(false)
             .filter(|&(worst, _)| spare && worst >= level)
@@ -355,7 +357,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[cold]
     pub(super) fn displace(&mut self, n: usize) {
         let Some(entry) = self.remove_entry(n) else { return };
-        let (active, level) = (entry.want.state().is_active(), entry.want.priority().level() as u8);
+        let (active, level) = (entry.want.is_active(), entry.want.priority().level() as u8);
         let owned = entry.withdraw();
         if active && owned.intid().is_lpi() {
             // An LPI has no active state but its list register's: its EOI needs none (IHI 0069, 4.1.2).
@@ -374,16 +376,20 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[inline]
     pub(super) fn fold_entry(&mut self, n: usize, lr: Lr) {
         let Some(entry) = &mut self.entries[n] else { return };
-        let (was, now) = (entry.want.state(), lr.state());
-        if was.is_pending() && !now.is_pending() {
+        let was = entry.want;
+        if was.is_pending() && !lr.is_pending() {
             entry.latch = Latch::None;
             if cfg!(mutant = "fold_clears_pending") {
                 let _ = entry.owned.pending().take(entry.owned.lane());
             }
-            self.shared.hub.vcpu(self.id).counters.add(Counter::Delivered, 1);
+            self.mine.counters.add(Counter::Delivered, 1);
         }
         entry.want = lr;
-        if cfg!(mutant = "put_in_fold") && was == LrState::Pending && now.is_active() {
+        if lr.state() == LrState::Invalid {
+            // It is let go as soon as all list registers have been looked at: so their lines come at the same time.
+            prefetch_write(&entry.owned.state);
+        }
+        if cfg!(mutant = "put_in_fold") && was.state() == LrState::Pending && lr.is_active() {
             // The ancestor's bug: the reference ends with the fold, while the interrupt is still in its place.
             // SAFETY: none; this is a seeded bug.
             drop(unsafe { Owned::from_raw(NonNull::from(&*entry.owned)) });
@@ -446,22 +452,21 @@ impl<R: Reclaim> VcpuInterface<R> {
     pub(super) fn finish_gone(&mut self) {
         let (used, mut kept, mut review) = (self.used, 0, false);
         for n in 0..used {
-            let Some(entry) = self.entries[n].take() else { continue };
-            let state = entry.want.state();
-            if state == LrState::Invalid {
-                entry.owned.set_place(Place::Nowhere);
-                if entry.tied {
-                    self.sample(&entry.owned);
+            let Some(entry) = &self.entries[n] else { continue };
+            if entry.want.state() != LrState::Invalid {
+                review |= entry.recheck && !entry.want.is_active();
+                if kept != n {
+                    entry.owned.set_place(Place::InLr(kept as u8));
+                    self.entries.swap(kept, n);
                 }
-                self.finish(entry.owned, entry.recheck);
-                continue;
+                kept += 1;
+            } else if let Some(Entry { owned, tied, recheck, .. }) = self.entries[n].take() {
+                owned.set_place(Place::Nowhere);
+                if tied {
+                    self.sample(&owned);
+                }
+                self.finish(owned, recheck);
             }
-            review |= entry.recheck && !state.is_active();
-            if kept != n {
-                entry.owned.set_place(Place::InLr(kept as u8));
-            }
-            self.entries[kept] = Some(entry);
-            kept += 1;
         }
         self.used = kept;
         if review {

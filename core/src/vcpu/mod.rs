@@ -23,6 +23,7 @@ use core::ptr::NonNull;
 use crate::control::Control;
 use crate::counters::Counter;
 use crate::engine::{Error, Flushed, Vcpu, Wired};
+use crate::hub::VcpuRef;
 use crate::ids::{Group, Intid, VcpuId};
 use crate::irq::{Irq, Place};
 use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
@@ -68,6 +69,8 @@ pub struct VcpuInterface<R: Reclaim = Slots> {
     written: usize,
     maintenance: Maintenance,
     participant: R::Participant,
+    /// Its mailbox and gates.
+    mine: VcpuRef,
     /// Last: everything above points to it.
     shared: Arc<Shared<R>>,
     _not_sync: PhantomData<Cell<()>>,
@@ -98,6 +101,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             written: 0,
             maintenance: Maintenance::default(),
             participant,
+            mine: VcpuRef::new(&shared.hub, id),
             shared,
             _not_sync: PhantomData,
         })
@@ -124,14 +128,13 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Whether the gates of this vCPU are open for an interrupt.
     #[inline]
     fn forwarded(&self, group: Group, lpi: bool) -> bool {
-        let shared = self.shared.hub.vcpu(self.id);
-        shared.gates().pass(group, lpi)
+        self.mine.gates().pass(group, lpi)
             || !cfg!(mutant = "lpis_enabled_one_look") && {
                 if !cfg!(mutant = "lpis_enabled_without_fence") {
                     // Pairs with the fence in `vgic::Shared::scan`, which follows opening.
                     fence(Ordering::SeqCst);
                 }
-                shared.gates().pass(group, lpi)
+                self.mine.gates().pass(group, lpi)
             }
     }
 
@@ -184,7 +187,7 @@ impl<R: Reclaim> VcpuInterface<R> {
 
     /// Gives an interrupt to the vCPU that it is for now.
     fn hand_over(&self, owned: Owned) {
-        self.shared.hub.vcpu(self.id).counters.add(Counter::HandedOver, 1);
+        self.mine.counters.add(Counter::HandedOver, 1);
         if let Some(posted) = owned.hand_over(false) {
             self.shared.hub.post(posted);
         }
@@ -199,9 +202,22 @@ impl<R: Reclaim> VcpuInterface<R> {
             return drop(posted);
         }
         match posted.claim(self.id) {
+            Claim::New(owned, state) if owned.intid().is_lpi() => self.line_up(owned, state),
             Claim::New(owned, state) => self.settle_in(owned, state),
             Claim::Mine(irq, changed) => self.reconsider(irq, changed),
             Claim::Elsewhere(posted) => self.shared.hub.post(posted),
+        }
+    }
+
+    /// Puts an LPI that has just come into its bucket. Its pending bit is looked at when it is taken: the injector may still be writing
+    /// others of the same cache line.
+    #[inline]
+    fn line_up(&mut self, owned: Owned, state: State) {
+        let control = owned.control().load();
+        if !state.is_active() && self.willing(&owned, control, state) {
+            self.ready.push_back(control.priority().level() as u8, owned);
+        } else {
+            self.settle_in(owned, state);
         }
     }
 
@@ -278,7 +294,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn expose(&mut self) {
         if !self.exposed {
             self.exposed = true;
-            self.shared.hub.vcpu(self.id).expose();
+            self.mine.expose();
         }
     }
 
@@ -302,7 +318,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn conceal(&mut self) {
         self.entries[..self.used].iter().flatten().for_each(Entry::publish);
         self.exposed = false;
-        self.shared.hub.vcpu(self.id).conceal();
+        self.mine.conceal();
     }
 
     /// Whether a wired interrupt is in a list register, or active without one.
@@ -328,9 +344,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Takes in the mail, and fills the list registers.
     #[inline]
     fn take_in_mail(&mut self, count: usize) {
-        let hub = Arc::as_ptr(&self.shared.hub);
-        // SAFETY: `self.shared` keeps it.
-        let mut mail = unsafe { &*hub }.vcpu(self.id).mailbox.drain();
+        let mut mail = self.mine.mailbox.drain();
         while let Some(posted) = mail.next() {
             let alone = mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
             if alone && self.used < count {
@@ -358,8 +372,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// What to be told while more is waiting than the list registers hold.
     fn wanted_maintenance(&mut self, count: usize) -> Maintenance {
         let waiting = !self.ready.is_empty();
-        let pending =
-            self.entries[..self.used].iter().flatten().any(|e| e.want.state() == LrState::Pending);
+        let offered = |e: &Entry| e.want.state() == LrState::Pending;
+        let pending = waiting && self.entries[..self.used].iter().flatten().any(offered);
         if waiting && !pending {
             // All list registers are active: "none is pending" would hold at once, for ever. What waits
             // is not more urgent than they are, so it can wait until one is deactivated.
@@ -370,7 +384,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         Maintenance {
             // "At most one in use" would hold at once with a single list register.
             underflow: waiting && count > 1,
-            no_pending: waiting && pending,
+            no_pending: pending,
             not_present: !self.spilled.is_empty(),
             trap_dir: !self.spilled.is_empty(),
             group_enabled: self.groups.map(|enabled| !enabled),
@@ -382,11 +396,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn write_back<L: ListRegisters>(&mut self, lrs: &mut L) -> usize {
         let mut pending = 0;
         for n in 0..self.used.max(self.written) {
-            let want = match &self.entries[n] {
-                Some(entry) => entry.want,
-                None => Lr::EMPTY,
-            };
-            pending += usize::from(want.state().is_pending());
+            let want = self.entries[n].as_ref().map_or(Lr::EMPTY, |entry| entry.want);
+            pending += usize::from(want.is_pending());
             if want != self.held[n] {
                 lrs.write(n, want);
                 self.held[n] = want;
@@ -403,7 +414,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             self.open = true;
             // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
             let pin = self.participant.pin();
-            self.shared.hub.vcpu(self.id).mailbox.open();
+            self.mine.mailbox.open();
             self.shared.scan(self.id, true, &pin);
         }
     }
@@ -422,10 +433,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
 
     #[inline]
     fn flush<L: ListRegisters>(&mut self, lrs: &mut L) -> Flushed {
-        let hub = Arc::as_ptr(&self.shared.hub);
-        // SAFETY: `self.shared` keeps it.
-        let shared = unsafe { &*hub }.vcpu(self.id);
-        shared.counters.add(Counter::Entries, 1);
+        self.mine.counters.add(Counter::Entries, 1);
         if self.in_guest {
             self.fold(lrs);
         }
@@ -433,7 +441,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if self.holds_wired() {
             self.expose();
         }
-        if shared.wants_review() && shared.take_review() {
+        if self.mine.wants_review() && self.mine.take_review() {
             self.review_all();
         }
         let groups = lrs.groups_enabled();
@@ -547,8 +555,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
 
     #[inline]
     fn has_mail(&self) -> bool {
-        let shared = self.shared.hub.vcpu(self.id);
-        shared.mailbox.has_mail() || shared.wants_review() || self.unflushed
+        self.mine.mailbox.has_mail() || self.mine.wants_review() || self.unflushed
     }
 }
 
@@ -561,7 +568,7 @@ impl<R: Reclaim> Drop for VcpuInterface<R> {
             // What the guest has done since the flush is lost with its list registers.
             self.conceal();
         }
-        self.shared.hub.vcpu(self.id).return_interface();
+        self.mine.return_interface();
         self.shared.collect(&self.participant);
     }
 }

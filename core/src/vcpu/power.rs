@@ -26,9 +26,9 @@ impl<R: Reclaim> VcpuInterface<R> {
             let active = active && !irq.intid().is_lpi() && !cfg!(mutant = "close_forgets_active");
             irq.hand_over(active).map(give_back);
         };
-        hub.vcpu(self.id).mailbox.close().for_each(give_back);
+        self.mine.mailbox.close().for_each(give_back);
         for entry in self.entries.iter_mut().filter_map(Option::take) {
-            let active = entry.want.state().is_active();
+            let active = entry.want.is_active();
             let_go(entry.withdraw(), active);
         }
         self.used = 0;
