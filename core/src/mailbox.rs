@@ -22,12 +22,19 @@ use core::ptr::{self, NonNull};
 
 use crate::irq::Irq;
 use crate::refs::Posted;
-use crate::sync::{AtomicPtr, FirstLook, Ordering, prefetch_write};
+use crate::sync::{AtomicPtr, FirstLook, Ordering, Recent, prefetch_write};
 
 /// A mailbox.
+#[repr(C)]
 pub(crate) struct Mailbox {
     head: AtomicPtr<Irq>,
+    /// On the line that a push writes anyway. The owner would otherwise wait for one line after another of those that were posted, each of which
+    /// comes from another CPU.
+    recent: Recent<Irq>,
 }
+
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(size_of::<Mailbox>() == 64);
 
 /// What came of a push.
 pub(crate) enum Push {
@@ -47,15 +54,17 @@ fn closed() -> *mut Irq {
 impl Mailbox {
     /// Closed.
     pub(crate) fn new() -> Self {
-        Self { head: AtomicPtr::new(closed()) }
+        Self { head: AtomicPtr::new(closed()), recent: Recent::default() }
     }
 
     /// Puts an interrupt in.
     #[inline]
     pub(crate) fn push(&self, posted: Posted) -> Push {
         prefetch_write(&self.head);
+        let irq = ptr::from_ref::<Irq>(&posted).cast_mut();
         let mut head = self.head.first_look();
         let first = head;
+        self.recent.note(irq);
         loop {
             // No ordering needed: who is refused looks again, after a fence (`hub::Hub::look_again`).
             if head == closed() {
@@ -63,7 +72,6 @@ impl Mailbox {
             }
             // Relaxed: published by the compare-exchange below.
             posted.link.store(head, Ordering::Relaxed);
-            let irq = ptr::from_ref::<Irq>(&posted).cast_mut();
             let order =
                 if cfg!(mutant = "push_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
             // Release: pairs with the Acquire of `drain`.
@@ -90,10 +98,10 @@ impl Mailbox {
         if cfg!(mutant = "drain_in_two_steps") {
             // Seeded bug: loses what is pushed between the two.
             self.head.store(ptr::null_mut(), Ordering::Release);
-            return Drained::new(head);
+            return Drained::new(head, &self.recent);
         }
         // Acquire: pairs with `push`. The mailbox cannot be closed here: only the owner does that.
-        Drained::new(self.head.swap(ptr::null_mut(), Ordering::AcqRel))
+        Drained::new(self.head.swap(ptr::null_mut(), Ordering::AcqRel), &self.recent)
     }
 
     /// Whether there is something to drain. For the owner.
@@ -125,7 +133,7 @@ impl Mailbox {
     pub(crate) fn close(&self) -> Drained {
         // AcqRel: as `drain` for what is taken, and pairs with `is_closed` and `push`.
         let head = self.head.swap(closed(), Ordering::AcqRel);
-        Drained::new(if head == closed() { ptr::null_mut() } else { head })
+        Drained::new(if head == closed() { ptr::null_mut() } else { head }, &self.recent)
     }
 }
 
@@ -136,8 +144,8 @@ pub(crate) struct Drained {
 
 impl Drained {
     /// Turns the stack around: newest first becomes oldest first.
-    fn new(head: *mut Irq) -> Self {
-        let (mut rest, mut turned) = (head, ptr::null_mut());
+    fn new(head: *mut Irq, recent: &Recent<Irq>) -> Self {
+        let (mut rest, mut turned) = (head, ptr::null_mut::<Irq>());
         while let Some(irq) = NonNull::new(rest) {
             // SAFETY: the mailbox's reference keeps it alive, and is ours since the swap.
             let link = unsafe { &irq.as_ref().link };
@@ -145,6 +153,9 @@ impl Drained {
             prefetch_write(link);
             // Relaxed: acquired by the swap; nobody else uses the link while `Posted` exists.
             rest = link.load(Ordering::Relaxed);
+            if turned.is_null() && !rest.is_null() {
+                recent.prefetch();
+            }
             link.store(turned, Ordering::Relaxed);
             turned = irq.as_ptr();
         }

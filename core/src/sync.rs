@@ -151,18 +151,54 @@ impl<T> FirstLook for AtomicPtr<T> {
 /// have to ask once more, to write it. And where several lines are going to be written: they come at the same time, while read-modify-writes
 /// wait for each other.
 #[inline(always)]
-pub(crate) fn prefetch_write<T>(object: &T) {
+pub(crate) fn prefetch_write<T>(object: *const T) {
     #[cfg(all(target_arch = "x86_64", not(any(miri, loom, shuttle))))]
     // SAFETY: no access, whatever the address; what cannot be prefetched is not.
     unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) core::ptr::from_ref(object).addr(), options(nomem, nostack, preserves_flags));
+        core::arch::asm!("prefetchw [{}]", in(reg) object.addr(), options(nomem, nostack, preserves_flags));
     }
     #[cfg(all(target_arch = "aarch64", not(any(miri, loom, shuttle))))]
     // SAFETY: as above.
     unsafe {
-        core::arch::asm!("prfm pstl1keep, [{}]", in(reg) core::ptr::from_ref(object).addr(), options(nomem, nostack, preserves_flags));
+        core::arch::asm!("prfm pstl1keep, [{}]", in(reg) object.addr(), options(nomem, nostack, preserves_flags));
     }
     let _ = object;
+}
+
+/// Where objects are that have been handed over lately: addresses to prefetch from, which nobody follows. Not a model's: nothing is published
+/// through them.
+pub(crate) struct Recent<T> {
+    next: HintUsize,
+    at: [HintPtr<T>; 6],
+}
+
+#[cfg(any(loom, shuttle))]
+use core::sync::atomic::{AtomicPtr as HintPtr, AtomicUsize as HintUsize};
+#[cfg(not(any(loom, shuttle)))]
+use {AtomicPtr as HintPtr, AtomicUsize as HintUsize};
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self { next: HintUsize::new(0), at: [const { HintPtr::new(core::ptr::null_mut()) }; 6] }
+    }
+}
+
+impl<T> Recent<T> {
+    /// One more. Of several threads that do this at once, one may be forgotten.
+    #[inline(always)]
+    pub(crate) fn note(&self, object: *mut T) {
+        // Relaxed: see above.
+        let next = self.next.load(Ordering::Relaxed);
+        let n = if next < self.at.len() { next } else { 0 };
+        self.at[n].store(object, Ordering::Relaxed);
+        self.next.store(n + 1, Ordering::Relaxed);
+    }
+
+    /// Brings all of them here, to be written.
+    pub(crate) fn prefetch(&self) {
+        // Relaxed: see above.
+        self.at.iter().for_each(|at| prefetch_write(at.load(Ordering::Relaxed)));
+    }
 }
 
 /// Replaces the value of `atomic` by `f` of it in one AcqRel read-modify-write, and returns the old value. Lock-free.

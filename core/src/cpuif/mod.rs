@@ -346,11 +346,17 @@ impl CpuInterface {
     #[inline]
     fn deactivate_entry(&mut self, n: usize) -> Deactivation {
         let lr = self.lrs[n];
-        let state = match lr.state() {
-            LrState::PendingActive => LrState::Pending,
-            _ => LrState::Invalid,
-        };
-        self.put(n, lr.with_state(state));
+        if lr.is_pending() {
+            self.put(n, lr.with_state(LrState::Pending));
+        } else {
+            // As `put` would, for an entry of which is known that it is active.
+            self.lrs[n] = lr.with_state(LrState::Invalid);
+            self.valid &= !(1 << n);
+            self.active &= !(1 << n);
+            if lr.eoi_maintenance() {
+                self.eisr |= 1 << n;
+            }
+        }
         Deactivation { intid: lr.intid(), hw: lr.hw() }
     }
 

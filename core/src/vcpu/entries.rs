@@ -218,7 +218,6 @@ impl<R: Reclaim> VcpuInterface<R> {
     // Most entries have one interrupt to deliver, which needs no bucket: they do not come here.
     #[inline(never)]
     pub(super) fn fill(&mut self, count: usize) {
-        self.ready.prefetch(count.saturating_sub(self.used));
         loop {
             let ready = self.ready.highest();
             // Active interrupts come back into list registers before what they keep waiting.
