@@ -4,7 +4,7 @@
 //! each vCPU one kick. Who asks does not wait, as it may be a vCPU itself; a storm's threads do before they begin.
 
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use vgic_core::ids::VcpuId;
@@ -30,6 +30,7 @@ pub(crate) enum Counters {
 
 /// Counts at one moment.
 struct Moment {
+    at: Instant,
     /// By vCPU, once it has told.
     runs: Vec<Option<RunStats>>,
     lines: LineStats,
@@ -87,6 +88,8 @@ pub(crate) struct Costs {
     pub(crate) sent: u64,
     /// What the guest says it took.
     pub(crate) delivered: u64,
+    /// Nanoseconds from the beginning until the guest had taken them all.
+    pub(crate) nanoseconds: u64,
     /// Times that KVM_RUN returned.
     pub(crate) exits: u64,
     /// Those for accesses to the interrupt controller.
@@ -161,7 +164,8 @@ impl Accounts {
                 (runs, LineStats::default())
             }
         };
-        Moment { runs, lines, msis: irq::msis(), kernel_lines: irq::kernel_lines() }
+        let (msis, kernel_lines) = (irq::msis(), irq::kernel_lines());
+        Moment { at: Instant::now(), runs, lines, msis, kernel_lines }
     }
 
     /// A vCPU runs.
@@ -234,6 +238,7 @@ impl Accounts {
         Costs {
             sent: end.msis - begin.msis,
             delivered: delivered.into(),
+            nanoseconds: end.at.duration_since(begin.at).as_nanos() as u64,
             exits: last.kvm_run.saturating_sub(first.kvm_run),
             gic_exits,
             ioctls: Ioctls {

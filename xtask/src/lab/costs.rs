@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-/// The lines; `None` if it is no such report.
-pub(super) fn lines(json: &str) -> Option<Vec<String>> {
+/// The lines, with instructions if a nanosecond is one; `None` if it is no such report.
+pub(super) fn lines(json: &str, counting: bool) -> Option<Vec<String>> {
     let report: Value = serde_json::from_str(json).ok()?;
     let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64);
     let ioctls = report.get("ioctls")?;
@@ -23,6 +23,9 @@ pub(super) fn lines(json: &str) -> Option<Vec<String>> {
         let each = |count: u64| count as f64 / delivered as f64;
         let exits = each(call("kvm_run")?);
         let mut parts = vec![format!("{exits:.2} exits")];
+        if counting {
+            parts.push(format!("{:.0} instructions", each(number(storm, "nanoseconds")?)));
+        }
         // What is none is left out; but that there are no kicks is worth to be said.
         let mut add = |what, count| {
             if each(count) >= 0.005 {
@@ -53,12 +56,12 @@ mod tests {
     use super::lines;
 
     const REPORT: &str = r#"{"gic":"v2","end":"off","msis":5100,"ioctls":{"kvm_run":90,"kvm_irq_line":7,"kvm_signal_msi":0,"other":2},
-        "storms":[{"paced":true,"threads":2,"events":64,"sent":5000,"delivered":200,"exits":500,"gic_exits":450,
+        "storms":[{"paced":true,"threads":2,"events":64,"sent":5000,"delivered":200,"nanoseconds":9000,"exits":500,"gic_exits":450,
         "ioctls":{"kvm_run":500,"kvm_irq_line":400,"kvm_signal_msi":0,"other":1},"kicks":210}],"vcpus":[],"engine":[]}"#;
 
     #[test]
     fn storms_cost_so_much_for_each_interrupt() {
-        let lines = lines(REPORT).unwrap();
+        let lines = lines(REPORT, false).unwrap();
         assert!(lines[0].starts_with("COST  all: 90 exits; KVM_IRQ_LINE 7,"), "{}", lines[0]);
         assert!(lines[1].contains("storm, paced: 5000 MSIs of 64 events, 200 interrupts"));
         assert!(
@@ -71,9 +74,15 @@ mod tests {
     #[test]
     fn a_kernel_does_not_tell_its_kicks_and_nothing_is_divided_by_nothing() {
         let json = REPORT.replace("\"kicks\":210", "\"kicks\":null");
-        assert!(lines(&json).unwrap()[1].ends_with("2.00 KVM_IRQ_LINE, 0.01 other calls"));
+        assert!(lines(&json, false).unwrap()[1].ends_with("2.00 KVM_IRQ_LINE, 0.01 other calls"));
         let json = REPORT.replace("\"delivered\":200", "\"delivered\":0");
-        assert!(lines(&json).unwrap()[1].ends_with("events, 0 interrupts"));
-        assert!(lines("{\"another\":1}").is_none() && lines("{").is_none());
+        assert!(lines(&json, false).unwrap()[1].ends_with("events, 0 interrupts"));
+        assert!(lines("{\"another\":1}", true).is_none() && lines("{", true).is_none());
+    }
+
+    #[test]
+    fn a_nanosecond_can_be_an_instruction() {
+        let lines = lines(REPORT, true).unwrap();
+        assert!(lines[1].contains("; for each: 2.50 exits, 45 instructions, 2.00"), "{}", lines[1]);
     }
 }

@@ -34,8 +34,19 @@ pub(super) fn setup() -> Result<()> {
     Ok(())
 }
 
+/// How to run guests.
+#[derive(Clone, Copy, Default)]
+pub(super) struct How<'a> {
+    /// All that they print is shown.
+    pub(super) verbose: bool,
+    /// Where an instruction takes a nanosecond.
+    pub(super) counting: bool,
+    /// Static programs to take instead of building those of their names.
+    pub(super) built: &'a [PathBuf],
+}
+
 /// Runs the guests of these names, or all; an error if one fails.
-pub(super) fn run(names: &[String], verbose: bool, built: &[PathBuf]) -> Result<()> {
+pub(super) fn run(names: &[String], how: How<'_>) -> Result<()> {
     for name in names {
         if !GUESTS.iter().any(|guest| guest.name == name) {
             bail!("no guest `{name}`; `cargo xtask lab list` names them");
@@ -47,10 +58,10 @@ pub(super) fn run(names: &[String], verbose: bool, built: &[PathBuf]) -> Result<
     let mut rows = Vec::new();
     for guest in &guests {
         if let On::Qemu(qemu) = &guest.on {
-            rows.push(on_qemu(guest, qemu, &kit, verbose)?);
+            rows.push(on_qemu(guest, qemu, &kit, how.verbose)?);
         }
     }
-    rows.extend(on_host(&guests, &kit, verbose, built)?);
+    rows.extend(on_host(&guests, &kit, how)?);
     report::summary(&rows)
 }
 
@@ -77,11 +88,13 @@ struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    fn begin(guest: &'a Guest, verbose: bool) -> Result<Self> {
+    fn begin(guest: &'a Guest, verbose: bool, counting: bool) -> Result<Self> {
         let path = log_of(guest);
         let log = fs::File::create(&path).with_context(|| path.display().to_string())?;
         let progress = Progress::begin(guest.name, verbose);
-        Ok(Self { guest, log, judge: Judge::default(), progress, start: Instant::now() })
+        let mut judge = Judge::default();
+        judge.counting = counting;
+        Ok(Self { guest, log, judge, progress, start: Instant::now() })
     }
 
     fn line(&mut self, line: &str) {
@@ -127,7 +140,7 @@ fn on_qemu(guest: &Guest, qemu: &Qemu, kit: &Kit, verbose: bool) -> Result<Row> 
     };
     command.args(["-smp", &qemu.cpus.to_string(), "-m", "512", "-append", qemu.cmdline]);
     let limit = Duration::from_secs(guest.limit_seconds);
-    let mut running = Running::begin(guest, verbose)?;
+    let mut running = Running::begin(guest, verbose, false)?;
     let console = dir().join("qemu.log");
     let status = boot::console(&mut command, &console, limit, &mut |line| running.line(line))?;
     // 137 is what a shell says of what was killed; the host's `timeout` does the same.
@@ -140,12 +153,13 @@ fn code(status: ExitStatus) -> i32 {
 
 /// All guests that need the host, in as few boots as it takes: a guest that takes the host down has failed, and
 /// those after it get a new one.
-fn on_host(guests: &[&Guest], kit: &Kit, verbose: bool, built: &[PathBuf]) -> Result<Vec<Row>> {
+fn on_host(guests: &[&Guest], kit: &Kit, how: How<'_>) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     let mut files = kit.files();
     let (mut jobs, mut missing) = (Vec::new(), Vec::new());
     for name in programs(guests) {
-        let given = built.iter().find(|path| path.file_name().is_some_and(|there| there == name));
+        let given =
+            how.built.iter().find(|path| path.file_name().is_some_and(|there| there == name));
         match given.map_or_else(|| cross::program(name), |path| Ok(path.clone())) {
             Ok(path) => files.push((format!("bin/{name}"), path)),
             Err(error) => missing.push((name, format!("{error:#}"))),
@@ -164,7 +178,7 @@ fn on_host(guests: &[&Guest], kit: &Kit, verbose: bool, built: &[PathBuf]) -> Re
             limit: Duration::from_secs(guest.limit_seconds),
         });
     }
-    let venue = venue::venue();
+    let venue = venue::venue(how.counting);
     if !jobs.is_empty() {
         println!("on {}", venue.describe());
     }
@@ -175,7 +189,7 @@ fn on_host(guests: &[&Guest], kit: &Kit, verbose: bool, built: &[PathBuf]) -> Re
         venue.run(&jobs, &files, &kit.debian, &mut |event| match event {
             Event::Begin(name) => {
                 let Some(guest) = guests.iter().find(|guest| guest.name == *name) else { return };
-                match Running::begin(guest, verbose) {
+                match Running::begin(guest, how.verbose, how.counting) {
                     Ok(begun) => running = Some(begun),
                     Err(error) => failed_to_begin = Some(error),
                 }

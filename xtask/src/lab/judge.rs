@@ -12,6 +12,8 @@ pub(super) struct Judge {
     failures: Vec<String>,
     end: Option<(usize, usize)>,
     pub(super) exit: Option<i32>,
+    /// A nanosecond is an instruction.
+    pub(super) counting: bool,
     /// Counters that the guest or its VMM printed.
     pub(super) counters: Vec<String>,
 }
@@ -27,7 +29,7 @@ impl Judge {
             self.end = end(counts);
         } else if line.starts_with("{\"") {
             // One that is not understood is shown as it is.
-            let lines = costs::lines(line).unwrap_or_else(|| vec![line.to_owned()]);
+            let lines = costs::lines(line, self.counting).unwrap_or_else(|| vec![line.to_owned()]);
             self.counters.extend(lines);
         } else if line.starts_with("COUNT ") {
             self.counters.push(line.to_owned());

@@ -35,6 +35,10 @@ pub(crate) struct LabArgs {
     /// Show everything that guests print, not only their verdicts
     #[arg(long, short)]
     verbose: bool,
+    /// On an emulated host with one CPU, whose clock counts instructions: what each interrupt of a storm takes, of guest, VMM and
+    /// kernel together
+    #[arg(long)]
+    count_instructions: bool,
     /// A static arm64 program to take instead of building the one of that name; may be given several times
     #[arg(long, value_name = "PATH")]
     built: Vec<PathBuf>,
@@ -52,7 +56,10 @@ enum Action {
 
 pub(crate) fn run(args: &LabArgs) -> Result<()> {
     match &args.action {
-        None => guests::run(&args.names, args.verbose, &args.built),
+        None => {
+            let &LabArgs { verbose, count_instructions: counting, ref built, .. } = args;
+            guests::run(&args.names, guests::How { verbose, counting, built })
+        }
         Some(Action::List) => guests::list(),
         Some(Action::Setup) => guests::setup(),
         Some(Action::Run(args)) => run::run(args),
@@ -62,7 +69,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
 /// The guests that `cargo xtask test` runs.
 pub(crate) fn gate() -> Result<()> {
     let names: Vec<String> = table::GATE.iter().map(|name| (*name).to_owned()).collect();
-    guests::run(&names, false, &[])
+    guests::run(&names, guests::How::default())
 }
 
 /// Where the lab keeps what it fetched, what it built, and its logs.

@@ -59,7 +59,7 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
         command: words.join(" "),
         limit: Duration::from_secs(args.limit),
     };
-    let venue = venue::venue();
+    let venue = venue::venue(false);
     println!("on {}", venue.describe());
     println!("$ {}", job.command);
     let mut exit = None;

@@ -101,7 +101,7 @@ const VMM: &str = "vgic-vmm";
 
 /// `vgic-vmm` with a payload.
 macro_rules! payload {
-    ($payload:literal, $gic:literal, $cpus:literal, $cmdline:literal) => {
+    ($payload:literal, $gic:literal, $cpus:literal, $cmdline:expr) => {
         concat!(
             "run --raw $LAB/payloads/",
             $payload,
@@ -130,6 +130,17 @@ const KERNEL_PAYLOAD: &str = payload!(
 const STORM: &str = payload!("gicv3", "v3", 2, "doorbell tests=storm-paced storm=100000");
 const STORM_KERNEL: &str =
     payload!("gicv3", "kernel-v3", 2, "doorbell tests=storm-paced storm=100000");
+/// What an LPI costs while CPUs sleep when there is nothing to do: of few events, and of so many that they wait for each other.
+macro_rules! cost {
+    ($gic:literal, $events:literal) => {
+        payload!(
+            "gicv3",
+            $gic,
+            2,
+            concat!("doorbell tests=storm-asleep storm=20000 events=", $events)
+        )
+    };
+}
 
 /// `vgic-vmm` with Linux, a disk of a queue for each CPU, and a random number generator.
 macro_rules! linux_guest {
@@ -265,6 +276,10 @@ pub(super) const GUESTS: &[Guest] = &[
         VMM,
         STORM_KERNEL,
     ),
+    host("gicv3-cost-4", "20,000 LPIs of 4 events, CPUs sleep", 240, VMM, cost!("v3", "4")),
+    host("gicv3-cost-1024", "the same of 1,024 events", 240, VMM, cost!("v3", "1024")),
+    host("gicv3-cost-4-kernel", "the kernel's, 4 events", 240, VMM, cost!("kernel-v3", "4")),
+    host("gicv3-cost-1024-kernel", "and 1,024 events", 240, VMM, cost!("kernel-v3", "1024")),
     host_linux("linux-v2", "Linux on our GICv2 and GICv2m", 400, linux_guest!("v2", 2, "")),
     host_linux("linux-v3", "Linux on our GICv3 and ITS", 400, LINUX_V3),
     host_linux("linux-v3-4", "the same on four CPUs", 900, LINUX_V3_4),

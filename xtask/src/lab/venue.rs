@@ -36,10 +36,15 @@ const EXIT: &str = "LAB-EXIT ";
 pub(super) enum Venue {
     Native,
     Emulated,
+    /// Emulated on one CPU, whose clock goes on by a nanosecond with each instruction.
+    Counting,
 }
 
-/// This machine, if it can.
-pub(super) fn venue() -> Venue {
+/// This machine, if it can, and if its instructions are not to be counted.
+pub(super) fn venue(counting: bool) -> Venue {
+    if counting {
+        return Venue::Counting;
+    }
     let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
     if cfg!(target_arch = "aarch64") && kvm.is_ok() { Venue::Native } else { Venue::Emulated }
 }
@@ -49,6 +54,9 @@ impl Venue {
         match self {
             Self::Native => "this machine's KVM",
             Self::Emulated => "KVM in an arm64 host with EL2, emulated by QEMU: times mean nothing",
+            Self::Counting => {
+                "KVM in an arm64 host with EL2 and one CPU, emulated by QEMU: a nanosecond is an instruction"
+            }
         }
     }
 
@@ -64,7 +72,17 @@ impl Venue {
         let limit = boot::BOOT_LIMIT + jobs.iter().map(|job| job.limit).sum::<Duration>();
         let mut command = match self {
             Self::Native => native(files, &script)?,
-            Self::Emulated => emulated(files, debian, &script)?,
+            Self::Emulated => {
+                let mut command = emulated(files, debian, &script, "tcg,thread=multi")?;
+                command.args(["-smp", "2"]);
+                command
+            }
+            Self::Counting => {
+                let mut command = emulated(files, debian, &script, "tcg,thread=single")?;
+                // Without `sleep`, the clock does not follow the machine's own while nothing is to be done.
+                command.args(["-smp", "1", "-icount", "shift=0,sleep=off"]);
+                command
+            }
         };
         let log = dir().join("host.log");
         let mut booted = false;
@@ -111,11 +129,14 @@ fn native(files: &Files, script: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn emulated(files: &Files, debian: &Debian, script: &str) -> Result<Command> {
+fn emulated(files: &Files, debian: &Debian, script: &str, accel: &str) -> Result<Command> {
     packages::qemu()?;
     let initramfs = image::host(debian, files, script)?;
-    let mut command = qemu("virt,virtualization=on,gic-version=3", &debian.kernel, &initramfs);
-    command.args(["-smp", "2", "-m", "2048", "-append", "console=ttyAMA0 quiet loglevel=1"]);
+    let mut command = start("virt,virtualization=on,gic-version=3", &debian.kernel, accel);
+    command.arg("-initrd").arg(initramfs);
+    // A kernel that looks for interrupts for a while before a vCPU sleeps would have its idling counted.
+    let append = "console=ttyAMA0 quiet loglevel=1 kvm.halt_poll_ns=0";
+    command.args(["-m", "2048", "-append", append]);
     Ok(command)
 }
 
@@ -128,8 +149,12 @@ pub(super) fn qemu(machine: &str, kernel: &Path, initramfs: &Path) -> Command {
 
 /// QEMU with something to start and nothing else.
 pub(super) fn bare_qemu(machine: &str, kernel: &Path) -> Command {
+    start(machine, kernel, "tcg,thread=multi")
+}
+
+fn start(machine: &str, kernel: &Path, accel: &str) -> Command {
     let mut command = Command::new("qemu-system-aarch64");
-    command.args(["-M", machine, "-accel", "tcg,thread=multi"]);
+    command.args(["-M", machine, "-accel", accel]);
     // Pointer authentication by the architecture's cipher takes most of an emulated kernel's time.
     command.args(["-cpu", "max,pauth-impdef=on"]);
     // No network, as its option ROM need not be installed.

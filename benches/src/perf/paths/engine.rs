@@ -7,7 +7,7 @@ use vgic_core::engine::{Config, Engine, Injector, LpiConfig, MsiControl, Vcpu};
 use vgic_core::ids::{DeviceId, EventId, Intid, LPI_BASE, VcpuId};
 use vgic_core::locked::LockedVgic;
 
-use super::{LOCKED, SHIPPED, SIZES, Shipped, each_engine};
+use super::{LINES, LOCKED, SHIPPED, SIZES, Shipped, each_engine};
 use crate::cost::{Bench, NoKick, time_of};
 use crate::its::ViaIts;
 use crate::perf::path::{Group, Kernel, repeat};
@@ -113,6 +113,10 @@ fn translated<E: Engine>(who: &'static str, group: &mut Group) {
 pub(super) fn cycle() -> Group {
     let mut group = Group::new("full cycle");
     each_engine!(cycles, &mut group);
+    for lpis in &SIZES[1..] {
+        let (lpis, at) = (*lpis, Some((u64::from(*lpis), "mapped")));
+        group.add(LINES, CYCLE, at, move || super::lines::loads(lpis));
+    }
     group
 }
 

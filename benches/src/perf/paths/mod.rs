@@ -3,6 +3,7 @@
 mod control;
 mod engine;
 mod frames;
+mod lines;
 mod lookup;
 mod mailbox;
 mod threads;
@@ -24,6 +25,8 @@ pub const SHIPPED: &str = "vgic";
 pub const EPOCH: &str = "vgic, crossbeam-epoch";
 /// The structure of the kernel's own GIC, behind the same interface.
 pub const LOCKED: &str = "locked";
+/// Not another engine: the same cache lines, of which each is only loaded.
+pub const LINES: &str = "its cache lines, loaded";
 /// Another GIC with an ITS.
 pub const ARM_VGIC: &str = "arm_vgic";
 

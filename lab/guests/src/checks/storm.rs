@@ -16,7 +16,7 @@ const THREADS: u32 = 2;
 const SECONDS: u64 = 180;
 
 static COUNTERS: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
-static AWAKE: AtomicU32 = AtomicU32::new(0);
+static AWAKE: AtomicU32 = AtomicU32::new(1);
 static SEEN: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
 
 /// What MSIs are written, and where.
@@ -56,7 +56,7 @@ fn sleeper<G: Gic>(_: u64) {
     G::disable(timer::INTID);
 }
 
-/// Makes all other CPUs sleep, as idle ones of an operating system do, while `what` runs; CPU 0's timer ticks, too.
+/// Makes all CPUs sleep, as idle ones of an operating system do, while `what` runs: CPU 0 where it waits, which its timer ends.
 pub fn asleep<G: Gic>(what: impl FnOnce() -> Outcome) -> Outcome {
     AWAKE.store(0, Release);
     (1..smp::cpus()).for_each(|cpu| smp::post(cpu, sleeper::<G>, 0));
@@ -98,7 +98,14 @@ pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcom
             step += 1;
             timer::pass(1);
         }
-        timer::within(20, || timer::now() >= next);
+        timer::within(20, || {
+            if AWAKE.load(Acquire) == 0 {
+                exceptions::mask();
+                exceptions::wait();
+                exceptions::unmask();
+            }
+            timer::now() >= next
+        });
         status = doorbell::status();
         status != doorbell::RUNNING
     });
