@@ -145,15 +145,21 @@ impl VcpuShared {
     }
 }
 
-/// What others need of one vCPU, at hand.
+/// A vCPU's own part of the hub, at hand.
 pub(crate) struct VcpuRef {
     vcpu: NonNull<VcpuShared>,
     /// Keeps it.
     _hub: Arc<Hub>,
 }
 
-// SAFETY: as good as a reference to the vCPU, which is Sync, and the hub, which it shares.
+// SAFETY: as good as a reference to the vCPU, and the hub, which it shares: both are Sync (checked below).
 unsafe impl Send for VcpuRef {}
+
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Hub>();
+    shared::<VcpuShared>();
+};
 
 impl VcpuRef {
     pub(crate) fn new(hub: &Arc<Hub>, vcpu: VcpuId) -> Self {

@@ -7,6 +7,8 @@
 //!
 //! An interrupt is in at most one mailbox: its [`Posted`] reference exists once.
 //!
+//! Beside the head are the addresses of what was posted lately ([`Recent`]): hints for the owner's CPU, through which nothing is published.
+//!
 //! # Happens-before
 //!
 //! A push (Release) is seen by the drain (Acquire), and through it everything before any push of the
@@ -34,7 +36,7 @@ pub(crate) struct Mailbox {
 }
 
 #[cfg(not(any(loom, shuttle)))]
-const _: () = assert!(size_of::<Mailbox>() == 64);
+const _: () = assert!(size_of::<Mailbox>() <= 64);
 
 /// What came of a push.
 pub(crate) enum Push {
@@ -64,12 +66,12 @@ impl Mailbox {
         let irq = ptr::from_ref::<Irq>(&posted).cast_mut();
         let mut head = self.head.first_look();
         let first = head;
-        self.recent.note(irq);
         loop {
             // No ordering needed: who is refused looks again, after a fence (`hub::Hub::look_again`).
             if head == closed() {
                 return Push::Closed(posted);
             }
+            self.recent.note(irq);
             // Relaxed: published by the compare-exchange below.
             posted.link.store(head, Ordering::Relaxed);
             let order =

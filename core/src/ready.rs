@@ -10,6 +10,7 @@ use core::ptr::{self, NonNull};
 use crate::ids::Priority;
 use crate::irq::{Irq, Place};
 use crate::refs::Owned;
+use crate::sync::prefetch_write;
 
 #[derive(Clone, Copy)]
 struct Bucket {
@@ -93,7 +94,20 @@ impl ReadyQueue {
         Some(unsafe { self.remove(level, irq) })
     }
 
-    /// Brings the pending words of the `n` that are taken out next here, to be written.
+    /// Asks something of the one that would be taken out next.
+    #[inline]
+    pub(crate) fn peek<R>(&self, f: impl FnOnce(&Owned) -> R) -> Option<R> {
+        let level = self.highest()?;
+        Some(with(NonNull::new(self.buckets[level as usize].head)?, f))
+    }
+
+    /// Brings the one after it here: taking the first one out writes its links.
+    #[inline]
+    pub(crate) fn prefetch_second(&self) {
+        self.peek(|o| prefetch_write(o.links().next));
+    }
+
+    /// Brings the pending words of those that are taken out next here, to be written: of `n` of the highest level at most.
     #[inline]
     pub(crate) fn prefetch(&self, n: usize) {
         let Some(level) = self.highest() else { return };

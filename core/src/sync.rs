@@ -147,7 +147,7 @@ impl<T> FirstLook for AtomicPtr<T> {
 
 /// Asks for a cache line to be brought here to be written. Only a hint.
 ///
-/// Before a compare-exchange loop: its first look would bring a line that another CPU has written here to be read, and the exchange would
+/// Before a compare-exchange loop, which is what most read-modify-writes are on x86: its first look would bring a line that another CPU has written here to be read, and the exchange would
 /// have to ask once more, to write it. And where several lines are going to be written: they come at the same time, while read-modify-writes
 /// wait for each other.
 #[inline(always)]

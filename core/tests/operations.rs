@@ -226,7 +226,7 @@ const HEAD: &str = "# What an operation does to atomics
 
 Counted, not timed: the same on every machine. `core/tests/operations.rs` counts again with every `cargo xtask test`, and fails if this table is
 not what it finds; `VGIC_UPDATE=1 cargo test -p vgic-core --features count-ops --test operations` writes it anew. Of the lock-free engine
-with fixed slots, without contention; fences are explicit ones. Lines are cache lines of 64 bytes that hold atomics: how many are written says what an operation
+with fixed slots, without contention; fences are explicit ones; prefetches, which are hints, are not in it. Lines are cache lines of 64 bytes that hold atomics: how many are written says what an operation
 costs others. The first three rows are the full cycle of one LPI, and the last column says of what their read-modify-writes are.
 
 | operation | read-modify-writes | of which failed | fences | atomic stores | lines written | lines read or written | allocations | of |

@@ -229,8 +229,17 @@ impl<R: Reclaim> VcpuInterface<R> {
                 continue;
             }
             let Some(level) = ready else { return };
-            if self.used == count && !self.make_room(level) {
-                return;
+            if self.used == count {
+                // An LPI that was cleared before it came in is not to be waited for (`line_up`).
+                let gone = |o: &Owned| o.intid().is_lpi() && !o.pending().is_pending(o.lane());
+                if self.ready.peek(gone) == Some(true) {
+                    drop(self.ready.pop());
+                    continue;
+                }
+                if !self.make_room(level) {
+                    self.ready.prefetch_second();
+                    return;
+                }
             }
             // Anew: an LPI that lost its list register may be the most urgent now.
             if let Some(level) = self.ready.highest()
@@ -254,7 +263,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             let (sent, tied, recheck) = (false, false, false);
             self.push_entry(Entry { owned, want: lr, latch: Latch::Bit, sent, tied, recheck });
         }
-        // Otherwise it was cleared since it was taken in.
+        // Otherwise it was cleared, since it was taken in or before.
     }
 
     /// The same for what may have a level, senders, or a physical interrupt, and whose state others read.

@@ -1,7 +1,7 @@
 //! The vCPU thread's side: from the mailbox to the list registers and back.
 //!
 //! An interrupt that a [`VcpuInterface`] owns is in exactly one place: waiting in a bucket ([`ReadyQueue`]), in a list
-//! register ([`Entry`]), or active without one (`spilled`). The way in is `take_in`, for every interrupt of the mailbox;
+//! register ([`Entry`]), or active without one (`spilled`). The way in is `take_in`, for every interrupt of the mailbox (`take_in_alone` if it is the only one);
 //! the way out is dropping its [`Owned`], which is the prune of the ancestor: the reference that was taken
 //! when the interrupt was queued ends there, and not when a list register is folded.
 //!
@@ -198,7 +198,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Takes in an interrupt from the mailbox: something about it has changed.
-    #[inline]
+    // Out of the way of the single one, which most entries have (`take_in_alone`).
+    #[inline(never)]
     fn take_in(&mut self, posted: Posted) {
         if cfg!(mutant = "verdict_before_claim")
             && matches!(self.verdict(&posted, posted.state.load()), Verdict::Idle)

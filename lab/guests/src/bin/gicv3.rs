@@ -193,7 +193,9 @@ fn storm_of(
     meanwhile: Option<storm::Meanwhile>,
 ) -> Outcome {
     begin::<GicV3>();
-    let asked = fdt::value("events").and_then(|text| text.parse().ok());
+    // Who moves events counts on those that there are.
+    let asked = fdt::value("events").filter(|_| meanwhile.is_none());
+    let asked = asked.and_then(|text| text.parse().ok());
     let events = asked.unwrap_or(events).clamp(1, EVENTS);
     Command::map_device(1, DEVICE, 10, true).run();
     for event in 0..events {

@@ -1,0 +1,77 @@
+//! What a flush says of what is waiting: to its caller, and to the list registers as the maintenance that it wants.
+
+mod common;
+use common::*;
+use vgic_core::Vgic;
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+
+fn nothing_waits_that_was_cleared<E: Engine>() {
+    let mut m = Machine::<E>::new(1, 1);
+    (0..4).for_each(|n| m.map(n, 0, 0xa0));
+    // Cleared while it is in the mailbox; with what is more urgent, too, and behind one that is pending.
+    for (cleared, pending) in [(vec![3], vec![0]), (vec![1, 2, 3], vec![0]), (vec![2], vec![0, 1])]
+    {
+        for &n in pending.iter().chain(&cleared) {
+            assert_eq!(m.inject(n), Injected::Pending);
+        }
+        for &n in &cleared {
+            m.msi.set_config(lpi(n), LpiConfig::enabled(if n == 2 { 0x20 } else { 0xa0 })).unwrap();
+            m.msi.clear(DEV, EventId(n)).unwrap();
+        }
+        let waiting = pending.len() > 1;
+        assert_eq!(m.enter(0), Flushed { in_lrs: 1, pending: 1, waiting });
+        assert_eq!(m.serve(0), [lpi(0).0]);
+        m.exit(0);
+        assert_eq!(m.drain(0).len(), pending.len() - 1);
+    }
+}
+
+#[test]
+fn nothing_waits_that_was_cleared_lock_free() {
+    nothing_waits_that_was_cleared::<Vgic>();
+}
+
+#[cfg(feature = "locked")]
+#[test]
+fn nothing_waits_that_was_cleared_locked() {
+    nothing_waits_that_was_cleared::<vgic_core::locked::LockedVgic>();
+}
+
+#[test]
+fn maintenance_is_wanted_while_something_waits_and_no_longer() {
+    let mut m = Machine::<Vgic>::new(1, 2);
+    (0..4).for_each(|n| m.map(n, 0, 0xa0));
+    for _ in 0..2 {
+        (0..4).for_each(|n| assert_eq!(m.inject(n), Injected::Pending));
+        assert!(m.enter(0).waiting);
+        assert_eq!(m.serve(0).len(), 2);
+        assert!(m.cpus[0].misr().underflow, "two are waiting");
+        m.exit(0);
+        assert!(!m.enter(0).waiting);
+        assert_eq!(m.serve(0).len(), 2);
+        assert!(!m.cpus[0].maintenance_pending(), "nothing is waiting");
+        m.exit(0);
+    }
+    // Of a vCPU that was powered off, and of another group than before.
+    (0..4).for_each(|n| assert_eq!(m.inject(n), Injected::Pending));
+    m.cpus[0].set_igrpen0(0);
+    assert!(m.enter(0).waiting);
+    m.cpus[0].set_igrpen0(1);
+    assert!(m.cpus[0].misr().group_enabled[0], "it was off at the flush");
+    m.exit(0);
+    assert_eq!(m.drain(0).len(), 4);
+    m.cpus[0].set_igrpen0(0);
+    assert!(!m.enter(0).waiting);
+    m.vcpus[0].close(&mut m.cpus[0]);
+    m.cpus[0].set_igrpen0(1);
+    assert!(!m.cpus[0].maintenance_pending(), "it wants nothing while it is off");
+    m.cpus[0].set_igrpen0(0);
+    m.vcpus[0].open();
+    m.enter(0);
+    m.cpus[0].set_igrpen0(1);
+    assert!(m.cpus[0].misr().group_enabled[0], "it was off at the first flush after that");
+    m.exit(0);
+    m.enter(0);
+    assert!(!m.cpus[0].maintenance_pending());
+}
