@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// The lines, with instructions if a nanosecond is one; `None` if it is no such report.
+/// The lines, with instructions if one takes a nanosecond; `None` if it is no such report.
 pub(super) fn lines(json: &str, counting: bool) -> Option<Vec<String>> {
     let report: Value = serde_json::from_str(json).ok()?;
     let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64);
@@ -24,7 +24,7 @@ pub(super) fn lines(json: &str, counting: bool) -> Option<Vec<String>> {
         let exits = each(call("kvm_run")?);
         let mut parts = vec![format!("{exits:.2} exits")];
         if counting {
-            parts.push(format!("{:.0} instructions", each(number(storm, "nanoseconds")?)));
+            parts.push(format!("{:.0} instructions", each(number(storm, "cpu_nanoseconds")?)));
         }
         // What is none is left out; but that there are no kicks is worth to be said.
         let mut add = |what, count| {
@@ -56,7 +56,7 @@ mod tests {
     use super::lines;
 
     const REPORT: &str = r#"{"gic":"v2","end":"off","msis":5100,"ioctls":{"kvm_run":90,"kvm_irq_line":7,"kvm_signal_msi":0,"other":2},
-        "storms":[{"paced":true,"threads":2,"events":64,"sent":5000,"delivered":200,"nanoseconds":9000,"exits":500,"gic_exits":450,
+        "storms":[{"paced":true,"threads":2,"events":64,"sent":5000,"delivered":200,"cpu_nanoseconds":9000,"exits":500,"gic_exits":450,
         "ioctls":{"kvm_run":500,"kvm_irq_line":400,"kvm_signal_msi":0,"other":1},"kicks":210}],"vcpus":[],"engine":[]}"#;
 
     #[test]

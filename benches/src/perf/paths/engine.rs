@@ -113,8 +113,8 @@ fn translated<E: Engine>(who: &'static str, group: &mut Group) {
 pub(super) fn cycle() -> Group {
     let mut group = Group::new("full cycle");
     each_engine!(cycles, &mut group);
-    for lpis in &SIZES[1..] {
-        let (lpis, at) = (*lpis, Some((u64::from(*lpis), "mapped")));
+    for lpis in SIZES {
+        let at = Some((u64::from(lpis), "mapped"));
         group.add(LINES, CYCLE, at, move || super::lines::loads(lpis));
     }
     group
