@@ -120,6 +120,8 @@ fn chart(title: &str, x: Axis, y: Axis, lines: &[Line]) -> Result<String> {
         let (xs, ys) = (x.range(points().map(|p| p.0)), y.range(points().map(|p| p.1)));
         let mut chart = ChartBuilder::on(&area)
             .margin(14)
+            // Half of the last number.
+            .margin_right(36)
             .x_label_area_size(44)
             .y_label_area_size(78)
             .build_cartesian_2d(xs.0..xs.1, ys.0..ys.1)?;

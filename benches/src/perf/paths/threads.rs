@@ -1,7 +1,7 @@
 //! Several threads at once: what sharing a cache line costs.
 //!
-//! The time of a call is that of a whole round over the calls of *one* thread: if threads do not disturb each other, and each has a CPU,
-//! it is the same for any number of them.
+//! The time of a call is that of a whole round, from the first thread's beginning to the last one's end, over the calls of *one* thread: if threads do not disturb each
+//! other, and each has a CPU, it is the same for any number of them.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -18,22 +18,33 @@ use crate::cost::NoKick;
 use crate::perf::path::{Group, Kernel};
 use anyhow::Result;
 
-/// Runs `f(thread, calls)` on each thread at once; how long the longest took.
-fn at_once(threads: u32, calls: u32, f: impl Fn(u32, u32) + Sync) -> Duration {
-    let barrier = Barrier::new(threads as usize);
+/// Runs `f` on each of `tasks` at once, a thread each. Returns how long that took, from the first one's beginning to the last one's end, and the tasks.
+///
+/// Of each thread's own time the longest would do for threads that run at the same time. But they need not: one that is woken late may have the CPU, and the lines, for itself.
+fn at_once<T: Send>(tasks: Vec<T>, f: impl Fn(&T) + Sync) -> (Duration, Vec<T>) {
+    let barrier = Barrier::new(tasks.len());
     thread::scope(|scope| {
         let (f, barrier) = (&f, &barrier);
-        let threads: Vec<_> = (0..threads)
-            .map(|n| {
+        let threads: Vec<_> = tasks
+            .into_iter()
+            .map(|task| {
                 scope.spawn(move || {
                     barrier.wait();
                     let start = Instant::now();
-                    f(n, calls);
-                    start.elapsed()
+                    f(&task);
+                    (start, Instant::now(), task)
                 })
             })
             .collect();
-        threads.into_iter().map(|t| t.join().expect("no panic")).max().unwrap_or_default()
+        let (mut times, mut back) = (Vec::new(), Vec::new());
+        for thread in threads {
+            let (start, end, task) = thread.join().expect("no panic");
+            times.push((start, end));
+            back.push(task);
+        }
+        let first = times.iter().map(|time| time.0).min();
+        let last = times.iter().map(|time| time.1).max();
+        (last.zip(first).map_or(Duration::ZERO, |(last, first)| last - first), back)
     })
 }
 
@@ -47,14 +58,15 @@ pub(super) fn threads() -> Group {
             move || {
                 let bits = Bits::new(layout);
                 Ok(Box::new(move |calls| {
-                    Ok(at_once(2, calls, |thread, calls| {
+                    let each = |thread: &u32| {
                         for n in 0..calls {
                             // INTIDs of one device's queues, every other one of which is this vCPU's.
                             let intid = n % 8 * 2 + thread;
                             let _ = bits.set(intid);
                             let _ = bits.take(intid);
                         }
-                    }))
+                    };
+                    Ok(at_once(vec![0, 1], each).0)
                 }))
             },
         );
@@ -97,25 +109,12 @@ fn injectors<E: Engine>(threads: u32, shared: bool) -> Result<Kernel> {
         let _keep = (&msi, &vcpu);
         // Handles can be sent to another thread, not shared: each thread has its own for the round, and gives it back.
         let mine = sources.take().unwrap_or_default();
-        let barrier = Barrier::new(mine.len());
-        let (times, back): (Vec<Duration>, Vec<_>) = thread::scope(|scope| {
-            let barrier = &barrier;
-            let threads: Vec<_> = mine
-                .into_iter()
-                .map(|(injector, route)| {
-                    scope.spawn(move || {
-                        barrier.wait();
-                        let start = Instant::now();
-                        for _ in 0..calls {
-                            let _ = injector.inject_route(&route);
-                        }
-                        (start.elapsed(), (injector, route))
-                    })
-                })
-                .collect();
-            threads.into_iter().map(|t| t.join().expect("no panic")).unzip()
+        let (time, back) = at_once(mine, |(injector, route)| {
+            for _ in 0..calls {
+                let _ = injector.inject_route(route);
+            }
         });
         sources = Some(back);
-        Ok(times.into_iter().max().unwrap_or_default())
+        Ok(time)
     }))
 }
