@@ -3,7 +3,9 @@
 //! The time of a call is that of a whole round, from the first thread's beginning to the last one's end, over the calls of *one* thread: if threads do not disturb each
 //! other, and each has a CPU, it is the same for any number of them.
 
-use std::sync::{Arc, Barrier};
+use std::hint;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,14 +24,23 @@ use anyhow::Result;
 ///
 /// Of each thread's own time the longest would do for threads that run at the same time. But they need not: one that is woken late may have the CPU, and the lines, for itself.
 fn at_once<T: Send>(tasks: Vec<T>, f: impl Fn(&T) + Sync) -> (Duration, Vec<T>) {
-    let barrier = Barrier::new(tasks.len());
+    let missing = AtomicUsize::new(tasks.len());
     thread::scope(|scope| {
-        let (f, barrier) = (&f, &barrier);
+        let (f, missing) = (&f, &missing);
         let threads: Vec<_> = tasks
             .into_iter()
             .map(|task| {
                 scope.spawn(move || {
-                    barrier.wait();
+                    // Who sleeps here is woken where the other one runs, and comes after it: so each waits on a CPU, as far as there are enough.
+                    missing.fetch_sub(1, Ordering::AcqRel);
+                    let mut looks = 0_u32;
+                    while missing.load(Ordering::Acquire) > 0 {
+                        looks += 1;
+                        if looks.is_multiple_of(10_000) {
+                            thread::yield_now();
+                        }
+                        hint::spin_loop();
+                    }
                     let start = Instant::now();
                     f(&task);
                     (start, Instant::now(), task)
