@@ -66,12 +66,14 @@ impl Mailbox {
         let irq = ptr::from_ref::<Irq>(&posted).cast_mut();
         let mut head = self.head.first_look();
         let first = head;
+        if head != closed() {
+            self.recent.note(irq);
+        }
         loop {
             // No ordering needed: who is refused looks again, after a fence (`hub::Hub::look_again`).
             if head == closed() {
                 return Push::Closed(posted);
             }
-            self.recent.note(irq);
             // Relaxed: published by the compare-exchange below.
             posted.link.store(head, Ordering::Relaxed);
             let order =

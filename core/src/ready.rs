@@ -104,7 +104,10 @@ impl ReadyQueue {
     /// Brings the one after it here: taking the first one out writes its links.
     #[inline]
     pub(crate) fn prefetch_second(&self) {
-        self.peek(|o| prefetch_write(o.links().next));
+        let second = self.peek(|o| o.links().next);
+        if let Some(second) = second.and_then(NonNull::new) {
+            prefetch_write(second.as_ptr());
+        }
     }
 
     /// Brings the pending words of those that are taken out next here, to be written: of `n` of the highest level at most.

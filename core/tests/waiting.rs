@@ -8,23 +8,49 @@ use vgic_core::ids::*;
 
 fn nothing_waits_that_was_cleared<E: Engine>() {
     let mut m = Machine::<E>::new(1, 1);
-    (0..4).for_each(|n| m.map(n, 0, 0xa0));
-    // Cleared while it is in the mailbox; with what is more urgent, too, and behind one that is pending.
-    for (cleared, pending) in [(vec![3], vec![0]), (vec![1, 2, 3], vec![0]), (vec![2], vec![0, 1])]
-    {
-        for &n in pending.iter().chain(&cleared) {
-            assert_eq!(m.inject(n), Injected::Pending);
-        }
+    (0..4).for_each(|n| m.map(n, 0, if n == 2 { 0x20 } else { 0xa0 }));
+    let inject = |m: &Machine<E>, n| assert_eq!(m.inject(n), Injected::Pending);
+    let full = |waiting| Flushed { in_lrs: 1, pending: 1, waiting };
+
+    // In the mailbox, with what is more urgent, too.
+    for cleared in [vec![3], vec![1, 2, 3]] {
+        inject(&m, 0);
         for &n in &cleared {
-            m.msi.set_config(lpi(n), LpiConfig::enabled(if n == 2 { 0x20 } else { 0xa0 })).unwrap();
+            inject(&m, n);
             m.msi.clear(DEV, EventId(n)).unwrap();
         }
-        let waiting = pending.len() > 1;
-        assert_eq!(m.enter(0), Flushed { in_lrs: 1, pending: 1, waiting });
+        assert_eq!(m.enter(0), full(false), "{cleared:?}");
         assert_eq!(m.serve(0), [lpi(0).0]);
         m.exit(0);
-        assert_eq!(m.drain(0).len(), pending.len() - 1);
+        assert_eq!(m.drain(0), []);
     }
+
+    // Behind one that waits, which then gets the list register.
+    (0..2).for_each(|n| inject(&m, n));
+    inject(&m, 3);
+    m.msi.clear(DEV, EventId(3)).unwrap();
+    assert_eq!(m.enter(0), full(true));
+    assert_eq!(m.serve(0), [lpi(0).0]);
+    m.exit(0);
+    assert_eq!(m.enter(0), full(false));
+    assert_eq!(m.serve(0), [lpi(1).0]);
+    m.exit(0);
+
+    // More urgent than what is in the list register; and injected again, it takes that.
+    inject(&m, 0);
+    assert_eq!(m.enter(0), full(false));
+    m.exit(0);
+    inject(&m, 2);
+    m.msi.clear(DEV, EventId(2)).unwrap();
+    assert_eq!(m.enter(0), full(false));
+    m.exit(0);
+    inject(&m, 2);
+    m.msi.clear(DEV, EventId(2)).unwrap();
+    inject(&m, 2);
+    assert_eq!(m.enter(0), full(true));
+    assert_eq!(m.serve(0), [lpi(2).0]);
+    m.exit(0);
+    assert_eq!(m.drain(0), [lpi(0).0]);
 }
 
 #[test]
@@ -39,7 +65,7 @@ fn nothing_waits_that_was_cleared_locked() {
 }
 
 #[test]
-fn maintenance_is_wanted_while_something_waits_and_no_longer() {
+fn maintenance_is_wanted_while_something_waits_and_of_disabled_groups() {
     let mut m = Machine::<Vgic>::new(1, 2);
     (0..4).for_each(|n| m.map(n, 0, 0xa0));
     for _ in 0..2 {

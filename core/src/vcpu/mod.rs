@@ -8,7 +8,7 @@
 //! Everything is re-evaluated from scratch (`verdict`, `review`): no event says what changed.
 //!
 //! Costs: a flush takes as long as the number of interrupts in the mailbox plus the number of list registers; how many
-//! wait in the buckets does not matter.
+//! wait in the buckets does not matter. (LPIs that were cleared before they came in are dropped there, each once.)
 
 #![allow(unsafe_code)] // Interrupts found through the mailbox that this vCPU owns already.
 

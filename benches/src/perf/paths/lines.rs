@@ -43,7 +43,8 @@ pub(super) fn loads(lpis: u32) -> Result<Kernel> {
         word: n / BLOCK * WORDS + n % WORDS,
     };
     let ways: Vec<Way> = (0..lpis).map(way).collect();
-    let slots = vec![0_usize; lpis];
+    // Written, one by one: memory that never was is one page of zeros.
+    let slots: Vec<usize> = (0..lpis).map(|_| black_box(0)).collect();
     let words = vec![PendingWord(0); lpis.div_ceil(BLOCK) * WORDS];
     let (ways, slots, words) = black_box((ways, slots, words));
     let mut next = 1_u32;

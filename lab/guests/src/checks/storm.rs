@@ -118,9 +118,10 @@ pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcom
     };
     timer::within(record::ARRIVES, || lost() == 0);
     same!("events whose last MSI was lost", lost(), 0);
+    // The account ends here: what follows is waiting for what must not come.
+    doorbell::delivered(record::messages() - before);
     record::settled(0);
     let delivered = record::messages() - before;
-    doorbell::delivered(delivered);
     println!(
         "COUNT storm paced={paced} events={} sent={sent} delivered={delivered} moved={step} spurious={}",
         target.events,
