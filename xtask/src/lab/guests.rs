@@ -54,6 +54,14 @@ pub(super) fn run(names: &[String], how: How<'_>) -> Result<()> {
     }
     let wanted = |guest: &&Guest| names.is_empty() || names.iter().any(|name| name == guest.name);
     let guests: Vec<&Guest> = GUESTS.iter().filter(wanted).collect();
+    if let (true, Some(guest)) =
+        (how.counting, guests.iter().find(|guest| matches!(guest.on, On::Qemu(_))))
+    {
+        bail!(
+            "no instructions are counted of `{}`, which runs without a VMM: name guests of vgic-vmm",
+            guest.name
+        );
+    }
     let kit = Kit::new()?;
     let mut rows = Vec::new();
     for guest in &guests {

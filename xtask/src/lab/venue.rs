@@ -73,12 +73,14 @@ impl Venue {
         let mut command = match self {
             Self::Native => native(files, &script)?,
             Self::Emulated => {
-                let mut command = emulated(files, debian, &script, "tcg,thread=multi")?;
+                let mut command = emulated(files, debian, &script, "tcg,thread=multi", "")?;
                 command.args(["-smp", "2"]);
                 command
             }
             Self::Counting => {
-                let mut command = emulated(files, debian, &script, "tcg,thread=single")?;
+                // A kernel that looks for interrupts for a while before a vCPU sleeps would have its idling counted.
+                let more = " kvm.halt_poll_ns=0";
+                let mut command = emulated(files, debian, &script, "tcg,thread=single", more)?;
                 // Without `sleep`, the clock does not follow the machine's own while nothing is to be done.
                 command.args(["-smp", "1", "-icount", "shift=0,sleep=off"]);
                 command
@@ -129,14 +131,18 @@ fn native(files: &Files, script: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn emulated(files: &Files, debian: &Debian, script: &str, accel: &str) -> Result<Command> {
+fn emulated(
+    files: &Files,
+    debian: &Debian,
+    script: &str,
+    accel: &str,
+    more: &str,
+) -> Result<Command> {
     packages::qemu()?;
     let initramfs = image::host(debian, files, script)?;
     let mut command = start("virt,virtualization=on,gic-version=3", &debian.kernel, accel);
     command.arg("-initrd").arg(initramfs);
-    // A kernel that looks for interrupts for a while before a vCPU sleeps would have its idling counted.
-    let append = "console=ttyAMA0 quiet loglevel=1 kvm.halt_poll_ns=0";
-    command.args(["-m", "2048", "-append", append]);
+    command.args(["-m", "2048", "-append", &format!("console=ttyAMA0 quiet loglevel=1{more}")]);
     Ok(command)
 }
 
