@@ -42,6 +42,9 @@ mod vcpu;
 mod vgic;
 pub mod wait;
 
+#[cfg(loom)]
+pub use sync::Turns;
+
 pub use mmio::MmioError;
 pub use msi::{Msi, MsiDomain, MsiRoute};
 pub use vcpu::VcpuInterface;

@@ -6,6 +6,8 @@
 #![allow(clippy::disallowed_types)]
 #![allow(unsafe_code)] // An instruction that is a hint.
 
+mod lock;
+
 #[cfg(all(feature = "count-ops", not(any(loom, shuttle))))]
 pub(crate) use crate::counted::{
     AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
@@ -25,6 +27,10 @@ pub(crate) use shuttle::sync::atomic::{
 };
 
 pub(crate) use crossbeam_utils::CachePadded;
+pub(crate) use lock::{Mutex, MutexGuard};
+
+#[cfg(loom)]
+pub use lock::Turns;
 
 #[cfg(loom)]
 use loom as model;
@@ -33,43 +39,6 @@ use shuttle as model;
 
 /// Whether this is a model. Capacities are smaller then, so that their ends are reached.
 pub(crate) const MODEL: bool = cfg!(any(loom, shuttle));
-
-/// A lock for the control plane: nothing on the injection, entry or exit path takes one.
-///
-/// Who waits lets other threads run, if the feature `std` is on.
-pub(crate) struct Mutex<T> {
-    #[cfg(not(any(loom, shuttle)))]
-    inner: spin::mutex::SpinMutex<T, Relax>,
-    #[cfg(any(loom, shuttle))]
-    inner: model::sync::Mutex<T>,
-}
-
-#[cfg(all(not(any(loom, shuttle)), feature = "std"))]
-type Relax = spin::relax::Yield;
-#[cfg(all(not(any(loom, shuttle)), not(feature = "std")))]
-type Relax = spin::relax::Spin;
-
-#[cfg(not(any(loom, shuttle)))]
-pub(crate) type MutexGuard<'m, T> = spin::mutex::SpinMutexGuard<'m, T>;
-#[cfg(any(loom, shuttle))]
-pub(crate) type MutexGuard<'m, T> = model::sync::MutexGuard<'m, T>;
-
-impl<T> Mutex<T> {
-    pub(crate) fn new(value: T) -> Self {
-        #[cfg(not(any(loom, shuttle)))]
-        return Self { inner: spin::mutex::SpinMutex::new(value) };
-        #[cfg(any(loom, shuttle))]
-        Self { inner: model::sync::Mutex::new(value) }
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        #[cfg(not(any(loom, shuttle)))]
-        return self.inner.lock();
-        #[cfg(any(loom, shuttle))]
-        // A model that panicked has failed already.
-        self.inner.lock().unwrap()
-    }
-}
 
 /// Lets others run before a look that has to be repeated: on the control plane only.
 pub(crate) fn relax() {

@@ -1,0 +1,73 @@
+//! The lock of the control plane: whose turn it is.
+#![cfg(loom)]
+
+use std::sync::Arc;
+
+use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::thread;
+use vgic_core::Turns;
+use vgic_loom_tests::model;
+
+/// Counted in two steps, without any ordering: an addition is lost, or an old value read, unless turns order them.
+struct Shared {
+    turns: Turns,
+    value: AtomicUsize,
+}
+
+impl Shared {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { turns: Turns::default(), value: AtomicUsize::new(0) })
+    }
+
+    fn add_one(&self) {
+        let value = self.value.load(Ordering::Relaxed);
+        self.value.store(value + 1, Ordering::Relaxed);
+    }
+
+    fn turn(&self) {
+        self.turns.take();
+        self.add_one();
+        self.turns.pass();
+    }
+
+    fn get(&self) -> usize {
+        self.turns.take();
+        let value = self.value.load(Ordering::Relaxed);
+        self.turns.pass();
+        value
+    }
+}
+
+/// One at a time, everybody in the end (loom finds a thread that sleeps for ever), and each sees what was done before.
+#[test]
+fn turns_of_three_threads() {
+    model(4, 8_000, || {
+        let shared = Shared::new();
+        let others = [(); 2].map(|()| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || shared.turn())
+        });
+        shared.turn();
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert_eq!(shared.get(), 3);
+    });
+}
+
+/// Whoever is seen waiting has a turn before the one who gives its own back and wants another.
+#[test]
+fn who_waits_is_not_passed_over() {
+    model(6, 3_000, || {
+        let shared = Shared::new();
+        shared.turns.take();
+        let other = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.turn()
+        });
+        let waits = shared.turns.waiting() > 0;
+        shared.turns.pass();
+        let value = shared.get();
+        assert!(!waits || value == 1, "passed over");
+        other.join().unwrap();
+        assert_eq!(shared.get(), 1);
+    });
+}
