@@ -1,9 +1,12 @@
 //! The events of a device: a sorted map in little memory.
 //!
-//! Twelve bytes an event, in runs of up to [`RUN`]. A guest that maps events in ascending order, as they do, fills the runs; one that
-//! does not leaves them half full; neighbours that have become small are joined, so that what a guest discards does not keep its memory. Finding an event takes two binary searches, and adding or removing one moves
-//! a run's bytes, and now and then those of the list of runs: nothing that a guest could make slow.
+//! An event takes twelve bytes. Events are in runs of up to [`RUN`]. A guest that maps events in
+//! ascending order fills the runs; any other order leaves them half full. Neighbours that have become
+//! small are joined, so that discarded events do not keep memory. The runs are in a B-tree. So finding,
+//! adding and removing an event takes a number of steps that grows with the logarithm of the number of
+//! events, whatever the guest does.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Bound;
 
@@ -44,41 +47,67 @@ impl Slot {
 /// Events by their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    /// None of which is empty.
-    runs: Vec<Vec<Slot>>,
+    /// Each run under a number that is not above those of its events, but above those of the run before
+    /// it. No run is empty.
+    runs: BTreeMap<u32, Vec<Slot>>,
     count: usize,
+    bytes: usize,
+}
+
+/// Heap bytes of a run's place in the map: nodes have 11 entries, of which 5 are in use at least.
+const PLACE: usize = (size_of::<(u32, Vec<Slot>)>() + 8) * 11 / 5 + 16;
+
+/// Heap bytes of a run.
+fn bytes(run: &Vec<Slot>) -> usize {
+    PLACE + run.capacity() * size_of::<Slot>()
 }
 
 impl Events {
+    /// The most heap bytes that [`Events::insert`] adds: a run, and the doubling of another.
+    pub(crate) const MOST_NEW: usize = 2 * (PLACE + RUN * size_of::<Slot>());
+
     pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    /// The run in which a number is, or belongs.
-    fn run_of(&self, number: u32) -> usize {
-        let after = self.runs.partition_point(|run| run[0].number <= number);
-        after.saturating_sub(1)
+    /// Heap bytes, as an upper bound.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    fn find(&self, number: u32) -> Option<(usize, usize)> {
-        let run = self.run_of(number);
-        let at = self.runs.get(run)?.binary_search_by_key(&number, |slot| slot.number).ok()?;
-        Some((run, at))
+    /// The run in which a number is, or belongs: its key.
+    fn run_of(&self, number: u32) -> Option<u32> {
+        let before = self.runs.range(..=number).next_back();
+        before.or_else(|| self.runs.first_key_value()).map(|(&key, _)| key)
     }
 
     pub(crate) fn get(&self, number: u32) -> Option<Event> {
-        self.find(number).map(|(run, at)| self.runs[run][at].event())
+        let run = self.runs.get(&self.run_of(number)?)?;
+        let at = run.binary_search_by_key(&number, |slot| slot.number).ok()?;
+        Some(run[at].event())
+    }
+
+    fn add_run(&mut self, key: u32, run: Vec<Slot>) {
+        self.bytes += bytes(&run);
+        self.runs.insert(key, run);
+    }
+
+    fn take_run(&mut self, key: u32) -> Vec<Slot> {
+        let run = self.runs.remove(&key).unwrap_or_default();
+        self.bytes -= if run.capacity() == 0 { 0 } else { bytes(&run) };
+        run
     }
 
     /// Adds an event, or replaces the one of that number.
     pub(crate) fn insert(&mut self, number: u32, event: Event) {
         let slot = Slot::new(number, event);
-        let n = self.run_of(number);
-        let Some(run) = self.runs.get_mut(n) else {
-            self.push_run(0, slot);
+        let Some(key) = self.run_of(number) else {
+            // Most devices have few events.
+            self.add_run(number, Vec::from([slot]));
             self.count = 1;
             return;
         };
+        let Some(run) = self.runs.get_mut(&key) else { return };
         let at = match run.binary_search_by_key(&number, |slot| slot.number) {
             Ok(at) => {
                 run[at] = slot;
@@ -87,56 +116,74 @@ impl Events {
             Err(at) => at,
         };
         self.count += 1;
-        if run.len() < RUN {
+        if run.len() < RUN && number > key {
+            let before = run.capacity();
             run.insert(at, slot);
+            self.bytes += (run.capacity() - before) * size_of::<Slot>();
         } else if at == RUN {
             // Beyond a full run: in ascending order all runs become full.
-            match self.runs.get_mut(n + 1) {
-                Some(next) if next.len() < RUN => next.insert(0, slot),
-                _ => self.push_run(n + 1, slot),
+            let next = self.runs.range((Bound::Excluded(key), Bound::Unbounded)).next();
+            match next.filter(|(_, run)| run.len() < RUN).map(|(&next, _)| next) {
+                Some(next) => self.lower(next, slot),
+                None => self.add_run(number, Vec::from([slot])),
             }
+        } else if run.len() < RUN {
+            self.lower(key, slot);
         } else {
-            let upper = run.split_off(RUN / 2);
+            let mut lower = self.take_run(key);
+            let mut upper = lower.split_off(RUN / 2);
             if at <= RUN / 2 {
-                run.insert(at, slot);
-                self.runs.insert(n + 1, upper);
+                lower.insert(at, slot);
             } else {
-                self.runs.insert(n + 1, upper);
-                self.runs[n + 1].insert(at - RUN / 2, slot);
+                upper.insert(at - RUN / 2, slot);
             }
+            self.add_run(upper[0].number, upper);
+            self.add_run(key.min(number), lower);
         }
     }
 
-    fn push_run(&mut self, at: usize, slot: Slot) {
-        if self.runs.is_empty() {
-            // Most devices have few events.
-            self.runs.reserve_exact(1);
-        }
-        self.runs.insert(at, Vec::from([slot]));
+    /// Adds an event in front of a run that has room.
+    fn lower(&mut self, key: u32, slot: Slot) {
+        let mut run = self.take_run(key);
+        run.insert(0, slot);
+        self.add_run(slot.number.min(key), run);
     }
 
     pub(crate) fn remove(&mut self, number: u32) -> Option<Event> {
-        let (n, at) = self.find(number)?;
-        let event = self.runs[n].remove(at).event();
+        let key = self.run_of(number)?;
+        let at = self.runs.get(&key)?.binary_search_by_key(&number, |slot| slot.number).ok()?;
+        let run = self.runs.get_mut(&key)?;
+        let event = run.remove(at).event();
         self.count -= 1;
-        if self.runs[n].is_empty() {
-            self.runs.remove(n);
+        if run.is_empty() {
+            self.take_run(key);
         } else {
-            self.join(n);
-            if let Some(before) = n.checked_sub(1) {
+            self.join(key);
+            if let Some((&before, _)) = self.runs.range(..key).next_back() {
                 self.join(before);
             }
         }
         Some(event)
     }
 
+    /// The event with the highest number.
+    pub(crate) fn last(&self) -> Option<(u32, Event)> {
+        let (_, run) = self.runs.last_key_value()?;
+        run.last().map(|slot| (slot.number, slot.event()))
+    }
+
     /// Joins a run with the one after it, if both together are at most half full.
-    fn join(&mut self, n: usize) {
-        if let [run, next, ..] = &self.runs[n..]
-            && run.len() + next.len() <= RUN / 2
-        {
-            let next = self.runs.remove(n + 1);
-            self.runs[n].extend(next);
+    fn join(&mut self, key: u32) {
+        use Bound::{Excluded, Unbounded};
+        let Some(run) = self.runs.get(&key) else { return };
+        let Some((&after, next)) = self.runs.range((Excluded(key), Unbounded)).next() else {
+            return;
+        };
+        if run.len() + next.len() <= RUN / 2 {
+            let (mut run, next) = (self.take_run(key), self.take_run(after));
+            run.extend(next);
+            run.shrink_to(RUN / 2);
+            self.add_run(key, run);
         }
     }
 
@@ -153,14 +200,13 @@ impl Events {
             Bound::Excluded(number) => number.checked_add(1),
             Bound::Unbounded => Some(0),
         };
-        let runs = match least {
-            Some(least) => &self.runs[self.run_of(least)..],
-            None => &[],
-        };
-        let first = runs.first().map_or(0, |run| {
-            run.partition_point(|slot| least.is_some_and(|least| slot.number < least))
-        });
-        runs.iter().flatten().skip(first).map(|slot| (slot.number, slot.event()))
+        let key = least.and_then(|least| self.run_of(least));
+        let runs = key.map(|key| self.runs.range(key..)).into_iter().flatten();
+        let least = least.unwrap_or(u32::MAX);
+        let first = key.and_then(|key| self.runs.get(&key));
+        let first = first.map_or(0, |run| run.partition_point(|slot| slot.number < least));
+        let slots = runs.flat_map(|(_, run)| run);
+        slots.skip(first).map(|slot| (slot.number, slot.event()))
     }
 }
 
@@ -184,7 +230,7 @@ mod tests {
         assert_eq!(size_of::<Slot>(), 12);
         let mut events = Events::default();
         (0..10_000).for_each(|n| events.insert(n, event(n)));
-        assert!(events.runs.iter().rev().skip(1).all(|run| run.len() == RUN));
+        assert!(events.runs.values().rev().skip(1).all(|run| run.len() == RUN));
         assert!(events.above(Bound::Excluded(u32::MAX)).next().is_none());
     }
 
@@ -215,7 +261,9 @@ mod tests {
                 let range = map.range((from, Bound::Unbounded));
                 prop_assert_eq!(found, range.map(|(&n, &e)| (n, parts(e))).collect::<Vec<_>>());
             }
-            prop_assert!(events.runs.iter().all(|run| (1..=RUN).contains(&run.len())));
+            prop_assert!(events.runs.values().all(|run| (1..=RUN).contains(&run.len())));
+            prop_assert_eq!(events.bytes(), events.runs.values().map(bytes).sum::<usize>());
+            prop_assert_eq!(events.last().map(|(n, _)| n), map.keys().next_back().copied());
         }
 
         #[test]
