@@ -1,6 +1,8 @@
 //! The tests of `gicv3` on the locked engine.
 #![cfg(feature = "locked")]
 
+#[path = "gicv3/boot.rs"]
+mod boot;
 #[path = "gicv3/conformance.rs"]
 mod conformance;
 #[path = "gicv3/dist.rs"]

@@ -102,6 +102,8 @@ impl OursWithIts {
         setup.set_spis(224)?;
         let memory = Arc::new(Memory(Mutex::new(vec![0; RAM_SIZE as usize])));
         setup.set_memory(memory.clone())?;
+        // QEMU's redistributors and groups are as they are for firmware.
+        setup.set_firmware(true)?;
         setup.set_lrs(lrs)?;
         for n in 0..VCPUS {
             setup.add_vcpu(Affinity(n.into()))?;
@@ -188,6 +190,8 @@ impl Ours {
         })?;
         if let Model::V3 = model {
             setup.set_memory(Arc::new(NoMemory))?;
+            // As QEMU resets it.
+            setup.set_firmware(true)?;
         }
         setup.set_lrs(lrs)?;
         for n in 0..model.cpus() {

@@ -57,6 +57,8 @@ pub(crate) struct Machine {
     pub(crate) affinities: Box<[Affinity]>,
     /// Address of each vCPU's RD_base.
     pub(crate) redists: Box<[u64]>,
+    /// The guest begins with firmware ([`Setup::set_firmware`]).
+    pub(crate) firmware: bool,
 }
 
 impl Machine {
@@ -69,13 +71,22 @@ impl Machine {
         self.affinities.len() as u16
     }
 
+    /// The SGIs and PPIs of a vCPU.
+    pub(crate) fn private(&self, vcpu: VcpuId) -> impl Iterator<Item = Wired> + use<> {
+        let extended = EPPI_BASE..EPPI_BASE + u32::from(self.eppis);
+        (0..PRIVATE_END).chain(extended).map(move |n| Wired::Private(vcpu, Intid(n)))
+    }
+
+    /// The SPIs.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = Wired> + use<> {
+        let some = |base: u32, n: u16| base..base + u32::from(n);
+        let spis = some(PRIVATE_INTIDS, self.spis).chain(some(ESPI_BASE, self.espis));
+        spis.map(|n| Wired::Spi(Intid(n)))
+    }
+
     /// The wired interrupts that a vCPU can have.
-    pub(crate) fn wired(&self, vcpu: VcpuId) -> impl Iterator<Item = Wired> {
-        let extended = |base: u32, n: u16| base..base + u32::from(n);
-        let private = (0..PRIVATE_END).chain(extended(EPPI_BASE, self.eppis));
-        let spis = extended(PRIVATE_INTIDS, self.spis).chain(extended(ESPI_BASE, self.espis));
-        let private = private.map(move |n| Wired::Private(vcpu, Intid(n)));
-        private.chain(spis.map(|n| Wired::Spi(Intid(n))))
+    pub(crate) fn wired(&self, vcpu: VcpuId) -> impl Iterator<Item = Wired> + use<> {
+        self.private(vcpu).chain(self.shared())
     }
 
     /// The vCPU with an affinity.

@@ -134,6 +134,7 @@ pub struct Setup {
     /// Addresses of the redistributors that there is room for, and which of them end a region.
     redists: Vec<u64>,
     last_redists: Vec<u32>,
+    firmware: bool,
 }
 
 impl Setup {
@@ -153,6 +154,7 @@ impl Setup {
             its_trace: None,
             redists: Vec::new(),
             last_redists: Vec::new(),
+            firmware: false,
         }
     }
 
@@ -332,6 +334,18 @@ impl Setup {
         Ok(())
     }
 
+    /// Whether the guest begins with firmware, which sets up a GICv3 itself. It then finds the state of a reset: redistributors are
+    /// asleep (GICR_WAKER; IHI 0069, 12.11), and interrupts are in Group 0. Without firmware, which is the default, the guest's first
+    /// instruction is a kernel's, and finds what firmware would have left: redistributors are awake, and interrupts are in Group 1.
+    ///
+    /// # Errors
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`]: GICv2 has nothing that depends on this.
+    pub fn set_firmware(&mut self, firmware: bool) -> Result<(), SetupError> {
+        self.model(Model::V3)?;
+        self.firmware = firmware;
+        Ok(())
+    }
+
     /// Adds an ITS: two frames of 64 KiB. It needs the guest's [memory](Setup::set_memory), and
     /// [bounds](Setup::set_bounds) with at least as many DeviceID and EventID bits.
     ///
@@ -410,8 +424,8 @@ impl Setup {
         self.check_its()?;
         let affinities = self.affinities.clone().into();
         let redists = self.redists.iter().take(vcpus.into()).copied().collect();
-        let machine =
-            Machine { spis, espis, eppis, lpis, itss: self.its.len(), affinities, redists };
+        let (itss, firmware) = (self.its.len(), self.firmware);
+        let machine = Machine { spis, espis, eppis, lpis, itss, affinities, redists, firmware };
         let frames = match model {
             Model::V2 if self.cpu.is_none() => return missing("the CPU interface has no address"),
             Model::V2 => Frames::V2 {

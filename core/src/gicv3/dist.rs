@@ -4,12 +4,10 @@ use alloc::sync::Arc;
 
 use super::bits::{IIDR, Owner, Status, id};
 use super::layout::{GICD, Gicd};
-use super::state::State;
+use super::state::{State, group};
 use crate::engine::{Engine, Error, Injector, Trigger, Wired, WiredConfig};
 use crate::gic::{Cx, Machine};
-use crate::ids::{
-    EPPI_BASE, ESPI_BASE, Intid, LPI_BASE, PRIVATE_END, PRIVATE_INTIDS, SGIS, SPI_END, VcpuId,
-};
+use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, LPI_BASE, SPI_END, VcpuId};
 use crate::mmio::{Frame, Reg};
 
 /// GICD_CTLR.ARE, read-as-one: there is no legacy operation.
@@ -54,20 +52,16 @@ impl DistV3 {
         &self.state
     }
 
-    /// PPIs and SPIs are level-sensitive after a reset, which the architecture leaves open (IHI 0069, 12.9,
-    /// `GICD_ICFGR<n>`).
+    /// PPIs and SPIs are level-sensitive after a reset. All interrupts are in Group 1, as firmware leaves them, unless there is firmware
+    /// to do that. The architecture leaves both open (IHI 0069, 12.9, `GICD_ICFGR<n>` and `GICD_IGROUPR<n>`).
     pub(crate) fn reset<I: Injector>(machine: &Machine, injector: &I) -> Result<(), Error> {
-        let level =
-            |irq| injector.update(irq, |c| WiredConfig { trigger: Trigger::Level, ..c }).map(drop);
-        let eppis = EPPI_BASE..EPPI_BASE + u32::from(machine.eppis);
-        for vcpu in (0..machine.vcpus()).map(VcpuId) {
-            for ppi in (0..PRIVATE_END).skip(SGIS as usize).chain(eppis.clone()) {
-                level(Wired::Private(vcpu, Intid(ppi)))?;
-            }
-        }
-        let spis = PRIVATE_INTIDS..PRIVATE_INTIDS + u32::from(machine.spis);
-        let espis = ESPI_BASE..ESPI_BASE + u32::from(machine.espis);
-        spis.chain(espis).try_for_each(|spi| level(Wired::Spi(Intid(spi))))
+        let group = group(!machine.firmware);
+        // SGIs stay edge-triggered whatever the engine is told.
+        let trigger = Trigger::Level;
+        let all = (0..machine.vcpus()).flat_map(|vcpu| machine.private(VcpuId(vcpu)));
+        all.chain(machine.shared()).try_for_each(|irq| {
+            injector.update(irq, |c| WiredConfig { trigger, group, ..c }).map(drop)
+        })
     }
 
     /// A message-based SPI (IHI 0069, 4.5 and 12.9, GICD_SETSPI_NSR): one that is edge-triggered becomes

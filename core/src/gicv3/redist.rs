@@ -2,6 +2,9 @@
 //!
 //! What the architecture leaves open, or to power management:
 //!
+//! * A redistributor that sleeps forwards nothing. After a reset it is awake, unless there is firmware to wake it
+//!   ([`Setup::set_firmware`](crate::gic::Setup::set_firmware)): kernels that KVM and QEMU boot directly do not write GICR_WAKER, as
+//!   neither of the two holds anything back for it.
 //! * GICR_WAKER.ChildrenAsleep follows ProcessorSleep at once. There is no WakeRequest: what is pending for a vCPU that
 //!   sleeps stays so until somebody wakes it. Falling asleep with groups enabled in the CPU interface is allowed.
 //! * GICR_CTLR.EnableLPIs can be cleared (CES).

@@ -91,13 +91,15 @@ fn settle<T: PartialEq>(wanted: impl Fn() -> T, apply: impl Fn(&T)) {
 }
 
 impl State {
-    /// Nothing is enabled, all vCPUs are off and asleep, all SPIs routed to vCPU 0, as in a new engine.
+    /// Nothing is enabled, all vCPUs are off, all SPIs routed to vCPU 0, as in a new engine. Redistributors are awake, unless there
+    /// is firmware to wake them.
     pub(crate) fn new(machine: &Machine) -> Self {
+        let flags = if machine.firmware { 0 } else { Flag::Awake as u64 };
         let route = machine.affinities.first().map_or(0, |a| a.mpidr());
         let spis = usize::from(machine.spis) + usize::from(machine.espis);
         Self {
             ctlr: AtomicU64::new(0),
-            vcpus: machine.affinities.iter().map(|_| AtomicU64::new(0)).collect(),
+            vcpus: machine.affinities.iter().map(|_| AtomicU64::new(flags)).collect(),
             spis: (0..spis).map(|_| AtomicU64::new(route)).collect(),
             count: machine.spis.into(),
         }

@@ -45,9 +45,10 @@ const LEVEL2_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 pub(crate) struct Baser(pub(crate) u64);
 
 impl Baser {
-    /// As it is after a reset: no table.
+    /// As it is after a reset: no table, and pages of 64 KiB. What Page_Size is then is left open (12.19, `GITS_BASER<n>`); guests
+    /// that do not write another one are used to that of Linux's and QEMU's.
     pub(crate) const fn reset(kind: u64) -> Self {
-        Self(kind << 56 | (ENTRY - 1) << 48)
+        Self(kind << 56 | (ENTRY - 1) << 48 | 2 << PAGE_SIZE_SHIFT)
     }
 
     /// With the bits of `mask` written. Reserved values of Shareability and Page_Size are not kept.
@@ -229,7 +230,7 @@ mod tests {
     #[test]
     fn type_and_entry_size_are_read_only() {
         let reset = Baser::reset(COLLECTIONS);
-        assert_eq!(reset.0, 0x0407_0000_0000_0000);
+        assert_eq!(reset.0, 0x0407_0000_0000_0200, "pages of 64 KiB");
         assert_eq!(reset.written(u64::MAX, READ_ONLY), reset);
         assert!(!reset.is_valid() && reset.written(VALID, VALID).is_valid());
         assert_eq!(reset.written(0xf00, u64::MAX).0 & 0xf00, 0x200, "reserved values");

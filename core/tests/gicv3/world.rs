@@ -96,6 +96,13 @@ impl World {
         Self::of(setup(affinities), affinities.len())
     }
 
+    /// The same for a guest that begins with firmware.
+    pub(crate) fn with_firmware(affinities: &[u32]) -> Self {
+        let mut setup = setup(affinities);
+        setup.set_firmware(true).unwrap();
+        Self::of(setup, affinities.len())
+    }
+
     /// Without LPIs.
     pub(crate) fn without_lpis(affinities: &[u32]) -> Self {
         let mut setup = setup(affinities);

@@ -24,7 +24,8 @@ fn after_a_reset() {
         assert_eq!(world.r64(register), 0);
     }
     let basers: Vec<u64> = (0..8).map(|n| world.r64(BASER0 + 8 * n)).collect();
-    assert_eq!(basers, [0x0107 << 48, 0x0407 << 48, 0, 0, 0, 0, 0, 0]);
+    // Pages of 64 KiB, as on Linux and QEMU.
+    assert_eq!(basers, [0x0107 << 48 | 0x200, 0x0407 << 48 | 0x200, 0, 0, 0, 0, 0, 0]);
     assert_eq!(world.r32(GITS + 0xffe8) >> 4 & 0xf, 3, "PIDR2.ArchRev");
     assert_eq!(world.r32(GITS + 0xffe0), 0x94, "PIDR0");
     let cidr: Vec<u32> = (0..4).map(|n| world.r32(GITS + 0xfff0 + 4 * n)).collect();

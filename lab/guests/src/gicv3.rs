@@ -58,9 +58,12 @@ impl Gic for GicV3 {
         ((read32(GICD_TYPER) & 0x1f) + 1) * 32
     }
     fn init_cpu() {
-        let waker = redistributor() + GICR_WAKER;
-        write32(waker, read32(waker) & !WAKER_SLEEP);
-        while read32(waker) & WAKER_ASLEEP != 0 {}
+        // CPU 0 relies on whoever has started it, as a kernel without firmware may: KVM and QEMU never hold its interrupts back.
+        if crate::smp::cpu() != 0 {
+            let waker = redistributor() + GICR_WAKER;
+            write32(waker, read32(waker) & !WAKER_SLEEP);
+            while read32(waker) & WAKER_ASLEEP != 0 {}
+        }
         msr!("S3_0_C12_C12_5", mrs!("S3_0_C12_C12_5") | 1); // ICC_SRE_EL1.SRE
         isb();
         msr!("S3_0_C4_C6_0", 0xff); // ICC_PMR_EL1
