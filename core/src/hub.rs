@@ -232,7 +232,9 @@ impl Hub {
     pub(crate) fn attend(&self, irq: &Irq) -> bool {
         match irq.signal() {
             Signal::Dead => return false,
-            Signal::Already if self.offers => self.announce(irq),
+            Signal::Already if self.offers => {
+                self.announce(irq);
+            }
             Signal::Already => {}
             Signal::New(posted, owner) => {
                 let to = owner.unwrap_or_else(|| irq.control().load().target());
@@ -285,8 +287,7 @@ impl Hub {
                 None => return,
             }
         }
-        self.announce(irq);
-        if irq.control().load().target() != to {
+        if self.announce(irq) != to {
             // It has been moved meanwhile, and its new target does not look here: see `moved`.
             self.kick(to);
         }
@@ -312,9 +313,10 @@ impl Hub {
     /// I's comes first, the interrupt was posted before J's look, and the vCPU that J tells finds it. Either way somebody tells of it as it is
     /// in the end, and after it has been posted; so a look may conclude that there is nothing to tell.
     ///
-    /// The caller sees the interrupt under a pin, or holds a reference to it.
+    /// Returns the target that it saw, after its fence. The caller sees the interrupt under a pin, or holds a reference to it, and
+    /// does not look at it any more: the host has been called.
     #[inline(never)]
-    fn announce(&self, irq: &Irq) {
+    fn announce(&self, irq: &Irq) -> VcpuId {
         if !cfg!(mutant = "announce_without_fence") {
             fence(Ordering::SeqCst);
         }
@@ -342,6 +344,7 @@ impl Hub {
                 }
             }
         }
+        target
     }
 
     /// After a mailbox was found closed: see "Closed mailboxes" above.

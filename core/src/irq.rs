@@ -18,7 +18,7 @@ use crate::bitmap::{Lane, PendingWord};
 use crate::control::{Control, ControlWord};
 use crate::hub::Hub;
 use crate::ids::{Intid, Priority, VcpuId};
-use crate::refs::{Owned, StateWord};
+use crate::refs::{Owned, State, StateWord};
 use crate::sync::{AtomicPtr, Canary, UnsafeCell};
 
 /// Where its owner has an interrupt.
@@ -128,24 +128,46 @@ impl Irq {
         self.pending().is_pending(self.lane()) || self.control().load().asserted()
     }
 
-    /// Whether it is pending, in a list register or out of it, as far as has been published.
+    /// Whether it is pending, in a list register or out of it, as far as has been published. For wired interrupts.
     ///
-    /// Its owner shows that it has it before it takes the pending bit, and gives the bit back before it stops showing that: so
-    /// the bit is looked at before and after.
+    /// Its owner shows that it has the interrupt (`LATCHED`) before it takes the pending bit, and gives the bit back before it
+    /// stops showing that: so at each moment at which the interrupt is pending, one of the two says so. They are two words,
+    /// and between a look at the one and a look at the other the interrupt can go from the second to the first. It
+    /// can do so only if `LATCHED` was set meanwhile, which counts (`State::takes`): then both are looked at again.
+    ///
+    /// Lock-free: a look is repeated only if a vCPU has taken this very interrupt.
     pub(crate) fn looks_pending_anywhere(&self) -> bool {
-        self.looks_pending()
-            || (self.state.load_ordered().is_latched() && !self.is_taken_back())
-            || self.looks_pending()
+        let offered = |state: State| state.is_latched() && !self.is_taken_back();
+        loop {
+            let before = self.state.load_ordered();
+            if offered(before) || self.looks_pending() {
+                return true;
+            }
+            let after = self.state.load_ordered();
+            if offered(after) {
+                return true;
+            }
+            if before.takes() == after.takes() {
+                return false;
+            }
+        }
     }
 
-    /// The senders of whom it is pending, in the same sense.
+    /// The senders of whom it is pending, in the same sense, and in the same way: the control word says in one look
+    /// both who sends and who is in the list register.
     pub(crate) fn senders_anywhere(&self) -> u8 {
-        let before = self.control().load();
-        let latched = self.state.load_ordered().is_latched();
-        let control = self.control().load();
-        let offered = latched && control.is_sent() && !control.is_recalled(control.sender());
-        let offered = if offered { 1 << control.sender() } else { 0 };
-        before.senders() | control.senders() | offered
+        loop {
+            let before = self.state.load_ordered();
+            let control = self.control().load();
+            let after = self.state.load_ordered();
+            if before.takes() == after.takes() {
+                let offered = before.is_latched()
+                    && control.is_sent()
+                    && !control.is_recalled(control.sender());
+                let offered = if offered { 1 << control.sender() } else { 0 };
+                return control.senders() | offered;
+            }
+        }
     }
 
     /// Whether what its owner has of it in a list register was cleared, or taken back by its sender, and the owner has not looked since.

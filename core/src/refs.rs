@@ -7,19 +7,33 @@
 //!
 //! | bits | field | who writes |
 //! |---|---|---|
-//! | 31:0 | `REFS`: mappings (and short-lived [`IrqRef`]s) | anyone |
+//! | 31:0 | `REFS`: mappings, and references that are about to become one. Of wired interrupts: see `TAKES`. | anyone |
+//! | 31:16 | `TAKES`, of wired interrupts only, which have one reference for ever: how often `LATCHED` was set | the owner |
 //! | 32 | `SIGNALED`: the interrupt is in a mailbox. *Is* the mailbox's reference. | set by anyone, cleared by who drains |
 //! | 33 | `OWNED`: a vCPU has it in its buckets or list registers. *Is* that vCPU's reference. | the vCPU named by `OWNER` |
 //! | 34 | `DEAD`: there are no references, and never will be again | who drops the last one |
 //! | 35 | `ACTIVE`: active: as its owner found it last, or was told; or while nobody owns it. Not for LPIs. | the owner; anyone, with `CHANGED` if it is owned |
-//! | 47:36 | `KEEPS`: routes that remember the object ([`Kept`]). They keep its memory, but do not make it mapped. | anyone |
-//! | 57:48 | `OWNER`: which vCPU, if `OWNED` | the owner |
-//! | 58 | `LATCHED`: pending in a list register, as its owner found it last. Not for LPIs. | the owner |
-//! | 59 | `CHANGED`: someone else has written `ACTIVE`, and the owner has not taken that over yet | set by anyone, cleared by the owner |
+//! | 51:36 | `KEEPS`: routes that remember the object, and threads that hold it in passing ([`Kept`]). They keep its memory, but do not make it mapped. | anyone |
+//! | 61:52 | `OWNER`: which vCPU, if `OWNED` | the owner |
+//! | 62 | `LATCHED`: pending in a list register, as its owner found it last. Not for LPIs. | the owner |
+//! | 63 | `CHANGED`: someone else has written `ACTIVE`, and the owner has not taken that over yet | set by anyone, cleared by the owner |
 //!
 //! References are four types: [`IrqRef`] (one of `REFS`), [`Kept`] (one of `KEEPS`), [`Posted`] (`SIGNALED`) and [`Owned`]
 //! (`OWNED`). The last two are bits since there is never more than one: this is what makes "in at most one
 //! mailbox" and "in at most one vCPU" properties of one word.
+//!
+//! # Who may act on a predicate
+//!
+//! Another thread can change the word right after it was read. A reader may act on a predicate only as this table says.
+//!
+//! | predicate | stays true | who may act on it |
+//! |---|---|---|
+//! | `is_dead` | for ever | anyone |
+//! | `is_signaled` | until the mailbox is drained | anyone who has made its change before: the drain sees it. A "no" means: attend |
+//! | `owner() == me` | until the caller ends it | the owner. It has no other way to lose an interrupt |
+//! | `owner() == other`, `owner() == None` | not at all | anyone, as a hint where to post. The drain checks it by `claim` |
+//! | `is_mapped` | while the caller holds one of `REFS` | the owner, to offer an LPI; the control side, to answer a command. Only a mapping, or a thread that is making one, holds a reference in `REFS`: so "mapped" is never an accident. A "no" can be out of date: the thread that maps attends |
+//! | `is_active`, `is_latched` | until the owner's next fold or flush | readers, together with the exposure of the owner (`hub`) and with `takes` (`irq`) |
 //!
 //! # Rules
 //!
@@ -58,11 +72,16 @@ const OWNED: u64 = 1 << 33;
 const DEAD: u64 = 1 << 34;
 const ACTIVE: u64 = 1 << 35;
 const ONE_KEEP: u64 = 1 << 36;
-const KEEPS: u64 = 0xfff << 36;
-const OWNER_SHIFT: u32 = 48;
+const KEEPS: u64 = 0xffff << 36;
+/// Most routes that remember one object. The other half of the field is for threads that hold the object in passing: each
+/// holds one at a time, and there are fewer than 2^15 of them.
+const MOST_KEEPS: u64 = 0x8000 << 36;
+const OWNER_SHIFT: u32 = 52;
 const OWNER: u64 = 0x3ff << OWNER_SHIFT;
-const LATCHED: u64 = 1 << 58;
-const CHANGED: u64 = 1 << 59;
+const LATCHED: u64 = 1 << 62;
+const CHANGED: u64 = 1 << 63;
+const TAKES: u64 = 0xffff << 16;
+const ONE_TAKE: u64 = 1 << 16;
 
 const _: () = assert!(crate::ids::MAX_VCPUS as u64 - 1 <= OWNER >> OWNER_SHIFT);
 
@@ -83,10 +102,11 @@ impl State {
         self.0 & SIGNALED != 0
     }
 
-    /// Whether an event is mapped to it. (A passing [`IrqRef`] can make this true for a moment longer.)
+    /// Whether an event is mapped to it, or being mapped.
     pub(crate) const fn is_mapped(self) -> bool {
+        let mapping = if cfg!(mutant = "kept_is_mapped") { REFS | KEEPS } else { REFS };
         // The count of a dead word means nothing (rule 1).
-        self.0 & REFS != 0 && !self.is_dead()
+        self.0 & mapping != 0 && !self.is_dead()
     }
 
     pub(crate) const fn is_active(self) -> bool {
@@ -95,6 +115,11 @@ impl State {
 
     pub(crate) const fn is_latched(self) -> bool {
         self.0 & LATCHED != 0
+    }
+
+    /// Of a wired interrupt: a number that changes whenever `LATCHED` is set, in steps of one, modulo 2^16.
+    pub(crate) const fn takes(self) -> u64 {
+        self.0 & TAKES
     }
 
     pub(crate) const fn owner(self) -> Option<VcpuId> {
@@ -175,6 +200,14 @@ const fn unchanged(old: u64) -> u64 {
     old
 }
 
+/// The value of a wired interrupt with `LATCHED`. Setting it counts.
+const fn with_latched(old: u64) -> u64 {
+    if old & LATCHED != 0 || cfg!(mutant = "takes_uncounted") {
+        return old | LATCHED;
+    }
+    old & !TAKES | (old + ONE_TAKE) & TAKES | LATCHED
+}
+
 /// Takes away the holder that the caller stands for.
 ///
 /// # Safety
@@ -214,24 +247,26 @@ impl Irq {
             // The count of a dead word means nothing (rule 1), so there is nothing to undo.
             return None;
         }
-        trace(Trace::Get, self);
-        Some(IrqRef(NonNull::from(self)))
+        let reference = IrqRef(NonNull::from(self));
+        trace(Trace::Get, &reference);
+        Some(reference)
     }
 
-    /// Keeps the object's memory; `None` if it is dead, or kept by 4,095 others.
+    /// Keeps the object's memory; `None` if it is dead, or kept by 2^15 others.
     ///
     /// The caller sees `self` under a pin, or holds another reference.
     #[track_caller]
     pub(crate) fn try_keep(&self) -> Option<Kept> {
-        let full = |state: u64| state & KEEPS == KEEPS;
+        let full = |state: u64| state & KEEPS >= MOST_KEEPS;
         let (old, _) = self
             .state
             .update(|old| if State(old).is_dead() || full(old) { old } else { old + ONE_KEEP });
         if old.is_dead() || full(old.0) {
             return None;
         }
-        trace(Trace::Keep, self);
-        Some(Kept(NonNull::from(self)))
+        let kept = Kept(NonNull::from(self));
+        trace(Trace::Keep, &kept);
+        Some(kept)
     }
 
     /// Says that something about the interrupt has changed.
@@ -251,8 +286,9 @@ impl Irq {
         } else if old.is_signaled() {
             Signal::Already
         } else {
-            trace(Trace::Post, self);
-            Signal::New(Posted(NonNull::from(self)), old.owner())
+            let posted = Posted(NonNull::from(self));
+            trace(Trace::Post, &posted);
+            Signal::New(posted, old.owner())
         }
     }
 }
@@ -315,11 +351,11 @@ macro_rules! reference {
 }
 
 reference! {
-    /// A counted reference: a mapping's, or a passing one.
+    /// A counted reference: a mapping's, or one that is about to become a mapping's. It makes the interrupt mapped.
     IrqRef, ONE_REF, unchanged, Trace::Put
 }
 reference! {
-    /// A reference to the memory alone: the interrupt may be unmapped, and mapped again.
+    /// A reference to the memory alone, a route's or a passing one: the interrupt may be unmapped, and mapped again.
     Kept, ONE_KEEP, unchanged, Trace::Unkeep
 }
 reference! {
@@ -346,12 +382,17 @@ impl Posted {
         if new.is_signaled() {
             return Claim::Elsewhere(self);
         }
-        trace(Trace::Unpost, &self);
+        // Given up before the tracer is called, which may panic: the word says already that it is gone.
         let irq = self.into_raw();
         match old.owner() {
-            Some(_) => Claim::Mine(irq, (old.0 & CHANGED != 0).then_some(old.is_active())),
+            Some(_) => {
+                // SAFETY: this vCPU owns it.
+                trace(Trace::Unpost, unsafe { irq.as_ref() });
+                Claim::Mine(irq, (old.0 & CHANGED != 0).then_some(old.is_active()))
+            }
             None => {
                 let owned = Owned(irq);
+                trace(Trace::Unpost, &owned);
                 trace(Trace::Own, &owned);
                 Claim::New(owned, new)
             }
@@ -359,11 +400,14 @@ impl Posted {
     }
 
     /// Takes the interrupt back from a mailbox that would not have it, keeping it alive for another look.
-    pub(crate) fn withdraw(self) -> IrqRef {
-        let _ = self.state.update(|old| (old & !SIGNALED) + ONE_REF);
-        trace(Trace::Get, &self);
-        trace(Trace::Unpost, &self);
-        IrqRef(self.into_raw())
+    ///
+    /// Not by a counted reference: that would look like a mapping (`State::is_mapped`).
+    pub(crate) fn withdraw(self) -> Kept {
+        let _ = self.state.update(|old| (old & !SIGNALED) + ONE_KEEP);
+        let kept = Kept(self.into_raw());
+        trace(Trace::Keep, &kept);
+        trace(Trace::Unpost, &kept);
+        kept
     }
 }
 
@@ -404,8 +448,8 @@ impl Owned {
     /// in neither.
     pub(crate) fn publish_latched(&self) {
         if !self.intid().is_lpi() && !self.state.load().is_latched() {
-            // AcqRel: in the word's chain, and before the taking.
-            self.state.0.fetch_or(LATCHED, Ordering::AcqRel);
+            // In the word's chain, and before the taking.
+            let _ = self.state.update(with_latched);
         }
     }
 
@@ -421,8 +465,9 @@ impl Owned {
             return;
         }
         let _ = self.state.update(|old| {
-            let mine = if old & CHANGED != 0 { LATCHED } else { ACTIVE | LATCHED };
-            old & !mine | want & mine
+            let mine = if old & CHANGED != 0 { 0 } else { ACTIVE };
+            let new = old & !mine | want & mine;
+            if want & LATCHED != 0 { with_latched(new) } else { new & !LATCHED }
         });
     }
 }

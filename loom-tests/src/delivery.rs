@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use loom::sync::Notify;
+use crate::sched::sync::Notify;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_core::lr::{ListRegisters, Lr, LrState, Maintenance};
@@ -41,6 +41,37 @@ pub const OFF: LpiConfig = LpiConfig { enabled: false, ..ON };
 /// The LPI of an event.
 pub fn lpi(event: u32) -> Intid {
     Intid(LPI_BASE + event)
+}
+
+/// The one SGI that models use.
+pub const SGI: Intid = Intid(0);
+
+/// A thread that reaches the registers.
+pub type Registers = VgicInjector<Slots>;
+
+/// An enabled, edge-triggered interrupt.
+pub fn edge_for(target: VcpuId) -> WiredConfig {
+    let priority = Priority::new(PRIORITY);
+    let (group, trigger) = (Group::Group1, Trigger::Edge);
+    WiredConfig { enabled: true, priority, group, trigger, target }
+}
+
+/// A VM with one edge-triggered SPI, for A.
+pub fn spi_vm(vcpus: u16) -> (Vm, Registers) {
+    let vm = Vm::with_exits(vcpus, 1);
+    let registers = vm.injector();
+    target(&registers, A);
+    (vm, registers)
+}
+
+/// The SPI goes to another vCPU.
+pub fn target(registers: &Registers, target: VcpuId) {
+    registers.configure(SPI, edge_for(target)).unwrap();
+}
+
+/// The SPI is raised.
+pub fn pulse(registers: &Registers) {
+    let _ = registers.pulse(SPI).unwrap();
 }
 
 /// A host that does not kick, but lets one thread wait for exits.

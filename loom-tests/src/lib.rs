@@ -1,11 +1,10 @@
 //! Helpers shared by the models in `tests/`.
 #![cfg(any(loom, shuttle))]
 
-#[cfg(loom)]
 pub mod delivery;
 pub mod its;
-#[cfg(loom)]
 pub mod lifetime;
+pub mod sched;
 
 use std::sync::Arc;
 #[cfg(loom)]
@@ -21,7 +20,7 @@ pub type Vgic = vgic_core::Vgic<Slots>;
 /// A vCPU of [`Vgic`].
 pub type VcpuInterface = vgic_core::VcpuInterface<Slots>;
 
-/// Runs a model, and insists on a minimum number of explored interleavings.
+/// Runs a model in every interleaving of at most so many preemptions, and insists on a minimum of them.
 #[cfg(loom)]
 pub fn model(preemptions: usize, at_least: usize, f: impl Fn() + Sync + Send + 'static) {
     let runs = Arc::new(AtomicUsize::new(0));
@@ -37,6 +36,27 @@ pub fn model(preemptions: usize, at_least: usize, f: impl Fn() + Sync + Send + '
     println!("{runs} interleavings");
     assert!(runs >= at_least, "only {runs} interleavings were explored, not {at_least}");
 }
+
+/// Runs a model in random schedules, half of them without a bound, and half with a few preemptions at
+/// random places (PCT). `VGIC_SCHEDULES` says how many of each.
+#[cfg(shuttle)]
+pub fn model(_preemptions: usize, _at_least: usize, f: impl Fn() + Sync + Send + 'static) {
+    let schedules = std::env::var("VGIC_SCHEDULES").map_or(SCHEDULES, |n| {
+        n.parse().expect("VGIC_SCHEDULES is the number of schedules of each kind")
+    });
+    let f = Arc::new(f);
+    let random = Arc::clone(&f);
+    shuttle::check_random(move || random(), schedules);
+    shuttle::check_pct(move || f(), schedules, PCT_DEPTH);
+    println!("{} schedules", 2 * schedules);
+}
+
+/// Schedules of each kind for each model.
+#[cfg(shuttle)]
+const SCHEDULES: usize = 2_000;
+/// Preemptions of a PCT schedule, plus one.
+#[cfg(shuttle)]
+const PCT_DEPTH: usize = 5;
 
 /// A host that does not need kicks.
 pub struct NoKick;

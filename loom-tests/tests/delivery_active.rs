@@ -1,130 +1,16 @@
 //! Active and pending state, read and written by registers, against the vCPU that has the interrupt.
 //!
 //! A vCPU that is in the guest is kicked and waited for: its thread goes on to its exit in each of these models.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
 
-use loom::sync::atomic::{AtomicBool, Ordering};
-use loom::thread;
-use vgic_core::VgicInjector;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
-use vgic_core::reclaim::Slots;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
-
-/// A thread that reaches the registers.
-type Registers = VgicInjector<Slots>;
-
-/// A VM with one edge-triggered SPI, for A.
-fn spi_vm(vcpus: u16) -> (Vm, Registers) {
-    let vm = Vm::with_exits(vcpus, 1);
-    let registers = vm.injector();
-    target(&registers, A);
-    (vm, registers)
-}
-
-fn target(registers: &Registers, target: VcpuId) {
-    let config = WiredConfig {
-        enabled: true,
-        priority: Priority::new(PRIORITY),
-        group: Group::Group1,
-        trigger: Trigger::Edge,
-        target,
-    };
-    registers.configure(SPI, config).unwrap();
-}
-
-fn pulse(registers: &Registers) {
-    let _ = registers.pulse(SPI).unwrap();
-}
-
-/// Offered and never taken: whoever reads finds it pending, wherever it is at that moment.
-#[test]
-fn read_pending_vs_entries() {
-    model(3, 10, || {
-        let (mut vm, registers) = spi_vm(1);
-        let mut cpu = vm.cpu(A);
-        pulse(&registers);
-        let reader = thread::spawn(move || {
-            assert_eq!(registers.is_pending(SPI), Ok(true));
-            assert_eq!(registers.is_active(SPI), Ok(false));
-            registers
-        });
-        for _ in 0..2 {
-            cpu.enter();
-            cpu.exit();
-        }
-        let registers = reader.join().unwrap();
-        assert_eq!(cpu.settle(), 1);
-        assert_eq!(registers.is_pending(SPI), Ok(false));
-        drop(registers);
-        vm.end(cpu);
-    });
-}
-
-/// It moves to another vCPU meanwhile.
-#[test]
-fn read_pending_vs_retarget() {
-    model(2, 10, || {
-        let (mut vm, registers) = spi_vm(2);
-        let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
-        pulse(&registers);
-        a.enter();
-        a.exit();
-        let mover = vm.injector();
-        let reader = thread::spawn(move || {
-            assert_eq!(registers.is_pending(SPI), Ok(true));
-            registers
-        });
-        target(&mover, B);
-        a.enter();
-        a.exit();
-        b.enter();
-        b.exit();
-        let registers = reader.join().unwrap();
-        assert_eq!((a.settle(), b.settle()), (0, 1));
-        drop((registers, mover));
-        vm.end([a, b]);
-    });
-}
-
-/// The guest takes it, and ends it one entry later: it is pending, then active, then neither.
-#[test]
-fn read_vs_delivery() {
-    model(3, 10, || {
-        let (mut vm, registers) = spi_vm(1);
-        let mut cpu = vm.cpu(A);
-        pulse(&registers);
-        let reader = thread::spawn(move || {
-            let seen = [0; 2].map(|_| {
-                let (active, pending) = (registers.is_active(SPI), registers.is_pending(SPI));
-                (active.unwrap(), pending.unwrap())
-            });
-            // Once active, it is not pending again; and once neither, it stays so.
-            let stage = |&(active, pending): &(bool, bool)| match (active, pending) {
-                // Read active before it was taken, and pending after.
-                (false, false) => 1,
-                (false, true) => 0,
-                (true, false) => 1,
-                (true, true) => panic!("pending and active"),
-            };
-            assert!(stage(&seen[0]) <= stage(&seen[1]), "{seen:?}");
-            registers
-        });
-        cpu.enter();
-        assert_eq!(cpu.lrs.acknowledge(), 1);
-        cpu.exit();
-        cpu.enter();
-        cpu.lrs.eoi();
-        cpu.exit();
-        let registers = reader.join().unwrap();
-        assert_eq!((registers.is_active(SPI), registers.is_pending(SPI)), (Ok(false), Ok(false)));
-        drop(registers);
-        vm.end(cpu);
-    });
-}
+use vgic_loom_tests::sched::sync::atomic::{AtomicBool, Ordering};
+use vgic_loom_tests::sched::thread;
 
 /// Made inactive while the guest is at work on it. Raised after that, it is delivered again, and that
 /// one stays active.

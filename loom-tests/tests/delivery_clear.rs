@@ -1,16 +1,16 @@
 //! CLEAR against injection and delivery (T21): the outcome is that of one of the two orders. A CLEAR that returned before
 //! the injection began does not cancel it; an injection that returned before the CLEAR began is cancelled,
 //! wherever it is, unless the guest has acknowledged it.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// In which order things happen in an interleaving. Not loom's: looking at it orders nothing.
 #[derive(Clone, Default)]

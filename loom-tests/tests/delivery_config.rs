@@ -1,12 +1,12 @@
 //! Injection against enabling and disabling: while it is disabled, an LPI stays pending; when it is
 //! enabled, it is delivered.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_core::ids::{Group, Priority};
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// Enabled while it is raised. The vCPU runs in between.
 fn inject_vs_enable_on(at_least: usize, cpu: MakeCpu) {

@@ -1,15 +1,15 @@
 //! Injection against delivery: coalescing never loses data. A device writes a number, then raises its event;
 //! the guest reads the number after each acknowledge. However many of the injections coalesced, it
 //! has seen the last number at the end.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
 
-use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::sync::atomic::{AtomicUsize, Ordering};
+use vgic_loom_tests::sched::thread;
 
 /// A device: what it has written last, and its event.
 struct Device {

@@ -1,11 +1,11 @@
 //! Injection and delivery against GICR_CTLR.EnableLPIs: while it is clear, LPIs stay pending; when it is set, they are
 //! delivered.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// Set by another thread while a vCPU thread sends itself an MSI: each sees what the other did, or is seen.
 fn self_inject_vs_enable_lpis_on(at_least: usize, cpu: MakeCpu) {

@@ -1,12 +1,9 @@
 //! Kick against sleep: a vCPU thread that sleeps between its runs gets everything. A lost wake-up is a deadlock,
 //! which loom reports.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
 
-use loom::sync::Notify;
-use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom::thread;
 use vgic_core::VgicInjector;
 use vgic_core::engine::*;
 use vgic_core::ids::VcpuId;
@@ -14,6 +11,9 @@ use vgic_core::reclaim::Slots;
 use vgic_core::wait::WaitCell;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::sync::Notify;
+use vgic_loom_tests::sched::sync::atomic::{AtomicUsize, Ordering};
+use vgic_loom_tests::sched::thread;
 
 /// One vCPU thread's bed.
 struct Bed {

@@ -1,15 +1,15 @@
 //! Lines against delivery: a level-sensitive interrupt is offered while its line is high, withdrawn when it has fallen,
 //! and never stuck in between.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
 
-use loom::thread;
 use vgic_core::VgicInjector;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_core::reclaim::Slots;
 use vgic_loom_tests::delivery::*;
+use vgic_loom_tests::sched::thread;
 use vgic_loom_tests::{NoKick, model};
 
 /// A device's thread: it drives the line of the SPI.

@@ -1,18 +1,18 @@
 //! A host that takes offers: a vCPU that is in its guest is called out for what would raise its line, and for what others wait for, and
 //! for nothing else. A lost wake-up is a deadlock, which loom reports.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
 
-use loom::sync::Notify;
-use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_core::line::{LineCell, Thresholds};
 use vgic_core::lr::ListRegisters;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::sync::Notify;
+use vgic_loom_tests::sched::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use vgic_loom_tests::sched::thread;
 
 /// Everything is signaled.
 const OPEN: Thresholds = Thresholds { below: [0xf8; 2] };

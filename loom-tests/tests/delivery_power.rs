@@ -1,11 +1,11 @@
 //! Injection and retargeting against powering vCPUs on and off: what a vCPU cannot take stays pending, and is there
 //! when it, or another vCPU, can.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// Raised while its vCPU opens: the opener's scan finds it, or the injector finds the mailbox open.
 #[test]

@@ -1,9 +1,9 @@
 //! Push against drain: nothing is lost, and nothing is delivered more often than it was made pending.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// One producer raises two LPIs while the vCPU drains.
 #[test]

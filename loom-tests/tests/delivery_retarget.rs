@@ -1,10 +1,10 @@
 //! Injection and delivery against retargeting: delivered once, by whomever, and nobody keeps anything.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// Runs vCPUs until nothing comes any more: one can have something to hand over to another.
 fn settle(cpus: &mut [&mut Cpu]) -> usize {

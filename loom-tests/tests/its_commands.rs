@@ -1,12 +1,12 @@
 //! Commands against injection, entry, and what else the guest does at the same time.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::sync::atomic::{AtomicBool, Ordering};
-use loom::thread;
 use std::sync::Arc;
 use vgic_core::engine::Injected;
 use vgic_loom_tests::its::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::sync::atomic::{AtomicBool, Ordering};
+use vgic_loom_tests::sched::thread;
 
 /// Deliveries that an injection makes due, if nothing unmaps or clears it.
 fn due(sent: Injected) -> usize {

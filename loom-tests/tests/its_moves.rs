@@ -1,11 +1,11 @@
 //! LPIs that are moved from vCPU to vCPU by commands, while EnableLPIs and GITS_CTLR change.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_core::engine::Injected;
 use vgic_core::ids::Intid;
 use vgic_loom_tests::its::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// EnableLPIs is cleared and set by one vCPU and an MSI is sent by another thread, while the vCPU that it concerns runs.
 #[test]

@@ -1,15 +1,15 @@
 //! Whose turn it is to work off the command queue, and what GITS_CTLR stops.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
 
-use loom::sync::Notify;
-use loom::sync::atomic::{AtomicBool, Ordering};
-use loom::thread;
 use vgic_core::engine::{Injected, Kick};
 use vgic_core::ids::VcpuId;
 use vgic_core::its::{Command, Fault, ItsTrace};
 use vgic_loom_tests::its::*;
+use vgic_loom_tests::sched::sync::Notify;
+use vgic_loom_tests::sched::sync::atomic::{AtomicBool, Ordering};
+use vgic_loom_tests::sched::thread;
 use vgic_loom_tests::{NoKick, model};
 
 /// Two vCPUs tell of the same two commands: each is performed once, in order, and none is left when both have returned.
@@ -114,7 +114,7 @@ impl ItsTrace for Stopping {
     fn command(&self, its: usize, command: Option<Command>, result: Result<(), Fault>) {
         self.log.command(its, command, result);
         // The other one, if it is the one that has the turn, has nobody to wait for.
-        if thread::current().name().is_none() {
+        if thread::current().name() != Some("stops") {
             return;
         }
         while !self.back.1.load(Ordering::Acquire) {

@@ -4,13 +4,13 @@
 //! Pending bits belong to INTIDs and outlive the objects (`core/src/lpis.rs`), so each model asks two things: is an
 //! injection that began after `map` returned delivered, whatever stale injectors left behind? And does
 //! nothing of the old life reach the new one?
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_loom_tests::lifetime::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 const OTHER: EventId = EventId(1);
 

@@ -1,13 +1,13 @@
 //! Bugs that other interrupt controllers have had, where the life of an LPI is concerned. The numbers are those
 //! of the project's list of known bugs; several have a CVE.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use loom::thread;
 use std::sync::Arc;
 use vgic_core::engine::*;
 use vgic_loom_tests::lifetime::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use vgic_loom_tests::sched::thread;
 
 /// What a device writes to memory before it raises its event, and the guest reads after it has taken the interrupt.
 /// The guest has missed an interrupt if the last thing that it read is not the last that was written.

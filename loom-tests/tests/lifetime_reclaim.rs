@@ -2,17 +2,17 @@
 //!
 //! An object is a cell that loom watches. A reader that finds it linked reads it, a writer that unlinked it writes it
 //! once its grace period is over: if these two are not ordered, loom reports a causality violation.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 // The models move these to other threads wrapped in what says that it may be.
 #![allow(clippy::arc_with_non_send_sync)]
 
-use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicPtr, Ordering};
-use loom::thread;
 use std::ptr;
 use std::sync::Arc;
 use vgic_core::reclaim::{Epoch, Participant, Pin, Reclaim, Slots};
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::cell::UnsafeCell;
+use vgic_loom_tests::sched::sync::atomic::{AtomicPtr, Ordering};
+use vgic_loom_tests::sched::thread;
 
 /// A shared pointer, and the object that it leads to, or led to.
 struct Shared {

@@ -2,13 +2,13 @@
 //! a reference in passing) against whoever takes its last mapping away and frees it.
 //!
 //! Every model ends with nothing allocated, so a put too few fails as well as a put too many.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_loom_tests::lifetime::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// What holds after the event has been unmapped, whatever went on meanwhile; and the end of the VM.
 fn unmapped(vm: Vm, mut msi: Msi, mut cpu: Cpu, source: Source) {

@@ -3,13 +3,13 @@
 //!
 //! What races in one tree: look-ups; `map`s of several domains; and whoever collects, who takes out what is dead and
 //! prunes what is then empty.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
-use loom::thread;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 use vgic_loom_tests::lifetime::*;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::thread;
 
 /// Two levels for INTIDs (of one block), devices and events.
 fn two_levels(participants: u16) -> Vm {

@@ -50,7 +50,7 @@ enum Command {
     NoStd,
     /// The loom models; with --mutants, the proof that they find what they are there for
     Loom(LoomArgs),
-    /// The storms: whole machines in random schedules
+    /// The models once more, and storms of whole machines, in random schedules without a bound
     Shuttle,
     /// Short lpi-storms on both engines, also through an ITS: nothing may be lost
     Storm,

@@ -96,7 +96,7 @@ fn build(mutant: Option<&str>, models: &[&Row]) -> Result<Vec<Executable>> {
     println!("\n-- mutant {}", mutant.unwrap_or("none: the models must pass"));
     let binaries: BTreeSet<&str> = models.iter().map(|row| row.binary.as_str()).collect();
     let (storms, models): (Vec<&str>, Vec<&str>) =
-        binaries.into_iter().partition(|binary| shuttle::TESTS.contains(binary));
+        binaries.into_iter().partition(|binary| shuttle::STORMS.contains(binary));
     let mut built = Vec::new();
     if !models.is_empty() {
         let mut command = loom::cargo_test();

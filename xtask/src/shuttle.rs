@@ -1,5 +1,5 @@
-//! The storms: whole machines on the core's own code, in random schedules (shuttle). Where the models go through every
-//! interleaving of a few steps, these take their chances with many.
+//! The core's own code in random schedules (shuttle): whole machines (the storms), and the models, which loom explores up to a
+//! bound of preemptions. Shuttle has no such bound, and knows nothing of weak memory.
 
 use std::process::Command;
 
@@ -8,16 +8,12 @@ use anyhow::{Context, Result};
 use crate::loom::MODELS;
 use crate::{process, unit};
 
-/// The tests that are storms, among those of the models.
-pub(crate) const TESTS: &[&str] = &["its_storm"];
+/// The tests that run under shuttle only: the storms.
+pub(crate) const STORMS: &[&str] = &["its_storm"];
 
-/// `cargo test` on the storms.
+/// `cargo test` on the models and the storms.
 pub(crate) fn cargo_test() -> Command {
-    let mut command = cargo("test", MODELS);
-    for test in TESTS {
-        command.args(["--test", test]);
-    }
-    command
+    cargo("test", MODELS)
 }
 
 /// `cargo SUBCOMMAND` on a package and what it depends on, everything under shuttle.
@@ -30,10 +26,10 @@ pub(crate) fn cargo(subcommand: &str, package: &str) -> Command {
     command
 }
 
-/// Runs the storms.
+/// Runs the models and the storms.
 pub(crate) fn run() -> Result<()> {
     let output = process::tee(cargo_test().arg("--no-fail-fast"))?;
-    let storms = unit::passed(&output).context("there was no storm")?;
-    println!("{storms} storms");
+    let tests = unit::passed(&output).context("no model was run")?;
+    println!("{tests} models and storms in random schedules");
     Ok(())
 }

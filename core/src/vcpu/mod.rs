@@ -327,6 +327,12 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Shows others what the guest has done, and lets them look.
     #[cold]
     fn conceal(&mut self) {
+        if cfg!(mutant = "conceal_before_publish") {
+            self.mine.conceal();
+            self.entries[..self.used].iter().flatten().for_each(Entry::publish);
+            self.exposed = false;
+            return;
+        }
         self.entries[..self.used].iter().flatten().for_each(Entry::publish);
         self.exposed = false;
         self.mine.conceal();
