@@ -4,7 +4,7 @@
 use alloc::sync::Arc;
 use core::ops::ControlFlow;
 
-use crate::ids::{DeviceId, EventId, Group, Intid, Priority, VcpuId};
+use crate::ids::{DeviceId, EventId, Group, Intid, LPI_BASE, Priority, VcpuId};
 use crate::lr::ListRegisters;
 
 /// The host's way to make a vCPU look at its interrupts.
@@ -345,6 +345,17 @@ pub struct Flushed {
     pub waiting: bool,
 }
 
+/// What came of a walk over a part of the LPIs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Part {
+    /// How many LPIs were looked at, those that nothing is mapped to included.
+    pub looked: u32,
+    /// Of how many of them something was changed.
+    pub changed: u32,
+    /// Where to go on. `None`: that was all.
+    pub next: Option<Intid>,
+}
+
 /// What exists, and what it costs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
@@ -483,7 +494,27 @@ pub trait MsiControl: Send + 'static {
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`].
-    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error>;
+    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error> {
+        let (mut moved, mut first) = (0, Some(Intid(LPI_BASE)));
+        while let Some(next) = first {
+            let part = self.move_some(from, to, next, 1 << 10)?;
+            moved += part.changed as usize;
+            first = part.next;
+        }
+        Ok(moved)
+    }
+
+    /// The same for the LPIs from `first` up, until `most` have been looked at.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVcpu`].
+    fn move_some(
+        &mut self,
+        from: VcpuId,
+        to: VcpuId,
+        first: Intid,
+        most: u32,
+    ) -> Result<Part, Error>;
 
     /// Changes the configuration of an LPI, in whichever domain it is mapped.
     ///
@@ -503,6 +534,9 @@ pub trait MsiControl: Send + 'static {
     /// Calls `f` with every LPI from `from` up that is mapped in any domain, in the order of their INTIDs, until it breaks. What is
     /// mapped or unmapped meanwhile may be left out.
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>);
+
+    /// The same, until `most` LPIs have been looked at, those that nothing is mapped to included.
+    fn some_lpis(&self, from: Intid, most: u32, f: &mut dyn FnMut(LpiState)) -> Part;
 
     /// Makes an event's LPI not pending.
     ///

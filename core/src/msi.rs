@@ -18,7 +18,7 @@ use core::ptr::{self, NonNull};
 
 use crate::bitmap::{BLOCK, Lane, PendingWord};
 use crate::control::Control;
-use crate::engine::{Error, LpiConfig, LpiPlace, LpiState, MsiControl};
+use crate::engine::{Error, LpiConfig, LpiPlace, LpiState, MsiControl, Part};
 use crate::graveyard::Graveyard;
 use crate::ids::{DeviceId, EventId, Group, Intid, LPI_BASE, VcpuId};
 use crate::irq::Irq;
@@ -497,6 +497,23 @@ impl<R: Reclaim> Msi<R> {
         }
     }
 
+    /// Calls `f` with LPIs from `from` up, until `most` have been looked at. Pinned no longer than that.
+    fn some(&self, from: Intid, most: u32, mut f: impl FnMut(&Irq)) -> Part {
+        let pin = &*self.participant.pin();
+        let first = from.0.saturating_sub(LPI_BASE).into();
+        let mut part = Part::default();
+        let _ = self.shared().lpis.irqs.for_each_from(first, pin, &mut |_, irq| {
+            if part.looked >= most {
+                part.next = Some(irq.intid());
+                return ControlFlow::Break(());
+            }
+            part.looked += 1;
+            f(irq);
+            ControlFlow::Continue(())
+        });
+        part
+    }
+
     fn with_event<T>(
         &self,
         device: DeviceId,
@@ -506,6 +523,23 @@ impl<R: Reclaim> Msi<R> {
         let pin = &*self.participant.pin();
         self.domain.translate(device, event, pin).map(f).ok_or(Error::NotMapped)
     }
+}
+
+/// An LPI as others see it, if it is mapped.
+fn lpi_state(irq: &Irq) -> Option<LpiState> {
+    let (state, control) = (irq.state.load(), irq.control().load());
+    let place = match state.owner() {
+        Some(vcpu) => LpiPlace::Held(vcpu),
+        None if state.is_signaled() => LpiPlace::Queued,
+        None => LpiPlace::Idle,
+    };
+    state.is_mapped().then(|| LpiState {
+        intid: irq.intid(),
+        target: control.target(),
+        config: LpiConfig { enabled: control.enabled(), priority: control.priority() },
+        pending: irq.looks_pending(),
+        place,
+    })
 }
 
 impl<R: Reclaim> MsiControl for Msi<R> {
@@ -564,15 +598,20 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         })
     }
 
-    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error> {
+    fn move_some(
+        &mut self,
+        from: VcpuId,
+        to: VcpuId,
+        first: Intid,
+        most: u32,
+    ) -> Result<Part, Error> {
         self.check_vcpu(from)?;
         self.check_vcpu(to)?;
         if from == to {
-            return Ok(0);
+            return Ok(Part::default());
         }
         let mut moved = 0;
-        let pin = &*self.participant.pin();
-        self.shared().lpis.irqs.for_each(pin, &mut |_, irq| {
+        let part = self.some(first, most, |irq| {
             let all = cfg!(mutant = "move_all_of_all");
             let (old, _) = irq
                 .control()
@@ -586,7 +625,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
                 moved += 1;
             }
         });
-        Ok(moved)
+        Ok(Part { changed: moved, ..part })
     }
 
     fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error> {
@@ -618,23 +657,14 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         let pin = &*self.participant.pin();
         let first = from.0.saturating_sub(LPI_BASE).into();
         let _ = self.shared().lpis.irqs.for_each_from(first, pin, &mut |_, irq| {
-            let (state, control) = (irq.state.load(), irq.control().load());
-            if !state.is_mapped() {
-                return ControlFlow::Continue(());
-            }
-            let place = match state.owner() {
-                Some(vcpu) => LpiPlace::Held(vcpu),
-                None if state.is_signaled() => LpiPlace::Queued,
-                None => LpiPlace::Idle,
-            };
-            f(LpiState {
-                intid: irq.intid(),
-                target: control.target(),
-                config: LpiConfig { enabled: control.enabled(), priority: control.priority() },
-                pending: irq.looks_pending(),
-                place,
-            })
+            lpi_state(irq).map_or(ControlFlow::Continue(()), &mut *f)
         });
+    }
+
+    fn some_lpis(&self, from: Intid, most: u32, f: &mut dyn FnMut(LpiState)) -> Part {
+        self.some(from, most, |irq| {
+            lpi_state(irq).map(&mut *f);
+        })
     }
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {

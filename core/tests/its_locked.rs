@@ -15,6 +15,8 @@ mod frame;
 mod guest;
 #[path = "its/held_up.rs"]
 mod held_up;
+#[path = "its/jobs.rs"]
+mod jobs;
 #[path = "its/known_bugs.rs"]
 mod known_bugs;
 #[path = "its/queue.rs"]

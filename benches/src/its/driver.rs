@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use vgic_core::engine::{Engine, Error, LpiConfig, LpiState, MsiControl};
+use vgic_core::engine::{Engine, Error, LpiConfig, LpiState, MsiControl, Part};
 use vgic_core::gic::{Gic, GicBus};
 use vgic_core::ids::{DeviceId, EventId, Intid, LPI_BASE, VcpuId};
 use vgic_core::its::{CollectionId, Command, Fault, Its, ItsPort, ItsRoute, ItsTrace, RdBase};
@@ -299,16 +299,18 @@ impl<E: Engine> MsiControl for Driver<E> {
         self.command(Command::Movi { device, event, collection }, target)
     }
 
-    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error> {
+    /// All of them, by one command.
+    fn move_some(&mut self, from: VcpuId, to: VcpuId, _: Intid, _: u32) -> Result<Part, Error> {
         self.check_vcpu(from)?;
         self.check_vcpu(to)?;
-        let mut moved = 0;
+        let mut part = Part::default();
         self.host.lpis_from(Intid(LPI_BASE), &mut |lpi| {
-            moved += usize::from(lpi.target == from && from != to);
+            part.looked += 1;
+            part.changed += u32::from(lpi.target == from && from != to);
             ControlFlow::Continue(())
         });
         self.command(Command::Movall { from: processor(from), to: processor(to) }, to)?;
-        Ok(moved)
+        Ok(part)
     }
 
     fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error> {
@@ -332,6 +334,10 @@ impl<E: Engine> MsiControl for Driver<E> {
 
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
         self.host.lpis_from(from, f);
+    }
+
+    fn some_lpis(&self, from: Intid, most: u32, f: &mut dyn FnMut(LpiState)) -> Part {
+        self.host.some_lpis(from, most, f)
     }
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {

@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use vgic_core::engine::{Config, Engine, Error, Kick, LpiConfig, LpiState, MsiControl, Usage};
+use vgic_core::engine::{
+    Config, Engine, Error, Kick, LpiConfig, LpiState, MsiControl, Part, Usage,
+};
 use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
 
 /// Engine `E`, of whose unmapped events every fourth stays mapped.
@@ -96,8 +98,14 @@ impl<M: MsiControl> MsiControl for ForgetfulMsi<M> {
         self.inner.retarget(device, event, target)
     }
 
-    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error> {
-        self.inner.move_all(from, to)
+    fn move_some(
+        &mut self,
+        from: VcpuId,
+        to: VcpuId,
+        first: Intid,
+        most: u32,
+    ) -> Result<Part, Error> {
+        self.inner.move_some(from, to, first, most)
     }
 
     fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error> {
@@ -114,6 +122,10 @@ impl<M: MsiControl> MsiControl for ForgetfulMsi<M> {
 
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
         self.inner.lpis_from(from, f);
+    }
+
+    fn some_lpis(&self, from: Intid, most: u32, f: &mut dyn FnMut(LpiState)) -> Part {
+        self.inner.some_lpis(from, most, f)
     }
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
-use crate::engine::{Config, Engine, Error, LpiConfig, MsiControl};
+use crate::engine::{Config, Engine, Error, LpiConfig, MsiControl, Part};
 use crate::ids::{DeviceId, EventId, Intid, LPI_BASE, Priority, VcpuId};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::sync::{Mutex, MutexGuard, Tally};
@@ -48,7 +48,7 @@ pub(crate) struct LpiControl<E: Engine> {
     end: u32,
     event_bits: u8,
     /// Last: `direct` is a part of it.
-    engine: E,
+    _engine: E,
 }
 
 impl<E: Engine> LpiControl<E> {
@@ -59,8 +59,8 @@ impl<E: Engine> LpiControl<E> {
     ) -> Result<Self, Error> {
         let (end, event_bits) = (LPI_BASE + config.lpis, config.event_bits);
         let (direct, configuring) = (Mutex::new(engine.msi()?), Mutex::new(()));
-        let (refused, engine) = (Tally::default(), engine.clone());
-        Ok(Self { direct, configuring, refused, memory, end, event_bits, engine })
+        let (refused, _engine) = (Tally::default(), engine.clone());
+        Ok(Self { direct, configuring, refused, memory, end, event_bits, _engine })
     }
 
     /// Looks at LPIs through a handle of the engine.
@@ -75,11 +75,6 @@ impl<E: Engine> LpiControl<E> {
     /// Whether the machine has this LPI.
     pub(crate) fn is_lpi(&self, intid: Intid) -> bool {
         intid.is_lpi() && intid.0 < self.end
-    }
-
-    /// How many LPIs there are, those that wait to be reclaimed included.
-    pub(crate) fn count(&self) -> u32 {
-        self.engine.usage().lpis as u32
     }
 
     /// The mapping of an LPI that was found in a pending table before an ITS had it.
@@ -154,37 +149,31 @@ impl<E: Engine> LpiControl<E> {
         let mut from = Some(Intid(LPI_BASE));
         while let Some(first) = from {
             // Others come in between.
-            from = self.reconfigure_some(&mut self.direct.lock(), tables, first).1;
+            from = self.reconfigure_some(&mut self.direct.lock(), tables, first, u32::MAX).next;
         }
     }
 
-    /// The configuration of some LPIs of a redistributor, of those from `first` up, is read anew. Returns how many LPIs were looked
-    /// at, and where to go on.
+    /// The configuration of some LPIs of a redistributor, of those from `first` up, is read anew: of as many as are found among `most`.
     pub(crate) fn reconfigure_some(
         &self,
         msi: &mut E::Msi,
         tables: Tables,
         first: Intid,
-    ) -> (u32, Option<Intid>) {
+        most: u32,
+    ) -> Part {
         let mut mine = Vec::with_capacity(BATCH);
-        let (mut looked, mut next) = (0, None);
-        msi.lpis_from(first, &mut |lpi| {
-            if looked as usize == BATCH {
-                next = Some(lpi.intid);
-                return ControlFlow::Break(());
-            }
-            looked += 1;
+        let part = msi.some_lpis(first, most.min(BATCH as u32), &mut |lpi| {
             if lpi.target == tables.vcpu {
                 mine.push(lpi.intid);
             }
-            ControlFlow::Continue(())
         });
+        let changed = mine.len() as u32;
         let _configuring = self.configuring();
         for intid in mine {
             // Unmapped meanwhile: nothing to configure.
             let _ = msi.set_config(intid, self.config(tables, intid));
         }
-        (looked, next)
+        Part { changed, ..part }
     }
 
     /// The configuration of one LPI is read anew.

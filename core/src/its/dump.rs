@@ -173,7 +173,7 @@ impl<E: Engine> Its<E> {
     /// All of it.
     pub fn dump(&self) -> ItsDump {
         let mut dump = ItsDump {
-            enabled: self.unit().port.gate.is_open(),
+            enabled: self.unit().port.gate.is_enabled(),
             collections: Vec::new(),
             devices: Vec::new(),
             events: Vec::new(),

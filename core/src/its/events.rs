@@ -63,13 +63,16 @@ fn bytes(run: &Vec<Slot>) -> usize {
 }
 
 impl Events {
+    #[allow(dead_code)]
     /// The most heap bytes that [`Events::insert`] adds: a run, and the doubling of another.
     pub(crate) const MOST_NEW: usize = 2 * (PLACE + RUN * size_of::<Slot>());
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.count
     }
 
+    #[allow(dead_code)]
     /// Heap bytes, as an upper bound.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -2,7 +2,7 @@
 //!
 //! A command either has its whole effect, or, if it is wrong, none, and a [`Fault`] is counted. (One that meets a bound can have a part of it: a collection is
 //! mapped then, but not all of its events have an effect, until it is mapped once more.) Commands take effect before the next one is looked at,
-//! so SYNC has nothing to wait for.
+//! so SYNC has nothing to wait for. What takes long is left to a job ([`super::job`]).
 //!
 //! What the architecture leaves open:
 //!
@@ -21,6 +21,7 @@ use core::cell::Cell;
 
 use super::ItsConfig;
 use super::command::{CollectionId, Command, Fault, RdBase};
+use super::job::{CHANGE, Job, LOOK, Place};
 use super::maps::{Link, Maps};
 use super::stats::Counters;
 use super::table::{Baser, ENTRY, read_entry, write_entry};
@@ -35,8 +36,10 @@ use crate::ids::{DeviceId, EventId, Intid, LPI_BASE, VcpuId};
 pub(crate) enum Stop {
     /// It is wrong, or cannot be had.
     Fault(Fault),
-    /// Too much waits to be reclaimed at the moment.
+    /// What it needs is there, but not free yet: it is to be tried again.
     Again,
+    /// It takes long: this is left to do.
+    Long(Job),
 }
 
 impl From<Fault> for Stop {
@@ -44,6 +47,9 @@ impl From<Fault> for Stop {
         Self::Fault(fault)
     }
 }
+
+/// Units of work: the configuration of an LPI is read anew.
+const RECONFIGURE: u32 = 2;
 
 /// What commands work with, apart from what they change.
 pub(crate) struct Exec<'a, E: Engine> {
@@ -62,6 +68,16 @@ impl<E: Engine> Exec<'_, E> {
     /// Counts work.
     pub(crate) fn spend(&self, work: u32) {
         self.spent.set(self.spent.get().saturating_add(work));
+    }
+
+    /// How much is left of the slice: 1 at least.
+    pub(crate) fn left(&self) -> u32 {
+        self.config.slice.saturating_sub(self.spent.get()).max(1)
+    }
+
+    /// Whether the slice is at its end.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent.get() >= self.config.slice
     }
 
     /// Where a redistributor's LPI tables are.
@@ -112,15 +128,15 @@ impl<E: Engine> Exec<'_, E> {
         }
     }
 
-    fn clear_table_entry(&self, table: Baser, index: u64) {
+    pub(crate) fn clear_table_entry(&self, table: Baser, index: u64) {
         self.clear_entry(table.entry(self.lpis.memory(), index).ok().flatten());
     }
 
-    /// Performs a command.
+    /// Performs a command, or, if that takes long, says what is left to do.
     pub(crate) fn perform(&self, maps: &mut Maps<E>, command: Command) -> Result<(), Stop> {
         match command {
             Command::Mapd { device, valid, size, itt } => {
-                Ok(self.mapd(maps, device, valid.then_some((size, itt)))?)
+                self.mapd(maps, device, valid.then_some((size, itt)))
             }
             Command::Mapc { collection, valid, rdbase } => {
                 self.mapc(maps, collection, valid.then_some(rdbase))
@@ -136,14 +152,7 @@ impl<E: Engine> Exec<'_, E> {
             }
             Command::Movall { from, to } => {
                 let (from, to) = (self.target(from)?, self.target(to)?);
-                self.spend(self.lpis.count());
-                // Both exist.
-                let _ = maps.msi.move_all(from, to);
-                if !self.has_lpis(from) {
-                    // What was there may have been configured by no table at all.
-                    self.reconfigure(maps, to);
-                }
-                Ok(())
+                Err(Stop::Long(Job::Movall { from, to, next: Intid(LPI_BASE) }))
             }
             Command::Discard(device, event) => Ok(self.discard(maps, device, event)?),
             Command::Int(device, event) => match self.mapped(maps, device, event)? {
@@ -170,26 +179,27 @@ impl<E: Engine> Exec<'_, E> {
                 self.check_collection(collection)?;
                 let target = maps.collections.get(&collection);
                 let target = *target.ok_or(Fault::CollectionUnmapped)?;
-                self.reconfigure(maps, target);
-                Ok(())
+                Err(Stop::Long(Job::reconfigure(target)))
             }
             Command::Sync(rdbase) => Ok(self.target(rdbase).map(drop)?),
         }
     }
 
-    fn has_lpis(&self, vcpu: VcpuId) -> bool {
+    pub(crate) fn has_lpis(&self, vcpu: VcpuId) -> bool {
         self.redists.get(vcpu.index()).is_some_and(Redist::has_lpis)
     }
 
-    /// The configuration of all LPIs of a redistributor is read anew.
-    fn reconfigure(&self, maps: &mut Maps<E>, target: VcpuId) {
-        let mut from = Some(Intid(LPI_BASE));
-        while let Some(first) = from {
-            let (looked, next) =
-                self.lpis.reconfigure_some(&mut maps.msi, self.tables(target), first);
-            self.spend(looked);
-            from = next;
-        }
+    /// The configuration of some LPIs of a redistributor is read anew. Returns what that costs, and where
+    /// to go on.
+    pub(crate) fn reconfigure(
+        &self,
+        maps: &mut Maps<E>,
+        target: VcpuId,
+        first: Intid,
+    ) -> (u32, Option<Intid>) {
+        let part =
+            self.lpis.reconfigure_some(&mut maps.msi, self.tables(target), first, self.left());
+        (LOOK * part.looked + RECONFIGURE * part.changed, part.next)
     }
 
     fn mapd(
@@ -197,27 +207,19 @@ impl<E: Engine> Exec<'_, E> {
         maps: &mut Maps<E>,
         device: DeviceId,
         to: Option<(u8, u64)>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Stop> {
         self.check_device(device)?;
         if let Some((size, _)) = to {
             if size >= self.config.event_bits {
-                return Err(Fault::SizeRange);
+                return Err(Fault::SizeRange.into());
             }
             self.check_entry(self.tables[0], device.0.into(), Fault::DeviceRange)?;
             let others = maps.devices.len() - usize::from(maps.devices.contains_key(&device));
             if others >= self.config.max_devices as usize {
-                return Err(Fault::TooManyDevices);
+                return Err(Fault::TooManyDevices.into());
             }
         }
-        if let Some(removed) = maps.remove_device(device) {
-            self.spend(removed.events.len() as u32);
-            self.clear_table_entry(self.tables[0], device.0.into());
-        }
-        if let Some((size, itt)) = to {
-            let events = Default::default();
-            maps.devices.insert(device, super::maps::Device { size, itt, events });
-        }
-        Ok(())
+        Err(Stop::Long(Job::Mapd { device, to }))
     }
 
     fn mapc(
@@ -228,13 +230,37 @@ impl<E: Engine> Exec<'_, E> {
     ) -> Result<(), Stop> {
         self.check_collection(collection)?;
         let Some(rdbase) = to else {
-            return maps.unmap_collection(self, collection);
+            let mapped = maps.collections.contains_key(&collection);
+            return if mapped { self.bring_all(maps, collection, None) } else { Ok(()) };
         };
         let target = self.target(rdbase)?;
         if self.is_in_table(collection) {
             self.check_entry(self.tables[1], collection.0.into(), Fault::CollectionRange)?;
         }
-        maps.map_collection(self, collection, target)
+        // Even if it is there already: MOVALL may have moved its LPIs away.
+        maps.collections.insert(collection, target);
+        self.bring_all(maps, collection, Some(target))
+    }
+
+    /// The events of a collection are moved to a target, or parked. A collection stays mapped until they are.
+    fn bring_all(
+        &self,
+        maps: &mut Maps<E>,
+        collection: CollectionId,
+        target: Option<VcpuId>,
+    ) -> Result<(), Stop> {
+        if maps.has_member(collection) {
+            return Err(Stop::Long(Job::Mapc {
+                collection,
+                target,
+                next: Place::FIRST,
+                fault: None,
+            }));
+        }
+        if target.is_none() {
+            maps.remove_collection(collection);
+        }
+        Ok(())
     }
 
     /// Wants a device to be mapped, and to have an event of that number.
@@ -276,6 +302,7 @@ impl<E: Engine> Exec<'_, E> {
         if maps.event(device, event).is_some() {
             return Ok(());
         }
+        self.spend(CHANGE);
         maps.add_event(self, device, event, (intid, collection))
     }
 
@@ -289,11 +316,13 @@ impl<E: Engine> Exec<'_, E> {
         self.check_event(maps, device, event)?;
         self.check_collection(collection)?;
         let target = *maps.collections.get(&collection).ok_or(Fault::CollectionUnmapped)?;
+        self.spend(CHANGE);
         maps.move_event(self, device, event, (collection, target))
     }
 
     fn discard(&self, maps: &mut Maps<E>, device: DeviceId, event: EventId) -> Result<(), Fault> {
         self.mapped(maps, device, event)?;
+        self.spend(CHANGE);
         maps.remove_event(device, event);
         let itt = maps.devices.get(&device).map(|device| device.itt);
         self.clear_entry(itt.and_then(|itt| itt.checked_add(u64::from(event.0) * ENTRY)));

@@ -10,6 +10,7 @@ use core::ops::Bound;
 use super::command::{CollectionId, Fault};
 use super::events::Events;
 use super::exec::{Exec, Stop};
+use super::job::{Long, Lost, Place};
 use crate::engine::{Engine, Error, MsiControl};
 use crate::ids::{DeviceId, EventId, Intid, VcpuId};
 
@@ -32,6 +33,16 @@ pub(crate) struct Event {
     pub(crate) link: Link,
 }
 
+/// Where a walk over the events has stopped.
+pub(crate) enum Walk {
+    /// At one that is wanted.
+    Event(DeviceId, EventId, Event),
+    /// Before this place: enough have been looked at.
+    Pause(Place),
+    /// There are no more.
+    End,
+}
+
 /// A mapped device.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -52,6 +63,10 @@ pub(crate) struct Maps<E: Engine> {
     members: BTreeMap<CollectionId, u32>,
     /// Events of all devices.
     events: u32,
+    /// The command that is being performed, if it takes more than one slice.
+    pub(crate) long: Option<Long>,
+    /// What has been taken away, and is still to be unmapped.
+    pub(crate) lost: Lost,
 }
 
 impl<E: Engine> Maps<E> {
@@ -63,6 +78,8 @@ impl<E: Engine> Maps<E> {
             collections: BTreeMap::new(),
             members: BTreeMap::new(),
             events: 0,
+            long: None,
+            lost: Lost::default(),
         })
     }
 
@@ -74,6 +91,11 @@ impl<E: Engine> Maps<E> {
     /// Collections that events belong to, but that are not mapped.
     pub(crate) fn unmapped_collections(&self) -> impl Iterator<Item = CollectionId> {
         self.members.keys().copied().filter(|id| !self.collections.contains_key(id))
+    }
+
+    /// How many devices, collections and events are mapped.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        [self.devices.len(), self.collections.len(), self.events as usize]
     }
 
     fn set_link(&mut self, device: DeviceId, event: EventId, link: Link) {
@@ -192,147 +214,114 @@ impl<E: Engine> Maps<E> {
         (intid, target): (Intid, VcpuId),
     ) {
         if self.msi.target_of(intid) != Some(target) {
+            let _configuring = exec.lpis.configuring();
+            // First, as it calls the host, who may not come back.
+            let config = exec.lpis.config(exec.tables(target), intid);
             // The event is there, and so is the vCPU.
             let _ = self.msi.retarget(device, event, target);
-            exec.lpis.reconfigure_one(&mut self.msi, exec.tables(target), intid);
+            let _ = self.msi.set_config(intid, config);
         }
     }
 
-    /// Unmaps a device with all its events.
-    pub(crate) fn remove_device(&mut self, device: DeviceId) -> Option<Device> {
-        let removed = self.devices.remove(&device)?;
-        self.msi.unmap_device(device);
-        self.parked.unmap_device(device);
-        for (_, event) in removed.events.iter() {
-            self.leaves(event.collection);
-        }
-        Some(removed)
+    /// Maps a device that is not mapped.
+    pub(crate) fn insert_device(&mut self, device: DeviceId, size: u8, itt: u64) {
+        self.devices.insert(device, Device { size, itt, events: Events::default() });
     }
 
-    /// Unmaps all devices, without a trace in the guest's tables.
-    pub(crate) fn remove_devices(&mut self) {
-        while let Some((&device, _)) = self.devices.first_key_value() {
-            self.remove_device(device);
-        }
+    /// Unmaps a device whose events are unmapped. Returns whether it was mapped.
+    pub(crate) fn remove_device(&mut self, device: DeviceId) -> bool {
+        self.devices.remove(&device).is_some()
     }
 
-    /// The first event after `after` of which `wanted` is true, and how many were looked at.
-    fn next(
+    /// The device with the highest number.
+    pub(crate) fn last_device(&self) -> Option<DeviceId> {
+        self.devices.last_key_value().map(|(&id, _)| id)
+    }
+
+    /// The event of a device with the highest number.
+    pub(crate) fn last_event(&self, device: DeviceId) -> Option<(EventId, Event)> {
+        let (number, event) = self.devices.get(&device)?.events.last()?;
+        Some((EventId(number), event))
+    }
+
+    /// The mapped collection with the highest number.
+    pub(crate) fn last_collection(&self) -> Option<CollectionId> {
+        self.collections.last_key_value().map(|(&id, _)| id)
+    }
+
+    pub(crate) fn remove_collection(&mut self, collection: CollectionId) {
+        self.collections.remove(&collection);
+    }
+
+    /// Whether an event belongs to a collection from this one on.
+    pub(crate) fn has_members(&self, first: CollectionId) -> bool {
+        self.members.range(first..).next().is_some()
+    }
+
+    /// Whether an event belongs to this collection.
+    pub(crate) fn has_member(&self, collection: CollectionId) -> bool {
+        self.members.contains_key(&collection)
+    }
+
+    /// The first event from a place on that is wanted, among the `most` that are looked at: and how many
+    /// events and devices were.
+    pub(crate) fn walk(
         &self,
+        from: Place,
+        most: u32,
         wanted: impl Fn(&Event) -> bool,
-        after: Option<(DeviceId, EventId)>,
-    ) -> (u32, Option<(DeviceId, EventId, Event)>) {
-        let from = after.map_or(DeviceId(0), |(device, _)| device);
+    ) -> (u32, Walk) {
         let mut looked = 0;
-        let found = self.devices.range(from..).find_map(|(&id, device)| {
-            let above = match after {
-                Some((same, event)) if same == id => Bound::Excluded(event.0),
-                _ => Bound::Unbounded,
-            };
+        let pause = |place: Option<Place>| place.map_or(Walk::End, Walk::Pause);
+        for (&id, device) in self.devices.range(from.device..) {
+            let first = if id == from.device { from.event } else { 0 };
             looked += 1;
-            let mut events = device.events.above(above);
-            let (event, found) = events.find(|(_, event)| {
+            for (number, event) in device.events.above(Bound::Included(first)) {
                 looked += 1;
-                wanted(event)
-            })?;
-            Some((id, EventId(event), found))
-        });
-        (looked, found)
-    }
-
-    fn for_each(
-        &mut self,
-        exec: &Exec<'_, E>,
-        wanted: impl Fn(&Event) -> bool,
-        mut f: impl FnMut(&mut Self, DeviceId, EventId, Event) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
-        let mut after = None;
-        loop {
-            let (looked, found) = self.next(&wanted, after);
-            exec.spend(looked);
-            let Some((device, event, found)) = found else { return Ok(()) };
-            after = Some((device, event));
-            f(self, device, event, found)?;
+                if wanted(&event) {
+                    return (looked, Walk::Event(id, EventId(number), event));
+                }
+                if looked >= most {
+                    return (looked, pause(Place::after(id, EventId(number))));
+                }
+            }
+            if looked >= most {
+                return (looked, pause(Place::after_device(id)));
+            }
         }
+        (looked, Walk::End)
     }
 
-    /// Maps a collection, or moves it. Events that could not be had because of a bound stay without effect; the last such
-    /// reason is returned.
-    pub(crate) fn map_collection(
+    /// Makes an event of a collection that has been mapped have an effect there. Fails if a bound
+    /// refuses it; it stays without effect then.
+    pub(crate) fn bring(
         &mut self,
         exec: &Exec<'_, E>,
-        collection: CollectionId,
+        (device, event): (DeviceId, EventId),
+        found: Event,
         target: VcpuId,
     ) -> Result<(), Stop> {
-        // Even if it is there already: MOVALL may have moved its LPIs away.
-        self.collections.insert(collection, target);
-        if !self.members.contains_key(&collection) {
+        if found.link == Link::Live {
+            self.send_to(exec, device, event, (found.intid, target));
             return Ok(());
         }
-        let mut result = Ok(());
-        let wanted = |event: &Event| event.collection == collection;
-        self.for_each(exec, wanted, |maps, device, event, found| {
-            if found.link == Link::Live {
-                maps.send_to(exec, device, event, (found.intid, target));
-                return Ok(());
-            }
-            if cfg!(mutant = "unpark_drops_first") && found.link == Link::Parked {
-                let _ = maps.parked.detach(device, event);
-            }
-            match maps.attach(exec, device, event, (found.intid, target)) {
-                Ok(()) => {
-                    if found.link == Link::Parked {
-                        // Another event of this ITS has its LPI now, which stays as it is.
-                        let _ = maps.parked.detach(device, event);
-                    }
-                    maps.set_link(device, event, Link::Live);
-                }
-                Err(Stop::Again) => return Err(Stop::Again),
-                Err(fault) => result = Err(fault),
-            }
-            Ok(())
-        })?;
-        result
-    }
-
-    /// Unmaps a collection. What is pending stays so.
-    pub(crate) fn unmap_collection(
-        &mut self,
-        exec: &Exec<'_, E>,
-        collection: CollectionId,
-    ) -> Result<(), Stop> {
-        if !self.collections.contains_key(&collection) {
-            return Ok(());
+        if cfg!(mutant = "unpark_drops_first") && found.link == Link::Parked {
+            let _ = self.parked.detach(device, event);
         }
-        if self.members.contains_key(&collection) {
-            let wanted = |event: &Event| event.collection == collection && event.link == Link::Live;
-            self.for_each(exec, wanted, |maps, device, event, found| {
-                maps.park(exec, device, event, found.intid)
-            })?;
+        self.attach(exec, device, event, (found.intid, target))?;
+        if found.link == Link::Parked {
+            // Another event of this ITS has its LPI now, which stays as it is.
+            let _ = self.parked.detach(device, event);
         }
-        // Last, so that a command that is performed again finds what is left to do.
-        self.collections.remove(&collection);
+        self.set_link(device, event, Link::Live);
         Ok(())
-    }
-
-    /// Unmaps all collections.
-    pub(crate) fn unmap_collections(&mut self, exec: &Exec<'_, E>) {
-        self.collections.clear();
-        let live = |event: &Event| event.link == Link::Live;
-        // Nothing is refused here.
-        let _ = self.for_each(exec, live, |maps, device, event, found| {
-            if maps.park(exec, device, event, found.intid).is_err() {
-                maps.drop_pending(exec, device, event);
-            }
-            Ok(())
-        });
     }
 
     /// Takes an event out of the domain that MSIs are translated with. If a bound of the VM does not let it be parked, its LPI is no
     /// longer pending, which is counted.
     ///
     /// The LPI's configuration and target stay as they are, and are not even looked at: they are changed through other domains, too.
-    fn park(
+    pub(crate) fn park(
         &mut self,
         exec: &Exec<'_, E>,
         device: DeviceId,

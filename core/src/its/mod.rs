@@ -14,6 +14,7 @@ pub(crate) mod command;
 mod dump;
 mod events;
 mod exec;
+mod job;
 mod layout;
 mod maps;
 mod save;
@@ -56,10 +57,13 @@ pub struct ItsConfig {
     pub max_devices: u32,
     /// Most events that are mapped at one time.
     pub max_events: u32,
-    /// How much is done before the host is asked whether it would rather go on later ([`crate::engine::Kick::commands_left`]): commands, and
-    /// the events and LPIs that they have to look at. A command is never interrupted.
+    /// How much is done at a time, before `maps` is given up to who else wants it, and before the host is asked whether it would
+    /// rather go on later ([`crate::engine::Kick::commands_left`]). In units of work: an event, device, collection or LPI
+    /// that is looked at costs one, a command two, and a mapping that is made, changed or taken away twelve. A unit
+    /// takes less than a microsecond.
     pub slice: u32,
-    /// How much is done in one access to a register, in the same unit, before the guest has to come back for the rest.
+    /// How much is done in one access to a register, in the same unit, before the guest has to come back for the rest. What
+    /// has been begun is gone on with when the guest reads GITS_CREADR or GITS_CTLR, or writes a register.
     pub most: u32,
 }
 
@@ -77,8 +81,8 @@ impl ItsConfig {
             cpu_device: None,
             max_devices: 1 << 16,
             max_events: 1 << 20,
-            slice: 256,
-            most: 1 << 20,
+            slice: 128,
+            most: 512,
         }
     }
 

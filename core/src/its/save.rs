@@ -4,7 +4,9 @@ use alloc::vec::Vec;
 
 use super::Its;
 use super::maps::Maps;
-use super::table::{Baser, ENTRY, collection_entry, device_entry, event_entry, write_entry};
+use super::table::{
+    Baser, ENTRY, collection_entry, device_entry, event_entry, read_entry, write_entry,
+};
 use crate::engine::Engine;
 use crate::gic::Gic;
 use crate::gicv3::redist::Redist;
@@ -14,22 +16,48 @@ use crate::memory::{GuestMemory, MemoryError};
 impl<E: Engine> Its<E> {
     /// Writes the device table, the interrupt translation tables, and the collection table. No vCPU may run meanwhile.
     ///
-    /// Devices that the guest's present tables have no place for are left out, and so are collections beyond the end of theirs: the
-    /// guest has taken their place away.
+    /// A command that is being performed is finished before, if it does not wait for a vCPU. What the guest's
+    /// present tables have no place for is left out: devices and collections beyond the end of their table, or
+    /// behind a level 1 entry that is not valid. The guest has taken their place away.
     ///
     /// # Errors
-    /// [`MemoryError`]: a table is not there; the others have been written.
+    /// [`MemoryError`]: there is no memory where an entry has its place. All others have been written, and none
+    /// of them leads to one that has not.
     pub fn save_tables(&self) -> Result<(), MemoryError> {
         let unit = self.unit();
-        let maps = unit.maps();
-        let [devices, collections] = unit.tables();
         let saved = self.gic.with_its_cx(None, |cx| {
+            unit.settle(cx);
+            let maps = unit.maps();
+            let [devices, collections] = unit.tables();
             let memory = cx.lpis.memory();
             let devices = save_devices(&maps, devices, memory);
             devices.and(save_collections(&maps, collections, memory))
         });
         saved.unwrap_or(Ok(()))
     }
+}
+
+/// Calls `f` with each of `entries` that has its place in memory, and with the number of the next one of
+/// these.
+fn in_memory<T>(
+    memory: &dyn GuestMemory,
+    entries: impl Iterator<Item = (u32, u64, T)>,
+    mut f: impl FnMut((u32, u64, T), Option<u32>) -> Result<(), MemoryError>,
+) -> Result<(), MemoryError> {
+    let mut result = Ok(());
+    let mut last = None;
+    for entry in entries {
+        match read_entry(memory, entry.1) {
+            Err(error) => result = result.and(Err(error)),
+            Ok(_) => {
+                let number = entry.0;
+                if let Some(before) = last.replace(entry) {
+                    result = result.and(f(before, Some(number)));
+                }
+            }
+        }
+    }
+    last.map_or(result, |last| result.and(f(last, None)))
 }
 
 fn save_devices<E: Engine>(
@@ -39,22 +67,18 @@ fn save_devices<E: Engine>(
 ) -> Result<(), MemoryError> {
     // Looked up once: what the guest does to its level 1 table meanwhile is not to matter.
     let place = |device: DeviceId| table.entry(memory, device.0.into()).ok().flatten();
-    let reachable = maps.devices.iter();
-    let reachable: Vec<_> = reachable.filter_map(|(&id, d)| Some((id.0, d, place(id)?))).collect();
-    let mut result = Ok(());
-    for (n, &(id, device, address)) in reachable.iter().enumerate() {
-        let following = reachable.get(n + 1).map(|(id, ..)| *id);
+    let devices = maps.devices.iter().filter_map(|(&id, d)| Some((id.0, place(id)?, d)));
+    in_memory(memory, devices, |(id, address, device), following| {
         let entry = device_entry(id, following, device.itt, device.size);
-        result = result.and(write_entry(memory, address, entry));
-        let followers = device.events.iter().skip(1).map(|(number, _)| Some(number)).chain([None]);
-        for ((number, event), following) in device.events.iter().zip(followers) {
+        let result = write_entry(memory, address, entry);
+        // Beyond the end of all memory: no address of it.
+        let at = |number| device.itt.saturating_add(u64::from(number) * ENTRY);
+        let events = device.events.iter().map(|(number, event)| (number, at(number), event));
+        result.and(in_memory(memory, events, |(number, address, event), following| {
             let entry = event_entry(number, following, event.intid, event.collection);
-            let address = device.itt.checked_add(u64::from(number) * ENTRY);
-            let address = address.ok_or(MemoryError { address: device.itt })?;
-            result = result.and(write_entry(memory, address, entry));
-        }
-    }
-    result
+            write_entry(memory, address, entry)
+        }))
+    })
 }
 
 /// In a flat table, collections are one after the other, whatever their numbers, and end with an entry that is not valid, if there is
@@ -77,12 +101,10 @@ fn save_collections<E: Engine>(
     }
     let mut result = Ok(());
     for (n, entry) in entries {
-        result = result.and(match table.entry(memory, n)? {
-            Some(address) => write_entry(memory, address, entry),
-            // No room for the end.
-            None if entry == 0 => Ok(()),
-            None => Err(MemoryError { address: 0 }),
-        });
+        // Left out if the guest has taken its place away.
+        if let Ok(Some(address)) = table.entry(memory, n) {
+            result = result.and(write_entry(memory, address, entry));
+        }
     }
     result
 }

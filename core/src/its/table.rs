@@ -102,6 +102,29 @@ impl Baser {
         if self.is_indirect() { direct * (self.page() / ENTRY) } else { direct }
     }
 
+    /// What a guest that writes `new` here takes away: the entries from this number on. `None`: none.
+    ///
+    /// Mappings live in the table that this register names (IHI 0069, 5.2 and 12.19). A table of another
+    /// address, page size or number of levels is another one, and what a guest has not told to be in it
+    /// is not in it. A table that has become shorter has lost its end. One that is named again as it was
+    /// is the same, as after a suspend, and so is one of which other attributes have changed.
+    pub(crate) const fn lost(self, new: Self) -> Option<u64> {
+        if !self.is_valid() {
+            return None;
+        }
+        let same = new.is_valid()
+            && self.is_indirect() == new.is_indirect()
+            && self.page() == new.page()
+            && self.address() == new.address();
+        if !same {
+            Some(0)
+        } else if new.entries() < self.entries() {
+            Some(new.entries())
+        } else {
+            None
+        }
+    }
+
     /// Whether the table has room for an entry.
     pub(crate) const fn has(self, index: u64) -> bool {
         self.is_valid() && index < self.entries()
@@ -258,6 +281,21 @@ mod tests {
         assert_eq!(table.entry(&memory, 0), Err(MemoryError { address: 0 }), "not valid");
         let hole = baser(INDIRECT | 1 << 20);
         assert_eq!(hole.entry(&memory, 0), Err(MemoryError { address: 1 << 20 }));
+    }
+
+    #[test]
+    fn what_a_new_table_takes_away() {
+        let old = baser(0x4000_0000 | 2 << 8 | 1);
+        assert_eq!(old.lost(old), None);
+        assert_eq!(old.lost(old.written(1 << 59 | 1 << 10, 7 << 59 | 3 << 10)), None, "attributes");
+        assert_eq!(old.lost(old.written(2, 0xff)), None, "longer");
+        assert_eq!(old.lost(old.written(0, 0xff)), Some(0x1_0000 / 8), "shorter");
+        for other in [0, 1 << 8, INDIRECT, 0x5000_0000] {
+            let value = if other == 0 { 0 } else { old.0 ^ other };
+            let lost = old.lost(old.written(value, u64::MAX));
+            assert_eq!(lost, Some(0), "{other:#x}");
+        }
+        assert_eq!(Baser::reset(DEVICES).lost(old), None, "there was none");
     }
 
     #[test]

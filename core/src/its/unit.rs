@@ -15,24 +15,41 @@
 //! a compare-exchange from `WORKING` to `IDLE`, which fails now: that one looks again, and sees GITS_CWRITER, which the swap released to it. So no
 //! command is left behind, and no vCPU waits for another one's commands.
 //!
-//! A guest can keep whoever has the turn busy for as long as it likes. So the queue is worked off in slices: after each, the turn is given back, then
-//! the host is asked whether it takes over ([`Kick::commands_left`]), and if not, the turn is taken again, unless somebody else has it. After
-//! [`ItsConfig::most`] the visit ends in any case. What is left then is gone on with when the guest reads GITS_CREADR, as it does to find out whether
-//! it is done, or writes GITS_CWRITER or GITS_CTLR.
+//! A guest can keep whoever has the turn busy for as long as it likes. So the queue is worked off in slices
+//! of [`ItsConfig::slice`]. After each, the turn is given back. Then the host is asked whether it takes over
+//! ([`Kick::commands_left`]). If not, the turn is taken again, unless somebody else has it. After
+//! [`ItsConfig::most`] the visit ends in any case. What is left then is gone on with when the guest reads
+//! GITS_CREADR or GITS_CTLR, as it does to find out whether it is done, or writes a register.
 //!
-//! A command that meets a bound while something is dead but not free ends the visit as well, and is performed when the guest comes back.
+//! # Jobs
 //!
-//! What a visit costs is counted as it is done, in events and LPIs that were looked at. A single command is never interrupted; what it can cost is bounded by
-//! what is mapped.
+//! A command whose work grows with what is mapped becomes a job (see `job`), and so does a write of a
+//! GITS_BASER that takes mappings away. A slice ends in the midst of a job. GITS_CREADR goes on when the
+//! job of its command is done. GITS_CTLR.Quiescent waits for all jobs. Jobs are done before the next
+//! command is looked at; the command's own comes first.
 //!
-//! `maps` is locked for each slice, so that dumps, routes and writes of table registers come in between; GITS_CTLR.Enabled can be cleared
-//! at any time, and stops the work after the present command. GITS_CTLR.Quiescent says that it has.
+//! What a GITS_BASER has named until now is not translated any more from the moment at which the register
+//! is written: the gate has a bit of its own, [`LOSING`], until the job is done. It is closed anyhow, as the
+//! register can only be written while the ITS is not enabled, and stays so if the ITS is enabled meanwhile.
+//!
+//! A command that meets a bound while something is unmapped but not free ends the visit, and is performed
+//! when the guest comes back.
+//!
+//! # Who waits
+//!
+//! `maps` is locked for each slice, and given up between slices, so that dumps, routes and writes of
+//! registers come in between. GITS_CTLR.Enabled can be cleared at any time, and stops the work after the
+//! present command. GITS_CTLR.Quiescent says that it has.
+//!
+//! A host's callback that panics in the midst of a command leaves the command at the head of the queue,
+//! and the turn free.
 
 use alloc::sync::Arc;
 use core::cell::Cell;
 
 use super::command::{COMMAND_SIZE, Command, Fault, Kind};
 use super::exec::{Exec, Stop};
+use super::job::Long;
 use super::layout::{GITS, Gits};
 use super::maps::Maps;
 use super::stats::{Counters, ItsTrace};
@@ -72,10 +89,26 @@ const IDLE: u64 = 0;
 const WORKING: u64 = 1;
 const MORE: u64 = 2;
 
+/// The gate: mappings are being taken away, as the guest has given up the table that they were in.
+const LOSING: u64 = 1 << 1;
+
+/// Units of work: a command is read.
+const COMMAND: u32 = 2;
+
+/// The turn of who is at work. It is given back also if a callback of the host panics.
+struct Turn<'t>(&'t AtomicU64);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // AcqRel: see the module's documentation.
+        self.0.swap(IDLE, Ordering::AcqRel);
+    }
+}
+
 /// What injections through an ITS look at.
 pub(crate) struct Gate {
-    /// GITS_CTLR.Enabled. Injections read it, and it is written rarely.
-    enabled: CachePadded<AtomicBool>,
+    /// GITS_CTLR.Enabled, and [`LOSING`]. Injections read it, and it is written rarely.
+    state: CachePadded<AtomicU64>,
     pub(crate) counters: Counters,
     pub(crate) trace: Option<Arc<dyn ItsTrace>>,
     pub(crate) number: usize,
@@ -85,9 +118,19 @@ impl Gate {
     /// Whether MSIs have an effect. What is injected after somebody saw the ITS quiescent does not pass.
     #[inline(always)]
     pub(crate) fn is_open(&self) -> bool {
-        // Acquire: pairs with the store in `set_enabled`. A look at GITS_CTLR that found it clear comes after that store, and so, by coherence, does
-        // every injection that comes after the look.
-        self.enabled.load(Ordering::Acquire)
+        // Acquire: pairs with the writes in `set_enabled` and `set_table`. A look at GITS_CTLR that found it
+        // clear comes after that write, and so, by coherence, does every injection that comes after the look.
+        let state = self.state.load(Ordering::Acquire);
+        if cfg!(mutant = "gate_ignores_losing") {
+            return state & ENABLED != 0;
+        }
+        state == ENABLED
+    }
+
+    /// GITS_CTLR.Enabled.
+    pub(crate) fn is_enabled(&self) -> bool {
+        // Acquire: as above.
+        self.state.load(Ordering::Acquire) & ENABLED != 0
     }
 
     /// Tells what became of an MSI.
@@ -134,6 +177,8 @@ pub(crate) struct Unit<E: Engine> {
     /// Of devices and of collections. Written by who holds `maps`.
     basers: [AtomicU64; 2],
     turn: AtomicU64,
+    /// Whether `maps` has a job. Written by who holds `maps`.
+    has_job: AtomicBool,
     maps: Mutex<Maps<E>>,
 }
 
@@ -146,7 +191,7 @@ impl<E: Engine> Unit<E> {
     ) -> Result<Self, Error> {
         let maps = Maps::new(engine)?;
         let gate = Arc::new(Gate {
-            enabled: CachePadded::new(AtomicBool::new(false)),
+            state: CachePadded::new(AtomicU64::new(0)),
             counters: Counters::new(),
             trace,
             number,
@@ -160,6 +205,7 @@ impl<E: Engine> Unit<E> {
             creadr: AtomicU64::new(0),
             basers: [DEVICES, COLLECTIONS].map(|kind| AtomicU64::new(Baser::reset(kind).0)),
             turn: AtomicU64::new(IDLE),
+            has_job: AtomicBool::new(false),
             maps: Mutex::new(maps),
         })
     }
@@ -205,36 +251,59 @@ impl<E: Engine> Unit<E> {
                 return;
             }
             // Release: pairs with the Acquire in `Gate::is_open`.
-            self.port.gate.enabled.store(true, Ordering::Release);
+            self.port.gate.state.fetch_or(ENABLED, Ordering::AcqRel);
         } else {
             // Release: as above. Who takes the turn after the swap in `work` sees it; who has it then has not given it back when this
             // returns, or had seen it.
-            self.port.gate.enabled.store(false, Ordering::Release);
+            self.port.gate.state.fetch_and(!ENABLED, Ordering::AcqRel);
         }
         self.work(cx);
     }
 
-    fn ctlr(&self) -> u64 {
-        if self.port.gate.is_open() {
+    fn ctlr(&self, cx: &ItsCx<'_, E>) -> u64 {
+        self.poll(cx);
+        if self.port.gate.is_enabled() {
             return ENABLED;
         }
         if cfg!(mutant = "quiescent_without_turn") {
             return QUIESCENT;
         }
         // Acquire: pairs with the release of the turn: what the last command did has been done.
-        if self.turn.load(Ordering::Acquire) == IDLE { QUIESCENT } else { 0 }
+        let idle = self.turn.load(Ordering::Acquire) == IDLE;
+        let busy = self.has_job() && !cfg!(mutant = "quiescent_with_job");
+        if idle && !busy { QUIESCENT } else { 0 }
+    }
+
+    /// Goes on with what was left, if nobody is at it.
+    fn poll(&self, cx: &ItsCx<'_, E>) {
+        if self.has_work() {
+            self.work(cx);
+        }
+    }
+
+    fn has_job(&self) -> bool {
+        // Acquire: pairs with `set_has_job`, which comes before the turn is given back.
+        self.has_job.load(Ordering::Acquire)
+    }
+
+    /// The caller holds `maps`.
+    fn set_has_job(&self, maps: &Maps<E>) {
+        // A swap, as all writes of these words are.
+        self.has_job.swap(maps.long.is_some() || maps.lost.is_some(), Ordering::AcqRel);
     }
 
     /// Writes a register that can only be written while the ITS is not enabled.
     fn while_disabled(&self, write: impl FnOnce(&mut Maps<E>)) {
         let mut maps = self.maps();
-        if !self.port.gate.is_open() {
+        if !self.port.gate.is_enabled() {
             write(&mut maps);
         }
     }
 
     fn set_queue(&self, value: u64, mask: u64) {
-        self.while_disabled(|_| {
+        self.while_disabled(|maps| {
+            // It was in the queue that is given up.
+            maps.long.iter_mut().for_each(|long| long.queued = false);
             // Relaxed: under the lock.
             self.cbaser.store(self.queue().written(value, mask).0, Ordering::Relaxed);
             // Swaps, as all writes of these words are.
@@ -243,22 +312,28 @@ impl<E: Engine> Unit<E> {
         });
     }
 
-    /// Writes a GITS_BASER. What its table no longer has is unmapped.
+    /// Writes a GITS_BASER. What was in the table that it no longer names is unmapped.
     fn set_table(&self, cx: &ItsCx<'_, E>, index: u32, value: u64, mask: u64) {
         let Some(baser) = self.basers.get(index as usize) else { return };
         self.while_disabled(|maps| {
             // Relaxed: under the lock.
-            let new = Baser(baser.load(Ordering::Relaxed)).written(value, mask);
+            let old = Baser(baser.load(Ordering::Relaxed));
+            let new = old.written(value, mask);
             baser.store(new.0, Ordering::Relaxed);
-            if new.is_valid() {
-                return;
-            }
+            let Some(first) = old.lost(new) else { return };
             if index == 0 {
-                maps.remove_devices();
+                maps.lost.devices(first);
             } else {
-                maps.unmap_collections(&self.exec(cx));
+                // The first ones are in no table.
+                maps.lost.collections(first.max(self.config.hardware_collections.into()));
             }
+            // Release: pairs with the Acquire in `Gate::is_open`.
+            self.port.gate.state.fetch_or(LOSING, Ordering::AcqRel);
+            self.set_has_job(maps);
         });
+        if self.has_job() {
+            self.work(cx);
+        }
     }
 
     /// Writes GITS_CWRITER.
@@ -275,7 +350,7 @@ impl<E: Engine> Unit<E> {
 
     /// Sees to it that the queue is worked off: here, or by who is at it.
     pub(crate) fn work(&self, cx: &ItsCx<'_, E>) {
-        if cfg!(mutant = "enabled_before_turn") && !self.port.gate.is_open() {
+        if cfg!(mutant = "enabled_before_turn") && !self.port.gate.is_enabled() {
             return;
         }
         let mut left = self.config.most;
@@ -288,6 +363,7 @@ impl<E: Engine> Unit<E> {
                 }
                 return;
             }
+            let turn = Turn(&self.turn);
             self.turn.swap(WORKING, Ordering::AcqRel);
             let (spent, more) = self.slice(cx);
             left = left.saturating_sub(spent.max(1));
@@ -295,11 +371,12 @@ impl<E: Engine> Unit<E> {
                 let done =
                     self.turn.compare_exchange(WORKING, IDLE, Ordering::AcqRel, Ordering::Acquire);
                 if done.is_ok() {
+                    core::mem::forget(turn);
                     return;
                 }
             }
             // Given back before the host is asked: it may be at work before the answer is here.
-            self.turn.swap(IDLE, Ordering::AcqRel);
+            drop(turn);
             let given_up = cfg!(mutant = "turn_given_up_unseen");
             if left == 0 || given_up || (more && cx.host.commands_left(self.port.gate.number)) {
                 return;
@@ -309,7 +386,8 @@ impl<E: Engine> Unit<E> {
 
     /// Whether commands are left that nobody is at.
     pub(crate) fn has_work(&self) -> bool {
-        self.turn.load(Ordering::Acquire) == IDLE && self.next_command(self.queue()).is_some()
+        let idle = self.turn.load(Ordering::Acquire) == IDLE;
+        idle && (self.has_job() || self.next_command(self.queue()).is_some())
     }
 
     /// What commands work with. The caller holds `maps`.
@@ -329,35 +407,63 @@ impl<E: Engine> Unit<E> {
     fn slice(&self, cx: &ItsCx<'_, E>) -> (u32, bool) {
         let mut maps = self.maps();
         let exec = self.exec(cx);
-        let queue = self.queue();
-        while let Some(at) = self.next_command(queue) {
-            if exec.spent.get() >= self.config.slice {
-                return (exec.spent.get(), true);
-            }
-            exec.spend(1);
-            if cfg!(mutant = "creadr_before_command") {
-                self.creadr.swap((at + COMMAND_SIZE) % queue.bytes(), Ordering::AcqRel);
-            }
-            match self.one(&exec, &mut maps, queue.address() + at) {
-                // Release, here and below: pairs with the guest's read of the register, which tells it that the command has taken effect.
-                Ok(()) => {
-                    self.creadr.swap((at + COMMAND_SIZE) % queue.bytes(), Ordering::AcqRel);
+        loop {
+            let step = if maps.long.is_some() || maps.lost.is_some() {
+                if exec.is_spent() {
+                    return (exec.spent.get(), true);
                 }
-                Err(Stop::Fault(_)) => {
-                    self.creadr.fetch_or(STALLED, Ordering::AcqRel);
-                    break;
+                self.go_on(&exec, &mut maps)
+            } else {
+                let Some(at) = self.next_command(self.queue()) else { break };
+                if exec.is_spent() {
+                    return (exec.spent.get(), true);
                 }
-                // What is dead is kept from being freed: by who is in the middle of an injection, or by a vCPU that has it in its mailbox,
-                // which may be the one that is kept here. That passes when they go on.
-                Err(Stop::Again) => return (u32::MAX, true),
+                exec.spend(COMMAND);
+                self.one(&exec, &mut maps, self.queue().address() + at)
+            };
+            match step {
+                Ok(()) => {}
+                Err(Stop::Fault(_)) => break,
+                // What is unmapped is kept from being freed: by who is in the middle of an injection, or by a
+                // vCPU that has it in its mailbox, which may be the one that is kept here. That passes when they
+                // go on.
+                Err(_) => return (u32::MAX, true),
             }
         }
         (exec.spent.get(), false)
     }
 
+    /// Goes on with a job.
+    fn go_on(&self, exec: &Exec<'_, E>, maps: &mut Maps<E>) -> Result<(), Stop> {
+        // What a callback that panics leaves behind is the job as it was.
+        if let Some(mut long) = maps.long {
+            let done = exec.go_on(maps, &mut long.job);
+            let result = match done {
+                Ok(true) => Ok(()),
+                Err(Stop::Fault(fault)) => Err(fault),
+                Ok(false) | Err(_) => {
+                    maps.long = Some(long);
+                    return done.map(drop);
+                }
+            };
+            maps.long = None;
+            self.set_has_job(maps);
+            return self.performed(Some(long.command), result, long.queued);
+        }
+        let mut lost = maps.lost;
+        let done = exec.go_on_losing(maps, &mut lost);
+        maps.lost = lost;
+        self.set_has_job(maps);
+        if done? {
+            // Release: pairs with the Acquire in `Gate::is_open`.
+            self.port.gate.state.fetch_and(!LOSING, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
     /// Where the next command is, if there is one.
     fn next_command(&self, queue: Queue) -> Option<u64> {
-        let enabled = self.port.gate.is_open() || cfg!(mutant = "enabled_before_turn");
+        let enabled = self.port.gate.is_enabled() || cfg!(mutant = "enabled_before_turn");
         if !enabled || !queue.is_valid() {
             return None;
         }
@@ -374,17 +480,67 @@ impl<E: Engine> Unit<E> {
             Ok(()) => Command::decode(&raw).ok_or(Fault::UnknownCommand),
             Err(_) => Err(Fault::QueueMemory),
         };
+        if cfg!(mutant = "creadr_before_command") {
+            self.advance();
+        }
         let result = match command.map(|command| exec.perform(maps, command)) {
             Ok(Err(Stop::Again)) => return Err(Stop::Again),
+            Ok(Err(Stop::Long(job))) => {
+                maps.long = command.ok().map(|command| Long { job, command, queued: true });
+                self.set_has_job(maps);
+                return Ok(());
+            }
             Ok(Err(Stop::Fault(fault))) | Err(fault) => Err(fault),
             Ok(Ok(())) => Ok(()),
         };
+        self.performed(command.ok(), result, true)
+    }
+
+    /// A command has been performed. GITS_CREADR says so, if the command is `queued`. A fault is returned
+    /// only if it stalls the queue.
+    fn performed(
+        &self,
+        command: Option<Command>,
+        result: Result<(), Fault>,
+        queued: bool,
+    ) -> Result<(), Stop> {
         let kind = command.map_or(Kind::Unknown, |command| command.kind());
         self.port.gate.counters.command(kind, result);
         if let Some(trace) = &self.port.gate.trace {
-            trace.command(self.port.gate.number, command.ok(), result);
+            trace.command(self.port.gate.number, command, result);
         }
-        if self.config.stall { Ok(result?) } else { Ok(()) }
+        if !queued {
+            return Ok(());
+        }
+        if self.config.stall && result.is_err() {
+            self.creadr.fetch_or(STALLED, Ordering::AcqRel);
+            return Ok(result?);
+        }
+        if !cfg!(mutant = "creadr_before_command") {
+            self.advance();
+        }
+        Ok(())
+    }
+
+    /// GITS_CREADR goes on to the next command.
+    fn advance(&self) {
+        let at = self.creadr.load(Ordering::Acquire) & OFFSET;
+        // Release: pairs with the guest's read of the register, which tells it that the command has taken effect.
+        self.creadr.swap((at + COMMAND_SIZE) % self.queue().bytes(), Ordering::AcqRel);
+    }
+
+    /// Finishes what is in the midst of being done, for who is going to look at all of it: no vCPU runs.
+    /// What waits for something else stays as it is.
+    pub(crate) fn settle(&self, cx: &ItsCx<'_, E>) {
+        let mut before = None;
+        while self.has_job() {
+            self.work(cx);
+            let maps = self.maps();
+            let now = (maps.long.map(|long| long.job), maps.lost, maps.counts());
+            if before.replace(now) == Some(now) {
+                return;
+            }
+        }
     }
 }
 
@@ -394,7 +550,7 @@ impl<E: Engine> Frame<ItsCx<'_, E>> for &Unit<E> {
 
     fn read(&mut self, cx: &ItsCx<'_, E>, kind: Gits, index: u32) -> u64 {
         match kind {
-            Gits::Ctlr => self.ctlr(),
+            Gits::Ctlr => self.ctlr(cx),
             Gits::Iidr => IIDR,
             Gits::Typer => self.typer(),
             Gits::Statusr => self.status.get(),
@@ -402,10 +558,8 @@ impl<E: Engine> Frame<ItsCx<'_, E>> for &Unit<E> {
             // Retry reads as 0.
             Gits::Cwriter => self.cwriter.load(Ordering::Relaxed),
             Gits::Creadr => {
-                if self.has_work() {
-                    self.work(cx);
-                }
-                // Acquire: pairs with `slice`.
+                self.poll(cx);
+                // Acquire: pairs with `advance`.
                 self.creadr.load(Ordering::Acquire)
             }
             Gits::Baser => self.tables().get(index as usize).map_or(0, |baser| baser.0),

@@ -9,7 +9,7 @@ use super::irq::IrqState;
 use super::kref::IrqRef;
 use super::spin::SpinLock;
 use super::{Participant, Vm};
-use crate::engine::{Error, Injected, LpiConfig, LpiPlace, LpiState, MsiControl};
+use crate::engine::{Error, Injected, LpiConfig, LpiPlace, LpiState, MsiControl, Part};
 use crate::ids::{DeviceId, EventId, Intid, VcpuId};
 use crate::sync::CachePadded;
 
@@ -306,6 +306,21 @@ impl LockedMsi {
         }
     }
 
+    /// Calls `f` with LPIs from `from` up, until `most` have been looked at.
+    fn some(&self, from: Intid, most: u32, mut f: impl FnMut(&IrqRef)) -> Part {
+        let mut part = Part::default();
+        let _ = self.vm().lpis.for_each_from(from, |irq| {
+            if part.looked >= most {
+                part.next = Some(irq.lock().intid);
+                return ControlFlow::Break(());
+            }
+            part.looked += 1;
+            f(irq);
+            ControlFlow::Continue(())
+        });
+        part
+    }
+
     /// Changes an LPI by `f`, and attends to it.
     fn change(&self, irq: &IrqRef, f: impl FnOnce(&mut IrqState)) {
         let mut state = irq.lock();
@@ -340,6 +355,21 @@ impl Drop for LockedMsi {
             self.vm().devices.give_back(1);
         }
     }
+}
+
+/// An LPI as others see it, if it is mapped.
+fn lpi_state(irq: &IrqRef) -> Option<LpiState> {
+    let state = irq.lock();
+    state.own.is_mapped().then(|| LpiState {
+        intid: state.intid,
+        target: state.target,
+        config: LpiConfig { enabled: state.enabled, priority: state.priority },
+        pending: state.pending_latch,
+        place: match state.vcpu() {
+            Some(vcpu) => LpiPlace::Held(vcpu),
+            None => LpiPlace::Idle,
+        },
+    })
 }
 
 impl MsiControl for LockedMsi {
@@ -387,14 +417,20 @@ impl MsiControl for LockedMsi {
         Ok(())
     }
 
-    fn move_all(&mut self, from: VcpuId, to: VcpuId) -> Result<usize, Error> {
+    fn move_some(
+        &mut self,
+        from: VcpuId,
+        to: VcpuId,
+        first: Intid,
+        most: u32,
+    ) -> Result<Part, Error> {
         self.vm().check_vcpu(from)?;
         self.vm().check_vcpu(to)?;
         if from == to {
-            return Ok(0);
+            return Ok(Part::default());
         }
         let mut moved = 0;
-        self.vm().lpis.for_each(|irq| {
+        let part = self.some(first, most, |irq| {
             let mut state = irq.lock();
             // One without a mapping is only waiting for its end.
             if state.target == from && state.own.is_mapped() {
@@ -404,7 +440,7 @@ impl MsiControl for LockedMsi {
                 self.vm().kick(kick);
             }
         });
-        Ok(moved)
+        Ok(Part { changed: moved, ..part })
     }
 
     fn set_config(&mut self, intid: Intid, config: LpiConfig) -> Result<(), Error> {
@@ -444,24 +480,16 @@ impl MsiControl for LockedMsi {
     }
 
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
-        let _ = self.vm().lpis.for_each_from(from, |irq| {
-            let state = irq.lock();
-            if !state.own.is_mapped() {
-                return ControlFlow::Continue(());
-            }
-            let lpi = LpiState {
-                intid: state.intid,
-                target: state.target,
-                config: LpiConfig { enabled: state.enabled, priority: state.priority },
-                pending: state.pending_latch,
-                place: match state.vcpu() {
-                    Some(vcpu) => LpiPlace::Held(vcpu),
-                    None => LpiPlace::Idle,
-                },
-            };
-            drop(state);
-            f(lpi)
-        });
+        let _ = self
+            .vm()
+            .lpis
+            .for_each_from(from, |irq| lpi_state(irq).map_or(ControlFlow::Continue(()), &mut *f));
+    }
+
+    fn some_lpis(&self, from: Intid, most: u32, f: &mut dyn FnMut(LpiState)) -> Part {
+        self.some(from, most, |irq| {
+            lpi_state(irq).map(&mut *f);
+        })
     }
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {

@@ -191,11 +191,20 @@ impl Guest {
         self.world.w64(CWRITER, end);
     }
 
+    /// Reads GITS_CREADR until it says this, as a driver does. Returns how often.
+    #[track_caller]
+    pub(crate) fn poll(&mut self, end: u64) -> u32 {
+        const MOST: u32 = 100_000;
+        let done = (1..MOST).find(|_| self.world.r64(CREADR) == end);
+        done.unwrap_or_else(|| panic!("the queue stands at {:#x}", self.world.r64(CREADR)))
+    }
+
     /// Gives a command, and returns what came of it.
+    #[track_caller]
     pub(crate) fn run(&mut self, command: Command) -> Result<(), Fault> {
         self.put(&command.encode());
         self.ring();
-        assert_eq!(self.world.r64(CREADR), self.end, "the queue goes on");
+        self.poll(self.end);
         let (last, result) = *self.log.results.lock().unwrap().last().unwrap();
         assert_eq!(last, Some(command));
         result
@@ -226,6 +235,13 @@ impl Guest {
     /// Writes an LPI's byte of the configuration table.
     pub(crate) fn property(&self, intid: u32, byte: u8) {
         self.world.ram.write(RAM + u64::from(intid - 8192), &[byte]).unwrap();
+    }
+
+    /// Reads GITS_CTLR until it says that nothing is going on. Returns how often.
+    #[track_caller]
+    pub(crate) fn quiet(&mut self) -> u32 {
+        let done = (1..100_000).find(|_| self.world.r32(CTLR) == 1 << 31);
+        done.expect("it becomes quiescent")
     }
 
     pub(crate) fn entry(&self, address: u64) -> u64 {

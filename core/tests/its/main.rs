@@ -7,6 +7,7 @@ mod found;
 mod frame;
 mod guest;
 mod held_up;
+mod jobs;
 mod known_bugs;
 mod queue;
 mod save;

@@ -133,3 +133,42 @@ fn pending_tables() {
     assert_eq!([bits(0), bits(1)], [1 | 1 << 40, 1 << 1 | 1 << 5]);
     assert_eq!(guest.entry(table(0) + 1032) & 0xff, 0);
 }
+
+/// T16, collections: one that cannot be reached is left out, and the others are written.
+#[test]
+fn collections_that_are_out_of_reach_are_left_out() {
+    let mut guest = Guest::with(1, ItsConfig::at(GITS), Config::default());
+    guest.world.w32(CTLR, 0);
+    guest.world.w64(BASER1, VALID | 1 << 62 | COLLECTIONS);
+    guest.world.w32(CTLR, 1);
+    let second = |n: u64| RAM + 0x13_0000 + 0x1000 * n;
+    for n in 0..4 {
+        let level1 = VALID | second(n);
+        guest.world.ram.write(COLLECTIONS + 8 * n, &level1.to_le_bytes()).unwrap();
+    }
+    for collection in [1, 600, 1537] {
+        guest.ok(mapc(collection, 0));
+    }
+    guest.world.ram.write(COLLECTIONS + 8, &[0; 8]).unwrap();
+    assert_eq!(guest.its.save_tables(), Ok(()));
+    let saved = [second(0) + 8, second(1) + 8 * 88, second(3) + 8].map(|at| guest.entry(at));
+    assert_eq!(saved, [VALID | 1, 0, VALID | 1537]);
+}
+
+/// Entries whose place is in no memory are an error, and no other entry leads to them.
+#[test]
+fn the_chain_leaves_out_what_is_not_in_memory() {
+    let mut guest = Guest::new(1);
+    // The end of memory is in the middle of this table of events.
+    let itt = RAM + 0x40_0000 - 0x100;
+    let mapd = vgic_core::its::Command::Mapd { device: device(1), valid: true, size: 9, itt };
+    guest.ok(mapd);
+    for event in [3, 31, 32, 600] {
+        guest.ok(mapti(1, event, 8192 + event, 0));
+    }
+    assert!(guest.its.save_tables().is_err());
+    let entry = |n: u64| guest.entry(itt + 8 * n);
+    assert_eq!([entry(3) >> 48, entry(31) >> 48], [28, 0]);
+    assert_eq!(guest.entry(DEVICES + 8) >> 49 & 0x3fff, 0);
+    assert_eq!(guest.entry(COLLECTIONS), VALID);
+}
