@@ -41,15 +41,29 @@ pub trait Kick: Send + Sync + 'static {
     /// Waits until `done`, which vCPU `vcpu` brings about when it leaves the guest; it has been kicked. Called by who reads or writes
     /// the active state of an interrupt that is in that vCPU's list registers, and never by injections, entries and exits.
     ///
-    /// The default looks again and again, and lets other threads run in between if the feature `std` is on.
+    /// May return before `done`, if the calling thread has to stop. A register of pending state is then answered as it was when `vcpu` entered the guest. An
+    /// interrupt that was pending or active then is answered as active: a guest that waits for it to be handled asks again. What is written is written, and
+    /// takes effect before `vcpu` enters the guest once more.
+    ///
+    /// The default looks again and again: with the feature `std` it lets other threads run in between, then sleeps for up to a millisecond
+    /// between looks, so that a real-time thread does not keep that vCPU's thread off its CPU. It does not return before `done`. A host that would rather be
+    /// told sleeps until [`Kick::exited`].
     fn wait_for_exit(&self, vcpu: VcpuId, done: &dyn Fn() -> bool) {
         let _ = vcpu;
+        #[cfg(feature = "std")]
+        let mut patience = crate::wait::Patience::default();
         while !done() {
             #[cfg(feature = "std")]
-            std::thread::yield_now();
+            patience.pause();
             #[cfg(not(feature = "std"))]
             core::hint::spin_loop();
         }
+    }
+
+    /// vCPU `vcpu` has left its guest, and somebody [waits](Kick::wait_for_exit) for that: everybody whose wait began before is done. Called by the vCPU's thread, and only if
+    /// somebody waits; like a kick, it must not block, and must not call the engine back. Does nothing by default.
+    fn exited(&self, vcpu: VcpuId) {
+        let _ = vcpu;
     }
 
     /// The level of the input of an interrupt that has been [mapped](Injector::map_phys) to a physical one and is

@@ -44,6 +44,9 @@ const fn unpack(gates: u64) -> Gates {
     Gates { groups: [gates & 1 != 0, gates & 2 != 0], lpis: gates & 4 != 0 }
 }
 
+/// In `VcpuShared::exposure`: somebody waits for the vCPU to be concealed.
+const WAITED: u64 = 1 << 63;
+
 /// What others need of a vCPU.
 pub(crate) struct VcpuShared {
     pub(crate) mailbox: CachePadded<Mailbox>,
@@ -52,7 +55,7 @@ pub(crate) struct VcpuShared {
     /// The owner is to look at everything it has once more.
     review: AtomicBool,
     /// Odd from before the owner takes a wired interrupt's pending bit for a list register, or lets the guest have one
-    /// that is there already, until it has taken back what the guest did. Only the owner writes it.
+    /// that is there already, until it has taken back what the guest did. Only the owner counts; others set [`WAITED`].
     exposure: AtomicU64,
     /// Someone has the vCPU's interface.
     taken: AtomicBool,
@@ -93,25 +96,34 @@ impl VcpuShared {
         self.exposure.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Nobody has to wait any more: what the guest did has been published. For the owner.
-    pub(crate) fn conceal(&self) {
+    /// Nobody has to wait any more: what the guest did has been published. For the owner. Returns whether somebody waits, who is to be told.
+    ///
+    /// Who waits marks the word while it is odd, by a read-modify-write: before this one, which then finds the mark, or after it, and then it
+    /// finds that the wait is over.
+    #[must_use]
+    pub(crate) fn conceal(&self) -> bool {
         // Release: pairs with `exposure_is_past` and `exposure`.
-        self.exposure.fetch_add(1, Ordering::Release);
+        let waited = self.exposure.fetch_add(1, Ordering::AcqRel) & WAITED != 0;
+        if waited {
+            // AcqRel, as all changes of this word. Who marks the word from here on waits for the next time.
+            self.exposure.fetch_and(!WAITED, Ordering::AcqRel);
+        }
+        waited && !cfg!(mutant = "concealed_without_a_word")
     }
 
-    /// How often it was exposed and concealed: odd if it is exposed.
+    /// How often it was exposed and concealed: odd if it is exposed, and then the caller is told when it is concealed ([`Kick::exited`]).
     pub(crate) fn exposure(&self) -> u64 {
         if cfg!(mutant = "exposure_by_load") {
-            return self.exposure.load(Ordering::Acquire);
+            return self.exposure.load(Ordering::Acquire) & !WAITED;
         }
         // AcqRel: see `expose`.
-        self.exposure.fetch_add(0, Ordering::AcqRel)
+        update(&self.exposure, |n| if n & 1 != 0 { n | WAITED } else { n }) & !WAITED
     }
 
     /// Whether that has changed.
     pub(crate) fn exposure_is_past(&self, seen: u64) -> bool {
         // Acquire: pairs with `conceal`.
-        self.exposure.load(Ordering::Acquire) != seen
+        self.exposure.load(Ordering::Acquire) & !WAITED != seen
     }
 
     /// Asks the owner to look at everything it has. The caller kicks.
@@ -213,6 +225,11 @@ impl Hub {
             self.vcpu(vcpu).counters.add(Counter::Kicks, 1);
         }
         self.kick.kick(vcpu);
+    }
+
+    /// A vCPU that somebody waits for has been concealed.
+    pub(crate) fn tell_exit(&self, vcpu: VcpuId) {
+        self.kick.exited(vcpu);
     }
 
     pub(crate) fn input_level(&self, wired: Wired) -> Option<bool> {
@@ -393,30 +410,31 @@ impl Hub {
     }
 
     /// Waits until a vCPU has taken back what its guest has done up to now to the wired interrupts in its list registers, kicking it
-    /// if it is in the guest. Waits for one fold at most.
-    fn await_fold(&self, vcpu: VcpuId) {
+    /// if it is in the guest. Waits for one fold at most. Returns whether there was one: not if the host has ended the wait.
+    fn await_fold(&self, vcpu: VcpuId) -> bool {
         let shared = self.vcpu(vcpu);
         let seen = shared.exposure();
-        if !seen.is_multiple_of(2) && !cfg!(mutant = "no_wait_for_fold") {
-            self.kick(vcpu);
-            self.kick.wait_for_exit(vcpu, &|| shared.exposure_is_past(seen));
+        if seen.is_multiple_of(2) || cfg!(mutant = "no_wait_for_fold") {
+            return true;
         }
+        self.kick(vcpu);
+        self.kick.wait_for_exit(vcpu, &|| shared.exposure_is_past(seen));
+        shared.exposure_is_past(seen)
     }
 
     /// Before a wired interrupt is looked at: what its guest has done to it up to now has been published when this returns. If its
-    /// vCPU is in the guest again by then, what was published stays as it is until the next fold.
-    pub(crate) fn publish(&self, irq: &Irq) {
-        if let Some(owner) = irq.state.load_ordered().owner() {
-            self.await_fold(owner);
-        }
+    /// vCPU is in the guest again by then, what was published stays as it is until the next fold. Returns false if the host has ended the wait: then only
+    /// what was published before is known.
+    pub(crate) fn publish(&self, irq: &Irq) -> bool {
+        irq.state.load_ordered().owner().is_none_or(|owner| self.await_fold(owner))
     }
 
     /// Makes a wired interrupt active or not active, wherever it is.
     pub(crate) fn set_active(&self, irq: &Irq, active: bool) {
         if let Some(owner) = self.write_active(irq, active) {
             // What the guest does until it has been kicked out counts as earlier. Before it is entered again, the
-            // owner takes this over.
-            self.await_fold(owner);
+            // owner takes this over, also if the host ends the wait.
+            let _ = self.await_fold(owner);
         }
     }
 

@@ -469,14 +469,16 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn is_pending(&self, wired: Wired) -> Result<bool, Error> {
         let irq = self.shared.wired(wired)?;
-        self.shared.hub.publish(irq);
+        let _ = self.shared.hub.publish(irq);
         Ok(irq.looks_pending_anywhere())
     }
 
     fn is_active(&self, wired: Wired) -> Result<bool, Error> {
         let irq = self.shared.wired(wired)?;
-        self.shared.hub.publish(irq);
-        Ok(irq.state.load_ordered().is_active())
+        let known = self.shared.hub.publish(irq);
+        let state = irq.state.load_ordered();
+        // The guest may have acknowledged what it had in a list register. Who asks wants to know that it is done with it.
+        Ok(state.is_active() || (!known && state.is_latched()))
     }
 
     fn set_active(&self, wired: Wired, active: bool) -> Result<(), Error> {
@@ -500,7 +502,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error> {
         let irq = self.shared.sgi(vcpu, sgi)?;
-        self.shared.hub.publish(irq);
+        let _ = self.shared.hub.publish(irq);
         Ok(irq.senders_anywhere())
     }
 

@@ -84,3 +84,48 @@ impl WaitCell {
         self.state.swap(AWAKE, Ordering::AcqRel);
     }
 }
+
+/// Waiting by looking: less and less often.
+#[cfg(feature = "std")]
+#[derive(Default)]
+pub(crate) struct Patience {
+    looks: u32,
+}
+
+#[cfg(feature = "std")]
+impl Patience {
+    /// Looks between which other threads run, before there is a sleep between them.
+    const YIELDS: u32 = 32;
+    /// The first sleep, which doubles each time.
+    const FIRST: core::time::Duration = core::time::Duration::from_micros(10);
+    /// How often it doubles: 1.28 ms in the end.
+    const DOUBLED: u32 = 7;
+
+    /// How long the next pause is; `None` if other threads are merely let run.
+    fn next(&mut self) -> Option<core::time::Duration> {
+        self.looks = self.looks.saturating_add(1);
+        let slept = self.looks.checked_sub(Self::YIELDS + 1)?;
+        Some(Self::FIRST * (1 << slept.min(Self::DOUBLED)))
+    }
+
+    pub(crate) fn pause(&mut self) {
+        match self.next() {
+            None => std::thread::yield_now(),
+            Some(pause) => std::thread::sleep(pause),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "std", not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_up_to_a_bound() {
+        let mut patience = Patience::default();
+        let pauses: std::vec::Vec<_> = (0..100).map(|_| patience.next()).collect();
+        assert!(pauses.is_sorted());
+        assert_eq!(pauses.iter().filter(|pause| pause.is_none()).count(), 32);
+        assert_eq!(pauses[99], Some(core::time::Duration::from_micros(1280)));
+    }
+}

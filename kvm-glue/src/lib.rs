@@ -4,6 +4,7 @@ mod arch;
 pub mod bus;
 pub mod error;
 pub mod events;
+mod exits;
 pub mod fdt;
 pub mod ioevent;
 pub mod lines;

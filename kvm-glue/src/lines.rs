@@ -21,6 +21,7 @@ use vgic_core::engine::{Kick, Wired};
 use vgic_core::ids::{Group, Priority, VcpuId};
 use vgic_core::line::{LineCell, Thresholds};
 
+use crate::exits::Exits;
 use crate::resample::Resampler;
 use crate::signal;
 use crate::stats::{Count, LineStats};
@@ -72,6 +73,7 @@ pub struct Lines {
     signal: i32,
     driver: Box<dyn LineDriver>,
     resampler: Resampler,
+    exits: Exits,
 }
 
 impl Lines {
@@ -91,7 +93,8 @@ impl Lines {
             signals: Count::default(),
         };
         let lines = (0..vcpus).map(line).collect();
-        Self { lines, signal, driver: Box::new(driver), resampler: Resampler::new() }
+        let (resampler, exits) = (Resampler::new(), Exits::default());
+        Self { lines, signal, driver: Box::new(driver), resampler, exits }
     }
 
     /// The number of the signal.
@@ -102,6 +105,11 @@ impl Lines {
     /// Who is told when the guest has ended an interrupt.
     pub fn resampler(&self) -> &Resampler {
         &self.resampler
+    }
+
+    /// A vCPU is to stop: if its thread waits for another one's exit, it goes on without.
+    pub(crate) fn end_waits(&self) {
+        self.exits.tell();
     }
 
     /// How many vCPUs there are.
@@ -187,6 +195,14 @@ impl Kick for Lines {
         let line = &self.lines[vcpu.index()];
         line.offers.add();
         self.call(vcpu, line.cell.offer(group, priority));
+    }
+
+    fn wait_for_exit(&self, _: VcpuId, done: &dyn Fn() -> bool) {
+        self.exits.wait(done);
+    }
+
+    fn exited(&self, _: VcpuId) {
+        self.exits.tell();
     }
 
     fn input_level(&self, irq: Wired) -> Option<bool> {

@@ -39,6 +39,7 @@ use vm_device::device_manager::{IoManager, MmioManager};
 use access::{Guest, Outcome};
 
 use crate::error::kvm;
+use crate::exits;
 use crate::lines::{CpuLine, Lines};
 use crate::signal::Target;
 use crate::stats::RunStats;
@@ -96,10 +97,14 @@ pub struct Stop {
 
 impl Stop {
     /// Makes the current, or else the next, call of [`Runner::run`] return.
+    ///
+    /// A vCPU whose guest reads the active or pending state of an interrupt that another vCPU has waits for that one to leave its guest. A stop ends that
+    /// wait, and the read is answered as [`Kick::wait_for_exit`] says: an interrupt that may be active reads as active.
     pub fn stop(&self) {
-        // Release: pairs with the look in `Runner::run`. If that came before this, the kick comes after it.
+        // Release: pairs with the looks in `Runner::run` and in `exits`. If they came before this, what follows comes after them.
         self.flag.store(true, Ordering::Release);
         self.lines.kick(self.vcpu);
+        self.lines.end_waits();
     }
 }
 
@@ -110,16 +115,23 @@ struct Attached {
 }
 
 impl Attached {
-    fn new(lines: &Arc<Lines>, id: VcpuId, target: &Target) -> Result<Self, Error> {
+    fn new(
+        lines: &Arc<Lines>,
+        id: VcpuId,
+        target: &Target,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self, Error> {
         // Whoever had the vCPU before, and whatever was told to KVM by others: from here on it is known.
         lines.lower(id).map_err(|source| Error::CpuLine { vcpu: id, source })?;
         lines.attach(id, target.tid());
+        exits::stop_with(Some(Arc::clone(stop)));
         Ok(Self { lines: Arc::clone(lines), id })
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
+        exits::stop_with(None);
         self.lines.attach(self.id, 0);
         self.lines.leave(self.id);
         // Whoever runs the vCPU next gets it without our interrupts. If KVM refuses, there is nobody to tell.
@@ -161,7 +173,8 @@ impl Runner {
             Ok(target) => target,
             Err(e) => return Err((e, vcpu)),
         };
-        let attached = match Attached::new(&lines, id, &target) {
+        let stop = Arc::new(AtomicBool::new(false));
+        let attached = match Attached::new(&lines, id, &target, &stop) {
             Ok(attached) => attached,
             Err(e) => {
                 drop(target);
@@ -185,7 +198,7 @@ impl Runner {
             vcpu,
             lines,
             timer,
-            stop: Arc::new(AtomicBool::new(false)),
+            stop,
             cpu_interface: gic.cpu_interface(),
             traps: gic.traps(),
             on,

@@ -85,6 +85,10 @@ impl Kick for Exits {
             self.0.wait();
         }
     }
+
+    fn exited(&self, _: VcpuId) {
+        self.0.notify();
+    }
 }
 
 /// A VM.
@@ -92,7 +96,6 @@ pub struct Vm {
     /// The control side of its one MSI domain.
     pub msi: Msi,
     vgic: Vgic,
-    exits: Option<Arc<Exits>>,
 }
 
 impl Vm {
@@ -114,15 +117,12 @@ impl Vm {
             ..Config::default()
         };
         let vgic = Vgic::new(&config, kick).unwrap();
-        Self { msi: vgic.msi().unwrap(), vgic, exits: None }
+        Self { msi: vgic.msi().unwrap(), vgic }
     }
 
     /// The same for models that read and write the state of the SPIs: who does can wait for exits.
     pub fn with_exits(vcpus: u16, spis: u16) -> Self {
-        let exits = Arc::new(Exits(Notify::new()));
-        let mut vm = Self::with(vcpus, spis, exits.clone());
-        vm.exits = Some(exits);
-        vm
+        Self::with(vcpus, spis, Arc::new(Exits(Notify::new())))
     }
 
     /// The control side of another MSI domain.
@@ -168,7 +168,7 @@ impl Vm {
     /// A vCPU, closed.
     pub fn closed_cpu(&self, id: VcpuId) -> Cpu {
         let vcpu = self.vgic.vcpu(id).unwrap();
-        Cpu { vcpu, lrs: Lrs::new(2), exits: self.exits.clone() }
+        Cpu { vcpu, lrs: Lrs::new(2) }
     }
 
     /// The end, when every source is gone: what is unmapped then, no vCPU may have, and when the vCPUs are
@@ -209,7 +209,6 @@ pub struct Cpu {
     pub vcpu: VcpuInterface,
     /// What the guest sees.
     pub lrs: Lrs,
-    exits: Option<Arc<Exits>>,
 }
 
 impl Cpu {
@@ -228,13 +227,6 @@ impl Cpu {
     /// Exit.
     pub fn exit(&mut self) {
         self.vcpu.fold(&mut self.lrs);
-        self.announce_exit();
-    }
-
-    fn announce_exit(&self) {
-        if let Some(exits) = &self.exits {
-            exits.0.notify();
-        }
     }
 
     /// Entry, a guest that takes what is offered, exit; returns how many interrupts it took.
@@ -261,7 +253,6 @@ impl Cpu {
     /// Powers the vCPU off.
     pub fn close(&mut self) {
         self.vcpu.close(&mut self.lrs);
-        self.announce_exit();
         assert_eq!(self.lrs.used(), 0, "a closed vCPU has nothing");
     }
 }

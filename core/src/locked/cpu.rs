@@ -10,6 +10,9 @@ use super::spin::{SpinGuard, SpinLock};
 use crate::engine::Gates;
 use crate::ids::{EPPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 
+/// In `Cpu::entries`: somebody waits for the end of the entry.
+const WAITED: u64 = 1 << 63;
+
 /// An interrupt on an `ap_list`, which holds a reference to it.
 pub(super) struct Listed {
     pub(super) irq: IrqRef,
@@ -91,29 +94,41 @@ impl Cpu {
     #[inline(always)]
     pub(super) fn enter(&self) {
         let entries = self.entries.load(Ordering::Relaxed);
-        // Release, for `leave`'s sake. Whoever finds an interrupt in a list register took its lock after the flush did,
-        // and so finds this, too.
-        self.entries.store(entries | 1, Ordering::Release);
+        // While it is odd, others mark it.
+        if entries & 1 == 0 {
+            // Release, for `leave`'s sake. Whoever finds an interrupt in a list register took its lock after the flush did,
+            // and so finds this, too.
+            self.entries.store(entries + 1, Ordering::Release);
+        }
     }
 
-    /// What the guest did with the list registers has been taken back.
+    /// What the guest did with the list registers has been taken back. Returns whether somebody waits for that, who is to be told.
     #[inline(always)]
-    pub(super) fn leave(&self) {
-        let entries = self.entries.load(Ordering::Relaxed);
-        // Release: pairs with `has_left`.
-        self.entries.store(entries + (entries & 1), Ordering::Release);
+    #[must_use]
+    pub(super) fn leave(&self) -> bool {
+        if self.entries.load(Ordering::Relaxed) & 1 == 0 {
+            return false;
+        }
+        // A read-modify-write, as the mark of who waits is. Release: pairs with `has_left`.
+        let waited = self.entries.fetch_add(1, Ordering::Release) & WAITED != 0;
+        if waited {
+            self.entries.fetch_and(!WAITED, Ordering::Relaxed);
+        }
+        waited
     }
 
-    /// The number of the entry that is going on.
+    /// The number of the entry that is going on. The caller waits until it is over.
     pub(super) fn entry(&self) -> Option<u64> {
+        let mark = |entry| (entry & 1 != 0).then_some(entry | WAITED);
         // Relaxed: see `enter`.
-        Some(self.entries.load(Ordering::Relaxed)).filter(|entry| entry & 1 != 0)
+        let marked = self.entries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, mark);
+        marked.ok().map(|entry| entry & !WAITED)
     }
 
     /// Whether an entry is over.
     pub(super) fn has_left(&self, entry: u64) -> bool {
         // Acquire: pairs with `leave`.
-        self.entries.load(Ordering::Acquire) != entry
+        self.entries.load(Ordering::Acquire) & !WAITED != entry
     }
 
     /// Makes the caller the one holder of the interface; fails if there is one.

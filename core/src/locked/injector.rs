@@ -55,7 +55,7 @@ impl LockedInjector {
         let vm = &*self.participant.vm;
         let irq = vm.wired(wired)?;
         // If the guest has it again, the state is that of the last fold, which began after this.
-        Ok(f(&vm.outside(irq, irq.lock())))
+        Ok(f(&vm.outside(irq, irq.lock()).0))
     }
 }
 
@@ -73,19 +73,22 @@ fn check_tieable(wired: Wired) -> Result<(), Error> {
 }
 
 impl Vm {
-    /// Makes the guest that has this interrupt leave, and waits for that, if there is one.
+    /// Makes the guest that has this interrupt leave, and waits for that, if there is one. Returns false as well if the host has ended the wait.
     fn outside<'i>(
         &self,
         irq: &'i IrqRef,
         state: SpinGuard<'i, IrqState>,
-    ) -> SpinGuard<'i, IrqState> {
-        let Some(vcpu) = state.vcpu().filter(|_| state.in_lr || state.active) else { return state };
+    ) -> (SpinGuard<'i, IrqState>, bool) {
+        let Some(vcpu) = state.vcpu().filter(|_| state.in_lr || state.active) else {
+            return (state, true);
+        };
         let cpu = self.cpu(vcpu);
-        let Some(entry) = cpu.entry() else { return state };
+        let Some(entry) = cpu.entry() else { return (state, true) };
         drop(state);
         self.kick.kick(vcpu);
         self.kick.wait_for_exit(vcpu, &|| cpu.has_left(entry));
-        irq.lock()
+        let left = cpu.has_left(entry);
+        (irq.lock(), left)
     }
 }
 
@@ -191,7 +194,10 @@ impl Injector for LockedInjector {
     }
 
     fn is_active(&self, wired: Wired) -> Result<bool, Error> {
-        self.read(wired, |state| state.active)
+        let vm = &*self.participant.vm;
+        let irq = vm.wired(wired)?;
+        let (state, known) = vm.outside(irq, irq.lock());
+        Ok(state.active || (!known && state.in_lr))
     }
 
     fn set_active(&self, wired: Wired, active: bool) -> Result<(), Error> {
@@ -199,9 +205,10 @@ impl Injector for LockedInjector {
         let irq = vm.wired(wired)?;
         let mut state = irq.lock();
         state.own.order(active);
-        let mut state = vm.outside(irq, state);
-        // A fold, a flush or another write may have obeyed; whoever was first has attended to what followed.
-        if state.obey_order() {
+        let (mut state, left) = vm.outside(irq, state);
+        // A fold, a flush or another write may have obeyed; whoever was first has attended to what followed. If the host has ended the wait,
+        // the next fold will.
+        if left && state.obey_order() {
             let kick = vm.attend(irq, state);
             vm.kick(kick);
         }

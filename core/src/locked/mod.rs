@@ -180,6 +180,14 @@ impl Vm {
         }
     }
 
+    /// A vCPU has taken back what its guest did.
+    #[inline]
+    fn left(&self, vcpu: VcpuId) {
+        if self.cpu(vcpu).leave() {
+            self.kick.exited(vcpu);
+        }
+    }
+
     /// The SPI of an INTID.
     fn spi(&self, intid: Intid) -> Result<&IrqRef, Error> {
         let spis = u32::from(self.config.spis);

@@ -356,7 +356,7 @@ impl Entry {
         let ends = lrs.take_eoi_count() as usize;
         let cpu = vm.cpu(self.me);
         if self.in_lrs == 0 && (ends == 0 || self.spilled == 0) {
-            return cpu.leave();
+            return vm.left(self.me);
         }
         let mut ap_list = cpu.ap_list.lock();
         let list = &mut ap_list.list;
@@ -400,7 +400,7 @@ impl Entry {
         self.listed = list.len();
         self.in_lrs = 0;
         drop(ap_list);
-        cpu.leave();
+        vm.left(self.me);
         self.sample_ended(vm);
         // The references that were gotten when these were queued.
         self.pruned.clear();
@@ -464,7 +464,7 @@ impl Entry {
             self.pruned.push(listed);
         }
         drop(ap_list);
-        cpu.leave();
+        vm.left(self.me);
         cpu.take_request();
         self.unflushed = false;
         (self.open, self.in_lrs, self.spilled, self.listed) = (false, 0, 0, 0);

@@ -327,15 +327,12 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Shows others what the guest has done, and lets them look.
     #[cold]
     fn conceal(&mut self) {
-        if cfg!(mutant = "conceal_before_publish") {
-            self.mine.conceal();
-            self.entries[..self.used].iter().flatten().for_each(Entry::publish);
-            self.exposed = false;
-            return;
-        }
+        let early = cfg!(mutant = "conceal_before_publish").then(|| self.mine.conceal());
         self.entries[..self.used].iter().flatten().for_each(Entry::publish);
         self.exposed = false;
-        self.mine.conceal();
+        if early.unwrap_or_else(|| self.mine.conceal()) {
+            self.shared.hub.tell_exit(self.id);
+        }
     }
 
     /// Whether a wired interrupt is in a list register, or active without one.

@@ -157,6 +157,48 @@ fn no_wake_up_is_lost() {
     assert_eq!(injector.is_pending(Wired::Spi(Intid(32))), Ok(false));
 }
 
+/// vCPU 1 reads whether an SPI is active that vCPU 0 has in a list register, and sleeps until vCPU 0 has left its guest.
+#[test]
+fn the_exit_wakes_who_waits_for_it() {
+    let lines = Arc::new(Lines::new(2, Recorder::default()));
+    let mut setup = Setup::new(40);
+    setup.create(Model::V2).unwrap();
+    setup.set_spis(64).unwrap();
+    let [a, b] = [0, 1].map(|n| setup.add_vcpu(Affinity(n)).unwrap());
+    setup.set_distributor(GICD).unwrap();
+    setup.set_cpu_interface(GICC).unwrap();
+    let gic: Gic<Vgic> = setup.init(Arc::clone(&lines) as Arc<dyn Kick>).unwrap();
+    let [mut mine, mut other] = [a, b].map(|id| gic.cpu(id).unwrap());
+    mine.power_on();
+    write(&mut mine, GICC, 1);
+    write(&mut mine, GICC + 4, 0xf8);
+    write(&mut mine, GICD, 1);
+    mine.write(GICD + 0x820, &[1]).unwrap();
+    write(&mut mine, GICD + 0x104, 1);
+    for _ in 0..200 {
+        let kicks = lines.stats(a).kicks;
+        let injector = mine.bus().injector();
+        let _ = injector.pulse(Wired::Spi(Intid(32))).unwrap();
+        mine.enter();
+        let read = thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut data = [0; 4];
+                other.read(GICD + 0x304, &mut data).unwrap();
+                u32::from_le_bytes(data)
+            });
+            // It is kicked right before it is waited for.
+            while lines.stats(a).kicks == kicks {
+                thread::yield_now();
+            }
+            mine.read(GICC + 0xc, &mut [0; 4]).unwrap();
+            mine.exit();
+            reader.join().unwrap()
+        });
+        assert_eq!(read, 1, "acknowledged before the exit");
+        write(&mut mine, GICC + 0x10, 32);
+    }
+}
+
 #[test]
 fn lines_are_lowered_whatever_they_were() {
     let recorder = Recorder::default();
