@@ -47,13 +47,32 @@ const fn unpack(gates: u64) -> Gates {
 /// In `VcpuShared::exposure`: somebody waits for the vCPU to be concealed.
 const WAITED: u64 = 1 << 63;
 
+/// What others ask of the owner of a vCPU. A set.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Requests(u64);
+
+impl Requests {
+    /// To look once more at everything that it has: a gate has been closed.
+    pub(crate) const REVIEW: Self = Self(1 << 0);
+    /// To look for everything that is pending for it: a gate has been opened.
+    pub(crate) const SCAN: Self = Self(1 << 1);
+
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) const fn includes(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
 /// What others need of a vCPU.
 pub(crate) struct VcpuShared {
     pub(crate) mailbox: CachePadded<Mailbox>,
     /// What is forwarded to it: see [`Gates`], in that order from bit 0.
     gates: AtomicU64,
-    /// The owner is to look at everything it has once more.
-    review: AtomicBool,
+    /// What the owner is to do at its next flush: [`Requests`].
+    requests: AtomicU64,
     /// Odd from before the owner takes a wired interrupt's pending bit for a list register, or lets the guest have one
     /// that is there already, until it has taken back what the guest did. Only the owner counts; others set [`WAITED`].
     exposure: AtomicU64,
@@ -67,7 +86,7 @@ impl VcpuShared {
         Self {
             mailbox: CachePadded::new(Mailbox::new()),
             gates: AtomicU64::new(pack(Gates::OPEN)),
-            review: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
             exposure: AtomicU64::new(0),
             taken: AtomicBool::new(false),
             counters: Counters::new(),
@@ -76,8 +95,8 @@ impl VcpuShared {
 
     #[inline(always)]
     pub(crate) fn gates(&self) -> Gates {
-        // Acquire: pairs with `update_gates`. A stale "closed" is mended by the scan that follows
-        // opening, a stale "open" by the review that follows closing.
+        // Acquire: pairs with `update_gates`. The owner's stale "closed" is mended by the scan, its stale "open" by
+        // the review that it is asked for afterwards.
         unpack(self.gates.load(Ordering::Acquire))
     }
 
@@ -126,23 +145,24 @@ impl VcpuShared {
         self.exposure.load(Ordering::Acquire) & !WAITED != seen
     }
 
-    /// Asks the owner to look at everything it has. The caller kicks.
-    pub(crate) fn request_review(&self) {
+    /// Asks the owner for something. The caller kicks.
+    pub(crate) fn request(&self, what: Requests) {
         let order =
-            if cfg!(mutant = "review_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
-        // Release: pairs with `take_review`.
-        self.review.swap(true, order);
+            if cfg!(mutant = "request_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        // Release: pairs with `take_requests`.
+        self.requests.fetch_or(what.0, order);
     }
 
     #[inline(always)]
-    pub(crate) fn wants_review(&self) -> bool {
+    pub(crate) fn has_requests(&self) -> bool {
         // Relaxed: a look; the kick that follows a request brings the owner here again.
-        self.review.load(Ordering::Relaxed)
+        self.requests.load(Ordering::Relaxed) != 0
     }
 
-    pub(crate) fn take_review(&self) -> bool {
-        // Acquire: pairs with `request_review`, so that what was changed before it is seen.
-        self.review.swap(false, Ordering::AcqRel)
+    /// What was asked for since the owner looked. For the owner.
+    pub(crate) fn take_requests(&self) -> Requests {
+        // Acquire: pairs with `request`, so that what was changed before it is seen.
+        Requests(self.requests.swap(0, Ordering::AcqRel))
     }
 
     /// Makes the caller the one holder of the interface; fails if there is one.
@@ -282,10 +302,15 @@ impl Hub {
                 return;
             }
             match self.vcpu(to).mailbox.push(posted) {
-                Push::WasEmpty => return self.kick(to),
-                // Who takes offers has not been told of all that is there.
-                Push::Queued if self.offers => return self.kick(to),
-                Push::Queued => return,
+                Push::First(batch) => {
+                    self.kick(to);
+                    // The hub's: not the interrupt's, which may be gone.
+                    return self.vcpu(to).mailbox.kicked(batch);
+                }
+                Push::Unannounced => return self.kick(to),
+                // A host that takes offers has not been told of all that is there.
+                Push::Announced if self.offers => return self.kick(to),
+                Push::Announced => return,
                 Push::Closed(back) => match self.look_again(back) {
                     Some(again) => (posted, to) = again,
                     None => return,

@@ -15,7 +15,7 @@ use crate::engine::Kick;
 use crate::hub::Hub;
 use crate::ids::{Intid, LPI_BASE, VcpuId};
 use crate::irq::Irq;
-use crate::mailbox::{Mailbox, Push};
+use crate::mailbox::{self, Mailbox, Push};
 use crate::refs::Posted;
 
 struct NoKick;
@@ -67,13 +67,22 @@ impl Mail {
         assert!(!core::mem::replace(inside, true), "it is in the mailbox");
         // SAFETY: the mailbox's reference exists once, as `inside` says; `drain` takes it back.
         let posted = unsafe { Posted::from_raw(self.irqs[n as usize]) };
-        matches!(self.mailbox.push(posted), Push::WasEmpty)
+        match self.mailbox.push(posted) {
+            Push::First(batch) => {
+                self.mailbox.kicked(batch);
+                true
+            }
+            Push::Unannounced | Push::Announced | Push::Closed(_) => false,
+        }
     }
 
     /// Takes everything out, oldest first.
     #[inline]
     pub fn drain(&mut self, mut f: impl FnMut(u32)) {
-        for posted in self.mailbox.drain() {
+        let mut mail = mailbox::Mail::new();
+        self.mailbox.drain(&mut mail);
+        let _ = mail.turn(usize::MAX, &self.mailbox);
+        for posted in mail {
             let irq = posted.into_raw();
             // SAFETY: freed only when this is dropped.
             let n = unsafe { irq.as_ref() }.intid().0 - LPI_BASE;

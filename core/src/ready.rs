@@ -148,11 +148,6 @@ impl ReadyQueue {
         owned.set_place(Place::Nowhere);
         owned
     }
-
-    /// Takes everything out, highest level first, oldest first.
-    pub(crate) fn take_all(&mut self) -> Self {
-        core::mem::replace(self, Self::new(self.place))
-    }
 }
 
 impl Drop for ReadyQueue {

@@ -138,7 +138,7 @@ pub(crate) fn prefetch_write<T>(object: *const T) {
 /// through them.
 pub(crate) struct Recent<T> {
     next: HintUsize,
-    at: [HintPtr<T>; 6],
+    at: [HintPtr<T>; 5],
 }
 
 #[cfg(any(loom, shuttle))]
@@ -148,7 +148,7 @@ use {AtomicPtr as HintPtr, AtomicUsize as HintUsize};
 
 impl<T> Default for Recent<T> {
     fn default() -> Self {
-        Self { next: HintUsize::new(0), at: [const { HintPtr::new(core::ptr::null_mut()) }; 6] }
+        Self { next: HintUsize::new(0), at: [const { HintPtr::new(core::ptr::null_mut()) }; 5] }
     }
 }
 

@@ -4,9 +4,10 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::ops::ControlFlow;
 use core::ptr::NonNull;
 
-use crate::bitmap::{BLOCK, LANES, Lane, PendingBlock, PendingWord};
+use crate::bitmap::{BLOCK, LANES, LINES, Lane, PendingBlock, PendingWord};
 use crate::block::Block;
 use crate::collect::Limbo;
 use crate::control::Control;
@@ -14,13 +15,13 @@ use crate::counters::Counter;
 use crate::engine::{
     Config, Engine, Error, Gates, Injected, Injector, Kick, Trigger, Usage, Wired, WiredConfig,
 };
-use crate::hub::Hub;
+use crate::hub::{Hub, Requests};
 use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_END, PRIVATE_INTIDS, SGIS, VcpuId};
 use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
-use crate::sync::{CachePadded, Ordering, fence};
+use crate::sync::CachePadded;
 use crate::tree::Node;
 use crate::vcpu::VcpuInterface;
 
@@ -181,34 +182,50 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// Attends to everything that may be waiting for a vCPU, which has just become willing to take it.
-    ///
-    /// Who makes an interrupt pending and finds the vCPU unwilling looks once more, after a fence. Of the two fences
-    /// one comes first: either the scan sees the interrupt, or the second look sees that the vCPU is willing.
-    pub(crate) fn scan(&self, vcpu: VcpuId, wired: bool, pin: &Pin) {
-        if !cfg!(mutant = "scan_without_fence") {
-            // Pairs with the fences in `hub::Hub::look_again` and `vcpu`'s look at EnableLPIs.
-            fence(Ordering::SeqCst);
-        }
-        let attend = |irq: &Irq| {
-            let waits = irq.looks_pending() || irq.state.load().is_active();
-            if waits && irq.control().load().target() == vcpu {
-                self.hub.attend(irq);
+    /// Attends to the wired interrupts that may be waiting for a vCPU, which has just become willing to take them.
+    pub(crate) fn scan_wired(&self, vcpu: VcpuId) {
+        self.wired.of(vcpu).iter().for_each(|irq| self.attend_if_waiting(vcpu, irq));
+        self.wired.shared.iter().for_each(|irq| self.attend_if_waiting(vcpu, irq));
+    }
+
+    /// The same for the LPIs of some blocks, from key `from` up to `until`. Stops after about `most` looks. Returns where to
+    /// go on.
+    pub(crate) fn scan_lpis(
+        &self,
+        vcpu: VcpuId,
+        (from, until): (u64, u64),
+        most: usize,
+        pin: &Pin,
+    ) -> Option<u64> {
+        let (mut looks, mut next) = (0, None);
+        let _ = self.lpis.blocks.for_each_from(from, pin, &mut |key, block: &Block| {
+            if key >= until {
+                return ControlFlow::Break(());
             }
-        };
-        if wired {
-            self.wired.of(vcpu).iter().for_each(attend);
-            self.wired.shared.iter().for_each(attend);
-        }
-        self.lpis.blocks.for_each(pin, &mut |key, block: &Block| {
+            if looks >= most {
+                next = Some(key);
+                return ControlFlow::Break(());
+            }
+            // A look at each of its cache lines, pending or not.
+            looks += LINES;
             let mut from = 0;
             while let Some(i) = block.pending.next_pending(from) {
                 if let Some(irq) = self.lpis.irqs.get(key * BLOCK as u64 + i as u64, pin) {
-                    attend(irq);
+                    self.attend_if_waiting(vcpu, irq);
                 }
+                looks += 1;
                 from = i + 1;
             }
+            ControlFlow::Continue(())
         });
+        next
+    }
+
+    fn attend_if_waiting(&self, vcpu: VcpuId, irq: &Irq) {
+        let waits = irq.looks_pending() || irq.state.load().is_active();
+        if waits && irq.control().load().target() == vcpu {
+            self.hub.attend(irq);
+        }
     }
 }
 
@@ -530,21 +547,22 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
         if !hub.has_vcpu(vcpu) {
             return Err(Error::NoSuchVcpu(vcpu));
         }
-        let request_review = || {
-            hub.vcpu(vcpu).request_review();
+        let shared = hub.vcpu(vcpu);
+        if cfg!(mutant = "requests_before_gates") {
+            shared.request(Requests::REVIEW.and(Requests::SCAN));
             hub.kick(vcpu);
-        };
-        if cfg!(mutant = "review_before_disable") {
-            request_review();
         }
-        // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
-        let pin = self.participant.pin();
-        let (old, new) = hub.vcpu(vcpu).update_gates(f);
-        if new.opens_more_than(old) {
-            self.shared.scan(vcpu, new.groups != old.groups, &pin);
+        let (old, new) = shared.update_gates(f);
+        let mut requests = Requests::default();
+        if new.opens_more_than(old) && !cfg!(mutant = "gates_opened_without_scan") {
+            requests = requests.and(Requests::SCAN);
         }
-        if old.opens_more_than(new) && !cfg!(mutant = "review_before_disable") {
-            request_review();
+        if old.opens_more_than(new) {
+            requests = requests.and(Requests::REVIEW);
+        }
+        if requests != Requests::default() && !cfg!(mutant = "requests_before_gates") {
+            shared.request(requests);
+            hub.kick(vcpu);
         }
         Ok(())
     }

@@ -288,6 +288,11 @@ impl Lrs {
         self.lrs.iter().filter(|lr| lr.state() != LrState::Invalid).count()
     }
 
+    /// Whether this interrupt is offered.
+    pub fn offers(&self, intid: Intid) -> bool {
+        self.lrs.iter().any(|lr| lr.state().is_pending() && lr.intid() == intid)
+    }
+
     /// How many interrupts are offered.
     pub fn pending(&self) -> usize {
         self.lrs.iter().filter(|lr| lr.state().is_pending()).count()

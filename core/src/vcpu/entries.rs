@@ -5,6 +5,7 @@
 use core::ptr::NonNull;
 
 use super::VcpuInterface;
+use super::slices::SLICE;
 use crate::control::Control;
 use crate::counters::Counter;
 use crate::engine::{Trigger, Wired};
@@ -218,6 +219,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     // Most entries have one interrupt to deliver, which needs no bucket: they do not come here.
     #[inline(never)]
     pub(super) fn fill(&mut self, count: usize) {
+        self.cut_short = false;
+        let mut left = SLICE;
         loop {
             let ready = self.ready.highest();
             // Active interrupts come back into list registers before what they keep waiting.
@@ -228,7 +231,21 @@ impl<R: Reclaim> VcpuInterface<R> {
                 self.restore_spilled();
                 continue;
             }
-            let Some(level) = ready else { return };
+            let Some(level) = ready else {
+                self.doubtful = false;
+                return;
+            };
+            if self.doubtful || self.used == count {
+                // Something may have to be dropped, or moved, before one is found that can be offered.
+                left -= 1;
+                if left == 0 {
+                    self.cut_short = true;
+                    return;
+                }
+            }
+            if self.doubtful && !self.confirm_next() {
+                continue;
+            }
             if self.used == count {
                 // An LPI that was cleared before it came in is not to be waited for (`line_up`).
                 let gone = |o: &Owned| o.intid().is_lpi() && !o.pending().is_pending(o.lane());
@@ -468,7 +485,12 @@ impl<R: Reclaim> VcpuInterface<R> {
                     self.entries.swap(kept, n);
                 }
                 kept += 1;
-            } else if let Some(Entry { owned, tied, recheck, .. }) = self.entries[n].take() {
+            }
+        }
+        // Before the host is called, which may panic: what is in use is dense.
+        self.used = kept;
+        for n in kept..used {
+            if let Some(Entry { owned, tied, recheck, .. }) = self.entries[n].take() {
                 owned.set_place(Place::Nowhere);
                 if tied {
                     self.sample(&owned);
@@ -476,7 +498,6 @@ impl<R: Reclaim> VcpuInterface<R> {
                 self.finish(owned, recheck);
             }
         }
-        self.used = kept;
         if review {
             self.review_pending();
         }

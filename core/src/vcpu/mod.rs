@@ -8,12 +8,13 @@
 //! Everything is re-evaluated from scratch (`verdict`, `review`): no event says what changed.
 //!
 //! Costs: a flush takes as long as the number of interrupts in the mailbox plus the number of list registers; how many
-//! wait in the buckets does not matter. (LPIs that were cleared before they came in are dropped there, each once.)
+//! wait in the buckets does not matter. What is longer than a slice is gone on with at the next flush (`slices`).
 
 #![allow(unsafe_code)] // Interrupts found through the mailbox that this vCPU owns already.
 
 mod entries;
 mod power;
+mod slices;
 
 use alloc::sync::Arc;
 use core::cell::Cell;
@@ -23,16 +24,17 @@ use core::ptr::NonNull;
 use crate::control::Control;
 use crate::counters::Counter;
 use crate::engine::{Error, Flushed, Vcpu, Wired};
-use crate::hub::VcpuRef;
-use crate::ids::{Group, Intid, VcpuId};
+use crate::hub::{Requests, VcpuRef};
+use crate::ids::{Intid, VcpuId};
 use crate::irq::{Irq, Place};
 use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
+use crate::mailbox::Mail;
 use crate::ready::ReadyQueue;
 use crate::reclaim::{Participant, Reclaim, Slots};
 use crate::refs::{Claim, Owned, Posted, State};
-use crate::sync::{Ordering, fence};
 use crate::vgic::Shared;
 use entries::Entry;
+use slices::{SLICE, Scan};
 
 /// What is to become of an interrupt that this vCPU has.
 enum Verdict {
@@ -58,6 +60,18 @@ pub struct VcpuInterface<R: Reclaim = Slots> {
     exposed: bool,
     /// What the guest has enabled at its CPU interface, as of the last flush.
     groups: [bool; 2],
+    /// Drained, and not taken in yet.
+    mail: Mail,
+    /// How far a look through all LPIs has come.
+    scan: Scan,
+    /// What others have asked for, and is not done yet.
+    asked: Requests,
+    /// Something in the buckets may not be offered any more.
+    doubtful: bool,
+    /// The last flush did not get through what it had to drop from the buckets.
+    cut_short: bool,
+    /// EOIs without a list register that have not been taken over yet.
+    eois: u32,
     ready: ReadyQueue,
     /// Active, and in no list register: the newest of a level first.
     spilled: ReadyQueue,
@@ -95,6 +109,12 @@ impl<R: Reclaim> VcpuInterface<R> {
             fresh: true,
             exposed: false,
             groups: [true; 2],
+            mail: Mail::new(),
+            scan: Scan::default(),
+            asked: Requests::default(),
+            doubtful: false,
+            cut_short: false,
+            eois: 0,
             ready: ReadyQueue::new(Place::Ready),
             spilled: ReadyQueue::new(Place::Spilled),
             entries: [const { None }; MAX_LRS],
@@ -125,20 +145,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         // "Unmapped" can be a moment old: who maps it attends.
         (!lpi || state.is_mapped())
             && self.groups[control.group() as usize]
-            && self.forwarded(control.group(), lpi)
-    }
-
-    /// Whether the gates of this vCPU are open for an interrupt.
-    #[inline]
-    fn forwarded(&self, group: Group, lpi: bool) -> bool {
-        self.mine.gates().pass(group, lpi)
-            || !cfg!(mutant = "lpis_enabled_one_look") && {
-                if !cfg!(mutant = "lpis_enabled_without_fence") {
-                    // Pairs with the fence in `vgic::Shared::scan`, which follows opening.
-                    fence(Ordering::SeqCst);
-                }
-                self.mine.gates().pass(group, lpi)
-            }
+            // A look: after a gate is opened, the owner is asked to scan.
+            && self.mine.gates().pass(control.group(), lpi)
     }
 
     #[inline]
@@ -287,19 +295,6 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Looks once more at everything that this vCPU has.
-    #[cold]
-    fn review_all(&mut self) {
-        // From the end: a review can take its entry out.
-        for n in (0..self.used).rev() {
-            self.review(n);
-        }
-        let mut waiting = self.ready.take_all();
-        while let Some(owned) = waiting.pop() {
-            self.settle(owned);
-        }
-    }
-
     /// Before the guest can change a wired interrupt in a list register: whoever wants to know waits from now on.
     #[inline]
     fn expose(&mut self) {
@@ -351,23 +346,31 @@ impl<R: Reclaim> VcpuInterface<R> {
             self.review_all();
         }
         if before.iter().zip(&groups).any(|(was, is)| !was && *is) {
-            let pin = self.participant.pin();
-            self.shared.scan(self.id, true, &pin);
+            self.scan.begin(&self.shared, self.id);
         }
     }
 
-    /// Takes in the mail, and fills the list registers.
+    /// Takes in some of the mail, and fills the list registers.
     #[inline]
     fn take_in_mail(&mut self, count: usize) {
         // On their way while the mail is gone through.
         self.ready.prefetch(count.saturating_sub(self.used));
-        let mut mail = self.mine.mailbox.drain();
-        while let Some(posted) = mail.next() {
-            let alone = mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
-            if alone && self.used < count {
-                self.take_in_alone(posted);
-            } else {
-                self.take_in(posted);
+        if self.mail.is_empty() {
+            self.mine.mailbox.drain(&mut self.mail);
+        }
+        if self.mail.turn(SLICE, &self.mine.mailbox) {
+            let mut left = SLICE;
+            while left > 0
+                && let Some(posted) = self.mail.next()
+            {
+                left -= 1;
+                let alone =
+                    self.mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
+                if alone && self.used < count {
+                    self.take_in_alone(posted);
+                } else {
+                    self.take_in(posted);
+                }
             }
         }
         if !(self.ready.is_empty() && self.spilled.is_empty()) {
@@ -432,7 +435,10 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
             let pin = self.participant.pin();
             self.mine.mailbox.open();
-            self.shared.scan(self.id, true, &pin);
+            self.scan.begin(&self.shared, self.id);
+            self.scan.go_on(&self.shared, self.id, &pin);
+            drop(pin);
+            self.unflushed |= self.has_unfinished();
         }
     }
 
@@ -459,8 +465,8 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if self.holds_wired() {
             self.expose();
         }
-        if self.mine.wants_review() && self.mine.take_review() {
-            self.review_all();
+        if self.mine.has_requests() || self.asked != Requests::default() {
+            self.serve_requests();
         }
         let groups = lrs.groups_enabled();
         if groups != self.groups {
@@ -472,6 +478,9 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         }
         while self.used > count {
             self.displace(self.used - 1);
+        }
+        if !self.scan.is_idle() {
+            self.scan_some();
         }
         self.take_in_mail(count);
         if self.exposed && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
@@ -489,6 +498,11 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         }
         let pending = self.write_back(lrs);
         self.in_guest = true;
+        if self.has_unfinished() {
+            // It comes back for the rest, from the guest or instead of sleeping.
+            self.unflushed = true;
+            self.shared.hub.kick(self.id);
+        }
         Flushed { in_lrs: self.used, pending, waiting }
     }
 
@@ -508,13 +522,15 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             self.finish_gone();
         }
         // EOIs without a list register belong to the most urgent active interrupts that have none.
-        for _ in 0..lrs.take_eoi_count() {
+        self.eois += lrs.take_eoi_count();
+        while self.eois > 0 {
+            self.eois -= 1;
             match self.spilled.pop() {
                 Some(owned) => {
                     self.end_spilled(&owned);
                     self.finish(owned, true);
                 }
-                None => break,
+                None => self.eois = 0,
             }
         }
         if self.exposed {
@@ -573,7 +589,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
 
     #[inline]
     fn has_mail(&self) -> bool {
-        self.mine.mailbox.has_mail() || self.mine.wants_review() || self.unflushed
+        self.mine.mailbox.has_mail() || self.mine.has_requests() || self.unflushed
     }
 }
 

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 
 use super::VcpuInterface;
+use super::slices::Scan;
 use crate::reclaim::Reclaim;
 use crate::refs::{Owned, Posted};
 
@@ -26,18 +27,29 @@ impl<R: Reclaim> VcpuInterface<R> {
             let active = active && !irq.intid().is_lpi() && !cfg!(mutant = "close_forgets_active");
             irq.hand_over(active).map(give_back);
         };
-        self.mine.mailbox.close().for_each(give_back);
+        // The rest of an earlier drain first, which may come back by way of the mailbox; then what is in there. What
+        // is not given back because the host panics is still here for the next try.
+        for drained in [false, true] {
+            if drained {
+                self.mine.mailbox.close(&mut self.mail);
+            }
+            let _ = self.mail.turn(usize::MAX, &self.mine.mailbox);
+            while let Some(posted) = self.mail.next() {
+                give_back(posted);
+            }
+        }
+        self.used = 0;
         for entry in self.entries.iter_mut().filter_map(Option::take) {
             let active = entry.want.is_active();
             let_go(entry.withdraw(), active);
         }
-        self.used = 0;
         while let Some(irq) = self.spilled.pop() {
             let_go(irq, true);
         }
         while let Some(irq) = self.ready.pop() {
             let_go(irq, false);
         }
+        self.scan = Scan::default();
         self.open = false;
     }
 }

@@ -1,0 +1,229 @@
+//! Hosts that do what the documentation of `Kick` forbids: call the engine back, or panic. All of this is safe code, so
+//! none of it may use freed memory, which AddressSanitizer looks at (`cargo xtask asan`), and none may wedge the engine.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_types)]
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vgic_core::cpuif::CpuInterface;
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_core::{Msi, MsiRoute, VcpuInterface, Vgic, VgicInjector};
+
+const DEV: DeviceId = DeviceId(7);
+const EV: EventId = EventId(0);
+
+thread_local! {
+    static ROUTE: RefCell<Option<MsiRoute>> = const { RefCell::new(None) };
+    static INJECTOR: RefCell<Option<VgicInjector>> = const { RefCell::new(None) };
+    static MSI: RefCell<Option<Msi>> = const { RefCell::new(None) };
+    static VCPU: RefCell<Option<(VcpuInterface, CpuInterface)>> = const { RefCell::new(None) };
+    static ARMED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Unmaps, from inside its callbacks, what is being injected, and frees it.
+struct CallsBack {
+    offers: bool,
+}
+
+impl Kick for CallsBack {
+    fn kick(&self, _: VcpuId) {
+        call_back();
+    }
+    fn wants_offers(&self) -> bool {
+        self.offers
+    }
+    fn offer(&self, _: VcpuId, _: Group, _: Priority) {
+        call_back();
+    }
+}
+
+fn inject() -> Injected {
+    INJECTOR.with_borrow(|i| {
+        ROUTE.with_borrow(|r| i.as_ref().unwrap().inject_route(r.as_ref().unwrap()))
+    })
+}
+
+fn call_back() {
+    if !ARMED.replace(false) {
+        return;
+    }
+    // The vCPU drops what it has in its mailbox; the route learns of the unmapping, and gives up what it keeps.
+    MSI.with_borrow_mut(|m| m.as_mut().unwrap().unmap(DEV, EV).unwrap());
+    VCPU.with_borrow_mut(|v| {
+        let (vcpu, cpu) = v.as_mut().unwrap();
+        vcpu.flush(cpu);
+        vcpu.fold(cpu);
+    });
+    assert_eq!(inject(), Injected::Unmapped);
+    MSI.with_borrow_mut(|m| {
+        for _ in 0..3 {
+            m.as_mut().unwrap().collect();
+        }
+    });
+}
+
+fn guest() -> CpuInterface {
+    let mut cpu = CpuInterface::new(4).unwrap();
+    cpu.set_pmr(0xff);
+    cpu.set_igrpen1(1);
+    cpu
+}
+
+fn calls_back(offers: bool) {
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), Arc::new(CallsBack { offers })).unwrap();
+    let mut msi = vgic.msi().unwrap();
+    msi.map(DEV, EV, Intid(LPI_BASE), VcpuId(0), LpiConfig::enabled(0xa0)).unwrap();
+    let route = msi.route(DEV, EV).unwrap();
+    let mut vcpu = vgic.vcpu(VcpuId(0)).unwrap();
+    vcpu.open();
+    ROUTE.set(Some(route));
+    INJECTOR.set(Some(vgic.injector().unwrap()));
+    MSI.set(Some(msi));
+    VCPU.set(Some((vcpu, guest())));
+
+    // The route keeps the LPI from now on.
+    assert_eq!(inject(), Injected::Pending);
+    VCPU.with_borrow_mut(|v| {
+        let (vcpu, cpu) = v.as_mut().unwrap();
+        vcpu.flush(cpu);
+        let intid = cpu.iar1();
+        let _ = cpu.eoir1(intid);
+        vcpu.fold(cpu);
+    });
+    ARMED.set(true);
+    assert_eq!(inject(), Injected::Pending);
+    assert!(!ARMED.get(), "the host was called");
+    assert_eq!(vgic.usage().lpis, 0, "freed while it was being injected");
+    ROUTE.set(None);
+    INJECTOR.set(None);
+    MSI.set(None);
+    VCPU.set(None);
+}
+
+#[test]
+fn a_kick_that_calls_back() {
+    calls_back(false);
+}
+
+#[test]
+fn an_offer_that_calls_back() {
+    calls_back(true);
+}
+
+/// Panics in one kick.
+#[derive(Default)]
+struct Panics(AtomicBool);
+
+impl Kick for Panics {
+    fn kick(&self, _: VcpuId) {
+        if self.0.swap(false, Ordering::Relaxed) {
+            panic!("a host that panics");
+        }
+    }
+}
+
+/// `n` LPIs of vCPU 0.
+fn lpis(vgic: &Vgic, n: u32) -> (Msi, Vec<MsiRoute>) {
+    let mut msi = vgic.msi().unwrap();
+    let routes = (0..n)
+        .map(|n| {
+            let (event, intid) = (EventId(n), Intid(LPI_BASE + n));
+            msi.map(DEV, event, intid, VcpuId(0), LpiConfig::enabled(0xa0)).unwrap();
+            msi.route(DEV, event).unwrap()
+        })
+        .collect();
+    (msi, routes)
+}
+
+/// Takes everything that a vCPU has; returns how much that was.
+fn take_all(vcpu: &mut VcpuInterface, cpu: &mut CpuInterface) -> usize {
+    let mut taken = 0;
+    loop {
+        vcpu.flush(cpu);
+        let before = taken;
+        while let intid @ Intid(LPI_BASE..) = cpu.iar1() {
+            let _ = cpu.eoir1(intid);
+            taken += 1;
+        }
+        vcpu.fold(cpu);
+        if taken == before && !vcpu.has_mail() {
+            return taken;
+        }
+    }
+}
+
+/// The kick of an injection panics: the interrupt is in the mailbox.
+#[test]
+fn an_injection_whose_kick_panics() {
+    let host = Arc::new(Panics::default());
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), host.clone()).unwrap();
+    let (msi, routes) = lpis(&vgic, 2);
+    let injector = vgic.injector().unwrap();
+    let (mut vcpu, mut cpu) = (vgic.vcpu(VcpuId(0)).unwrap(), guest());
+    vcpu.open();
+    host.0.store(true, Ordering::Relaxed);
+    assert!(catch_unwind(AssertUnwindSafe(|| injector.inject_route(&routes[0]))).is_err());
+    assert_eq!(injector.inject_route(&routes[1]), Injected::Pending);
+    assert_eq!(take_all(&mut vcpu, &mut cpu), 2);
+    drop((msi, routes));
+}
+
+/// A vCPU hands interrupts over in its flush, and the kick panics in the midst of its mail: nothing of the rest is lost.
+#[test]
+fn a_flush_in_which_a_kick_panics() {
+    let host = Arc::new(Panics::default());
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(2), host.clone()).unwrap();
+    let (mut msi, routes) = lpis(&vgic, 8);
+    let injector = vgic.injector().unwrap();
+    let [mut a, mut b] = [0, 1].map(|n| vgic.vcpu(VcpuId(n)).unwrap());
+    let (mut cpu_a, mut cpu_b) = (guest(), guest());
+    a.open();
+    b.open();
+    for route in &routes {
+        assert_eq!(injector.inject_route(route), Injected::Pending);
+    }
+    // In the mailbox of A, for B by now.
+    for n in [2, 3, 5] {
+        msi.retarget(DEV, EventId(n), VcpuId(1)).unwrap();
+    }
+    host.0.store(true, Ordering::Relaxed);
+    assert!(catch_unwind(AssertUnwindSafe(|| a.flush(&mut cpu_a))).is_err());
+    assert_eq!(take_all(&mut a, &mut cpu_a), 5);
+    assert_eq!(take_all(&mut b, &mut cpu_b), 3);
+    drop((msi, routes));
+}
+
+/// The same in a power-off.
+#[test]
+fn a_power_off_in_which_a_kick_panics() {
+    let host = Arc::new(Panics::default());
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(2), host.clone()).unwrap();
+    let (mut msi, routes) = lpis(&vgic, 8);
+    let injector = vgic.injector().unwrap();
+    let [mut a, mut b] = [0, 1].map(|n| vgic.vcpu(VcpuId(n)).unwrap());
+    let (mut cpu_a, mut cpu_b) = (guest(), guest());
+    a.open();
+    b.open();
+    for (n, route) in routes.iter().enumerate() {
+        assert_eq!(injector.inject_route(route), Injected::Pending);
+        if n == 5 {
+            // Four in list registers, two in a bucket, and the last two in the mailbox.
+            a.flush(&mut cpu_a);
+            a.fold(&mut cpu_a);
+        }
+    }
+    for n in 0..8 {
+        msi.retarget(DEV, EventId(n), VcpuId(1)).unwrap();
+    }
+    host.0.store(true, Ordering::Relaxed);
+    assert!(catch_unwind(AssertUnwindSafe(|| a.close(&mut cpu_a))).is_err());
+    a.close(&mut cpu_a);
+    assert_eq!(take_all(&mut b, &mut cpu_b), 8);
+    a.open();
+    assert_eq!(take_all(&mut a, &mut cpu_a), 0);
+    drop((msi, routes));
+}

@@ -1,0 +1,254 @@
+//! Long work of a vCPU's thread is done a slice at a time: how much of it one entry does, does not grow with what the
+//! guest has set up, nothing is lost on the way, and the vCPU comes back for the rest.
+#![allow(clippy::disallowed_types)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use vgic_core::cpuif::CpuInterface;
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_core::lr::{ListRegisters, Lr, Maintenance};
+use vgic_core::{Msi, MsiRoute, VcpuInterface, Vgic, VgicInjector};
+
+const DEV: DeviceId = DeviceId(1);
+/// More than several slices.
+const MANY: u32 = 10_000;
+/// More than one entry takes in, and far less than there are.
+const SLICE: usize = 2_600;
+
+#[derive(Default)]
+struct Kicks(AtomicUsize);
+
+impl Kick for Kicks {
+    fn kick(&self, _: VcpuId) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+struct World {
+    host: Arc<Kicks>,
+    vgic: Vgic,
+    msi: Msi,
+    routes: Vec<MsiRoute>,
+    injector: VgicInjector,
+}
+
+/// A VM with `MANY` LPIs of vCPU 0.
+fn world(vcpus: u16) -> World {
+    let host = Arc::new(Kicks::default());
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(vcpus), host.clone()).unwrap();
+    let mut msi = vgic.msi().unwrap();
+    let routes = (0..MANY)
+        .map(|n| {
+            let (event, intid) = (EventId(n), Intid(LPI_BASE + n));
+            msi.map(DEV, event, intid, VcpuId(0), LpiConfig::enabled(0xa0)).unwrap();
+            msi.route(DEV, event).unwrap()
+        })
+        .collect();
+    let injector = vgic.injector().unwrap();
+    World { host, vgic, msi, routes, injector }
+}
+
+impl World {
+    fn inject_all(&self) {
+        for route in &self.routes {
+            assert_ne!(self.injector.inject_route(route), Injected::Unmapped);
+        }
+    }
+
+    /// How many LPIs a vCPU has in its buckets and list registers.
+    fn held_by(&self, vcpu: VcpuId) -> usize {
+        self.count(|place| place == LpiPlace::Held(vcpu))
+    }
+
+    fn count(&self, f: impl Fn(LpiPlace) -> bool) -> usize {
+        let mut n = 0;
+        self.msi.lpis_from(Intid(LPI_BASE), &mut |lpi| {
+            n += usize::from(f(lpi.place));
+            std::ops::ControlFlow::Continue(())
+        });
+        n
+    }
+
+    fn kicks(&self) -> usize {
+        self.host.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+fn guest() -> CpuInterface {
+    let mut cpu = CpuInterface::new(4).unwrap();
+    cpu.set_pmr(0xff);
+    cpu.set_igrpen1(1);
+    cpu
+}
+
+/// Entries whose guest does nothing, until the vCPU has no reason to come back; checks each, and returns how many.
+fn enter_until_done(
+    world: &World,
+    vcpu: &mut VcpuInterface,
+    cpu: &mut impl ListRegisters,
+) -> usize {
+    for n in 1.. {
+        let before = world.held_by(vcpu.id());
+        let _ = world.kicks();
+        vcpu.flush(cpu);
+        let kicked = world.kicks() > 0;
+        vcpu.fold(cpu);
+        let after = world.held_by(vcpu.id());
+        assert!(before.abs_diff(after) <= SLICE, "{before} -> {after} in one entry");
+        if !vcpu.has_mail() {
+            return n;
+        }
+        assert!(kicked, "it must come back without a further event");
+    }
+    unreachable!()
+}
+
+/// Takes everything, in order; returns the INTIDs.
+fn take_all(vcpu: &mut VcpuInterface, cpu: &mut CpuInterface) -> Vec<u32> {
+    let mut taken = Vec::new();
+    loop {
+        vcpu.flush(cpu);
+        let before = taken.len();
+        while let intid @ Intid(LPI_BASE..) = cpu.iar1() {
+            let _ = cpu.eoir1(intid);
+            taken.push(intid.0);
+        }
+        vcpu.fold(cpu);
+        if taken.len() == before && !vcpu.has_mail() {
+            return taken;
+        }
+    }
+}
+
+fn all() -> Vec<u32> {
+    (0..MANY).map(|n| LPI_BASE + n).collect()
+}
+
+#[test]
+fn much_mail() {
+    let world = world(1);
+    let (mut vcpu, mut cpu) = (world.vgic.vcpu(VcpuId(0)).unwrap(), guest());
+    vcpu.open();
+    world.inject_all();
+    assert!(enter_until_done(&world, &mut vcpu, &mut cpu) > 3);
+    assert_eq!(take_all(&mut vcpu, &mut cpu), all(), "first come, first served");
+}
+
+#[test]
+fn power_off_in_the_midst_of_much_mail() {
+    let mut world = world(2);
+    let [mut a, mut b] = [0, 1].map(|n| world.vgic.vcpu(VcpuId(n)).unwrap());
+    let (mut cpu_a, mut cpu_b) = (guest(), guest());
+    a.open();
+    b.open();
+    for slices in 0..8 {
+        world.inject_all();
+        for _ in 0..slices {
+            a.flush(&mut cpu_a);
+            a.fold(&mut cpu_a);
+        }
+        a.close(&mut cpu_a);
+        assert_eq!(world.held_by(VcpuId(0)), 0);
+        let _ = world.msi.move_all(VcpuId(0), VcpuId(1)).unwrap();
+        assert_eq!(take_all(&mut b, &mut cpu_b).len(), MANY as usize, "after {slices} slices");
+        let _ = world.msi.move_all(VcpuId(1), VcpuId(0)).unwrap();
+        a.open();
+        assert_eq!(take_all(&mut a, &mut cpu_a), []);
+    }
+}
+
+#[test]
+fn a_scan_of_many() {
+    let world = world(1);
+    let (mut vcpu, mut cpu) = (world.vgic.vcpu(VcpuId(0)).unwrap(), guest());
+    world.inject_all();
+    vcpu.open();
+    assert!(world.count(|place| place == LpiPlace::Queued) <= SLICE, "opening is no exception");
+    assert!(enter_until_done(&world, &mut vcpu, &mut cpu) > 3);
+    assert_eq!(take_all(&mut vcpu, &mut cpu).len(), MANY as usize);
+}
+
+/// A gate is opened by another thread's access, which does not look at LPIs at all.
+#[test]
+fn a_gate_that_opens_and_closes() {
+    let world = world(1);
+    let (mut vcpu, mut cpu) = (world.vgic.vcpu(VcpuId(0)).unwrap(), guest());
+    vcpu.open();
+    let enable = |on| world.injector.update_gates(VcpuId(0), |g| Gates { lpis: on, ..g }).unwrap();
+    enable(false);
+    world.inject_all();
+    assert!(enter_until_done(&world, &mut vcpu, &mut cpu) > 1);
+    assert_eq!(world.held_by(VcpuId(0)), 0);
+    enable(true);
+    assert_eq!(world.count(|place| place == LpiPlace::Queued), 0, "the vCPU looks for itself");
+    assert!(world.kicks() > 0, "and is told to");
+    // Closed and opened again in the midst: from the beginning.
+    for _ in 0..2 {
+        vcpu.flush(&mut cpu);
+        vcpu.fold(&mut cpu);
+    }
+    enable(false);
+    vcpu.flush(&mut cpu);
+    vcpu.fold(&mut cpu);
+    enable(true);
+    let mut taken = take_all(&mut vcpu, &mut cpu);
+    taken.sort_unstable();
+    assert_eq!(taken, all());
+}
+
+/// What waits in buckets and may not be offered any more is dropped a slice at a time, and is not offered meanwhile.
+#[test]
+fn a_review_of_many() {
+    let world = world(1);
+    let (mut vcpu, mut cpu) = (world.vgic.vcpu(VcpuId(0)).unwrap(), guest());
+    vcpu.open();
+    world.inject_all();
+    enter_until_done(&world, &mut vcpu, &mut cpu);
+    assert_eq!(world.held_by(VcpuId(0)), MANY as usize);
+    world.injector.update_gates(VcpuId(0), |g| Gates { lpis: false, ..g }).unwrap();
+    for _ in 0..2 {
+        let flushed = vcpu.flush(&mut cpu);
+        assert_eq!((flushed.in_lrs, cpu.iar1()), (0, Intid(SPURIOUS)));
+        vcpu.fold(&mut cpu);
+    }
+    enter_until_done(&world, &mut vcpu, &mut cpu);
+    assert_eq!(world.held_by(VcpuId(0)), 0);
+    world.injector.update_gates(VcpuId(0), |g| Gates { lpis: true, ..g }).unwrap();
+    assert_eq!(take_all(&mut vcpu, &mut cpu).len(), MANY as usize);
+}
+
+/// Many that were cleared while they waited.
+#[test]
+fn many_that_were_cleared() {
+    let mut world = world(1);
+    let (mut vcpu, mut cpu) = (world.vgic.vcpu(VcpuId(0)).unwrap(), Busy);
+    vcpu.open();
+    world.inject_all();
+    enter_until_done(&world, &mut vcpu, &mut cpu);
+    for n in 0..MANY {
+        world.msi.clear(DEV, EventId(n)).unwrap();
+    }
+    assert!(enter_until_done(&world, &mut vcpu, &mut cpu) > 3);
+    let _ = world.msi.unmap_device(DEV);
+    enter_until_done(&world, &mut vcpu, &mut cpu);
+    assert_eq!(world.held_by(VcpuId(0)), 0);
+}
+
+/// No list register at all.
+struct Busy;
+
+impl ListRegisters for Busy {
+    fn count(&self) -> usize {
+        0
+    }
+    fn read(&self, _: usize) -> Lr {
+        Lr::EMPTY
+    }
+    fn write(&mut self, _: usize, _: Lr) {}
+    fn take_eoi_count(&mut self) -> u32 {
+        0
+    }
+    fn set_maintenance(&mut self, _: Maintenance) {}
+}

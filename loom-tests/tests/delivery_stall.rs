@@ -1,0 +1,125 @@
+//! A thread that stops between its push and the end of its kick holds up nobody else's interrupts. That one's kick is let go only
+//! when the other's interrupt has been taken: if that has to wait for it, the model ends in a deadlock.
+#![cfg(any(loom, shuttle))]
+
+use std::sync::Arc;
+
+use vgic_core::engine::*;
+use vgic_core::ids::VcpuId;
+use vgic_core::wait::WaitCell;
+use vgic_loom_tests::delivery::*;
+use vgic_loom_tests::model;
+use vgic_loom_tests::sched::sync::Notify;
+use vgic_loom_tests::sched::thread;
+
+/// The thread that stops.
+const STALLS: &str = "stalls";
+
+/// A host with one vCPU thread, which sleeps, and a thread whose kicks stall.
+struct Host {
+    cell: WaitCell,
+    /// Stands for the futex below `park` and `unpark`.
+    bed: Notify,
+    go: Notify,
+}
+
+impl Host {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { cell: WaitCell::new(), bed: Notify::new(), go: Notify::new() })
+    }
+
+    /// Runs the vCPU, which sleeps in between, until its guest has taken this LPI.
+    fn run_until(&self, cpu: &mut Cpu, event: u32) {
+        loop {
+            cpu.enter();
+            let done = cpu.lrs.offers(lpi(event));
+            cpu.lrs.take();
+            cpu.exit();
+            if done {
+                return;
+            }
+            if !cpu.vcpu.has_mail() {
+                self.cell.sleep(|| self.bed.wait());
+            }
+        }
+    }
+}
+
+impl Kick for Host {
+    fn kick(&self, _: VcpuId) {
+        if thread::current().name() == Some(STALLS) {
+            self.go.wait();
+        }
+        if self.cell.kick() {
+            self.bed.notify();
+        }
+    }
+}
+
+/// What has happened in the mailbox before.
+#[derive(Clone, Copy)]
+enum Before {
+    Nothing,
+    /// A batch whose kick was finished.
+    Batch,
+    /// The same, and the vCPU was powered off and on.
+    BatchAndPowerOff,
+    /// A batch whose kick is finished, and that is being drained.
+    Mail,
+}
+
+fn stalled_kicker(before: Before) {
+    let host = Host::new();
+    let mut vm = Vm::with(1, 0, host.clone());
+    vm.map(0, A, ON);
+    vm.map(1, A, URGENT);
+    let (low, high) = (vm.source(0), vm.source(1));
+    let mut cpu = vm.cpu(A);
+    if !matches!(before, Before::Nothing) {
+        assert_eq!(low.raise(), 1);
+    }
+    if !matches!(before, Before::Nothing | Before::Mail) {
+        assert_eq!(cpu.run(), 1);
+    }
+    if matches!(before, Before::BatchAndPowerOff) {
+        // Announced, not drained, and not pending any more.
+        assert_eq!(low.raise(), 1);
+        vm.msi.clear(DEVICE, EVENT).unwrap();
+        cpu.close();
+        cpu.vcpu.open();
+    }
+    let stalls = thread::Builder::new().name(STALLS.into()).spawn(move || {
+        low.raise();
+        low
+    });
+    let other = thread::spawn(move || {
+        assert_eq!(high.raise(), 1);
+        high
+    });
+    host.run_until(&mut cpu, 1);
+    host.go.notify();
+    let sources = (stalls.unwrap().join().unwrap(), other.join().unwrap());
+    cpu.settle();
+    drop(sources);
+    vm.end(cpu);
+}
+
+#[test]
+fn stalled_kicker_of_the_first_batch() {
+    model(2, 10, || stalled_kicker(Before::Nothing));
+}
+
+#[test]
+fn stalled_kicker_of_a_later_batch() {
+    model(2, 10, || stalled_kicker(Before::Batch));
+}
+
+#[test]
+fn stalled_kicker_after_a_power_off() {
+    model(2, 10, || stalled_kicker(Before::BatchAndPowerOff));
+}
+
+#[test]
+fn stalled_kicker_vs_drain() {
+    model(2, 10, || stalled_kicker(Before::Mail));
+}
