@@ -98,7 +98,7 @@ impl<R: Reclaim> Shared<R> {
             progress = true;
             let pin = participant.pin();
             chain.consume(|corpse| {
-                self.hub.graveyard.counts.garbage.sub(1);
+                self.hub.graveyard.counts.freed(&corpse);
                 // SAFETY: unlinked, and a grace period has passed since.
                 unsafe { self.free(corpse, &pin) };
             });

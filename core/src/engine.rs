@@ -105,8 +105,8 @@ pub struct Config {
     pub espis: u16,
     /// Number of LPI INTIDs, 0 to 2^24 - 8192: INTIDs 8192 up. Costs no memory until they are mapped.
     pub lpis: u32,
-    /// Most LPIs that exist at one time, including those that wait to be reclaimed, and those that an idle route
-    /// still remembers.
+    /// Most LPIs that exist at one time, including those that wait to be reclaimed. One that only an idle route
+    /// still remembers does not count.
     pub max_lpis: u32,
     /// DeviceID bits of each MSI domain, 1 to 32.
     pub device_bits: u8,
@@ -208,7 +208,7 @@ pub enum Error {
     /// Nothing is mapped there.
     #[error("nothing is mapped there")]
     NotMapped,
-    /// [`Config::max_lpis`] LPIs exist.
+    /// [`Config::max_lpis`] LPIs are mapped.
     #[error("the VM's limit on LPIs is reached")]
     TooManyLpis,
     /// [`Config::max_devices`] devices exist.
@@ -217,7 +217,9 @@ pub enum Error {
     /// [`Config::max_events`] events are mapped.
     #[error("the VM's limit on mapped events is reached")]
     TooManyEvents,
-    /// [`Config::max_garbage`] dead objects wait to be reclaimed. That passes: try again.
+    /// What is asked for would be there, if what is unmapped already had been reclaimed; or [`Config::max_garbage`] dead objects wait
+    /// for that. It passes when those go on who hold it: vCPUs that have it in their mailbox or list registers, and threads that are in
+    /// the middle of an injection. Try again.
     #[error("too much waits to be reclaimed; try again")]
     TooMuchGarbage,
 }

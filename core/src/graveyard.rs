@@ -60,8 +60,33 @@ pub(crate) struct Counts {
     pub(crate) devices: Count,
     pub(crate) nodes: Count,
     pub(crate) events: Count,
+    /// LPIs that an event is mapped to. The other ones are dead, or in a mailbox or list register for the moment, or kept
+    /// by a route.
+    pub(crate) mapped: Count,
+    /// LPIs that routes keep, each counted for each of its routes.
+    pub(crate) kept: Count,
     /// Dead objects that are not freed yet.
     pub(crate) garbage: Count,
+    /// Those of them whose end gives a device back: devices, and slots that were held.
+    pub(crate) dead_devices: Count,
+}
+
+impl Counts {
+    /// A dead object has come into the graveyard.
+    fn buried(&self, corpse: &Corpse) {
+        self.garbage.add(1);
+        if corpse.is_device() {
+            self.dead_devices.add(1);
+        }
+    }
+
+    /// A dead object is going to be freed.
+    pub(crate) fn freed(&self, corpse: &Corpse) {
+        self.garbage.sub(1);
+        if corpse.is_device() {
+            self.dead_devices.sub(1);
+        }
+    }
 }
 
 /// A dead object.
@@ -78,6 +103,10 @@ pub(crate) enum Corpse {
 const TAGS: usize = 7;
 
 impl Corpse {
+    const fn is_device(&self) -> bool {
+        matches!(self, Self::Device(_) | Self::Hold(_))
+    }
+
     fn tagged(self) -> *mut () {
         let (p, tag) = match self {
             Self::Irq(p) => (p.cast::<()>(), 0),
@@ -129,7 +158,7 @@ impl Graveyard {
     }
 
     fn push(&self, corpse: Corpse) {
-        self.counts.garbage.add(1);
+        self.counts.buried(&corpse);
         let mut head = self.head.first_look();
         loop {
             // Relaxed: published by the compare-exchange.

@@ -16,6 +16,7 @@ use core::ptr::NonNull;
 
 use crate::bitmap::{Lane, PendingWord};
 use crate::control::{Control, ControlWord};
+use crate::graveyard::Counts;
 use crate::hub::Hub;
 use crate::ids::{Intid, Priority, VcpuId};
 use crate::refs::{Owned, State, StateWord};
@@ -115,6 +116,12 @@ impl Irq {
         self.canary.touch();
         // SAFETY: `new` requires it to outlive this object.
         unsafe { self.pending.as_ref() }
+    }
+
+    /// What is counted of all interrupts of its VM.
+    pub(crate) fn counts(&self) -> &Counts {
+        // SAFETY: `new` requires it to outlive this object.
+        &unsafe { self.hub.as_ref() }.graveyard.counts
     }
 
     #[cfg(feature = "trace")]

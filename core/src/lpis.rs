@@ -48,7 +48,7 @@ pub(crate) struct Lpis {
     hub: Arc<Hub>,
     /// Number of INTIDs.
     intids: u32,
-    /// Most objects that may exist.
+    /// Most that may be mapped.
     max: usize,
 }
 
@@ -99,6 +99,7 @@ impl Lpis {
         pin: &Pin,
     ) -> Result<(IrqRef, bool), Error> {
         let key = self.key(intid)?;
+        self.check_room(intid, pin)?;
         let mut fresh = None;
         loop {
             let found = self.irqs.get_to_change(key, pin);
@@ -132,6 +133,35 @@ impl Lpis {
         }
     }
 
+    /// Whether there is room for an INTID to be mapped: nothing is made to find out.
+    ///
+    /// What routes keep does not count: they do so until they are used again, which may be never. Each of them keeps one LPI.
+    ///
+    /// # Errors
+    /// [`Error::TooManyLpis`]. If fewer LPIs are mapped than there may be, others are dead, or in a mailbox or list register:
+    /// there will be room.
+    pub(crate) fn check_room(&self, intid: Intid, pin: &Pin) -> Result<(), Error> {
+        let counts = &self.hub.graveyard.counts;
+        let exists = |irq: &Irq| !irq.state.load().is_dead();
+        let found = self.key(intid).ok().and_then(|key| self.irqs.get(key, pin));
+        let room = match found.filter(|irq| exists(irq)) {
+            Some(irq) if irq.state.load().is_mapped() => true,
+            Some(_) => counts.mapped.get() < self.max,
+            None => counts.mapped.get() < self.max && counts.irqs.get() < self.most(),
+        };
+        if room { Ok(()) } else { Err(Error::TooManyLpis) }
+    }
+
+    /// Whether LPIs that are not mapped any more will make room.
+    pub(crate) fn will_have_room(&self) -> bool {
+        self.hub.graveyard.counts.mapped.get() < self.max
+    }
+
+    /// Most objects that may exist at the moment.
+    fn most(&self) -> usize {
+        self.max + self.hub.graveyard.counts.kept.get()
+    }
+
     /// Forgets the pending bit of an INTID to which nothing is mapped, and which the caller is about to map: it was left by
     /// an injection into an earlier mapping.
     ///
@@ -160,7 +190,7 @@ impl Lpis {
         control: Control,
         pin: &'l Pin,
     ) -> Result<Fresh<'l>, Error> {
-        if !self.hub.graveyard.counts.irqs.add_below(self.max) {
+        if !self.hub.graveyard.counts.irqs.add_below(self.most()) {
             return Err(Error::TooManyLpis);
         }
         let block = self.block(Self::block_key(key), pin);
@@ -229,6 +259,7 @@ impl Fresh<'_> {
         let irq = core::mem::ManuallyDrop::new(self).0;
         // SAFETY: made with one reference, nobody's so far.
         let irq = unsafe { IrqRef::from_raw(irq) };
+        irq.counts().mapped.add(1);
         trace(Trace::Get, &irq);
         irq
     }

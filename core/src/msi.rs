@@ -159,8 +159,8 @@ impl<R: Reclaim> MsiDomain<R> {
 /// the event's mapping does not change. It sees every remap.
 ///
 /// It remembers the LPI that it injected last, and keeps its memory: after an event is unmapped, the LPI (and with it
-/// its block of pending bits and its place in the trees) counts against [`Config::max_lpis`](crate::engine::Config)
-/// until the route is used again or dropped. It can be sent to another thread, but not shared.
+/// its block of pending bits and its place in the trees) stays until the route is used again or dropped. It does not count against
+/// [`Config::max_lpis`](crate::engine::Config) then. It can be sent to another thread, but not shared.
 pub struct MsiRoute<R: Reclaim = Slots> {
     slot: HeldSlot<Irq>,
     /// What the slot held last.
@@ -235,17 +235,20 @@ impl<R: Reclaim> MsiRoute<R> {
             let irq = unsafe { kept.as_ref() };
             (kept, NonNull::from(irq.pending()), irq.lane())
         });
+        if kept.is_some() {
+            self.shared.hub.graveyard.counts.kept.add(1);
+        }
         self.end(self.kept.replace(kept));
         now
     }
 
     fn end(&self, kept: Option<KeptRaw>) {
-        if let Some((kept, ..)) = kept
-            && !cfg!(mutant = "kept_without_reference")
-        {
+        let Some((kept, ..)) = kept else { return };
+        if !cfg!(mutant = "kept_without_reference") {
             // SAFETY: given up in `keep`, and taken out of `self.kept` by the caller.
             drop(unsafe { Kept::from_raw(kept) });
         }
+        self.shared.hub.graveyard.counts.kept.sub(1);
     }
 }
 
@@ -361,17 +364,20 @@ impl<R: Reclaim> Msi<R> {
             // What is dead counts until it is freed.
             Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) => {
                 self.shared().collect(&self.participant);
-                match self.try_map(device, event, intid, new) {
-                    // Somebody is still looking at what is dead, or collecting it.
-                    Err(Error::TooManyLpis | Error::TooManyDevices)
-                        if self.shared().hub.graveyard.counts.garbage.get() > 0 =>
-                    {
-                        Err(Error::TooMuchGarbage)
-                    }
-                    done => done,
-                }
+                let refused =
+                    |error| if self.passes(error) { Error::TooMuchGarbage } else { error };
+                self.try_map(device, event, intid, new).map_err(refused)
             }
             done => done,
+        }
+    }
+
+    /// Whether what refuses a mapping passes by itself, as something that is unmapped is still to be freed.
+    fn passes(&self, error: Error) -> bool {
+        match error {
+            Error::TooManyLpis => self.shared().lpis.will_have_room(),
+            Error::TooManyDevices => self.shared().hub.graveyard.counts.dead_devices.get() > 0,
+            _ => false,
         }
     }
 
@@ -385,14 +391,28 @@ impl<R: Reclaim> Msi<R> {
         let shared = self.shared();
         self.check_garbage()?;
         let pin = &*self.participant.pin();
-        let device = self.domain.find_or_make(device, pin)?;
-        if device.event_to_change(event, pin).is_some() {
+        // First all that can refuse it: what was made for nothing would be dead at once.
+        let found = self.domain.devices.tree.get_to_change(device.0.into(), pin);
+        let found = found.and_then(Ref::try_new);
+        if let Some(found) = &found
+            && found.event_to_change(event, pin).is_some()
+        {
             if cfg!(mutant = "refused_map_keeps_device") {
-                core::mem::forget(device);
+                core::mem::forget(Ref::try_new(&**found));
             }
             return Err(Error::EventMapped);
         }
+        if new.is_some() {
+            shared.lpis.check_room(intid, pin)?;
+        }
         let events = &shared.hub.graveyard.counts.events;
+        if events.get() >= shared.config.max_events as usize {
+            return Err(Error::TooManyEvents);
+        }
+        let device = match found {
+            Some(found) => found,
+            None => self.domain.find_or_make(device, pin)?,
+        };
         if !events.add_below(shared.config.max_events as usize) {
             return Err(Error::TooManyEvents);
         }

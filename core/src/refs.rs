@@ -215,7 +215,7 @@ const fn with_latched(old: u64) -> u64 {
 unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: fn(u64) -> u64) {
     // SAFETY: the holder keeps the object alive until the update below, after which it is not touched
     // unless the update made it dead, which makes it the caller's alone.
-    let state = unsafe { &irq.as_ref().state };
+    let (state, counts) = unsafe { (&irq.as_ref().state, irq.as_ref().counts()) };
     if cfg!(mutant = "dead_in_two_steps") {
         // Between the two, the count is zero, and can be revived.
         let (_, new) = state.update(|old| clear(old) - holder);
@@ -226,7 +226,10 @@ unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: fn(u64) -> u64) {
         }
         return;
     }
-    let (_, new) = state.update(|old| without(clear(old), holder));
+    let (old, new) = state.update(|old| without(clear(old), holder));
+    if holder == ONE_REF && old.0 & REFS == ONE_REF {
+        counts.mapped.sub(1);
+    }
     if new.is_dead() {
         // SAFETY: as above; rule 3: only one update makes the word dead.
         unsafe { Irq::bury(irq) };
@@ -246,6 +249,9 @@ impl Irq {
         if old.is_dead() && !cfg!(mutant = "revive_from_zero") {
             // The count of a dead word means nothing (rule 1), so there is nothing to undo.
             return None;
+        }
+        if old.0 & REFS == 0 {
+            self.counts().mapped.add(1);
         }
         let reference = IrqRef(NonNull::from(self));
         trace(Trace::Get, &reference);

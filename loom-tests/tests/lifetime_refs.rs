@@ -304,7 +304,8 @@ fn refused_maps_leave_nothing() {
         match refused {
             Ok(()) => {}
             Err(error) => {
-                assert!(matches!(error, Error::TooMuchGarbage | Error::TooManyLpis), "{error}");
+                // Nothing is mapped: that passes.
+                assert_eq!(error, Error::TooMuchGarbage);
                 msi.map(DeviceId(1), EV, Intid(LPI.0 + 1), A, ON).expect("the injector is gone");
             }
         }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)] // Slots are pointers that are good as long as they are in the table.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,8 @@ pub(super) struct LpiTable {
     intids: u32,
     /// Most LPIs that may exist.
     max: usize,
+    /// LPIs that an event is mapped to.
+    mapped: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -51,12 +54,28 @@ impl Slots {
 
 impl LpiTable {
     pub(super) fn new(intids: u32, max: u32) -> Arc<Self> {
-        Arc::new(Self { slots: Mutex::default(), intids, max: max as usize })
+        let mapped = AtomicUsize::new(0);
+        Arc::new(Self { slots: Mutex::default(), intids, max: max as usize, mapped })
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
         // Nothing under this lock panics half-way.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mapped(&self) -> usize {
+        // Relaxed, here and below: a number that publishes nothing.
+        self.mapped.load(Ordering::Relaxed)
+    }
+
+    /// One LPI more is mapped.
+    pub(super) fn add_mapped(&self) {
+        self.mapped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One LPI less is.
+    pub(super) fn drop_mapped(&self) {
+        self.mapped.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn check(&self, intid: Intid) -> Result<(), Error> {
@@ -82,7 +101,9 @@ impl LpiTable {
             return Ok(irq);
         }
         if slots.live >= self.max {
-            return Err(Error::TooManyLpis);
+            // Those that are not mapped are on a vCPU's list until it looks: that passes.
+            let passes = self.mapped() < self.max;
+            return Err(if passes { Error::TooMuchGarbage } else { Error::TooManyLpis });
         }
         let irq = Irq::lpi(intid, target, self);
         slots.by_intid.insert(intid, irq.slot());

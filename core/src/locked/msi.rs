@@ -261,6 +261,9 @@ impl LockedMsi {
         };
         self.routed -= 1;
         self.change(&irq, |state| {
+            if !state.own.is_mapped() {
+                self.vm().lpis.add_mapped();
+            }
             state.own.add_mapping();
             if let Some(config) = config {
                 state.enabled = config.enabled;
@@ -276,7 +279,12 @@ impl LockedMsi {
         let entry = self.events.get(&key(device, event)).ok_or(Error::NotMapped)?;
         // An injection holds the lock until the LPI is pending and queued: it comes before this, or finds nothing.
         let irq = entry.lpi.lock().take().ok_or(Error::NotMapped)?;
-        irq.lock().own.drop_mapping();
+        let mut state = irq.lock();
+        state.own.drop_mapping();
+        if !state.own.is_mapped() {
+            self.vm().lpis.drop_mapped();
+        }
+        drop(state);
         if clear {
             self.vm().clear(&irq);
         }

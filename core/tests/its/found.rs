@@ -83,7 +83,7 @@ fn a_command_that_meets_the_dead_waits_in_the_queue() {
         guest.put(&mapti(1, 1, 8193, 0).encode());
     }
     guest.ring();
-    // The locked engine frees an LPI at once.
+    // The locked engine takes an LPI that is not offered yet off its list at once.
     let waits = crate::Engine::NAME == "lockfree";
     for _ in 0..10 {
         assert_eq!(guest.world.r64(CREADR), if waits { before } else { guest.end });
@@ -93,4 +93,78 @@ fn a_command_that_meets_the_dead_waits_in_the_queue() {
     assert_eq!(guest.world.r64(CREADR), guest.end);
     assert_eq!(guest.msi(1, 1), Injected::Pending);
     assert_eq!(guest.take(0), [8193]);
+}
+
+/// The same with another event of the device mapped: whether the command waits depends on the LPI alone.
+#[test]
+fn a_command_that_meets_the_dead_waits_whatever_else_the_device_has() {
+    let bounds = Config { max_lpis: 2, ..Config::default() };
+    let mut guest = Guest::with(1, ItsConfig::at(GITS), bounds);
+    guest.ok(mapc(0, 0));
+    guest.ok(mapd(1, 3));
+    guest.ok(mapti(1, 0, 8192, 0));
+    guest.ok(mapti(1, 7, 8200, 0));
+    assert_eq!(guest.msi(1, 0), Injected::Pending);
+    guest.world.look();
+    guest.put(&discard(1, 0).encode());
+    guest.put(&mapti(1, 1, 8193, 0).encode());
+    guest.ring();
+    guest.take(0);
+    guest.poll(guest.end);
+    assert_eq!(guest.its.stats().faults, []);
+    assert_eq!(guest.msi(1, 1), Injected::Pending);
+    assert_eq!(guest.take(0), [8193]);
+}
+
+/// At the bound on LPIs, with all of them mapped, a command fails, and those behind it are performed: also one that gives an LPI back.
+#[test]
+fn at_the_bound_on_lpis_commands_fail_and_the_queue_goes_on() {
+    let bounds = Config { max_lpis: 1, ..Config::default() };
+    let mut guest = Guest::with(1, ItsConfig::at(GITS), bounds);
+    guest.ok(mapc(0, 0));
+    guest.ok(mapd(1, 3));
+    guest.ok(mapd(2, 3));
+    guest.ok(mapti(1, 0, 8192, 0));
+    let garbage = guest.world.gic.engine().usage().garbage;
+    for _ in 0..3 {
+        guest.fails(mapti(1, 1, 8193, 0), Fault::TooManyLpis);
+        guest.fails(mapti(2, 0, 8193, 0), Fault::TooManyLpis);
+    }
+    assert_eq!(guest.world.gic.engine().usage().garbage, garbage, "made for nothing");
+    guest.ok(discard(1, 0));
+    guest.ok(mapti(2, 0, 8193, 0));
+    // Of a collection that events wait for.
+    guest.ok(mapti(1, 0, 8194, 1));
+    guest.fails(mapc(1, 0), Fault::TooManyLpis);
+    guest.fails(mapc(1, 0), Fault::TooManyLpis);
+    guest.ok(discard(2, 0));
+    guest.ok(mapc(1, 0));
+    assert_eq!(guest.msi(1, 0), Injected::Pending);
+    assert_eq!(guest.take(0), [8194]);
+}
+
+/// A route remembers the LPI that it injected last. A device that never sends again keeps no command waiting for that.
+#[test]
+fn an_idle_route_keeps_nobody_waiting() {
+    let bounds = Config { max_lpis: 1, ..Config::default() };
+    let mut guest = Guest::with(1, ItsConfig::at(GITS), bounds);
+    guest.ok(mapc(0, 0));
+    guest.ok(mapd(1, 3));
+    let mut routes = Vec::new();
+    for (event, lpi) in [(0, 8192), (1, 8193), (2, 8194)] {
+        guest.ok(mapti(1, event, lpi, 0));
+        let route = guest.its.route(device(1), vgic_core::ids::EventId(event)).unwrap();
+        assert_eq!(route.inject(guest.world.cpus[0].bus().injector()), Injected::Pending);
+        assert_eq!(guest.take(0), [u64::from(lpi)]);
+        guest.fails(mapti(1, 7, 8199, 0), Fault::TooManyLpis);
+        guest.ok(discard(1, event));
+        routes.push(route);
+    }
+    guest.ok(mapti(1, 7, 8199, 0));
+    // Mapped again, one of those that are kept counts as any other.
+    guest.fails(mapti(1, 0, 8192, 0), Fault::TooManyLpis);
+    drop(routes);
+    guest.ok(discard(1, 7));
+    guest.ok(mapti(1, 0, 8200, 0));
+    guest.fails(mapti(1, 1, 8201, 0), Fault::TooManyLpis);
 }
