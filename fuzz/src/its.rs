@@ -50,6 +50,7 @@ const MAX_DEVICES: u32 = 4;
 const MAX_EVENTS: u32 = 16;
 const MAX_LPIS: u32 = 24;
 const MAX_GARBAGE: u32 = 64;
+const MOST_ROUTES: usize = 4;
 /// Commands that are performed in one access.
 const MOST: u32 = 300;
 const SLICE: u32 = 7;
@@ -262,6 +263,8 @@ struct Machine {
     cpus: Vec<GicCpu<Vgic>>,
     gic: Gic<Vgic>,
     config: ItsConfig,
+    /// How many there are.
+    lpis: u32,
     memory: Arc<Memory>,
     host: Arc<Host>,
     trace: Arc<Trace>,
@@ -322,6 +325,7 @@ impl Machine {
             cpus: (0..VCPUS).map(|n| gic.cpu(VcpuId(n)).unwrap()).collect(),
             gic,
             config,
+            lpis,
             memory,
             host,
             trace,
@@ -445,7 +449,7 @@ impl Machine {
             Op::Message { how, device, event } => self.message(how, device, event),
             Op::Route { device, event } => {
                 let (device, event) = (DeviceId((device & 7).into()), EventId((event & 7).into()));
-                if self.routes.len() >= 4 {
+                if self.routes.len() >= MOST_ROUTES {
                     self.routes.remove(0);
                 }
                 // Refused where a bound is reached.
@@ -648,7 +652,8 @@ impl Machine {
 
     fn check(&mut self) {
         let usage = self.gic.engine().usage();
-        assert!(usage.lpis <= MAX_LPIS as usize, "{usage:?}");
+        // Routes remember one LPI each.
+        assert!(usage.lpis <= MAX_LPIS as usize + MOST_ROUTES, "{usage:?}");
         assert!(usage.garbage <= (MAX_GARBAGE + MAX_LPIS) as usize * 4, "{usage:?}");
         let creadr = self.read(CREADR, 8);
         let size = 0x1000 * ((self.read(CBASER, 8) & 0xff) + 1);
@@ -698,24 +703,60 @@ impl Machine {
         }
     }
 
+    /// Whatever is in the queue, and whatever bound it meets: with vCPUs that run, and end what
+    /// they have taken, the queue empties, or stalls if it is set up so. What is being done when the ITS is not enabled comes to an end.
+    fn empties(&mut self) {
+        for _ in 0..1_000_000 {
+            for vcpu in 0..VCPUS as u8 {
+                let cpu = self.cpu(vcpu);
+                cpu.power_on();
+                cpu.enter();
+                // What it has taken it ends.
+                let lrs = cpu.cpu_interface();
+                let lrs: Vec<_> = (0..LRS).map(|n| lrs.read(n)).collect();
+                for lr in lrs.iter().filter(|lr| lr.state() == LrState::Active) {
+                    self.end(vcpu, lr.intid().0);
+                }
+                self.cpu(vcpu).exit();
+            }
+            let [creadr, cwriter, cbaser] = [CREADR, CWRITER, CBASER].map(|at| self.read(at, 8));
+            let ctlr = self.read(CTLR, 4);
+            let size = 0x1000 * ((cbaser & 0xff) + 1);
+            if ctlr == 1 << 31 {
+                return;
+            }
+            if ctlr & 1 != 0 && (creadr & 1 != 0 || creadr == cwriter || cwriter >= size) {
+                return;
+            }
+        }
+        panic!("the queue does not empty: {:?}", self.gic.engine().usage());
+    }
+
     /// The guest becomes sensible, and finds the ITS as after a reset.
     fn finish(mut self) -> Report {
         self.memory.with(|cells| (cells.holes, cells.rate) = (0, 0));
         self.host.goes_on.store(0, Ordering::Relaxed);
+        self.empties();
         self.memory.with(|cells| cells.bytes.fill(0));
         self.routes.clear();
         self.cpus.iter_mut().for_each(GicCpu::power_off);
         self.start(0x11);
+        // What was in the old tables goes in pieces.
+        (0..1000).for_each(|_| _ = self.read(CREADR, 8));
         let dump = self.its.dump();
         assert_eq!((dump.devices.len(), dump.events.len()), (0, 0));
-        assert!(dump.collections.is_empty());
+        // Those that need no table are in none that has been given up.
+        let hardware = u16::from(self.config.hardware_collections);
+        assert!(dump.collections.iter().all(|c| c.collection < hardware));
         // LPIs that the guest has made pending without an ITS are there for good, and count.
         let mut direct = BTreeSet::new();
         let _ = self.gic.visit_lpis(|lpi| {
             direct.insert(lpi.intid.0);
             ControlFlow::Continue(())
         });
-        let intid = direct.first().copied().unwrap_or(LPI_BASE);
+        let lpis = LPI_BASE..LPI_BASE + self.lpis;
+        let free = lpis.clone().find(|n| !direct.contains(n) && direct.len() < MAX_LPIS as usize);
+        let intid = free.or(direct.first().copied()).expect("there is one");
         for vcpu in 0..VCPUS as u8 {
             // Those that were left.
             self.report.drained += self.take_all(vcpu).len();

@@ -39,7 +39,8 @@ pub struct EventDump {
     pub intid: Intid,
     /// The collection.
     pub collection: u16,
-    /// Whether MSIs have an effect: not while the collection is not mapped.
+    /// Whether MSIs have an effect, if the ITS is enabled: not while the collection is not mapped, nor while what was in a table that the
+    /// guest has given up is still being unmapped.
     pub live: bool,
 }
 
@@ -130,7 +131,8 @@ fn events<E: Engine>(
             event: EventId(event),
             intid: found.intid,
             collection: found.collection.0,
-            live: found.link == Link::Live,
+            // While something is being taken away, nothing is translated.
+            live: found.link == Link::Live && !maps.lost.is_some(),
         })
     })
 }
