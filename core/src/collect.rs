@@ -1,63 +1,208 @@
 //! Collection: from the graveyard to free memory. See [`crate::graveyard`] for the life of one piece of garbage.
 //!
-//! Anyone on the control path may collect; if someone else is at it, there is nothing to do (`busy` is only ever
-//! tried). Nothing here is on the injection or the entry/exit path.
+//! Anyone on the control path may collect, and several threads at once: each takes what there is to do, does a bounded
+//! part of it, and puts the rest back. So a thread that is preempted while it collects keeps nobody else from
+//! collecting what dies from then on, and no call goes on for as long as others make garbage. Nothing here is on the
+//! injection or the entry/exit path.
+//!
+//! The way of the dead through a [`Work`]: `dead` -> (unlinked) `unlinked` -> (a grace period begins) `waiting` -> (it is
+//! over) `expired` -> freed. There are few grace periods at a time ([`MOST_GRACES`]): each has all that was unlinked while the
+//! others waited.
+//!
+//! Progress: taking and putting back are lock-free; everything else is the thread's own.
 
 #![allow(unsafe_code)] // The one place that frees what was shared.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use core::ptr;
 
 use crate::graveyard::{Chain, Corpse};
 use crate::reclaim::{Participant, Pin, Reclaim};
-use crate::sync::{AtomicBool, Ordering, UnsafeCell, free};
+use crate::sync::{AtomicPtr, Ordering, free};
 use crate::vgic::Shared;
 
-/// What waits for the end of a grace period, oldest first.
-pub(crate) struct Limbo<R: Reclaim> {
-    busy: AtomicBool,
-    waiting: UnsafeCell<VecDeque<(R::Grace, Chain)>>,
+/// What a mapping or unmapping does on the side: enough to keep up with what it kills itself.
+pub(crate) const ON_THE_SIDE: usize = 512;
+/// What a call for the sake of collecting does: some milliseconds.
+pub(crate) const ON_REQUEST: usize = 1 << 14;
+/// Corpses that are unlinked or freed under one pin.
+const UNDER_ONE_PIN: usize = 64;
+/// Grace periods that one [`Work`] waits for.
+const MOST_GRACES: usize = 3;
+
+/// Chains of the dead.
+type Chains = VecDeque<Chain>;
+
+/// What is to be done for the dead.
+struct Work<G> {
+    /// Taken from the graveyard.
+    dead: Chains,
+    unlinked: Chains,
+    /// Oldest first.
+    waiting: VecDeque<(G, Chains)>,
+    expired: Chains,
 }
 
-// SAFETY: `waiting` is used only by who turned `busy` from false to true, or has the limbo to itself.
-unsafe impl<R: Reclaim> Sync for Limbo<R> {}
+impl<G> Work<G> {
+    fn new() -> Self {
+        let [dead, unlinked, expired] = [(); 3].map(|()| VecDeque::new());
+        Self { dead, unlinked, waiting: VecDeque::new(), expired }
+    }
+
+    fn is_empty(&self) -> bool {
+        let Self { dead, unlinked, waiting, expired } = self;
+        dead.is_empty() && unlinked.is_empty() && waiting.is_empty() && expired.is_empty()
+    }
+
+    /// Takes over another one's.
+    fn join(&mut self, mut other: Self) {
+        self.dead.append(&mut other.dead);
+        self.unlinked.append(&mut other.unlinked);
+        self.waiting.append(&mut other.waiting);
+        self.expired.append(&mut other.expired);
+    }
+}
+
+/// Where the work lies while nobody is at it.
+pub(crate) struct Limbo<R: Reclaim>(AtomicPtr<Work<R::Grace>>);
 
 impl<R: Reclaim> Limbo<R> {
     pub(crate) fn new() -> Self {
-        Self { busy: AtomicBool::new(false), waiting: UnsafeCell::new(VecDeque::new()) }
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Takes all of it.
+    fn take(&self) -> Option<Box<Work<R::Grace>>> {
+        // Relaxed: a look. What it misses is another call's.
+        if self.0.load(Ordering::Relaxed).is_null() {
+            return None;
+        }
+        // Acquire: pairs with the Release of `put`.
+        let work = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
+        // SAFETY: leaked in `put`, and taken out once.
+        (!work.is_null()).then(|| unsafe { Box::from_raw(work) })
+    }
+
+    /// Puts it back, together with what others have put back meanwhile.
+    fn put(&self, mut work: Box<Work<R::Grace>>) {
+        while !work.is_empty() {
+            let mine = Box::into_raw(work);
+            // Release: pairs with `take`. Relaxed on failure: nothing follows from it.
+            let (null, order) = (ptr::null_mut(), Ordering::AcqRel);
+            if self.0.compare_exchange(null, mine, order, Ordering::Relaxed).is_ok() {
+                return;
+            }
+            // SAFETY: just leaked, and not put anywhere.
+            work = unsafe { Box::from_raw(mine) };
+            if let Some(other) = self.take() {
+                work.join(*other);
+            }
+        }
+    }
+}
+
+impl<R: Reclaim> Drop for Limbo<R> {
+    fn drop(&mut self) {
+        drop(self.take());
     }
 }
 
 impl<R: Reclaim> Shared<R> {
-    /// Buries what is dead, and frees what nobody can be looking at any more. The caller is not pinned.
+    /// Buries what is dead, and frees what nobody can be looking at any more: `most` corpses at most. The caller is not
+    /// pinned. Returns whether it stopped at `most`.
     ///
-    /// If no one else is pinned, nothing is left when this returns.
-    pub(crate) fn collect(&self, participant: &R::Participant) {
-        // Acquire: pairs with the Release below: what the last collector did to `waiting`.
-        if self.limbo.busy.swap(true, Ordering::AcqRel) && !cfg!(mutant = "collect_unguarded") {
-            return;
-        }
-        loop {
-            let chain = self.hub.graveyard.take();
-            let fresh = !chain.is_empty();
-            if fresh {
-                self.unlink(&chain, &participant.pin());
-                let grace = self.reclaim.begin(participant);
-                // SAFETY: `busy` is ours.
-                self.limbo.waiting.with_mut(|w| unsafe { (*w).push_back((grace, chain)) });
-            }
-            // Freeing can make more garbage (a block after its last LPI), so go on while there is progress.
-            if !self.free_expired(participant) && !fresh {
+    /// If no other thread is pinned or collecting, and it did not stop at `most`, nothing is left when this returns.
+    pub(crate) fn collect(&self, participant: &R::Participant, most: usize) -> bool {
+        let mut work = self.limbo.take().unwrap_or_else(|| Box::new(Work::new()));
+        let mut left = most;
+        // Freeing can make more garbage (a block after its last LPI), so go on while there is progress.
+        while left > 0 {
+            let before = left;
+            self.unlink_some(&mut work, participant, &mut left);
+            self.begin_grace(&mut work, participant);
+            self.await_grace(&mut work, participant);
+            self.free_some(&mut work, participant, &mut left);
+            if left == before {
                 break;
             }
         }
-        // Release: pairs with the Acquire above. A swap, as all writes of this word are.
-        self.limbo.busy.swap(false, Ordering::AcqRel);
+        self.limbo.put(work);
+        left == 0
     }
 
     /// Takes the dead out of the trees in which look-ups still find them.
-    fn unlink(&self, chain: &Chain, pin: &Pin) {
-        chain.for_each(|corpse| match corpse {
+    fn unlink_some(
+        &self,
+        work: &mut Work<R::Grace>,
+        participant: &R::Participant,
+        left: &mut usize,
+    ) {
+        let fresh = self.hub.graveyard.take();
+        if !fresh.is_empty() {
+            work.dead.push_back(fresh);
+        }
+        let mut unlinked = Chain::EMPTY;
+        while let Some(chain) = work.dead.front_mut() {
+            let pin = participant.pin();
+            for _ in 0..UNDER_ONE_PIN.min(*left) {
+                let Some(corpse) = chain.pop() else { break };
+                self.unlink(corpse, &pin);
+                unlinked.push(corpse);
+                *left -= 1;
+            }
+            if chain.is_empty() {
+                work.dead.pop_front();
+            }
+            if *left == 0 {
+                break;
+            }
+        }
+        if !unlinked.is_empty() {
+            work.unlinked.push_back(unlinked);
+        }
+    }
+
+    /// What is unlinked waits from now on.
+    fn begin_grace(&self, work: &mut Work<R::Grace>, participant: &R::Participant) {
+        if !work.unlinked.is_empty() && work.waiting.len() < MOST_GRACES {
+            let grace = self.reclaim.begin(participant);
+            work.waiting.push_back((grace, core::mem::take(&mut work.unlinked)));
+        }
+    }
+
+    /// What has waited long enough is to be freed.
+    fn await_grace(&self, work: &mut Work<R::Grace>, participant: &R::Participant) {
+        while let Some((grace, _)) = work.waiting.front()
+            && (self.reclaim.is_over(participant, grace) || cfg!(mutant = "free_without_grace"))
+        {
+            work.expired
+                .extend(work.waiting.pop_front().into_iter().flat_map(|(_, chains)| chains));
+        }
+    }
+
+    fn free_some(&self, work: &mut Work<R::Grace>, participant: &R::Participant, left: &mut usize) {
+        while let Some(chain) = work.expired.front_mut() {
+            let pin = participant.pin();
+            for _ in 0..UNDER_ONE_PIN.min(*left) {
+                let Some(corpse) = chain.pop() else { break };
+                self.hub.graveyard.counts.freed(&corpse);
+                // SAFETY: unlinked, and a grace period has passed since.
+                unsafe { self.free(corpse, &pin) };
+                *left -= 1;
+            }
+            if chain.is_empty() {
+                work.expired.pop_front();
+            }
+            if *left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Takes one of the dead out of its tree.
+    fn unlink(&self, corpse: Corpse, pin: &Pin) {
+        match corpse {
             Corpse::Irq(irq) => {
                 // SAFETY: in the graveyard, so not freed.
                 if let Ok(key) = self.lpis.key(unsafe { irq.as_ref() }.intid()) {
@@ -74,34 +219,6 @@ impl<R: Reclaim> Shared<R> {
             // SAFETY: as above.
             Corpse::Hold(hold) => unsafe { hold.as_ref() }.release(pin),
             Corpse::Node(_) => {}
-        });
-    }
-
-    /// Frees everything whose grace period is over; returns whether there was something.
-    fn free_expired(&self, participant: &R::Participant) -> bool {
-        let mut progress = false;
-        loop {
-            let ready = self.limbo.waiting.with_mut(|waiting| {
-                // SAFETY: `busy` is the caller's.
-                let waiting = unsafe { &mut *waiting };
-                match waiting.front() {
-                    Some((grace, _))
-                        if self.reclaim.is_over(participant, grace)
-                            || cfg!(mutant = "free_without_grace") =>
-                    {
-                        waiting.pop_front()
-                    }
-                    _ => None,
-                }
-            });
-            let Some((_, chain)) = ready else { return progress };
-            progress = true;
-            let pin = participant.pin();
-            chain.consume(|corpse| {
-                self.hub.graveyard.counts.freed(&corpse);
-                // SAFETY: unlinked, and a grace period has passed since.
-                unsafe { self.free(corpse, &pin) };
-            });
         }
     }
 
@@ -142,21 +259,34 @@ impl<R: Reclaim> Shared<R> {
 
     /// Frees everything there is, at the end of the engine: nobody else has any part of it.
     pub(crate) fn free_everything(&mut self, pin: &Pin) {
-        // SAFETY: `&mut self`.
-        let waiting = self.limbo.waiting.with_mut(|w| unsafe { core::mem::take(&mut *w) });
-        for (_, chain) in waiting {
-            // SAFETY: `&mut self`.
-            chain.consume(|corpse| unsafe { self.free(corpse, pin) });
+        if let Some(work) = self.limbo.take() {
+            let Work { dead, unlinked, waiting, expired } = *work;
+            for mut chain in dead {
+                while let Some(corpse) = chain.pop() {
+                    self.unlink(corpse, pin);
+                    // SAFETY: `&mut self`.
+                    unsafe { self.free(corpse, pin) };
+                }
+            }
+            let waiting = waiting.into_iter().flat_map(|(_, chains)| chains);
+            for mut chain in unlinked.into_iter().chain(waiting).chain(expired) {
+                while let Some(corpse) = chain.pop() {
+                    // SAFETY: `&mut self`.
+                    unsafe { self.free(corpse, pin) };
+                }
+            }
         }
         loop {
             // What is dead but not buried is still in its tree.
-            let chain = self.hub.graveyard.take();
+            let mut chain = self.hub.graveyard.take();
             if chain.is_empty() {
                 break;
             }
-            self.unlink(&chain, pin);
-            // SAFETY: `&mut self`.
-            chain.consume(|corpse| unsafe { self.free(corpse, pin) });
+            while let Some(corpse) = chain.pop() {
+                self.unlink(corpse, pin);
+                // SAFETY: `&mut self`.
+                unsafe { self.free(corpse, pin) };
+            }
         }
     }
 }

@@ -139,7 +139,7 @@ impl Default for Config {
             event_bits: 16,
             max_devices: 1 << 16,
             max_events: 1 << 20,
-            max_garbage: 1 << 18,
+            max_garbage: 1 << 16,
             participants: 256,
         }
     }

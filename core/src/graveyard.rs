@@ -6,13 +6,13 @@
 //! vCPU's exit path as well as in a command. Or a tree node is emptied. There and then, one push puts it
 //! on the graveyard, an intrusive stack through a link of its own: no allocation, no system call.
 //!
-//! **Burial.** Somebody on the control path collects ([`crate::collect`]): takes the whole stack, unlinks from
-//! their trees what is still linked there (a look-up treats the dead as absent meanwhile),
-//! and begins a grace period for the lot.
+//! **Burial.** A thread on the control path collects ([`crate::collect`]): takes the whole stack, unlinks from
+//! their trees what is still linked there (a look-up treats the dead as absent meanwhile), a bounded number at a
+//! time, and begins a grace period for those.
 //!
-//! **Waiting.** Who was pinned when the grace period began may still be looking at it.
+//! **Waiting.** A thread that was pinned when the grace period began may still be looking at it.
 //!
-//! **Freeing.** When the grace period is over, the next collection frees the memory.
+//! **Freeing.** When the grace period is over, later collections free the memory, a bounded number at a time.
 //!
 //! So neither an injector nor a vCPU ever frees, allocates or walks a tree on somebody's death.
 
@@ -200,38 +200,45 @@ impl Graveyard {
 
     /// Takes all of it.
     pub(crate) fn take(&self) -> Chain {
+        // Relaxed: a look. What it misses is left to the next collection, as what is pushed right after it.
+        if self.head.load(Ordering::Relaxed).is_null() {
+            return Chain::EMPTY;
+        }
         // Acquire: pairs with `push`, all of them (the stack is a chain of read-modify-writes).
         Chain(self.head.swap(ptr::null_mut(), Ordering::Acquire))
     }
 }
 
-/// Dead objects, linked.
+/// Dead objects, linked: a stack.
 pub(crate) struct Chain(*mut ());
 
-// SAFETY: the objects of a chain are its holder's alone, but for readers who only look.
+// SAFETY: the links of the objects of a chain are its holder's alone; readers only look at the rest of them.
 unsafe impl Send for Chain {}
 
+impl Default for Chain {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
 impl Chain {
+    pub(crate) const EMPTY: Self = Self(ptr::null_mut());
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_null()
     }
 
-    /// Looks at each object.
-    pub(crate) fn for_each(&self, mut f: impl FnMut(Corpse)) {
-        let mut next = self.0;
-        while let Some(corpse) = Corpse::from_tagged(next) {
-            // Relaxed (here and below): acquired by `take`; links of the dead change no more.
-            next = corpse.link().load(Ordering::Relaxed);
-            f(corpse);
-        }
+    /// Takes one out.
+    pub(crate) fn pop(&mut self) -> Option<Corpse> {
+        let corpse = Corpse::from_tagged(self.0)?;
+        // Relaxed (here and below): acquired with the chain, and only its holder uses the links.
+        self.0 = corpse.link().load(Ordering::Relaxed);
+        Some(corpse)
     }
 
-    /// Passes each object on, which may free it.
-    pub(crate) fn consume(self, mut f: impl FnMut(Corpse)) {
-        let mut next = self.0;
-        while let Some(corpse) = Corpse::from_tagged(next) {
-            next = corpse.link().load(Ordering::Relaxed);
-            f(corpse);
-        }
+    /// Puts one in that was taken out of a chain.
+    pub(crate) fn push(&mut self, corpse: Corpse) {
+        corpse.link().store(self.0, Ordering::Relaxed);
+        self.0 = corpse.tagged();
     }
 }

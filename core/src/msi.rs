@@ -17,6 +17,7 @@ use core::ops::ControlFlow;
 use core::ptr::{self, NonNull};
 
 use crate::bitmap::{BLOCK, Lane, PendingWord};
+use crate::collect::{ON_REQUEST, ON_THE_SIDE};
 use crate::control::Control;
 use crate::engine::{Error, LpiConfig, LpiPlace, LpiState, MsiControl, Part};
 use crate::graveyard::Graveyard;
@@ -25,9 +26,12 @@ use crate::irq::Irq;
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::refcount::{Counted, Ref, RefCount};
 use crate::refs::{IrqRef, Kept};
-use crate::sync::{AtomicPtr, Canary, MODEL};
+use crate::sync::{AtomicPtr, Canary, MODEL, relax};
 use crate::tree::{HeldSlot, Tree};
 use crate::vgic::Shared;
+
+/// How often a mapping is tried again, while something that is dead may be freed, before it is refused.
+const RETRIES: usize = if MODEL { 1 } else { 16 };
 
 /// A device: its events.
 pub(crate) struct Device {
@@ -360,15 +364,19 @@ impl<R: Reclaim> Msi<R> {
         self.check(device, event)?;
         self.shared().lpis.key(intid)?;
         self.tidy();
-        match self.try_map(device, event, intid, new) {
-            // What is dead counts until it is freed.
-            Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) => {
-                self.shared().collect(&self.participant);
-                let refused =
-                    |error| if self.passes(error) { Error::TooMuchGarbage } else { error };
-                self.try_map(device, event, intid, new).map_err(refused)
+        let mut tries = RETRIES;
+        loop {
+            match self.try_map(device, event, intid, new) {
+                // What is dead counts until it is freed. A thread that is looking at it may have been preempted: it is
+                // let run before the mapping is refused.
+                Err(error) if self.passes(error) && tries > 0 => {
+                    tries -= 1;
+                    let _ = self.shared().collect(&self.participant, ON_THE_SIDE);
+                    relax();
+                }
+                Err(error) if self.passes(error) => return Err(Error::TooMuchGarbage),
+                done => return done,
             }
-            done => done,
         }
     }
 
@@ -377,6 +385,7 @@ impl<R: Reclaim> Msi<R> {
         match error {
             Error::TooManyLpis => self.shared().lpis.will_have_room(),
             Error::TooManyDevices => self.shared().hub.graveyard.counts.dead_devices.get() > 0,
+            Error::TooMuchGarbage => true,
             _ => false,
         }
     }
@@ -509,11 +518,17 @@ impl<R: Reclaim> Msi<R> {
         events.into_iter().filter(|&event| self.take(device, event, true, pin)).count()
     }
 
-    /// Collects if there is something worth collecting.
+    /// Collects if there is something worth collecting. While much waits, other threads are let run: one of them may be
+    /// pinned, and have been preempted.
     fn tidy(&self) {
         const WORTH: usize = if MODEL { 1 } else { 128 };
-        if self.shared().hub.graveyard.counts.garbage.get() >= WORTH {
-            self.shared().collect(&self.participant);
+        let garbage = &self.shared().hub.graveyard.counts.garbage;
+        if garbage.get() < WORTH {
+            return;
+        }
+        let _ = self.shared().collect(&self.participant, ON_THE_SIDE);
+        if garbage.get() > self.shared().config.max_garbage as usize / 4 {
+            relax();
         }
     }
 
@@ -697,7 +712,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         match self.check_garbage().and_then(|()| self.try_route(device, event)) {
             // What is dead counts until it is freed.
             Err(Error::TooManyDevices | Error::TooMuchGarbage) => {
-                self.shared().collect(&self.participant);
+                let _ = self.shared().collect(&self.participant, ON_THE_SIDE);
                 self.check_garbage()?;
                 self.try_route(device, event)
             }
@@ -706,7 +721,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     }
 
     fn collect(&mut self) {
-        self.shared().collect(&self.participant);
+        let _ = self.shared().collect(&self.participant, ON_REQUEST);
     }
 }
 
@@ -720,6 +735,11 @@ impl<R: Reclaim> Drop for Msi<R> {
                 let _ = self.unmap_all_of(device, pin);
             }
         }
-        self.shared().collect(&self.participant);
+        // All of it: no later call of this thread goes on.
+        for _ in 0..1024 {
+            if !self.shared().collect(&self.participant, ON_REQUEST) {
+                break;
+            }
+        }
     }
 }

@@ -91,7 +91,7 @@ fn prune_upwards_vs_insert_of_the_cousin() {
 /// Two domains unmap neighbours at once. Whoever collects takes out both, and the node with the second.
 #[test]
 fn neighbours_unmapped_at_once() {
-    model(2, 1, || {
+    model(1, 1, || {
         let vm = two_levels(3);
         let (mut one, mut two) = (vm.mapped(), vm.msi());
         map(&mut two, EV, lpi(1));
@@ -136,7 +136,7 @@ fn look_up_vs_prune() {
 /// device again: the dead one is replaced or taken out, and the new one stays.
 #[test]
 fn device_collected_vs_mapped_again() {
-    model(2, 1, || {
+    model(1, 1, || {
         let vm = two_levels(4);
         let (mut one, mut two) = (vm.msi(), vm.msi());
         // It lived for a route only.

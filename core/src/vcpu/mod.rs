@@ -21,6 +21,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use crate::collect::ON_REQUEST;
 use crate::control::Control;
 use crate::counters::Counter;
 use crate::engine::{Error, Flushed, Vcpu, Wired};
@@ -603,6 +604,6 @@ impl<R: Reclaim> Drop for VcpuInterface<R> {
             self.conceal();
         }
         self.mine.return_interface();
-        self.shared.collect(&self.participant);
+        let _ = self.shared.collect(&self.participant, ON_REQUEST);
     }
 }
