@@ -16,10 +16,12 @@ pub mod mmio;
 pub mod mmu;
 pub mod psci;
 pub mod record;
+pub mod semihosting;
 pub mod smp;
 pub mod start;
 pub mod timer;
 pub mod uart;
+pub mod wire;
 
 use core::panic::PanicInfo;
 

@@ -47,6 +47,12 @@ pub fn dsb() {
     unsafe { asm!("dsb sy", options(nostack)) };
 }
 
+/// Says that this CPU waits for another one, which an emulator may have on the same thread.
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nostack)) };
+}
+
 /// What comes after it sees the system registers that were written before.
 pub fn isb() {
     // SAFETY: a barrier.

@@ -4,6 +4,7 @@ use core::arch::asm;
 
 const CPU_ON: u64 = 0xc400_0003;
 const SYSTEM_OFF: u64 = 0x8400_0008;
+const SYSTEM_RESET: u64 = 0x8400_0009;
 
 fn call(function: u64, a: u64, b: u64, c: u64) -> i64 {
     let result: i64;
@@ -24,7 +25,16 @@ pub fn cpu_on(mpidr: u64, entry: u64, context: u64) -> i64 {
 
 /// Ends the machine.
 pub fn system_off() -> ! {
-    call(SYSTEM_OFF, 0, 0, 0);
+    last(SYSTEM_OFF)
+}
+
+/// Resets the machine, which boots again.
+pub fn system_reset() -> ! {
+    last(SYSTEM_RESET)
+}
+
+fn last(function: u64) -> ! {
+    call(function, 0, 0, 0);
     loop {
         // SAFETY: waits; not reached on a machine with PSCI.
         unsafe { asm!("wfi") };

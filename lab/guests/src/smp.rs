@@ -5,7 +5,7 @@ use core::sync::atomic::{
     Ordering::{Acquire, Release},
 };
 
-use crate::{exceptions, fdt, mrs, psci, timer};
+use crate::{exceptions, fdt, mmio, mrs, psci, timer};
 
 /// As many as there are stacks.
 pub const MAX_CPUS: usize = 8;
@@ -59,7 +59,7 @@ pub fn serve(cpu: usize) -> ! {
             function(post.argument.load(Acquire));
             post.function.store(0, Release);
         }
-        core::hint::spin_loop();
+        mmio::relax();
     }
 }
 

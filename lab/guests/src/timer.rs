@@ -26,7 +26,7 @@ pub fn within(ms: u64, mut done: impl FnMut() -> bool) -> bool {
         if now() >= end {
             return done();
         }
-        core::hint::spin_loop();
+        mmio::relax();
     }
 }
 

@@ -19,7 +19,7 @@ mod venue;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use crate::process::target_dir;
@@ -70,6 +70,12 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
 pub(crate) fn gate() -> Result<()> {
     let names: Vec<String> = table::GATE.iter().map(|name| (*name).to_owned()).collect();
     guests::run(&names, guests::How::default())
+}
+
+/// Builds a payload, and what builds need is installed.
+pub(crate) fn payload(name: &str) -> Result<PathBuf> {
+    let found = cross::payloads()?.into_iter().find(|(there, _)| there == name);
+    found.map(|(_, path)| path).with_context(|| format!("no payload {name}"))
 }
 
 /// Where the lab keeps what it fetched, what it built, and its logs.
