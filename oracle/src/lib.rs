@@ -7,13 +7,16 @@
 //!
 //! The ITS has operations and rules of its own ([`its`]): commands, and tables in memory.
 //!
-//! GICv3's CPU interface is system registers, which qtest cannot reach: there, only the frames are compared.
+//! GICv3's CPU interface is system registers, which qtest cannot reach, and GICv2's banks are told apart by the CPU that runs. What CPUs do is
+//! compared with a QEMU whose CPUs run a payload that performs the accesses ([`cpus`]).
 
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod cpus;
 pub mod generate;
 pub mod its;
+pub mod memory;
 pub mod ours;
 pub mod qtest;
 pub mod regs;

@@ -1,10 +1,13 @@
 //! Runs the comparison; exit status 1 with a reproducer if there is a difference.
 
+mod on_cpus;
+
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use vgic_oracle::compare::{self, Difference, Outcome, Sweep};
@@ -34,16 +37,21 @@ struct Args {
     /// Only this model
     #[arg(long)]
     model: Option<ModelArg>,
+    /// The payload that performs accesses on QEMU's CPUs; without it, these are left out
+    #[arg(long)]
+    payload: Option<PathBuf>,
     /// What is compared with QEMU: with itself, it tests the comparison
     #[arg(long, default_value = "ours")]
     against: Against,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ModelArg {
     V2,
     V3,
     Its,
+    CpusV2,
+    CpusV3,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -100,26 +108,30 @@ fn main() -> ExitCode {
 
 /// Whether nothing differs.
 fn run(args: &Args) -> Result<bool> {
-    let models = match args.model {
-        None => vec![Model::V2, Model::V3, Model::Its],
-        Some(ModelArg::V2) => vec![Model::V2],
-        Some(ModelArg::V3) => vec![Model::V3],
-        Some(ModelArg::Its) => vec![Model::Its],
-    };
     if args.against == Against::Ours {
         // A panic of the candidate is a difference, and is shown as one.
         std::panic::set_hook(Box::new(|_| {}));
     }
+    let all = [ModelArg::V2, ModelArg::V3, ModelArg::Its, ModelArg::CpusV2, ModelArg::CpusV3];
+    let chosen = all.into_iter().filter(|&model| args.model.is_none_or(|only| only == model));
     let mut equal = true;
-    for model in models {
-        equal &= if model == Model::Its { its(args)? } else { one(args, model)? };
+    for model in chosen {
+        equal &= match (model, &args.payload) {
+            (ModelArg::V2, _) => one(args, Model::V2)?,
+            (ModelArg::V3, _) => one(args, Model::V3)?,
+            (ModelArg::Its, _) => its(args)?,
+            (ModelArg::CpusV2, Some(payload)) => on_cpus::run(args, Model::V2, payload)?,
+            (ModelArg::CpusV3, Some(payload)) => on_cpus::run(args, Model::V3, payload)?,
+            (_, None) if args.model.is_none() => true,
+            (_, None) => bail!("--payload is wanted: `cargo xtask oracle` builds it"),
+        };
     }
     Ok(equal)
 }
 
 fn one(args: &Args, model: Model) -> Result<bool> {
     let start = Instant::now();
-    let bar = progress(model, args.ops);
+    let bar = progress(model.name(), args.ops);
     let mut done = 0;
     let mut coverage = Coverage::default();
     while done < args.ops {
@@ -181,7 +193,7 @@ impl ItsCase {
 
 fn its(args: &Args) -> Result<bool> {
     let start = Instant::now();
-    let bar = progress(Model::Its, args.ops);
+    let bar = progress(Model::Its.name(), args.ops);
     let mut done = 0;
     let mut coverage = its::world::Coverage::default();
     while done < args.ops {
@@ -222,11 +234,11 @@ fn its(args: &Args) -> Result<bool> {
     Ok(true)
 }
 
-fn progress(model: Model, ops: u64) -> ProgressBar {
+fn progress(name: &str, ops: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(ops).with_prefix(model.name());
+    let bar = ProgressBar::new(ops).with_prefix(name.to_owned());
     match ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {per_sec} {msg}") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

@@ -1,7 +1,7 @@
 //! The register model of this project, with a software CPU interface.
 
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use vgic_core::ids::{DeviceId, Intid, VcpuId};
 use vgic_core::its::ItsConfig;
 use vgic_core::memory::{GuestMemory, MemoryError};
 
+use crate::memory::Memory;
 use crate::regs::FIRST_OF_CPU_1;
 use crate::target::{
     Action, Answer, GICC, GICD, GICR, GITS, Lines, Model, RAM, RAM_SIZE, Target, VCPUS,
@@ -46,34 +47,6 @@ impl GuestMemory for NoMemory {
     }
 }
 
-/// The machine's memory.
-struct Memory(Mutex<Vec<u8>>);
-
-impl Memory {
-    fn with<T>(
-        &self,
-        address: u64,
-        len: usize,
-        f: impl FnOnce(&mut [u8]) -> T,
-    ) -> Result<T, MemoryError> {
-        let error = MemoryError { address };
-        let start = address.checked_sub(RAM).ok_or(error)? as usize;
-        let end = start.checked_add(len).ok_or(error)?;
-        let mut bytes = self.0.lock().map_err(|_| error)?;
-        bytes.get_mut(start..end).map(f).ok_or(error)
-    }
-}
-
-impl GuestMemory for Memory {
-    fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
-        self.with(address, data.len(), |bytes| data.copy_from_slice(bytes))
-    }
-
-    fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        self.with(address, data.len(), |bytes| bytes.copy_from_slice(data))
-    }
-}
-
 /// One controller.
 pub struct Ours {
     cpu: GicCpu<Vgic>,
@@ -100,7 +73,7 @@ impl OursWithIts {
         let mut setup = Setup::new(40);
         setup.create(gic::Model::V3)?;
         setup.set_spis(224)?;
-        let memory = Arc::new(Memory(Mutex::new(vec![0; RAM_SIZE as usize])));
+        let memory = Arc::new(Memory::new(RAM, RAM_SIZE));
         setup.set_memory(memory.clone())?;
         // QEMU's redistributors and groups are as they are for firmware.
         setup.set_firmware(true)?;
@@ -142,7 +115,7 @@ impl OursWithIts {
                 }
             }
             Action::Zero { address, len } => {
-                self.memory.with(address, len as usize, |bytes| bytes.fill(0))?;
+                self.memory.clear(address, len)?;
             }
             Action::Line { .. } => bail!("no lines here"),
         }

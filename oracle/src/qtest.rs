@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail};
 use crate::regs::FIRST_OF_CPU_1;
 use crate::target::{Action, Answer, Lines, Model, Target};
 
-const PROGRAM: &str = "qemu-system-aarch64";
+/// The emulator.
+pub const PROGRAM: &str = "qemu-system-aarch64";
 /// An answer takes microseconds. One that does not come is QEMU's end, and is reported as such.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Commands sent before their answers are read. Bounded by what the two pipes hold (64 KiB each), or both ends would wait.

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::artifacts;
 use crate::process::{self, cargo, root};
+use crate::{artifacts, lab};
 
-/// 100,000 operations of each model take a minute and a half; a long run may take as much longer as it is longer.
+/// 100,000 operations of each model take two minutes; a long run may take as much longer as it is longer.
 const LIMIT: Duration = Duration::from_secs(600);
 const DEFAULT_OPS: u64 = 100_000;
 
@@ -26,12 +26,28 @@ pub(crate) struct OracleArgs {
     model: Option<Model>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Model {
+    /// GICv2's frames
     V2,
+    /// GICv3's frames
     V3,
+    /// The ITS
     Its,
+    /// What two CPUs do with a GICv2
+    CpusV2,
+    /// What they do with a GICv3, LPIs included
+    CpusV3,
 }
+
+impl Model {
+    fn runs_cpus(self) -> bool {
+        matches!(self, Self::CpusV2 | Self::CpusV3)
+    }
+}
+
+/// What QEMU's CPUs run.
+const PAYLOAD: &str = "accesses";
 
 impl Default for OracleArgs {
     fn default() -> Self {
@@ -46,11 +62,11 @@ pub(crate) fn run(args: &OracleArgs) -> Result<()> {
     let mut command = Command::new(&oracle.path);
     command.current_dir(root());
     command.args(["--ops", &args.ops.to_string(), "--seed", &args.seed.to_string()]);
-    match args.model {
-        None => {}
-        Some(Model::V2) => _ = command.args(["--model", "v2"]),
-        Some(Model::V3) => _ = command.args(["--model", "v3"]),
-        Some(Model::Its) => _ = command.args(["--model", "its"]),
+    if args.model.is_none_or(Model::runs_cpus) {
+        command.arg("--payload").arg(lab::payload(PAYLOAD)?);
+    }
+    if let Some(model) = args.model.and_then(|model| model.to_possible_value()) {
+        command.args(["--model", model.get_name()]);
     }
     let longer = u32::try_from(args.ops.div_ceil(DEFAULT_OPS)).unwrap_or(u32::MAX).max(1);
     process::run_limited(&mut command, LIMIT.saturating_mul(longer))
