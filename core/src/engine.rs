@@ -84,6 +84,13 @@ pub trait Kick: Send + Sync + 'static {
         false
     }
 
+    /// An access to the redistributor of vCPU `vcpu` has begun something that takes longer than one access may: LPIs are cleared, configured or read from a pending table. The next
+    /// accesses to its registers go on with it. A host that would rather not leave it to the guest calls [`GicBus::work`](crate::gic::GicBus::work) until that returns
+    /// false, from any thread, but not from here. Does nothing by default.
+    fn lpis_left(&self, vcpu: VcpuId) {
+        let _ = vcpu;
+    }
+
     /// Deactivates a physical interrupt, because the virtual one that is tied to it was deactivated where no hardware does that:
     /// without a list register, by a write to its active state, or at a software CPU interface ([`crate::gic::GicCpu`]). Does nothing by
     /// default.
@@ -233,7 +240,7 @@ pub enum Injected {
     Pending,
     /// The interrupt was pending already: the one delivery to come stands for both.
     Coalesced,
-    /// Nothing is mapped there: the injection has no effect.
+    /// Nothing is mapped there, or LPIs of its vCPU cannot become pending ([`Gates::msis`]): the injection has no effect.
     Unmapped,
 }
 
@@ -323,15 +330,18 @@ pub struct WiredConfig {
 pub struct Gates {
     /// Interrupts of Group 0 and of Group 1, which LPIs are in.
     pub groups: [bool; 2],
-    /// GICR_CTLR.EnableLPIs (IHI 0069, 12.11).
+    /// LPIs. While they are not forwarded, they stay pending.
     pub lpis: bool,
+    /// Whether an LPI of this vCPU can become pending. While it cannot, an injection has no effect, and an LPI that is moved here is no longer pending.
+    /// One that is pending already stays so until somebody clears it. With [`Gates::lpis`] this is GICR_CTLR.EnableLPIs (IHI 0069, 12.11).
+    pub msis: bool,
 }
 
 impl Gates {
     /// Everything is forwarded.
-    pub const OPEN: Self = Self { groups: [true; 2], lpis: true };
-    /// Nothing is.
-    pub const CLOSED: Self = Self { groups: [false; 2], lpis: false };
+    pub const OPEN: Self = Self { groups: [true; 2], lpis: true, msis: true };
+    /// Nothing is, and LPIs do not become pending.
+    pub const CLOSED: Self = Self { groups: [false; 2], lpis: false, msis: false };
 
     /// Whether they let an interrupt pass.
     #[inline(always)]
@@ -698,7 +708,7 @@ pub trait Injector: Send + 'static {
     /// [`Error::NoSuchVcpu`].
     fn update_gates(&self, vcpu: VcpuId, f: impl Fn(Gates) -> Gates) -> Result<(), Error>;
 
-    /// GICR_CTLR.EnableLPIs of one vCPU: while clear, its LPIs stay pending.
+    /// Whether LPIs are forwarded to one vCPU: while not, its LPIs stay pending.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`].

@@ -36,12 +36,14 @@ use crate::refs::{Posted, Signal};
 use crate::sync::{AtomicBool, AtomicU64, CachePadded, Ordering, fence, update};
 
 const fn pack(gates: Gates) -> u64 {
-    gates.groups[0] as u64 | (gates.groups[1] as u64) << 1 | (gates.lpis as u64) << 2
+    let groups = gates.groups[0] as u64 | (gates.groups[1] as u64) << 1;
+    groups | (gates.lpis as u64) << 2 | (gates.msis as u64) << 3
 }
 
 #[inline(always)]
 const fn unpack(gates: u64) -> Gates {
-    Gates { groups: [gates & 1 != 0, gates & 2 != 0], lpis: gates & 4 != 0 }
+    let groups = [gates & 1 != 0, gates & 2 != 0];
+    Gates { groups, lpis: gates & 4 != 0, msis: gates & 8 != 0 }
 }
 
 /// In `VcpuShared::exposure`: somebody waits for the vCPU to be concealed.

@@ -461,6 +461,7 @@ impl<R: Reclaim> Msi<R> {
             shared.hub.attend_unless_idle(irq);
             if let Some(before) = left {
                 shared.hub.moved(irq, before);
+                shared.settle_at_target(irq);
             }
         }
         Ok(())
@@ -629,6 +630,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
             self.shared().hub.attend_unless_idle(irq);
             if old.target() != target {
                 self.shared().hub.moved(irq, old.target());
+                self.shared().settle_at_target(irq);
             }
         })
     }
@@ -657,6 +659,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
             if (old.target() == from || all) && irq.state.load().is_mapped() {
                 self.shared().hub.attend_unless_idle(irq);
                 self.shared().hub.moved(irq, from);
+                self.shared().settle_at_target(irq);
                 moved += 1;
             }
         });

@@ -21,7 +21,7 @@ use crate::irq::Irq;
 use crate::lpis::Lpis;
 use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
-use crate::sync::CachePadded;
+use crate::sync::{CachePadded, Ordering, fence};
 use crate::tree::Node;
 use crate::vcpu::VcpuInterface;
 
@@ -156,8 +156,46 @@ impl<R: Reclaim> Shared<R> {
             self.count(irq, Counter::Coalesced);
             return Some(Injected::Coalesced);
         }
+        if !self.takes_msis(irq) && !self.is_enabled_meanwhile(irq, word, lane) {
+            return Some(Injected::Unmapped);
+        }
         self.count(irq, Counter::Injected);
         self.hub.attend(irq).then_some(Injected::Pending)
+    }
+
+    /// Whether an interrupt can become pending: of LPIs, their vCPU says so ([`Gates::msis`]).
+    #[inline(always)]
+    fn takes_msis(&self, irq: &Irq) -> bool {
+        !irq.intid().is_lpi() || self.hub.vcpu(irq.control().load().target()).gates().msis
+    }
+
+    /// An LPI has become pending whose vCPU takes none: it is not pending any more. Returns true if it is, after all, as the vCPU takes LPIs by now.
+    ///
+    /// Another injection may have come meanwhile, for which this one's bit stands. If the vCPU took LPIs before that, so it does for this look: all change the pending word by
+    /// read-modify-writes, and the clearing is the last of them. In the same way whoever has closed the gate and clears what is pending then misses nothing:
+    /// an injection that sets the bit later finds the gate closed.
+    #[cold]
+    fn is_enabled_meanwhile(&self, irq: &Irq, word: &PendingWord, lane: Lane) -> bool {
+        loop {
+            self.hub.clear(irq);
+            if !self.takes_msis(irq) || cfg!(mutant = "ignored_without_second_look") {
+                return false;
+            }
+            let _ = word.set(lane);
+            if self.takes_msis(irq) {
+                return true;
+            }
+        }
+    }
+
+    /// An LPI has a new target: if that takes none, it is not pending any more.
+    ///
+    /// Whoever disables LPIs there has a fence between that and its look at targets. Either it sees the new one, and clears the LPI, or this sees that it takes none.
+    pub(crate) fn settle_at_target(&self, irq: &Irq) {
+        fence(Ordering::SeqCst);
+        if !self.takes_msis(irq) && self.is_enabled_meanwhile(irq, irq.pending(), irq.lane()) {
+            self.hub.attend(irq);
+        }
     }
 
     /// An injection found its interrupt unmapped, after it had set the pending bit. If the INTID has been mapped again

@@ -146,7 +146,11 @@ fn wired_config(wired: Wired) -> impl Strategy<Value = (Wired, WiredConfig)> {
 }
 
 fn gates() -> impl Strategy<Value = Gates> {
-    any::<[bool; 3]>().prop_map(|[group0, group1, lpis]| Gates { groups: [group0, group1], lpis })
+    any::<[bool; 3]>().prop_map(|[group0, group1, lpis]| Gates {
+        groups: [group0, group1],
+        lpis,
+        msis: true,
+    })
 }
 
 fn new_op() -> impl Strategy<Value = Op> {

@@ -7,6 +7,8 @@ mod commands;
 mod conformance;
 #[path = "its/dump.rs"]
 mod dump;
+#[path = "its/enable_lpis.rs"]
+mod enable_lpis;
 #[path = "its/found.rs"]
 mod found;
 #[path = "its/frame.rs"]

@@ -647,7 +647,7 @@ on_engines! {
             Gates { groups: [false, true], ..Gates::OPEN },
             Gates { groups: [true, false], ..Gates::OPEN },
             Gates { lpis: false, ..Gates::OPEN },
-            Gates::CLOSED,
+            Gates { msis: true, ..Gates::CLOSED },
         ];
         for gates in closed {
             // Pending before or after the gates are closed; offered already or not.

@@ -116,7 +116,8 @@ impl Lpis {
         let intid = value as u32;
         match (offset, width) {
             (0, 4) if value & 1 != 0 && !regs.enabled => self.enable(tables, regs, vcpu),
-            (0x40, 4 | 8) if regs.enabled => self.make_pending(tables, regs, vcpu, intid, true),
+            (0, 4) if value & 1 == 0 && regs.enabled => self.disable(vcpu),
+            (0x40, 4 | 8) if regs.enabled => self.make_pending(tables, regs, vcpu, intid),
             (0x48, 4 | 8) if regs.enabled => {
                 if let Some(lpi) = self.of(vcpu, intid) {
                     (lpi.must, lpi.may) = (false, false);
@@ -144,6 +145,13 @@ impl Lpis {
         }
     }
 
+    /// Nothing is pending any more.
+    fn disable(&mut self, vcpu: usize) {
+        for lpi in self.by_intid.values_mut().filter(|lpi| lpi.target == vcpu) {
+            (lpi.must, lpi.may) = (false, false);
+        }
+    }
+
     fn enable(&mut self, tables: &Tables, regs: &Registers, vcpu: usize) {
         self.reconfigure(tables, regs, vcpu);
         if self.ptz[vcpu] {
@@ -156,29 +164,18 @@ impl Lpis {
         }
         let bits = u64::from_le_bytes(bits);
         for n in (0..LPIS).filter(|n| bits >> n & 1 != 0) {
-            self.make_pending(tables, regs, vcpu, LPI_BASE + n, false);
+            self.make_pending(tables, regs, vcpu, LPI_BASE + n);
         }
     }
 
-    fn make_pending(
-        &mut self,
-        tables: &Tables,
-        regs: &Registers,
-        vcpu: usize,
-        intid: u32,
-        moves: bool,
-    ) {
+    fn make_pending(&mut self, tables: &Tables, regs: &Registers, vcpu: usize, intid: u32) {
         if !exists(regs, intid) {
             return;
         }
-        let new = || {
-            let (enabled, priority) = config(tables, regs, intid);
-            Lpi { target: vcpu, enabled, priority, must: false, may: false }
-        };
-        let lpi = self.by_intid.entry(intid).or_insert_with(new);
-        if lpi.target == vcpu || moves {
-            (lpi.target, lpi.must, lpi.may) = (vcpu, true, true);
-        }
+        // It is mapped anew, or is no ITS's and moves here, and is configured as the table says.
+        let (enabled, priority) = config(tables, regs, intid);
+        let lpi = Lpi { target: vcpu, enabled, priority, must: true, may: true };
+        self.by_intid.insert(intid, lpi);
     }
 
     /// A guest has acknowledged one. It may not have seen yet what was done to the LPI since it was entered.

@@ -192,11 +192,16 @@ pub struct Source {
 impl Source {
     /// Raises the event; returns how many deliveries that makes due: none if it coalesced.
     pub fn raise(&self) -> usize {
-        match self.injector.inject_route(&self.route) {
+        match self.send() {
             Injected::Pending => 1,
             Injected::Coalesced => 0,
             Injected::Unmapped => panic!("it is mapped"),
         }
+    }
+
+    /// Raises the event, whose vCPU may take no LPIs.
+    pub fn send(&self) -> Injected {
+        self.injector.inject_route(&self.route)
     }
 }
 

@@ -172,3 +172,52 @@ fn t02_two_toggle_enable_lpis() {
         vm.end(cpu);
     });
 }
+
+/// An MSI that comes after LPIs have been enabled is delivered, whatever becomes of one that came before and is being ignored.
+#[test]
+fn msi_after_enable_vs_one_before() {
+    model(3, 10_000, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let (early, late) = (vm.source(0), vm.source(0));
+        let redist = vm.injector();
+        let mut cpu = vm.cpu(A);
+        let with = |enabled| move |gates| Gates { lpis: enabled, msis: enabled, ..gates };
+        redist.update_gates(A, with(false)).unwrap();
+        let before = thread::spawn(move || (early.send(), early));
+        let after = thread::spawn(move || {
+            redist.update_gates(A, with(true)).unwrap();
+            (late.send(), late, redist)
+        });
+        let taken = cpu.run();
+        let (one, early) = before.join().unwrap();
+        let (two, late, redist) = after.join().unwrap();
+        let taken = taken + cpu.settle();
+        assert!(taken >= 1, "the one that came after is lost");
+        assert!(taken <= 2, "{one:?}, {two:?}: {taken}");
+        assert_ne!(two, Injected::Unmapped);
+        drop((early, late, redist));
+        vm.end(cpu);
+    });
+}
+
+/// Who disables LPIs and then clears what is pending misses nothing.
+#[test]
+fn msi_vs_disable_and_clear() {
+    model(4, 600, || {
+        let mut vm = Vm::new(1);
+        vm.map(0, A, ON);
+        let source = vm.source(0);
+        let redist = vm.injector();
+        let mut cpu = vm.cpu(A);
+        let device = thread::spawn(move || (source.send(), source));
+        let with = |enabled| move |gates| Gates { lpis: enabled, msis: enabled, ..gates };
+        redist.update_gates(A, with(false)).unwrap();
+        vm.msi.set_pending(lpi(0), false).unwrap();
+        let (_, source) = device.join().unwrap();
+        redist.update_gates(A, with(true)).unwrap();
+        assert_eq!(cpu.settle(), 0, "it came before");
+        drop((source, redist));
+        vm.end(cpu);
+    });
+}

@@ -184,7 +184,11 @@ fn storm(weather: Weather) {
     }
     for (event, (due, _)) in devices.iter().enumerate().take(STABLE as usize) {
         let seen = data.seen[event].load(Ordering::Acquire);
-        assert!(seen >= *due, "event {event}: MSI {due} was sent, and {seen} is the last one seen");
+        // What is sent while LPIs are disabled is ignored, and what is pending then is cleared.
+        assert!(
+            weather.lpis || seen >= *due,
+            "event {event}: MSI {due} was sent, and {seen} is the last one seen"
+        );
     }
     // And everything still works.
     (STABLE..4).for_each(|n| machine.run(discard(n)));

@@ -288,6 +288,18 @@ impl<E: Engine> GicBus<E> {
         self.access(vcpu, address, Access::Write(data))
     }
 
+    /// Goes on for a guest whose redistributor of vCPU `of` has work left ([`crate::engine::Kick::lpis_left`]): does a part of it, of bounded length. Returns
+    /// whether there is more.
+    pub fn work(&self, of: VcpuId) -> bool {
+        let shared = &*self.gic.0;
+        let (machine, lpis) = (&shared.machine, shared.lpis.as_ref());
+        let cx = Cx::<E> { machine, injector: &self.injector, lpis, vcpu: of };
+        match &shared.frames {
+            Frames::V3 { redists, .. } => redists.get(of.index()).is_some_and(|r| r.work(&cx)),
+            Frames::V2 { .. } => false,
+        }
+    }
+
     fn access(&self, vcpu: VcpuId, address: u64, access: Access<'_>) -> Result<(), MmioError> {
         let found = self.gic.find(address).filter(|_| vcpu.0 < self.gic.0.machine.vcpus());
         let (place, offset) = found.ok_or(MmioError::Unmapped(address))?;
@@ -312,7 +324,17 @@ impl<E: Engine> GicBus<E> {
             (Frames::V3 { dist, .. }, Place::Dist) => access.perform(dist, &cx, offset),
             // A region of redistributors may have room for more vCPUs than there are.
             (Frames::V3 { redists, .. }, Place::Redist(of)) => match redists.get(of.index()) {
-                Some(redist) => access.perform(redist, &cx, offset),
+                Some(redist) => {
+                    let reads = matches!(access, Access::Read(_));
+                    // A part of what is left to do: before a read says what is left, and after a write that begins something.
+                    let mut left = reads && redist.work(&cx);
+                    let done = access.perform(redist, &cx, offset);
+                    left |= !reads && redist.work(&cx);
+                    if left {
+                        shared.host.lpis_left(of);
+                    }
+                    done
+                }
                 None => Err(MmioError::Unmapped(offset.into())),
             },
             (Frames::V3 { .. }, Place::Its(n)) => self

@@ -56,6 +56,7 @@ pub(crate) enum Gicr {
     Clrlpir,
     Invlpir,
     Invallr,
+    Syncr,
     Propbaser,
     Pendbaser,
     /// Begins with this INTID.
@@ -130,7 +131,7 @@ pub(crate) const GICR: &[Reg<Gicr>] = &[
     Reg::doubles(0x0078, 1, Gicr::Pendbaser, "GICR_PENDBASER"),
     Reg::doubles(0x00a0, 1, Gicr::Invlpir, "GICR_INVLPIR").wo(),
     Reg::doubles(0x00b0, 1, Gicr::Invallr, "GICR_INVALLR").wo(),
-    Reg::word(0x00c0, Gicr::Raz, "GICR_SYNCR").ro(),
+    Reg::word(0x00c0, Gicr::Syncr, "GICR_SYNCR").ro(),
     Reg::words(0xffd0, 12, Gicr::Id, "GICR_PIDR, GICR_CIDR").ro(),
     // SGI_base.
     Reg::word(0x1_0080, Gicr::Irqs(Field::Group, 0), "GICR_IGROUPR0"),

@@ -2,18 +2,18 @@
 //! guest makes pending without an ITS (GICR_SETLPIR and so on; IHI 0069, 12.11).
 //!
 //! The engine knows the LPIs that are mapped. One that the guest makes pending directly, or in a pending table, is mapped then, as an
-//! event of a domain of its own, which nobody injects into; it stays mapped. An LPI has one target: made pending at another
-//! redistributor, it moves there.
+//! event of a domain of its own, which nobody injects into. That mapping goes when LPIs are disabled at its target, or when it is looked at and found idle; each new
+//! mapping looks at some old ones ([`SWEPT`]). An LPI has one target: one that no ITS has mapped moves to the redistributor at which it is made pending, and is
+//! configured as that one's table says.
 //!
 //! Whoever reads an LPI's configuration and gives it to the engine does both holding `configuring`, for a few LPIs at a time: so what the
 //! engine has last is what was read last.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::ControlFlow;
 
-use crate::engine::{Config, Engine, Error, LpiConfig, MsiControl, Part};
+use crate::engine::{Config, Engine, Error, LpiConfig, LpiPlace, MsiControl, Part};
 use crate::ids::{DeviceId, EventId, Intid, LPI_BASE, Priority, VcpuId};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::sync::{Mutex, MutexGuard, Tally};
@@ -33,14 +33,45 @@ pub(crate) struct Tables {
     pub(crate) vcpu: VcpuId,
     pub(crate) propbaser: u64,
     pub(crate) pendbaser: u64,
+    /// First INTID whose bit of the pending table has not been read yet. What is there is pending, too.
+    pub(crate) unread: u32,
 }
 
-/// How many LPIs have their configuration read at a time.
+/// How many LPIs are looked at while `direct` is locked.
 const BATCH: usize = 256;
+
+/// How many direct mappings are looked at, and taken away if they are idle, when another LPI is mapped.
+const SWEPT: usize = 4;
+
+/// Bytes of a pending table that are read at a time.
+const CHUNK: usize = 64;
+
+/// Work of which a redistributor does so much in one access. A unit is some hundred instructions.
+pub(super) mod work {
+    /// An LPI is looked at.
+    pub(in crate::gicv3) const LOOK: u32 = 1;
+    /// A chunk of a pending table is read.
+    pub(super) const READ: u32 = 5;
+    /// An LPI is configured, or cleared.
+    pub(super) const CHANGE: u32 = 8;
+    /// An LPI is mapped to be made pending.
+    pub(super) const MAP: u32 = 48;
+    /// All of one access: less than a millisecond.
+    pub(in crate::gicv3) const MOST: u32 = 8192;
+}
+
+/// The domain of LPIs that are mapped by no ITS.
+struct Direct<M> {
+    msi: M,
+    /// What is mapped there.
+    known: BTreeSet<u32>,
+    /// Where the sweep is.
+    swept: u32,
+}
 
 /// The control side of a machine's LPIs, as far as it is the redistributors'.
 pub(crate) struct LpiControl<E: Engine> {
-    direct: Mutex<E::Msi>,
+    direct: Mutex<Direct<E::Msi>>,
     configuring: Mutex<()>,
     refused: Tally,
     memory: Arc<dyn GuestMemory>,
@@ -58,14 +89,15 @@ impl<E: Engine> LpiControl<E> {
         memory: Arc<dyn GuestMemory>,
     ) -> Result<Self, Error> {
         let (end, event_bits) = (LPI_BASE + config.lpis, config.event_bits);
-        let (direct, configuring) = (Mutex::new(engine.msi()?), Mutex::new(()));
+        let direct = Direct { msi: engine.msi()?, known: BTreeSet::new(), swept: 0 };
+        let (direct, configuring) = (Mutex::new(direct), Mutex::new(()));
         let (refused, _engine) = (Tally::default(), engine.clone());
         Ok(Self { direct, configuring, refused, memory, end, event_bits, _engine })
     }
 
     /// Looks at LPIs through a handle of the engine.
     pub(crate) fn with_msi(&self, f: impl FnOnce(&E::Msi)) {
-        f(&self.direct.lock());
+        f(&self.direct.lock().msi);
     }
 
     pub(crate) fn memory(&self) -> &dyn GuestMemory {
@@ -79,9 +111,35 @@ impl<E: Engine> LpiControl<E> {
 
     /// The mapping of an LPI that was found in a pending table before an ITS had it.
     pub(crate) fn forget_direct(&self, intid: Intid) {
-        let (device, event) = self.event(intid);
+        self.detach(&mut self.direct.lock(), intid);
+    }
+
+    fn detach(&self, direct: &mut Direct<E::Msi>, intid: Intid) {
         // Usually there is none.
-        let _ = self.direct.lock().detach(device, event);
+        if direct.known.remove(&intid.0) {
+            let (device, event) = self.event(intid);
+            let _ = direct.msi.detach(device, event);
+        }
+    }
+
+    /// Looks at some direct mappings, and takes away those that are idle: they are not pending, and no vCPU has them.
+    pub(crate) fn sweep(&self) {
+        self.sweep_some(&mut self.direct.lock());
+    }
+
+    fn sweep_some(&self, direct: &mut Direct<E::Msi>) {
+        for _ in 0..SWEPT.min(direct.known.len()) {
+            let after = direct.known.range(direct.swept..).next();
+            let Some(&intid) = after.or(direct.known.first()) else { return };
+            direct.swept = intid + 1;
+            let mut idle = true;
+            direct.msi.some_lpis(Intid(intid), 1, &mut |lpi| {
+                idle = lpi.intid.0 != intid || (!lpi.pending && lpi.place == LpiPlace::Idle);
+            });
+            if idle {
+                self.detach(direct, Intid(intid));
+            }
+        }
     }
 
     /// LPIs that were to be made pending, but met a bound of the VM.
@@ -119,38 +177,99 @@ impl<E: Engine> LpiControl<E> {
         LpiConfig { enabled: byte[0] & 1 != 0, priority: Priority::new(byte[0] & 0xfc) }
     }
 
-    /// GICR_CTLR.EnableLPIs has been set: the tables are read, except that PTZ spares the pending table. What is read there is no longer
-    /// in the table, so that it is not pending again when LPIs are enabled the next time.
-    pub(crate) fn enable(&self, tables: Tables) {
-        self.invalidate_all(tables);
-        if tables.pendbaser & PTZ != 0 {
-            return;
+    /// GICR_CTLR.EnableLPIs has been cleared: LPIs of this vCPU are not pending any more, nor mapped if no ITS has mapped them. Looks at some from `first` up: at as
+    /// many as `most` units of work are enough for, and one more. Returns the work, and where to go on.
+    pub(super) fn clear_some(&self, vcpu: VcpuId, first: Intid, most: u32) -> (u32, Option<Intid>) {
+        let direct = &mut *self.direct.lock();
+        let mut mine = Vec::with_capacity(BATCH);
+        let batch = (most / work::CHANGE).clamp(1, BATCH as u32);
+        let part = direct.msi.some_lpis(first, batch, &mut |lpi| {
+            if lpi.target == vcpu {
+                mine.push(lpi.intid);
+            }
+        });
+        let done = work::LOOK * part.looked + work::CHANGE * mine.len() as u32;
+        for intid in mine {
+            // Whether it looks pending or not: see `vgic::Shared::is_enabled_meanwhile`. Unmapped meanwhile: it is not pending.
+            let _ = direct.msi.set_pending(intid, false);
+            self.detach(direct, intid);
         }
-        for base in (LPI_BASE..self.end).step_by(64) {
-            let mut bits = [0; 8];
-            let address = (tables.pendbaser & PEND_ADDRESS) + u64::from(base / 8);
-            if !self.exists(tables, Intid(base)) || self.memory.read(address, &mut bits).is_err() {
-                return;
-            }
-            let bits = u64::from_le_bytes(bits);
-            if bits == 0 {
-                continue;
-            }
-            // What cannot be written is the guest's own loss.
-            let _ = self.memory.write(address, &[0; 8]);
-            for intid in (0..64).filter(|i| bits & 1 << i != 0).map(|i| Intid(base + i)) {
-                self.make_pending(&mut self.direct.lock(), tables, intid, false);
-            }
-        }
+        (done, part.next)
     }
 
-    /// GICR_INVALLR: the configuration of all LPIs of this redistributor is read anew.
-    pub(crate) fn invalidate_all(&self, tables: Tables) {
-        let mut from = Some(Intid(LPI_BASE));
-        while let Some(first) = from {
-            // Others come in between.
-            from = self.reconfigure_some(&mut self.direct.lock(), tables, first, u32::MAX).next;
+    /// GICR_CTLR.EnableLPIs has been set: what the pending table has is pending. Reads it from INTID `first` up, a multiple of 64, until `most` units of work are done. What
+    /// is read there is no longer in the table, so that it is not pending again when LPIs are enabled the next time. Returns the work, and where to go on.
+    ///
+    /// Ends where the table ends or cannot be read, and at the first LPI that meets a bound of the VM.
+    pub(super) fn read_some(&self, tables: Tables, first: u32, most: u32) -> (u32, Option<u32>) {
+        let (mut done, mut base) = (0, first);
+        let end = u64::from(self.end).min(2 << (tables.propbaser & IDBITS)) as u32;
+        while done < most {
+            let Some(words) = end.checked_sub(base).filter(|&n| n > 0).map(|n| n.div_ceil(64))
+            else {
+                return (done, None);
+            };
+            done += work::READ;
+            let mut bytes = [0; CHUNK];
+            let bytes = &mut bytes[..CHUNK.min(words as usize * 8)];
+            let address = (tables.pendbaser & PEND_ADDRESS) + u64::from(base / 8);
+            if self.memory.read(address, bytes).is_err() {
+                return (done, None);
+            }
+            let found = bytes.iter().position(|&byte| byte != 0);
+            let Some(word) = found.map(|n| n / 8) else {
+                base += bytes.len() as u32 * 8;
+                continue;
+            };
+            base += word as u32 * 64;
+            let (address, bytes) = (address + word as u64 * 8, &bytes[word * 8..][..8]);
+            let mut bits = bytes.iter().rev().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
+            let result = self.read_word(tables, base, &mut bits, &mut done, most);
+            // What cannot be written is the guest's own loss.
+            let _ = self.memory.write(address, &bits.to_le_bytes());
+            match result {
+                Ok(()) => {}
+                // That passes.
+                Err(Error::TooMuchGarbage) => return (most, Some(base)),
+                Err(_) => {
+                    self.refused.add_one();
+                    return (done, None);
+                }
+            }
         }
+        (done, Some(base))
+    }
+
+    /// Makes the LPIs of a word of the pending table pending, and takes their bits away.
+    fn read_word(
+        &self,
+        tables: Tables,
+        base: u32,
+        bits: &mut u64,
+        done: &mut u32,
+        most: u32,
+    ) -> Result<(), Error> {
+        let direct = &mut *self.direct.lock();
+        while *bits != 0 && *done < most {
+            let bit = bits.trailing_zeros();
+            let mapped = self.make_pending(direct, tables, Intid(base + bit));
+            *done += if mapped == Ok(false) { work::CHANGE } else { work::MAP };
+            mapped?;
+            *bits &= *bits - 1;
+        }
+        Ok(())
+    }
+
+    /// GICR_INVALLR: the configuration of the LPIs of a redistributor is read anew. Looks at some from `first` up, as [`LpiControl::clear_some`] does.
+    pub(super) fn configure_some(
+        &self,
+        tables: Tables,
+        first: Intid,
+        most: u32,
+    ) -> (u32, Option<Intid>) {
+        let batch = (most / work::CHANGE).max(1);
+        let part = self.reconfigure_some(&mut self.direct.lock().msi, tables, first, batch);
+        (work::LOOK * part.looked + work::CHANGE * part.changed, part.next)
     }
 
     /// The configuration of some LPIs of a redistributor, of those from `first` up, is read anew: of as many as are found among `most`.
@@ -184,47 +303,57 @@ impl<E: Engine> LpiControl<E> {
 
     /// GICR_INVLPIR: the configuration of one LPI is read anew.
     pub(crate) fn invalidate(&self, tables: Tables, intid: Intid) {
-        let mut msi = self.direct.lock();
+        let msi = &mut self.direct.lock().msi;
         if msi.target_of(intid) == Some(tables.vcpu) {
-            self.reconfigure_one(&mut msi, tables, intid);
+            self.reconfigure_one(msi, tables, intid);
         }
     }
 
     /// GICR_SETLPIR: an LPI becomes pending.
     pub(crate) fn set(&self, tables: Tables, intid: Intid) {
-        self.make_pending(&mut self.direct.lock(), tables, intid, true);
+        if self.make_pending(&mut self.direct.lock(), tables, intid).is_err() {
+            self.refused.add_one();
+        }
     }
 
     /// GICR_CLRLPIR: an LPI is no longer pending.
     pub(crate) fn clear(&self, tables: Tables, intid: Intid) {
-        let mut msi = self.direct.lock();
+        let msi = &mut self.direct.lock().msi;
         if msi.target_of(intid) == Some(tables.vcpu) {
             let _ = msi.set_pending(intid, false);
         }
     }
 
-    /// Makes an LPI pending, and maps it if it is not. If it is elsewhere, it moves here if `moves`, and otherwise is not meant.
-    fn make_pending(&self, msi: &mut E::Msi, tables: Tables, intid: Intid, moves: bool) {
+    /// Makes an LPI pending, and maps it if it is not; returns whether it was not. One of an ITS that is elsewhere is not meant.
+    ///
+    /// # Errors
+    /// A bound of the VM: the LPI does not exist.
+    fn make_pending(
+        &self,
+        direct: &mut Direct<E::Msi>,
+        tables: Tables,
+        intid: Intid,
+    ) -> Result<bool, Error> {
         if !self.exists(tables, intid) {
-            return;
+            return Ok(false);
         }
         let (device, event) = self.event(intid);
-        match msi.target_of(intid) {
-            Some(target) if target == tables.vcpu => {}
-            // It may be an ITS's, which says where it goes.
-            Some(_) if !moves || msi.retarget(device, event, tables.vcpu).is_err() => return,
-            Some(_) => {}
-            None => {
-                let _configuring = self.configuring();
-                let config = self.config(tables, intid);
-                // The VM's bounds are reached: the LPI does not exist.
-                if msi.map(device, event, intid, tables.vcpu, config).is_err() {
-                    self.refused.add_one();
-                    return;
-                }
-            }
+        let target = direct.msi.target_of(intid);
+        if direct.known.contains(&intid.0) {
+            let _ = direct.msi.retarget(device, event, tables.vcpu);
+            self.reconfigure_one(&mut direct.msi, tables, intid);
+        } else if target.is_none() {
+            self.sweep_some(direct);
+            let _configuring = self.configuring();
+            let config = self.config(tables, intid);
+            direct.msi.map(device, event, intid, tables.vcpu, config)?;
+            direct.known.insert(intid.0);
+        } else if target != Some(tables.vcpu) {
+            // It is an ITS's, which says where it goes.
+            return Ok(false);
         }
-        let _ = msi.set_pending(intid, true);
+        let _ = direct.msi.set_pending(intid, true);
+        Ok(target.is_none())
     }
 
     /// Writes the pending bits of all LPIs into the pending tables of these redistributors, whose LPIs are enabled. Such a table is the
@@ -235,13 +364,17 @@ impl<E: Engine> LpiControl<E> {
     pub(crate) fn save_pending(&self, redists: &[Tables]) -> Result<(), MemoryError> {
         // By vCPU, and by INTID / 64.
         let mut pending: BTreeMap<(VcpuId, u32), u64> = BTreeMap::new();
-        self.direct.lock().lpis_from(Intid(LPI_BASE), &mut |lpi| {
-            if lpi.pending {
-                let word = pending.entry((lpi.target, lpi.intid.0 / 64)).or_default();
-                *word |= 1 << (lpi.intid.0 % 64);
-            }
-            ControlFlow::Continue(())
-        });
+        let mut next = Some(Intid(LPI_BASE));
+        while let Some(first) = next {
+            // Others come in between.
+            let part = self.direct.lock().msi.some_lpis(first, BATCH as u32, &mut |lpi| {
+                if lpi.pending {
+                    let word = pending.entry((lpi.target, lpi.intid.0 / 64)).or_default();
+                    *word |= 1 << (lpi.intid.0 % 64);
+                }
+            });
+            next = part.next;
+        }
         let save = |tables: &Tables| {
             let bits = |word| pending.get(&(tables.vcpu, word)).copied().unwrap_or(0);
             self.save_all(*tables, bits)
@@ -260,8 +393,11 @@ impl<E: Engine> LpiControl<E> {
                 break;
             }
             let address = (tables.pendbaser & PEND_ADDRESS) + u64::from(base / 8);
-            let (mut old, new) = ([0; 8], bits(base / 64).to_le_bytes());
+            let mut old = [0; 8];
             self.memory.read(address, &mut old)?;
+            // What has not been read yet is pending there only.
+            let unread = if base >= tables.unread { u64::from_le_bytes(old) } else { 0 };
+            let new = (bits(base / 64) | unread).to_le_bytes();
             // What stays as it is, is not dirty.
             if old != new {
                 self.memory.write(address, &new)?;

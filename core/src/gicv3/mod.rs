@@ -3,6 +3,7 @@
 pub(crate) mod bits;
 pub(crate) mod dist;
 mod layout;
+mod left;
 pub(crate) mod lpis;
 pub(crate) mod redist;
 pub(crate) mod state;

@@ -9,11 +9,13 @@
 //!   sleeps stays so until somebody wakes it. Falling asleep with groups enabled in the CPU interface is allowed.
 //! * GICR_CTLR.EnableLPIs can be cleared (CES).
 //! * GICR_PROPBASER and GICR_PENDBASER ignore writes while EnableLPIs is 1.
+//! * What EnableLPIs and GICR_INVALLR ask for can take more than one access: see `left`.
 
 use alloc::sync::Arc;
 
 use super::bits::{IIDR, Owner, Status, id};
 use super::layout::{GICR, Gicr};
+use super::left::{Left, Switch};
 use super::lpis::{LpiControl, PTZ, Tables};
 use super::state::{Flag, State};
 use crate::engine::Engine;
@@ -28,6 +30,9 @@ const ENABLE_LPIS: u64 = 1 << 0;
 const CES: u64 = 1 << 1;
 /// GICR_CTLR.IR: GICR_INVLPIR and GICR_INVALLR work.
 const IR: u64 = 1 << 2;
+
+/// GICR_CTLR.RWP: what was written is still taking effect.
+const RWP: u64 = 1 << 3;
 
 /// GICR_WAKER.ProcessorSleep.
 const PROCESSOR_SLEEP: u64 = 1 << 1;
@@ -63,6 +68,22 @@ pub(crate) struct Redist {
     status: Status,
     propbaser: AtomicU64,
     pendbaser: AtomicU64,
+    left: Left,
+}
+
+/// A redistributor, for work that is left.
+struct Worker<'a, 'c, E: Engine>(&'a Redist, &'a Cx<'c, E>);
+
+impl<E: Engine> Switch for Worker<'_, '_, E> {
+    fn enable(&self) -> bool {
+        let Self(redist, cx) = self;
+        redist.set(cx, Flag::Lpis, true);
+        redist.tables().pendbaser & PTZ == 0
+    }
+
+    fn tables(&self) -> Tables {
+        self.0.tables()
+    }
 }
 
 impl Redist {
@@ -75,6 +96,7 @@ impl Redist {
             status: Status::default(),
             propbaser: AtomicU64::new(0),
             pendbaser: AtomicU64::new(0),
+            left: Left::new(),
         }
     }
 
@@ -92,18 +114,34 @@ impl Redist {
         // Relaxed: written by the guest before it enables LPIs, or by a vCPU that races with that one.
         let [propbaser, pendbaser] =
             [&self.propbaser, &self.pendbaser].map(|base| base.load(Ordering::Relaxed));
-        Tables { vcpu: self.vcpu, propbaser, pendbaser }
+        Tables { vcpu: self.vcpu, propbaser, pendbaser, unread: self.left.unread() }
     }
 
-    /// Writes GICR_CTLR.EnableLPIs. The tables are read before LPIs are let through.
+    /// Writes GICR_CTLR.EnableLPIs.
     fn enable_lpis<E: Engine>(&self, cx: &Cx<'_, E>, enable: bool) {
-        if let Some(lpis) = cx.lpis
-            && enable
-            && !self.has_lpis()
-        {
-            lpis.enable(self.tables());
+        if enable {
+            return self.left.enable(|| self.has_lpis());
         }
-        self.set(cx, Flag::Lpis, enable);
+        self.left.disable(|| {
+            let had = self.has_lpis();
+            self.set(cx, Flag::Lpis, false);
+            had
+        });
+    }
+
+    /// Does a part of what is left to do, of bounded length. Returns whether something is left.
+    pub(crate) fn work<E: Engine>(&self, cx: &Cx<'_, E>) -> bool {
+        if let Some(lpis) = cx.lpis {
+            self.left.work(self.vcpu, lpis, &Worker(self, cx));
+        }
+        self.left.is_any()
+    }
+
+    /// GICR_CTLR.
+    fn ctlr(&self) -> u64 {
+        let enabled = self.has_lpis() || self.left.is_enabling();
+        let rwp = if self.left.is_clearing() { RWP } else { 0 };
+        CES | IR | rwp | if enabled { ENABLE_LPIS } else { 0 }
     }
 
     /// A write that names an LPI: without effect unless LPIs are enabled (12.11).
@@ -124,7 +162,7 @@ impl Redist {
 
     /// Writes GICR_PROPBASER or GICR_PENDBASER. Shareability 0b11 is reserved: kept as 0.
     fn set_base<E: Engine>(&self, cx: &Cx<'_, E>, base: &AtomicU64, value: u64, mask: u64) {
-        if cx.lpis.is_none() || self.has_lpis() {
+        if cx.lpis.is_none() || self.has_lpis() || self.left.is_enabling() {
             return;
         }
         let merge = |old| {
@@ -159,10 +197,10 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
 
     fn read(&mut self, cx: &Cx<'_, E>, kind: Gicr, index: u32) -> u64 {
         match kind {
-            // RWP and UWP are 0: writes take effect before they are completed.
+            // UWP is 0: writes take effect before they are completed.
             Gicr::Ctlr if cx.machine.lpis == 0 => 0,
-            Gicr::Ctlr if self.has_lpis() => CES | IR | ENABLE_LPIS,
-            Gicr::Ctlr => CES | IR,
+            Gicr::Ctlr => self.ctlr(),
+            Gicr::Syncr => self.left.is_configuring().into(),
             Gicr::Iidr => IIDR,
             Gicr::Typer => self.typer,
             Gicr::Statusr => self.status.get(),
@@ -186,9 +224,8 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
             Gicr::Setlpir => self.direct(cx, value, mask, LpiControl::set),
             Gicr::Clrlpir => self.direct(cx, value, mask, LpiControl::clear),
             Gicr::Invlpir => self.direct(cx, value, mask, LpiControl::invalidate),
-            Gicr::Invallr => {
-                self.direct(cx, 0, PINTID, |lpis, tables, _| lpis.invalidate_all(tables))
-            }
+            Gicr::Invallr if self.has_lpis() => self.left.configure(),
+            Gicr::Invallr => {}
             Gicr::Statusr => self.status.clear(value),
             Gicr::Waker => self.set(cx, Flag::Awake, value & PROCESSOR_SLEEP == 0),
             Gicr::Propbaser => self.set_base(cx, &self.propbaser, value, mask & PROPBASER),
@@ -196,7 +233,7 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
             Gicr::Irqs(field, base) => {
                 Owner::Redist(self.vcpu).write(cx, field, base, index, value);
             }
-            Gicr::Iidr | Gicr::Typer | Gicr::Id | Gicr::Raz => {}
+            Gicr::Iidr | Gicr::Typer | Gicr::Syncr | Gicr::Id | Gicr::Raz => {}
         }
     }
 

@@ -156,9 +156,11 @@ impl State {
         let wanted = || {
             let ctlr = self.ctlr();
             let groups = [ctlr & ENABLE_GRP0 != 0, ctlr & ENABLE_GRP1 != 0];
+            let lpis = self.flag(vcpu, Flag::Lpis);
             match self.flag(vcpu, Flag::Awake) {
-                true => Gates { groups, lpis: self.flag(vcpu, Flag::Lpis) },
-                false => Gates::CLOSED,
+                true => Gates { groups, lpis, msis: lpis },
+                // What becomes pending while it sleeps stays so.
+                false => Gates { msis: lpis, ..Gates::CLOSED },
             }
         };
         // The vCPU exists.

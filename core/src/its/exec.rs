@@ -15,7 +15,7 @@
 //! * The configuration of an LPI is also read when its event is mapped.
 //! * MOVALL moves all LPIs of the redistributor, whichever ITS they came through, also for the MSIs to come; collections stay mapped
 //!   as they are, and mapping one again takes its LPIs to where it says.
-//! * MSIs and INTs for a redistributor whose LPIs are not enabled are kept, as if they came later.
+//! * MSIs and INTs for a redistributor whose LPIs are not enabled are ignored (12.11, GICR_CTLR). Mapping commands are performed.
 
 use core::cell::Cell;
 
@@ -82,7 +82,7 @@ impl<E: Engine> Exec<'_, E> {
 
     /// Where a redistributor's LPI tables are.
     pub(crate) fn tables(&self, vcpu: VcpuId) -> Tables {
-        let none = Tables { vcpu, propbaser: 0, pendbaser: 0 };
+        let none = Tables { vcpu, propbaser: 0, pendbaser: 0, unread: u32::MAX };
         self.redists.get(vcpu.index()).map_or(none, Redist::tables)
     }
 

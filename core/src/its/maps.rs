@@ -129,6 +129,7 @@ impl<E: Engine> Maps<E> {
         event: EventId,
         (intid, target): (Intid, VcpuId),
     ) -> Result<(), Stop> {
+        exec.lpis.sweep();
         let configuring = exec.lpis.configuring();
         let config = exec.lpis.config(exec.tables(target), intid);
         let mapped = self.msi.map(device, event, intid, target, config);

@@ -54,6 +54,8 @@ pub(super) struct Cpu {
     /// INTIDs 0 to 31, then the extended PPIs.
     pub(super) private: Box<[IrqRef]>,
     /// Someone has the vCPU's interface.
+    /// `gates.msis` of the `ap_list`, for who does not hold its lock.
+    takes_msis: AtomicBool,
     taken: AtomicBool,
 }
 
@@ -77,6 +79,7 @@ impl Cpu {
                 .map(|intid| Irq::wired(Intid(intid), me))
                 .collect(),
             taken: AtomicBool::new(false),
+            takes_msis: AtomicBool::new(Gates::OPEN.msis),
         }
     }
 
@@ -129,6 +132,18 @@ impl Cpu {
     pub(super) fn has_left(&self, entry: u64) -> bool {
         // Acquire: pairs with `leave`.
         self.entries.load(Ordering::Acquire) & !WAITED != entry
+    }
+
+    /// Whether LPIs of this vCPU can become pending. Whoever has an LPI's lock and finds that they cannot comes before who clears what is pending.
+    pub(super) fn takes_msis(&self) -> bool {
+        // Acquire: pairs with `set_takes_msis`.
+        self.takes_msis.load(Ordering::Acquire)
+    }
+
+    /// For who has changed the gates, and still holds the lock.
+    pub(super) fn set_takes_msis(&self, takes: bool) {
+        // Release: pairs with `takes_msis`.
+        self.takes_msis.store(takes, Ordering::Release);
     }
 
     /// Makes the caller the one holder of the interface; fails if there is one.

@@ -264,6 +264,7 @@ impl Injector for LockedInjector {
                 continue;
             }
             ap_list.gates = new;
+            cpu.set_takes_msis(new.msis);
             if !ap_list.open || new == old {
                 return Ok(());
             }

@@ -34,6 +34,9 @@ impl Event {
         if state.pending_latch {
             return (Injected::Coalesced, None);
         }
+        if !vm.takes_msis(&state) {
+            return (Injected::Unmapped, None);
+        }
         state.pending_latch = true;
         (Injected::Pending, vm.attend(irq, state))
     }
@@ -333,12 +336,25 @@ impl LockedMsi {
     fn change(&self, irq: &IrqRef, f: impl FnOnce(&mut IrqState)) {
         let mut state = irq.lock();
         f(&mut state);
+        self.vm().settle_at_target(&mut state);
         let kick = self.vm().attend(irq, state);
         self.vm().kick(kick);
     }
 }
 
 impl Vm {
+    /// Whether an LPI can become pending: its vCPU says so.
+    fn takes_msis(&self, state: &IrqState) -> bool {
+        self.cpu(state.target).takes_msis()
+    }
+
+    /// An LPI may have a new target: if that takes none, it is not pending any more.
+    fn settle_at_target(&self, state: &mut IrqState) {
+        if !self.takes_msis(state) {
+            state.clear_pending();
+        }
+    }
+
     /// Makes an LPI not pending.
     fn clear(&self, irq: &IrqRef) {
         let mut state = irq.lock();
@@ -444,6 +460,7 @@ impl MsiControl for LockedMsi {
             if state.target == from && state.own.is_mapped() {
                 moved += 1;
                 state.set_target(to);
+                self.vm().settle_at_target(&mut state);
                 let kick = self.vm().attend(irq, state);
                 self.vm().kick(kick);
             }
@@ -479,7 +496,7 @@ impl MsiControl for LockedMsi {
         if !pending {
             drop(state);
             self.vm().clear(&irq);
-        } else if !state.pending_latch {
+        } else if !state.pending_latch && self.vm().takes_msis(&state) {
             state.pending_latch = true;
             let kick = self.vm().attend(&irq, state);
             self.vm().kick(kick);

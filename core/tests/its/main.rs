@@ -3,6 +3,7 @@
 mod commands;
 mod conformance;
 mod dump;
+mod enable_lpis;
 mod found;
 mod frame;
 mod guest;

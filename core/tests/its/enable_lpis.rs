@@ -1,0 +1,185 @@
+//! GICR_CTLR.EnableLPIs, cleared and set: what the pending table says is pending then, and nothing else (IHI 0069, 12.11, 5.1.2).
+
+use vgic_core::engine::{Config, Engine as _, Injected};
+use vgic_core::its::ItsConfig;
+use vgic_core::memory::GuestMemory;
+
+use crate::guest::*;
+use crate::world::{RAM, World, rd};
+
+const RWP: u32 = 1 << 3;
+const PENDBASER: u64 = 0x78;
+const INVALLR: u64 = 0xb0;
+const SYNCR: u64 = 0xc0;
+const PTZ: u64 = 1 << 62;
+/// vCPU 0's pending table, and one that is all zero.
+const TABLE: u64 = RAM + 0x1_0000;
+const ZEROED: u64 = RAM + 0x30_0000;
+
+/// Clears EnableLPIs, and waits as software does. Returns how often it looked.
+fn disable(world: &mut World, vcpu: usize) -> u32 {
+    world.w32(rd(vcpu), 0);
+    let looks = (0..10_000).find(|_| world.r32(rd(vcpu)) & RWP == 0);
+    looks.expect("it takes effect")
+}
+
+/// Sets EnableLPIs, and looks until as many LPIs are pending as there are in the table. Returns how often.
+fn enable(world: &mut World, vcpu: usize, pendbaser: u64) {
+    world.w64(rd(vcpu) + PENDBASER, pendbaser);
+    world.w32(rd(vcpu), 1);
+    assert_eq!(world.r32(rd(vcpu)) & 1, 1);
+}
+
+/// A machine in which collection 0 is at vCPU 0 and device 1 has 8,192 events.
+fn guest(bounds: Config) -> Guest {
+    let mut guest = Guest::with(2, ItsConfig::at(GITS), bounds);
+    (0..2).for_each(|n| guest.ok(mapc(n as u16, n)));
+    guest.ok(mapd(1, 13));
+    guest
+}
+
+#[test]
+fn another_table_says_what_is_pending() {
+    for pendbaser in [ZEROED, TABLE | PTZ] {
+        let mut guest = guest(Config::default());
+        (0..3).for_each(|n| guest.ok(mapti(1, n, 8192 + n, 0)));
+        // One is taken by the vCPU but not by the guest, one is in the mailbox.
+        assert_eq!(guest.msi(1, 0), Injected::Pending);
+        guest.world.cpus[0].enter();
+        assert_eq!(guest.msi(1, 1), Injected::Pending);
+        disable(&mut guest.world, 0);
+        enable(&mut guest.world, 0, pendbaser);
+        assert_eq!(guest.take(0), [], "{pendbaser:#x}");
+        // What comes from now on is kept.
+        assert_eq!(guest.msi(1, 1), Injected::Pending);
+        assert_eq!(guest.take(0), [8193]);
+        // And what the table has.
+        disable(&mut guest.world, 0);
+        guest.world.ram.write(TABLE + 1024, &[0b101]).unwrap();
+        enable(&mut guest.world, 0, TABLE);
+        assert_eq!(guest.take(0), [8192, 8194]);
+    }
+}
+
+#[test]
+fn msis_have_no_effect_while_lpis_are_disabled() {
+    let mut guest = guest(Config::default());
+    guest.ok(mapti(1, 0, 8192, 0));
+    guest.ok(mapti(1, 1, 8193, 1));
+    disable(&mut guest.world, 0);
+    assert_eq!(guest.msi(1, 0), Injected::Unmapped);
+    guest.ok(int(1, 0));
+    // Pending elsewhere, and moved here.
+    guest.world.cpus[1].exit();
+    assert_eq!(guest.msi(1, 1), Injected::Pending);
+    guest.ok(movi(1, 1, 0));
+    guest.world.look();
+    enable(&mut guest.world, 0, TABLE | PTZ);
+    assert_eq!(guest.take(0), []);
+    assert_eq!(guest.take(1), []);
+    for event in 0..2 {
+        assert_eq!(guest.msi(1, event), Injected::Pending);
+        assert_eq!(guest.take(0), [8192 + u64::from(event)]);
+    }
+}
+
+/// What is pending in the table of a big machine is read in pieces, each of bounded work, and is not lost if it is saved meanwhile.
+#[test]
+fn a_table_is_read_in_pieces() {
+    const LPIS: u64 = 57_344;
+    let mut guest = guest(Config::default());
+    disable(&mut guest.world, 0);
+    let ones = vec![0xff; LPIS as usize / 8];
+    guest.world.ram.write(TABLE + 1024, &ones).unwrap();
+    enable(&mut guest.world, 0, TABLE);
+    let exist = |guest: &Guest| guest.world.gic.engine().usage().lpis;
+    let mut before = exist(&guest);
+    assert!(before > 0, "the write itself does a piece");
+    assert!(guest.world.gic.save_pending_tables().is_ok());
+    let mut saved = vec![0; ones.len()];
+    guest.world.ram.read(TABLE + 1024, &mut saved).unwrap();
+    assert!(saved == ones, "what has not been read is pending, too");
+    // In the midst of it, MSIs are kept, and other accesses go through.
+    let mut looks = 0;
+    while before < LPIS as usize {
+        guest.world.r32(rd(0));
+        let now = exist(&guest);
+        assert!(now > before && now - before <= 512, "{} in one access", now - before);
+        (before, looks) = (now, looks + 1);
+    }
+    assert!(looks > 50);
+    // The same way back.
+    guest.world.w32(rd(0), 0);
+    assert_eq!(guest.world.r32(rd(0)) & (RWP | 1), RWP, "not done yet");
+    let looks = (0..10_000).find(|_| guest.world.r32(rd(0)) & RWP == 0).unwrap();
+    assert!(looks > 5);
+    assert_eq!(guest.lpis(), 0, "nothing is mapped but what an ITS maps");
+}
+
+#[test]
+fn toggled_in_the_midst_of_it() {
+    let mut guest = guest(Config::default());
+    (0..2).for_each(|n| guest.ok(mapti(1, n, 65_000 + n, 0)));
+    disable(&mut guest.world, 0);
+    let ones = vec![0xff; 57_344 / 8];
+    guest.world.ram.write(TABLE + 1024, &ones).unwrap();
+    enable(&mut guest.world, 0, TABLE);
+    let mapped = guest.lpis();
+    assert!((1..57_344).contains(&mapped), "{mapped}");
+    // Off and on at once, without a wait for RWP, and with an MSI in between.
+    guest.world.w32(rd(0), 0);
+    assert_eq!(guest.msi(1, 0), Injected::Unmapped);
+    guest.world.w64(rd(0) + PENDBASER, ZEROED);
+    guest.world.w32(rd(0), 1);
+    for _ in 0..100 {
+        guest.world.r32(rd(0));
+    }
+    assert_eq!(guest.world.r32(rd(0)) & (RWP | 1), 1);
+    assert_eq!(guest.msi(1, 1), Injected::Pending);
+    assert_eq!(guest.take(0), [65_001]);
+    assert_eq!(guest.lpis(), 2);
+}
+
+/// A restarted guest gets rid of what was mapped for a pending table.
+#[test]
+fn the_bound_of_lpis_is_not_used_up_for_good() {
+    let mut guest = guest(Config { max_lpis: 8, ..Config::default() });
+    disable(&mut guest.world, 0);
+    guest.world.ram.write(TABLE + 1024, &[0xff; 1024]).unwrap();
+    enable(&mut guest.world, 0, TABLE);
+    assert_eq!(guest.lpis(), 8);
+    assert_eq!(guest.world.gic.dump().refused, 1, "it ends at the first that it cannot have");
+    disable(&mut guest.world, 0);
+    guest.world.look();
+    (0..8).for_each(|n| guest.ok(mapti(1, n, 8192 + n, 0)));
+}
+
+/// Nor by those that have been taken.
+#[test]
+fn idle_ones_give_way() {
+    let mut guest = guest(Config { max_lpis: 8, ..Config::default() });
+    disable(&mut guest.world, 0);
+    guest.world.ram.write(TABLE + 1024, &[0xff]).unwrap();
+    enable(&mut guest.world, 0, TABLE);
+    assert_eq!(guest.take(0), (8192..8200).collect::<Vec<_>>());
+    assert_eq!(guest.lpis(), 8);
+    (0..8).for_each(|n| guest.ok(mapti(1, n, 8200 + n, 0)));
+    assert_eq!(guest.lpis(), 8);
+}
+
+#[test]
+fn configurations_are_read_in_pieces() {
+    let mut guest = guest(Config::default());
+    for n in 0..4096 {
+        guest.ok(mapti(1, n, 8192 + n, 0));
+    }
+    guest.world.w64(rd(0) + INVALLR, 0);
+    assert_eq!(guest.world.r32(rd(0) + SYNCR), 1, "busy");
+    let looks = (0..1000).find(|_| guest.world.r32(rd(0) + SYNCR) == 0);
+    assert!((1..100).contains(&looks.unwrap()));
+    guest.world.ram.write(RAM, &[0; 4096]).unwrap();
+    guest.world.w64(rd(0) + INVALLR, 0);
+    while guest.world.r32(rd(0) + SYNCR) == 1 {}
+    assert_eq!(guest.msi(1, 4095), Injected::Pending);
+    assert_eq!(guest.take(0), [], "disabled");
+}
