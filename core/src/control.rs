@@ -14,6 +14,7 @@
 //! | 31:16 | target vCPU |
 //! | 44:32 | physical interrupt |
 //! | 45 | whether it is tied to that physical interrupt |
+//! | 46 | the group with which it is active, while it is so without a list register (written by the owner) |
 //! | 55:48 | senders: the vCPUs of whom an SGI of GICv2 is pending |
 //! | 63:56 | recalled: senders who have taken it back, for the owner who may have it in a list register |
 //!
@@ -34,6 +35,7 @@ const TARGET_SHIFT: u32 = 16;
 const PHYS_SHIFT: u32 = 32;
 const PHYS_MASK: u64 = 0x1fff << PHYS_SHIFT;
 const PHYS: u64 = 1 << 45;
+const ACTIVE_GROUP1: u64 = 1 << 46;
 const SENDERS_SHIFT: u32 = 48;
 const RECALLED_SHIFT: u32 = 56;
 
@@ -79,6 +81,20 @@ impl Control {
         match group {
             Group::Group0 => Self(self.0 & !GROUP1),
             Group::Group1 => Self(self.0 | GROUP1),
+        }
+    }
+
+    /// The group in which an interrupt was acknowledged that is active without a list register: the guest may have changed its group since,
+    /// and ends it in this one.
+    pub(crate) const fn active_group(self) -> Group {
+        if self.0 & ACTIVE_GROUP1 != 0 { Group::Group1 } else { Group::Group0 }
+    }
+
+    #[must_use]
+    pub(crate) const fn with_active_group(self, group: Group) -> Self {
+        match group {
+            Group::Group0 => Self(self.0 & !ACTIVE_GROUP1),
+            Group::Group1 => Self(self.0 | ACTIVE_GROUP1),
         }
     }
 

@@ -158,6 +158,16 @@ impl Lr {
         if self.0 & Self::HW != 0 { self } else { Self(self.0 | Self::EOI) }
     }
 
+    /// The same entry, not active. What is pending stays so.
+    #[must_use]
+    pub(crate) const fn without_active(self) -> Self {
+        match self.state() {
+            LrState::Active => self.with_state(LrState::Invalid),
+            LrState::PendingActive => self.with_state(LrState::Pending),
+            LrState::Invalid | LrState::Pending => self,
+        }
+    }
+
     /// The vCPU that sent this SGI, on a GICv2 virtual CPU interface (bits 12:10 of vINTID: the
     /// INTID that GICV_IAR returns carries it there, IHI 0069, 12.4).
     #[must_use]

@@ -4,6 +4,8 @@
 
 type Vgic = vgic_core::locked::LockedVgic;
 
+#[path = "gicv2/active.rs"]
+mod active;
 #[path = "gicv2/conformance.rs"]
 mod conformance;
 #[path = "gicv2/cpu.rs"]

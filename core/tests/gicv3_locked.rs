@@ -1,6 +1,8 @@
 //! The tests of `gicv3` on the locked engine.
 #![cfg(feature = "locked")]
 
+#[path = "gicv3/active.rs"]
+mod active;
 #[path = "gicv3/boot.rs"]
 mod boot;
 #[path = "gicv3/conformance.rs"]

@@ -12,7 +12,7 @@ use vgic_core::ids::*;
 use vgic_core::lr::{ListRegisters, Lr, LrState};
 
 use crate::host::{self, Cpu, Host};
-use crate::lpis::{LPIS, Lpis, PROPERTIES, Registers, Tables, pending_table};
+use crate::lpis::{LPIS, Lpi, Lpis, PROPERTIES, Registers, Tables, pending_table};
 use crate::op::Op;
 use crate::{Frame, Report, VCPUS};
 
@@ -87,6 +87,8 @@ impl Machine {
             let (lpis, device_bits, event_bits) = (LPIS, 4, 4);
             setup.set_bounds(Config { lpis, device_bits, event_bits, ..Config::default() });
             setup.set_memory(tables.clone()).unwrap();
+            // Some begin as firmware does, and some as a kernel.
+            setup.set_firmware(frame != Frame::Icc).unwrap();
         }
         let gic: Gic<Vgic> = setup.init(Arc::new(Host)).unwrap();
         let bus = gic.bus().unwrap();
@@ -513,14 +515,9 @@ impl Machine {
             }
         }
         if self.lpis_pass(vcpu) {
-            let active: Vec<u32> = (0..self.cpus.len())
-                .flat_map(|n| self.lrs(n))
-                .filter(|lr| lr.state().is_active())
-                .map(|lr| lr.intid().0)
-                .collect();
-            let lpis = self.lpis.by_intid.iter().filter(|(intid, lpi)| {
-                lpi.must && lpi.enabled && lpi.target == vcpu && !active.contains(intid)
-            });
+            // Whoever has acknowledged it and not ended it: LPIs have no active state.
+            let here = |lpi: &&Lpi| lpi.must && lpi.enabled && lpi.target == vcpu;
+            let lpis = self.lpis.by_intid.iter().filter(|(_, lpi)| here(lpi));
             found.extend(lpis.map(|(&intid, lpi)| Candidate { intid, priority: lpi.priority }));
         }
         found
@@ -588,18 +585,11 @@ impl Machine {
         }
         for vcpu in 0..self.cpus.len() {
             self.enter(vcpu);
-            let lpis: Vec<Lr> =
-                self.lrs(vcpu).filter(|lr| lr.intid().is_lpi() && lr.state().is_active()).collect();
             let mut cpu = self.cpu(vcpu);
             let cpu = cpu.cpu_interface();
             cpu.set_ctlr(0);
             cpu.set_bpr0(0);
             cpu.set_bpr1(0);
-            for lpi in lpis {
-                cpu.set_ap0r(0, 0).unwrap();
-                cpu.set_ap1r(0, 1 << lpi.priority().level()).unwrap();
-                let _ = cpu.eoir1(lpi.intid());
-            }
             cpu.set_ap0r(0, 0).unwrap();
             cpu.set_ap1r(0, 0).unwrap();
             cpu.set_pmr(0xff);

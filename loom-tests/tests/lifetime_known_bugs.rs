@@ -216,8 +216,8 @@ fn t20_raised_again_after_eoi_before_exit() {
     });
 }
 
-/// T40: the LPI is raised again after the guest's acknowledge, while it is active: the exit finds it so, and it is offered
-/// again after the EOI.
+/// T40: the LPI is raised again after the guest's acknowledge, before or after the exit that takes it out of its list register: it is
+/// offered again, once.
 #[test]
 fn t40_raised_again_after_acknowledge_before_exit() {
     model(4, 1, || {

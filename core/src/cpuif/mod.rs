@@ -17,8 +17,12 @@
 //!
 //! Where the architecture leaves the outcome open, and a guest can get there:
 //!
-//! * An EOIR write of a valid INTID drops the priority first, and checks afterwards whether that
-//!   INTID is active at that priority.
+//! * An EOIR write of a valid INTID drops the highest active priority, and then deactivates that INTID, whichever
+//!   group and priority it is active with. The architecture checks both, and leaves open what follows if they are not those that
+//!   have been dropped: a guest has ended its interrupts in another order, or changed a binary point or a group in between, and would
+//!   have the interrupt active for ever.
+//! * An LPI has no active state: acknowledged, it leaves its list register. So its end drops a priority, and nothing else, and the next
+//!   one is pending whether or not there was an end. (Hardware may keep the list register active until then, and the engine takes it away.)
 //! * An EOIR write that finds no active priority to drop does nothing at all.
 //! * When both groups are active at one priority, which takes a write to the active-priorities
 //!   registers, the drop takes Group 0 first.
@@ -157,15 +161,15 @@ impl CpuInterface {
     #[inline]
     #[must_use = "the host deactivates the physical side of a HW interrupt"]
     pub fn eoir0(&mut self, value: Intid) -> Option<Deactivation> {
-        self.end(Group::Group0, value)
+        self.end(value)
     }
 
     /// ICV_EOIR1_EL1, write: drops the running priority and, if EOImode is 0, deactivates the
     /// Group 1 interrupt (IHI 0069, 12.3, and VirtualWriteEOIR1 in 6.4).
     ///
-    /// An LPI is deactivated even if EOImode is 1: it has no active state that DIR could end.
+    /// An LPI that a list register holds as active is deactivated even if EOImode is 1: it has no active state that DIR could end.
     /// A special INTID is ignored. The priority that is dropped is the highest active one, of either
-    /// group; if the interrupt is not of this group or not of that priority, it stays active.
+    /// group, whichever this interrupt's is.
     /// If EOImode is 0 and no list register holds the interrupt as active, EOIcount is incremented,
     /// except for an LPI.
     ///
@@ -173,7 +177,7 @@ impl CpuInterface {
     #[inline]
     #[must_use = "the host deactivates the physical side of a HW interrupt"]
     pub fn eoir1(&mut self, value: Intid) -> Option<Deactivation> {
-        self.end(Group::Group1, value)
+        self.end(value)
     }
 
     /// ICV_DIR_EL1, write: deactivates an interrupt whose priority EOIR has dropped (IHI 0069, 12.3,
@@ -289,20 +293,28 @@ impl CpuInterface {
             return lr.intid();
         }
         self.pending.remove(group, lr.priority(), n);
-        self.active |= 1 << n;
-        self.lrs[n] = lr.with_state(LrState::Active);
+        if lr.intid().0 >= LPI_BASE {
+            self.lrs[n] = lr.with_state(LrState::Invalid);
+            self.valid &= !(1 << n);
+            if lr.eoi_maintenance() {
+                self.eisr |= 1 << n;
+            }
+        } else {
+            self.active |= 1 << n;
+            self.lrs[n] = lr.with_state(LrState::Active);
+        }
         let group_priority = lr.priority().byte() & self.group_mask[group as usize];
         self.apr[group as usize] |= 1 << Priority::new(group_priority).level();
         lr.intid()
     }
 
     #[inline]
-    fn end(&mut self, group: Group, value: Intid) -> Option<Deactivation> {
+    fn end(&mut self, value: Intid) -> Option<Deactivation> {
         let intid = Intid(value.0 & INTID_MASK);
         if is_special(intid) {
             return None;
         }
-        let dropped = self.drop_priority()?;
+        self.drop_priority()?;
         let lpi = intid.0 >= LPI_BASE;
         let Some(n) = self.active_entry(intid) else {
             // Only where deactivation was asked for: with EOImode 1 that is DIR's to count
@@ -312,21 +324,19 @@ impl CpuInterface {
             }
             return None;
         };
-        let lr = self.lrs[n];
-        let group_priority = lr.priority().byte() & self.group_mask[group as usize];
-        if lr.group() != group || group_priority != dropped || (self.eoi_mode && !lpi) {
+        if self.eoi_mode && !lpi {
             return None;
         }
         Some(self.deactivate_entry(n))
     }
 
-    /// Clears the highest active priority of both groups and returns it.
+    /// Clears the highest active priority of both groups; `None` if there is none.
     #[inline]
-    fn drop_priority(&mut self) -> Option<u8> {
+    fn drop_priority(&mut self) -> Option<()> {
         let level = self.running_level()?;
         let group = self.running_group()?;
         self.apr[group as usize] &= !(1 << level);
-        Some(level_priority(level))
+        Some(())
     }
 
     /// The entry that holds `intid` as active, pending or not (FindActiveVirtualInterrupt in 6.4).

@@ -153,12 +153,12 @@ fn selection_order() {
     let mut cpu = with(&[(40, 0x80, G1), (41, 0x40, G1), (42, 0x40, G1), (43, 0x40, G0)]);
     let mut order = [0; 4];
     for slot in &mut order {
-        let (group, intid) = match cpu.iar1() {
-            NONE => (G0, cpu.iar0()),
-            intid => (G1, intid),
+        let intid = match cpu.iar1() {
+            NONE => cpu.iar0(),
+            intid => intid,
         };
         *slot = intid.0;
-        assert!(cpu.end(group, intid).is_some());
+        assert!(cpu.end(intid).is_some());
     }
     assert_eq!(order, [41, 42, 43, 40]);
     assert_eq!((cpu.iar0(), cpu.iar1()), (NONE, NONE));
@@ -366,7 +366,8 @@ fn special_intid_in_a_list_register() {
     for intid in [0, 1019, 1024, 8191, 8192, 0xff_ffff] {
         let mut cpu = with(&[(intid, 0x80, G1)]);
         assert_eq!((cpu.iar1(), cpu.rpr()), (Intid(intid), 0x80));
-        assert_eq!(cpu.eoir1(Intid(intid)), Some(done(intid)));
+        let deactivated = (intid < 8192).then_some(done(intid));
+        assert_eq!((cpu.eoir1(Intid(intid)), cpu.rpr()), (deactivated, 0xff));
     }
 }
 

@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(old.lost(old.written(1 << 59 | 1 << 10, 7 << 59 | 3 << 10)), None, "attributes");
         assert_eq!(old.lost(old.written(2, 0xff)), None, "longer");
         assert_eq!(old.lost(old.written(0, 0xff)), Some(0x1_0000 / 8), "shorter");
-        for other in [0, 1 << 8, INDIRECT, 0x5000_0000] {
+        for other in [0, 2 << 8, INDIRECT, 0x5000_0000] {
             let value = if other == 0 { 0 } else { old.0 ^ other };
             let lost = old.lost(old.written(value, u64::MAX));
             assert_eq!(lost, Some(0), "{other:#x}");

@@ -208,6 +208,7 @@ impl IrqState {
             self.active = true;
             self.place_priority = self.priority;
             self.own.set_placed(true);
+            self.own.offer_group(self.group);
             // As if it had been taken just now.
             if self.intid.is_sgi() {
                 self.return_latch();
@@ -254,7 +255,8 @@ impl IrqState {
         if offer {
             self.offer_latch();
         }
-        let mut lr = Lr::pending(self.intid, self.place_priority, self.group).with_state(state);
+        let group = self.offer_group();
+        let mut lr = Lr::pending(self.intid, self.place_priority, group).with_state(state);
         if let Some(n) = self.offered_sender() {
             lr = lr.with_source(n);
         }
@@ -266,6 +268,17 @@ impl IrqState {
         let held = self.active && !deliverable;
         let told = self.trigger == Trigger::Level || more || held;
         if told { lr.with_eoi_maintenance() } else { lr }
+    }
+
+    /// The group of its list register: while it is active, the one that it was acknowledged in.
+    fn offer_group(&mut self) -> Group {
+        if self.intid.is_lpi() {
+            return self.group;
+        }
+        if !self.active {
+            self.own.offer_group(self.group);
+        }
+        self.own.offered_group()
     }
 
     /// Takes it back out of a list register that the guest left in this state. `end` is where it goes if that makes it
@@ -341,10 +354,6 @@ impl IrqState {
             self.changed = 0;
         }
         self.in_lr = false;
-        if self.intid.is_lpi() {
-            // An LPI is active only as far as the CPU interface remembers it, in a list register.
-            self.active = false;
-        }
     }
 
     /// The configuration of a wired interrupt.

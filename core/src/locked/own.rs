@@ -1,5 +1,7 @@
 //! What only LPIs have, and what only wired interrupts have, in one word.
 
+use crate::ids::Group;
+
 /// An interrupt fits into a cache line only if the two share their space.
 ///
 /// Of an LPI: the number of events that are mapped to it. Of a wired interrupt, from bit 0 up:
@@ -10,6 +12,7 @@
 ///  1  it was made active by the host, and its target has not taken it in
 ///  2  whether it is to be made active (2) or not active (3) once the guest has been left
 ///  1  its line has been set since the host was asked for its level
+///  1  the group that it was offered in last
 /// ```
 ///
 /// A physical interrupt is 16 up, so 0 is none.
@@ -23,6 +26,7 @@ const PLACED: u32 = 1 << 26;
 const ORDER: u32 = 27;
 const ORDERS: u32 = 3 << ORDER;
 const LINE_SET: u32 = 1 << 29;
+const OFFERED_GROUP1: u32 = 1 << 30;
 
 impl Own {
     fn field(self, shift: u32) -> u32 {
@@ -97,6 +101,15 @@ impl Own {
     /// Whatever was offered last is nobody's.
     pub(super) fn forget_offer(&mut self) {
         self.set_field(OFFERED, 0);
+    }
+
+    /// The group in which it was offered last, and so is active.
+    pub(super) fn offered_group(self) -> Group {
+        if self.0 & OFFERED_GROUP1 != 0 { Group::Group1 } else { Group::Group0 }
+    }
+
+    pub(super) fn offer_group(&mut self, group: Group) {
+        self.set_flag(OFFERED_GROUP1, group == Group::Group1);
     }
 
     /// It was made active by the host, and its target has not taken it in.

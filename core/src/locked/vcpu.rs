@@ -194,7 +194,7 @@ impl Entry {
             if ap_list.list.len() <= count {
                 self.fill_all(&mut ap_list, lrs, &mut tally);
             } else {
-                self.fill_first(cpu, &mut ap_list, lrs, &mut tally);
+                self.fill_first(&mut ap_list, lrs, &mut tally);
             }
             self.listed = ap_list.list.len();
         }
@@ -272,7 +272,6 @@ impl Entry {
     /// Fills the list registers with the most urgent of the list.
     fn fill_first<L: ListRegisters>(
         &mut self,
-        cpu: &Cpu,
         ap_list: &mut ApList,
         lrs: &mut L,
         tally: &mut Tally,
@@ -307,28 +306,12 @@ impl Entry {
             lrs.write(n, lr);
             tally.add(lr);
         }
-        let mut forgotten = false;
-        for listed in rest.iter_mut().rev() {
+        for listed in rest.iter() {
             if !listed.key.is_active() {
                 tally.pending_waits = true;
                 continue;
             }
-            let mut state = listed.irq.lock();
-            if state.intid.is_lpi() {
-                // Forgotten. If it is pending, then for this vCPU or for another one.
-                state.active = false;
-                state.end_offer(Place::when(cpu.tick()));
-                let key = state.sort_key(self.me, gates);
-                if key.is_leaving() {
-                    listed.key = key;
-                    state.unlist(self.me);
-                    forgotten = true;
-                } else {
-                    tally.pending_waits = true;
-                }
-            } else {
-                tally.spilled += 1;
-            }
+            tally.spilled += 1;
         }
         tally.flushed.waiting = tally.pending_waits || tally.spilled > 0;
         if tally.pending_waits && tally.offered == 0 {
@@ -343,13 +326,6 @@ impl Entry {
         }
         let kept = kept.len();
         self.pruned.extend(list.drain(kept..));
-        if forgotten {
-            for n in (0..kept).rev() {
-                if list[n].key.is_leaving() {
-                    self.pruned.extend(list.remove(n));
-                }
-            }
-        }
     }
 
     fn fold<L: ListRegisters>(&mut self, vm: &Vm, lrs: &mut L) {
@@ -364,8 +340,10 @@ impl Entry {
         for n in 0..self.in_lrs {
             let Some(Listed { irq, key }) = list.pop_front() else { break };
             let lr = lrs.read(n);
-            let (tied, lr) = (lr.hw().is_some(), lr.state());
+            let tied = lr.hw().is_some();
             let mut state = irq.lock();
+            // An LPI has no active state (IHI 0069, 4.1.2): once it has been acknowledged, here is nothing left of it.
+            let lr = if state.intid.is_lpi() { lr.without_active() } else { lr }.state();
             self.folded += u64::from(state.fold_lr(lr, cpu, self.next_place(cpu)));
             let ended = lr == LrState::Invalid;
             let ordered = state.active != lr.is_active();

@@ -329,7 +329,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.expose();
         let control = owned.control().load();
         let sent = control.is_sent();
-        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
+        let group = control.active_group();
+        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), group);
         let lr = match control.phys() {
             Some(pintid) => lr.with_hw(pintid),
             None if sent => lr.with_source(control.sender()),
@@ -383,13 +384,11 @@ impl<R: Reclaim> VcpuInterface<R> {
     pub(super) fn displace(&mut self, n: usize) {
         let Some(entry) = self.remove_entry(n) else { return };
         let (active, level) = (entry.want.is_active(), entry.want.priority().level() as u8);
+        let group = entry.want.group();
         let owned = entry.withdraw();
-        if active && owned.intid().is_lpi() {
-            // An LPI has no active state but its list register's: its EOI needs none (IHI 0069, 4.1.2).
-            return self.settle(owned);
-        }
         owned.publish(active, false);
         if active {
+            owned.control().update(|c| c.with_active_group(group));
             self.spilled.push_front(level, owned);
         } else {
             // Older than everything in its bucket.
@@ -401,6 +400,10 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[inline]
     pub(super) fn fold_entry(&mut self, n: usize, lr: Lr) {
         let Some(entry) = &mut self.entries[n] else { return };
+        // An LPI has no active state (IHI 0069, 4.1.2): once it has been acknowledged, here is nothing left of it, whether or not its
+        // guest ends it. An end without a list register drops a priority, and is not counted (12.4, `ICH_HCR_EL2`).
+        let lpi = entry.owned.intid().is_lpi();
+        let lr = if lpi { lr.without_active() } else { lr };
         let was = entry.want;
         if was.is_pending() && !lr.is_pending() {
             entry.latch = Latch::None;

@@ -192,6 +192,7 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn settle_active(&mut self, owned: Owned) {
         let control = owned.control().load();
         if control.target() == self.id {
+            owned.control().update(|c| c.with_active_group(c.group()));
             self.spilled.push_front(control.priority().level() as u8, owned);
         } else if let Some(posted) = owned.hand_over(true) {
             self.shared.hub.post(posted);

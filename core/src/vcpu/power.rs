@@ -24,7 +24,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             }
         };
         let let_go = |irq: Owned, active: bool| {
-            let active = active && !irq.intid().is_lpi() && !cfg!(mutant = "close_forgets_active");
+            let active = active && !cfg!(mutant = "close_forgets_active");
             irq.hand_over(active).map(give_back);
         };
         // The rest of an earlier drain first, which may come back by way of the mailbox; then what is in there. What

@@ -2,6 +2,7 @@
 
 type Vgic = vgic_core::Vgic;
 
+mod active;
 mod conformance;
 mod cpu;
 mod dist;

@@ -1,5 +1,6 @@
 //! The register model of GICv3, as a guest on the lock-free engine sees it. One file per frame.
 
+mod active;
 mod boot;
 mod conformance;
 mod dist;

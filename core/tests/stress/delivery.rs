@@ -69,7 +69,7 @@ on_every_engine! {
 
     fn letters_stress<E>() {
         const LPIS: u32 = 8;
-        let rules = Rules { exclusive: true, letters: true };
+        let rules = Rules { exclusive: false, letters: true };
         let mut world = World::<E>::with_rules(2, 2, LPIS, rules);
         let mut targets: Vec<u32> = (0..LPIS).map(|n| n % 2).collect();
         let mut storms = [0, 1].map(|seed| world.storm(LPIS, seed));

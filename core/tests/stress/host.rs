@@ -147,7 +147,7 @@ pub(crate) struct Host {
 /// What is checked when an interrupt is taken.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Rules {
-    /// No interrupt may be taken by two vCPUs at once.
+    /// No SPI may be taken by two vCPUs at once. (LPIs have no active state: one that is moved may be.)
     pub(crate) exclusive: bool,
     /// Each announces a letter (see [`Book::write`]).
     pub(crate) letters: bool,
@@ -206,7 +206,7 @@ impl Host {
     /// The guest has acknowledged an interrupt.
     pub(crate) fn has_taken(&self, vcpu: usize, intid: Intid) {
         let book = self.book(intid);
-        if self.rules.exclusive && !intid.is_private() {
+        if self.rules.exclusive && intid.is_spi() {
             let twice = book.in_service.swap(true, Ordering::Relaxed);
             assert!(!twice, "vCPU {vcpu} takes {intid}, which is in service");
         }
@@ -226,7 +226,7 @@ impl Host {
 
     /// The guest is about to end an interrupt.
     pub(crate) fn is_ended(&self, vcpu: usize, intid: Intid) {
-        if self.rules.exclusive && !intid.is_private() {
+        if self.rules.exclusive && intid.is_spi() {
             let served = self.book(intid).in_service.swap(false, Ordering::Relaxed);
             assert!(served, "vCPU {vcpu} ends {intid}, which is not in service");
         }

@@ -74,13 +74,38 @@ fn dir_trapped() {
     assert_eq!((cpu.read(0).state(), cpu.take_eoi_count()), (LrState::Invalid, 0));
 }
 
-// VirtualWriteEOIR1 in 6.4: an LPI is deactivated in either mode.
+// 4.1.2: an LPI has no active state. Acknowledged, it leaves its list register, and is pending there again whether or not it has been ended.
+#[test]
+fn lpi_is_never_active() {
+    for mode in [0, 2] {
+        let mut cpu = with(&[(8192, 0x80, G1)]);
+        cpu.set_ctlr(mode);
+        cpu.set_maintenance(ALL);
+        assert_eq!(cpu.iar1(), Intid(8192));
+        assert_eq!((cpu.read(0).state(), cpu.rpr(), cpu.eisr()), (LrState::Invalid, 0x80, 0));
+        assert_eq!(cpu.misr().bits(), 0b1010, "underflow, and none is pending");
+        // Held back by the priority, and by nothing else.
+        cpu.write(0, lr(8192, 0x80, G1));
+        assert_eq!(cpu.iar1(), NONE);
+        cpu.write(1, lr(8193, 0x40, G1));
+        assert_eq!(cpu.iar1(), Intid(8193));
+        cpu.set_ap1r(0, 0);
+        assert_eq!(cpu.iar1(), Intid(8192));
+        assert_eq!((cpu.eoir1(Intid(8192)), cpu.rpr(), cpu.take_eoi_count()), (None, 0xff, 0));
+    }
+    let mut cpu = open(1);
+    cpu.write(0, lr(8192, 0x80, G1).with_eoi_maintenance());
+    assert_eq!((cpu.iar1(), cpu.eisr()), (Intid(8192), 1));
+}
+
+// VirtualWriteEOIR1 in 6.4: an LPI that its host has made active is deactivated in either mode.
 #[test]
 fn lpi_is_deactivated_by_eoir() {
     for mode in [0, 2] {
         let mut cpu = with(&[(8192, 0x80, G1)]);
         cpu.set_ctlr(mode);
         cpu.iar1();
+        cpu.write(0, lr(8192, 0x80, G1).with_state(LrState::Active));
         assert_eq!(cpu.eoir1(Intid(8192)), Some(done(8192)));
         assert_eq!((cpu.read(0).state(), cpu.rpr()), (LrState::Invalid, 0xff));
     }
@@ -141,29 +166,42 @@ fn eoir_without_active_priority() {
     assert_eq!((cpu.read(0).state(), cpu.take_eoi_count()), (LrState::Active, 0));
 }
 
-// VirtualWriteEOIR0 in 6.4: the wrong register drops the priority, and that is all.
+// VirtualWriteEOIR0 in 6.4 leaves open what becomes of an interrupt of the other group: it is ended.
 #[test]
-fn eoir_of_the_wrong_group() {
+fn eoir_of_the_other_group() {
     let mut cpu = with(&[(40, 0x80, G1), (41, 0x40, G0)]);
-    assert_eq!((cpu.iar0(), cpu.eoir1(Intid(41))), (Intid(41), None));
-    assert_eq!((cpu.read(1).state(), cpu.rpr()), (LrState::Active, 0xff));
-    assert_eq!((cpu.iar1(), cpu.eoir0(Intid(40))), (Intid(40), None));
-    assert_eq!((cpu.read(0).state(), cpu.rpr()), (LrState::Active, 0xff));
+    assert_eq!((cpu.iar0(), cpu.eoir1(Intid(41))), (Intid(41), Some(done(41))));
+    assert_eq!((cpu.read(1).state(), cpu.rpr()), (LrState::Invalid, 0xff));
+    assert_eq!((cpu.iar1(), cpu.eoir0(Intid(40))), (Intid(40), Some(done(40))));
+    assert_eq!((cpu.read(0).state(), cpu.rpr()), (LrState::Invalid, 0xff));
     assert_eq!(cpu.take_eoi_count(), 0);
 }
 
-// VirtualWriteEOIR1 in 6.4: out of order, the priority that is dropped is not the interrupt's.
+// VirtualWriteEOIR1 in 6.4 leaves open what becomes of an interrupt whose priority is not the one that is dropped: it is ended.
 #[test]
 fn eoir_out_of_order() {
     let mut cpu = with(&[(40, 0x80, G1)]);
     cpu.iar1();
     cpu.write(1, lr(41, 0x40, G1));
     cpu.iar1();
-    assert_eq!(cpu.eoir1(Intid(40)), None);
-    assert_eq!((cpu.read(0).state(), cpu.rpr()), (LrState::Active, 0x80));
-    assert_eq!(cpu.eoir1(Intid(41)), None);
-    assert_eq!((cpu.read(1).state(), cpu.rpr()), (LrState::Active, 0xff));
+    assert_eq!(cpu.eoir1(Intid(40)), Some(done(40)));
+    assert_eq!((cpu.read(0).state(), cpu.rpr()), (LrState::Invalid, 0x80));
+    assert_eq!(cpu.eoir1(Intid(41)), Some(done(41)));
+    assert_eq!((cpu.read(1).state(), cpu.rpr()), (LrState::Invalid, 0xff));
     assert_eq!(cpu.take_eoi_count(), 0);
+}
+
+// The same for a binary point that is changed in between.
+#[test]
+fn eoir_after_another_binary_point() {
+    for (before, after) in [(3, 7), (7, 3)] {
+        let mut cpu = with(&[(40, 0xa8, G1)]);
+        cpu.set_bpr1(before);
+        cpu.iar1();
+        cpu.set_bpr1(after);
+        assert_eq!(cpu.eoir1(Intid(40)), Some(done(40)));
+        assert_eq!((cpu.read(0).state(), cpu.rpr()), (LrState::Invalid, 0xff));
+    }
 }
 
 // VirtualWriteEOIR1 in 6.4: the highest of both groups is dropped. Where they are equal, Group 0 first,

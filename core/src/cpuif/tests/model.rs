@@ -119,7 +119,7 @@ impl Model {
         let e = &mut self.entries[n];
         e.pending = false;
         if !(1020..1024).contains(&e.intid) {
-            e.active = true;
+            e.active = e.intid < 8192;
             self.active.insert((priority, group));
         }
         self.entries[n].intid
@@ -135,12 +135,12 @@ impl Model {
         Some((intid, self.entries[n].hw))
     }
 
-    fn eoir(&mut self, group: usize, value: u32) -> Option<(u32, Option<u16>)> {
+    fn eoir(&mut self, value: u32) -> Option<(u32, Option<u16>)> {
         let intid = value % (1 << 24);
         if (1020..1024).contains(&intid) {
             return None;
         }
-        let (dropped, _) = self.active.pop_first()?;
+        self.active.pop_first()?;
         let is_lpi = intid >= 8192;
         match self.find(intid) {
             None => {
@@ -149,12 +149,8 @@ impl Model {
                 }
                 None
             }
-            Some(n) => {
-                let e = self.entries[n];
-                let matches =
-                    e.group == group && self.group_priority(group, e.priority.into()) == dropped;
-                if matches && (is_lpi || !self.split) { self.deactivate(intid) } else { None }
-            }
+            Some(_) if is_lpi || !self.split => self.deactivate(intid),
+            Some(_) => None,
         }
     }
 
@@ -290,8 +286,8 @@ fn step(cpu: &mut CpuInterface, model: &mut Model, op: &Op) -> Result<(), TestCa
         }
         Op::Iar(0) => prop_assert_eq!(cpu.iar0().0, model.iar(0)),
         Op::Iar(_) => prop_assert_eq!(cpu.iar1().0, model.iar(1)),
-        Op::Eoir(0, value) => prop_assert_eq!(pair(cpu.eoir0(Intid(value))), model.eoir(0, value)),
-        Op::Eoir(_, value) => prop_assert_eq!(pair(cpu.eoir1(Intid(value))), model.eoir(1, value)),
+        Op::Eoir(0, value) => prop_assert_eq!(pair(cpu.eoir0(Intid(value))), model.eoir(value)),
+        Op::Eoir(_, value) => prop_assert_eq!(pair(cpu.eoir1(Intid(value))), model.eoir(value)),
         Op::EoirEntry(n) => {
             let Entry { intid, group, .. } = model.entries[n];
             return step(cpu, model, &Op::Eoir(group, intid));
