@@ -1,92 +1,49 @@
-//! The register frames as devices of rust-vmm's buses.
+//! The interrupt controller as a device of rust-vmm's buses.
 //!
 //! `DeviceMmio` does not say which vCPU accesses a device, and banked registers need to know. So there is an adapter for each
 //! vCPU, for the bus that this vCPU's thread uses; a VMM with one bus for all leaves the frames to [`crate::Runner`], which looks at them first.
+//!
+//! One adapter has all frames, GICv2's CPU interface included: an access to one of the others may wait for what vCPUs have in their list registers, and so the adapter
+//! takes back what its own vCPU has before.
 //!
 //! ```
 //! use std::sync::Arc;
 //! use vgic_core::Vgic;
 //! use vgic_core::gic::Gic;
 //! use vgic_core::ids::VcpuId;
-//! use vgic_kvm::bus::{CpuDevice, FrameDevice};
+//! use vgic_kvm::bus::CpuDevice;
 //! use vm_device::bus::{MmioAddress, MmioRange};
 //! use vm_device::device_manager::{IoManager, MmioManager};
 //!
 //! /// The bus of one vCPU's thread, and its side of the interrupt controller.
 //! fn bus_of(gic: &Gic<Vgic>, id: VcpuId) -> Result<(IoManager, Arc<CpuDevice>), Box<dyn std::error::Error>> {
 //!     let mut bus = IoManager::new();
-//!     let frames = Arc::new(FrameDevice::new(id, gic.bus()?));
 //!     let cpu = Arc::new(CpuDevice::new(gic.cpu(id)?));
-//!     for (base, size) in [(0x0800_0000, 0x1000), (0x0802_0000, 0x1000)] {
-//!         bus.register_mmio(MmioRange::new(MmioAddress(base), size)?, frames.clone())?;
+//!     for (base, size) in [(0x0800_0000, 0x1000), (0x0801_0000, 0x2000), (0x0802_0000, 0x1000)] {
+//!         bus.register_mmio(MmioRange::new(MmioAddress(base), size)?, cpu.clone())?;
 //!     }
-//!     bus.register_mmio(MmioRange::new(MmioAddress(0x0801_0000), 0x2000)?, cpu.clone())?;
 //!     Ok((bus, cpu)) // `cpu.with(|cpu| cpu.enter())` before KVM_RUN, `bus.mmio_read(..)` for its exits
 //! }
 //! ```
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vgic_core::MmioError;
 use vgic_core::Vgic;
-use vgic_core::gic::{GicBus, GicCpu};
-use vgic_core::ids::VcpuId;
+use vgic_core::gic::GicCpu;
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
-/// The frames as one vCPU sees them, without GICv2's CPU interface.
-///
-/// Its vCPU is out of the guest, and has told what its list registers hold (`GicCpu::exit`), while a frame is accessed: that may wait for other vCPUs, and they for this one.
-///
-/// An access that is refused reads as zero, since the trait has no way to say so; [`FrameDevice::refused`] tells.
-pub struct FrameDevice {
-    vcpu: VcpuId,
-    // Never contended when each thread has its own: `DeviceMmio` takes `&self`.
-    bus: Mutex<GicBus<Vgic>>,
-    refused: Mutex<Option<MmioError>>,
-}
-
-impl FrameDevice {
-    /// The frames as vCPU `vcpu` sees them.
-    pub fn new(vcpu: VcpuId, bus: GicBus<Vgic>) -> Self {
-        Self { vcpu, bus: Mutex::new(bus), refused: Mutex::new(None) }
-    }
-
-    /// Takes the last access that was refused: the guest is to get an external abort.
-    pub fn refused(&self) -> Option<MmioError> {
-        lock(&self.refused).take()
-    }
-
-    fn note(&self, result: Result<(), MmioError>) -> bool {
-        let failed = result.is_err();
-        if failed {
-            *lock(&self.refused) = result.err();
-        }
-        failed
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl DeviceMmio for FrameDevice {
-    fn mmio_read(&self, base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        let result = lock(&self.bus).read(self.vcpu, base.0 + offset, data);
-        if self.note(result) {
-            data.fill(0);
-        }
-    }
-
-    fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        let result = lock(&self.bus).write(self.vcpu, base.0 + offset, data);
-        self.note(result);
-    }
 }
 
 /// All frames of one vCPU, its CPU interface included, for a VMM that has its own run loop: it calls
 /// [`GicCpu::enter`] and so on through [`CpuDevice::with`].
+///
+/// An access that is refused reads as zero, since the trait has no way to say so; [`CpuDevice::refused`] tells.
 pub struct CpuDevice {
+    // Never contended when each thread has its own: `DeviceMmio` takes `&self`.
     cpu: Mutex<GicCpu<Vgic>>,
     refused: Mutex<Option<MmioError>>,
 }
@@ -126,45 +83,91 @@ impl DeviceMmio for CpuDevice {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
-    use vgic_core::engine::Kick;
+    use vgic_core::engine::{Engine, Injector, Kick, Wired};
     use vgic_core::gic::{Affinity, Gic, Model, Setup};
+    use vgic_core::ids::{Intid, VcpuId};
     use vm_device::bus::MmioRange;
     use vm_device::device_manager::{IoManager, MmioManager};
 
     use super::*;
 
-    struct NoKick;
-    impl Kick for NoKick {
+    const GICD: u64 = 0x0800_0000;
+    const GICC: u64 = 0x0801_0000;
+
+    /// Counts waits, and does not wait: nobody else is here to end one.
+    #[derive(Default)]
+    struct Waits(AtomicU64);
+
+    impl Kick for Waits {
         fn kick(&self, _: VcpuId) {}
+
+        fn wait_for_exit(&self, _: VcpuId, _: &dyn Fn() -> bool) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn gic() -> (Gic<Vgic>, [VcpuId; 2], Arc<Waits>) {
+        let mut setup = Setup::new(40);
+        setup.create(Model::V2).unwrap();
+        let ids = [0, 1].map(|n| setup.add_vcpu(Affinity(n)).unwrap());
+        setup.set_distributor(GICD).unwrap();
+        setup.set_cpu_interface(GICC).unwrap();
+        let waits = Arc::new(Waits::default());
+        (setup.init(waits.clone()).unwrap(), ids, waits)
+    }
+
+    fn bus(gic: &Gic<Vgic>, id: VcpuId) -> (IoManager, Arc<CpuDevice>) {
+        let mut bus = IoManager::new();
+        let cpu = Arc::new(CpuDevice::new(gic.cpu(id).unwrap()));
+        for (base, size) in [(GICD, 0x1000), (GICC, 0x2000)] {
+            let range = MmioRange::new(MmioAddress(base), size).unwrap();
+            bus.register_mmio(range, cpu.clone()).unwrap();
+        }
+        (bus, cpu)
+    }
+
+    fn read(bus: &IoManager, address: u64) -> u32 {
+        let mut data = [0; 4];
+        bus.mmio_read(MmioAddress(address), &mut data).unwrap();
+        u32::from_le_bytes(data)
     }
 
     #[test]
     fn a_bus_for_each_vcpu() {
-        let mut setup = Setup::new(40);
-        setup.create(Model::V2).unwrap();
-        let ids = [0, 1].map(|n| setup.add_vcpu(Affinity(n)).unwrap());
-        setup.set_distributor(0x0800_0000).unwrap();
-        setup.set_cpu_interface(0x0801_0000).unwrap();
-        let gic: Gic<Vgic> = setup.init(Arc::new(NoKick)).unwrap();
+        let (gic, ids, _) = gic();
         for (id, own) in ids.into_iter().zip([0x0101_0101, 0x0202_0202]) {
-            let mut bus = IoManager::new();
-            let dist = MmioRange::new(MmioAddress(0x0800_0000), 0x1000).unwrap();
-            let frames = Arc::new(FrameDevice::new(id, gic.bus().unwrap()));
-            bus.register_mmio(dist, frames.clone()).unwrap();
-            let cpu = MmioRange::new(MmioAddress(0x0801_0000), 0x2000).unwrap();
-            let cpu_device = Arc::new(CpuDevice::new(gic.cpu(id).unwrap()));
-            bus.register_mmio(cpu, cpu_device.clone()).unwrap();
+            let (bus, cpu) = bus(&gic, id);
             // GICD_ITARGETSR0 reads as the mask of the vCPU that looks.
-            let mut data = [0; 4];
-            bus.mmio_read(MmioAddress(0x0800_0800), &mut data).unwrap();
-            assert_eq!(u32::from_le_bytes(data), own);
-            bus.mmio_read(MmioAddress(0x0801_000c), &mut data).unwrap();
-            assert_eq!(u32::from_le_bytes(data), 1023);
-            bus.mmio_read(MmioAddress(0x0800_0001), &mut data).unwrap();
-            assert_eq!(data, [0; 4]);
-            assert!(frames.refused().is_some() && frames.refused().is_none());
-            assert!(cpu_device.refused().is_none());
+            assert_eq!(read(&bus, GICD + 0x800), own);
+            assert_eq!(read(&bus, GICC + 0xc), 1023);
+            assert!(cpu.refused().is_none());
+            assert_eq!(read(&bus, GICD + 1), 0);
+            assert!(cpu.refused().is_some() && cpu.refused().is_none());
         }
+    }
+
+    /// A guest reads the state of what it has in its own list registers: Linux does, to wait for handlers. Nobody is waited for.
+    #[test]
+    fn the_vcpus_own_active_interrupts() {
+        let (gic, [id, _], waits) = gic();
+        let (bus, cpu) = bus(&gic, id);
+        let write = |address, value: u32| {
+            bus.mmio_write(MmioAddress(address), &value.to_le_bytes()).unwrap();
+        };
+        cpu.with(|cpu| cpu.power_on());
+        write(GICC, 1);
+        write(GICC + 4, 0xf8);
+        write(GICD, 1);
+        write(GICD + 0x820, 0x0101_0101);
+        write(GICD + 0x104, 1);
+        let injector = gic.engine().injector().unwrap();
+        let _ = injector.pulse(Wired::Spi(Intid(32))).unwrap();
+        cpu.with(|cpu| cpu.enter());
+        assert_eq!(read(&bus, GICC + 0xc), 32);
+        cpu.with(|cpu| cpu.enter());
+        assert_eq!(read(&bus, GICD + 0x304), 1, "it is active");
+        assert_eq!(waits.0.load(Ordering::Relaxed), 0);
     }
 }
