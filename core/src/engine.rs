@@ -126,8 +126,8 @@ pub struct Config {
     /// Most dead objects (LPIs, blocks of pending bits, tree nodes, devices) that wait for memory to be reclaimed before
     /// mapping is refused. They wait while someone is pinned, as a thread is that was preempted while it injects.
     pub max_garbage: u32,
-    /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces. A machine with LPIs has an MSI control of its own, and
-    /// each ITS has two.
+    /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces. In a [`Setup`](crate::gic::Setup) only the host's own
+    /// are counted: what the machine needs for its vCPUs and ITSs is added.
     /// Each has a slot (two cache lines) in the fixed-slot reclamation backend; crossbeam-epoch has no bound.
     pub participants: u16,
 }

@@ -14,6 +14,9 @@ use crate::accounts::{Accounts, Described};
 use crate::irq::{IrqSender, Irqs};
 use crate::memory::Memory;
 
+/// Handles for interrupts: its own, and those of the threads of a storm. One that asks for more threads is refused.
+pub(crate) const SENDERS: usize = 1 + 64;
+
 const ID: u32 = 0x4c41_4244;
 const LINE: u64 = 0x04;
 const STATUS: u64 = 0x08;

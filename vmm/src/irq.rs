@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use kvm_ioctls::VmFd;
-use vgic_core::engine::{Injector, Wired};
+use vgic_core::engine::{Config, Injector, Wired};
 use vgic_core::gic::MsiFrame;
 use vgic_core::ids::Intid;
 use vgic_core::its::ItsConfig;
@@ -78,14 +78,23 @@ pub(crate) enum Irqs {
 }
 
 impl Irqs {
-    /// Makes it. The kernel's wants the vCPUs to exist.
-    pub(crate) fn new(kind: GicKind, vm: &Arc<VmFd>, vcpus: u16, memory: &Memory) -> Result<Self> {
+    /// Makes it, with room for `senders` handles. The kernel's wants the vCPUs to exist.
+    pub(crate) fn new(
+        kind: GicKind,
+        vm: &Arc<VmFd>,
+        vcpus: u16,
+        memory: &Memory,
+        senders: u16,
+    ) -> Result<Self> {
         let (first, count) = map::V2M_SPIS;
+        let bounds = Config { participants: senders, ..Config::default() };
         Ok(match kind {
             GicKind::V2 => {
                 let msi = Some(MsiFrame { base: map::V2M, first, count });
                 let map = GicV2Map { distributor: map::GICD, cpu_interface: map::GICC, msi };
-                Self::User(Machine::gicv2(map, vcpus, map::SPIS)?.build(vm)?)
+                let mut machine = Machine::gicv2(map, vcpus, map::SPIS)?;
+                machine.setup().set_bounds(bounds);
+                Self::User(machine.build(vm)?)
             }
             GicKind::V3 => {
                 let map = GicV3Map {
@@ -94,7 +103,9 @@ impl Irqs {
                     its: Some(ItsConfig::at(map::ITS)),
                 };
                 let memory = Arc::new(VmMemory(Arc::clone(memory)));
-                Self::User(Machine::gicv3(map, vcpus, map::SPIS, memory)?.build(vm)?)
+                let mut machine = Machine::gicv3(map, vcpus, map::SPIS, memory)?;
+                machine.setup().set_bounds(bounds);
+                Self::User(machine.build(vm)?)
             }
             GicKind::KernelV3 => {
                 let gic = KernelGic::new(vm, vcpus).context("the kernel's GICv3 with ITS")?;

@@ -107,6 +107,17 @@ impl DeviceMmio for DoorbellDevice {
     }
 }
 
+/// How many threads send interrupts, at most: the console, and each device for itself and for each of its queues. The doorbell device has one more for
+/// each of its injectors.
+fn senders(run: &Run) -> Result<u16> {
+    let disks = run.disk.len() * (1 + usize::from(run.queues));
+    let rng = if run.rng { 2 } else { 0 };
+    let all = 1 + disks + rng + doorbell::SENDERS;
+    u16::try_from(all).map_err(|_| {
+        anyhow::anyhow!("{all} handles for interrupts are too many: fewer disks, or queues")
+    })
+}
+
 /// Runs a machine to its end.
 pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     let vm = Arc::new(open_kvm()?.create_vm().context("KVM_CREATE_VM")?);
@@ -119,7 +130,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     let layout = boot::load(run, &memory)?;
     let create = |n| vcpu::create(&vm, n, layout.entry, layout.fdt);
     let vcpus: Vec<VcpuFd> = (0..run.smp).map(create).collect::<Result<_>>()?;
-    let irqs = Arc::new(Irqs::new(run.gic, &vm, run.smp, &memory)?);
+    let irqs = Arc::new(Irqs::new(run.gic, &vm, run.smp, &memory, senders(run)?)?);
     let blob = fdt::write(run, &layout, &irqs)?;
     memory.write_slice(&blob, GuestAddress(layout.fdt)).context("no room for the device tree")?;
     let counts: Vec<_> = vcpus.iter().map(|_| Arc::new(KernelVcpu::default())).collect();
@@ -173,4 +184,26 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
         engine,
     };
     Ok((end, report))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    #[test]
+    fn every_thread_of_every_device_has_a_handle() {
+        let arguments = "vgic-vmm --kernel Image --smp 123 --queues 16 --rng";
+        let disks = (0..30).flat_map(|n| ["--disk".to_owned(), format!("disk{n}")]);
+        let all = arguments.split(' ').map(str::to_owned).chain(disks);
+        let run = Cli::parse_from(all).run;
+        assert_eq!(usize::from(senders(&run).unwrap()), 1 + 30 * 17 + 2 + doorbell::SENDERS);
+    }
 }

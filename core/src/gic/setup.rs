@@ -92,6 +92,9 @@ pub enum SetupError {
     /// The number is not one that it can be.
     #[error("{0} is out of its range")]
     Value(&'static str),
+    /// The machine and its host need more handles than there can be: this many, and there can be 65,535.
+    #[error("{0} handles of the interrupt controller are needed, and there can be 65,535")]
+    Participants(usize),
     /// The engine would not have it.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -181,7 +184,8 @@ impl Setup {
         }
     }
 
-    /// The bounds of the engine. Its numbers of vCPUs and of interrupts other than LPIs are set apart.
+    /// The bounds of the engine. Its numbers of vCPUs and of interrupts other than LPIs are set apart. [`Config::participants`] is here the number of handles that the
+    /// host has room for, each [`Gic::bus`] and each injector or MSI domain of [`Gic::engine`]: what the machine itself needs comes to that.
     pub fn set_bounds(&mut self, bounds: Config) {
         let Config { vcpus, spis, espis, eppis, .. } = self.config;
         self.config = Config { vcpus, spis, espis, eppis, ..bounds };
@@ -405,6 +409,13 @@ impl Setup {
         Ok(())
     }
 
+    /// How many take part: two handles of each vCPU, two of each ITS, one for LPIs, and the host's.
+    fn participants(&self) -> Result<u16, SetupError> {
+        let own = 2 * (self.affinities.len() + self.its.len()) + 1;
+        let all = own + usize::from(self.config.participants);
+        u16::try_from(all).map_err(|_| SetupError::Participants(all))
+    }
+
     /// Makes the controller. All vCPUs are powered off, everything is as after a reset.
     ///
     /// # Errors
@@ -443,7 +454,9 @@ impl Setup {
                 Frames::V3 { dist, redists }
             }
         };
-        let engine = E::new(&Config { vcpus, ..self.config.clone() }, Arc::clone(&kick))?;
+        let participants = self.participants()?;
+        let config = Config { vcpus, participants, ..self.config.clone() };
+        let engine = E::new(&config, Arc::clone(&kick))?;
         let injector = engine.injector()?;
         for vcpu in (0..vcpus).map(VcpuId) {
             // Nothing is forwarded until the guest enables it.
