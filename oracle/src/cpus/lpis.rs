@@ -7,7 +7,6 @@ use super::generate::Lpi;
 use super::steps::{CPUS, Step};
 use super::style::{LPIS, MEMBERS, WIRED, own_priority};
 use super::v3::redistributor;
-use super::world::known;
 use crate::target::GITS;
 
 /// The memory that both machines have for it.
@@ -143,9 +142,6 @@ impl Lpis {
     }
 
     pub(super) fn off(&mut self, by: u8, of: u8) -> Option<Vec<Step>> {
-        if known::KEEPS_MSIS_WHILE_DISABLED {
-            return None;
-        }
         let on = std::mem::take(&mut self.on[usize::from(of)]);
         let address = redistributor(of);
         on.then(|| vec![Step::write(by, 4, address, 0), Step::read(by, 4, address).masked(1)])

@@ -14,8 +14,6 @@ use crate::target::Model;
 pub(super) mod known {
     /// An LPI that was acknowledged is active in its list register until it is ended.
     pub(crate) const LPIS_ARE_ACTIVE: bool = true;
-    /// An LPI becomes pending while EnableLPIs of its redistributor is 0, and stays so.
-    pub(crate) const KEEPS_MSIS_WHILE_DISABLED: bool = true;
     /// An end finds its interrupt only if its group, its priority and the binary point are what they were at the acknowledge.
     pub(crate) const ENDS_BY_PRIORITY: bool = true;
 }
