@@ -74,10 +74,6 @@ impl<R: Reclaim> Limbo<R> {
 
     /// Takes all of it.
     fn take(&self) -> Option<Box<Work<R::Grace>>> {
-        // Relaxed: a look. What it misses is another call's.
-        if self.0.load(Ordering::Relaxed).is_null() {
-            return None;
-        }
         // Acquire: pairs with the Release of `put`.
         let work = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
         // SAFETY: leaked in `put`, and taken out once.

@@ -23,12 +23,12 @@ use core::ptr::{self, NonNull};
 use crate::block::Block;
 use crate::irq::Irq;
 use crate::msi::{Device, Hold};
-use crate::sync::{AtomicPtr, AtomicUsize, FirstLook, Ordering};
+use crate::sync::{AtomicPtr, CountUsize, FirstLook, Ordering};
 use crate::tree::Node;
 
 /// A count for information and limits: exact when nothing else is going on.
 #[derive(Default)]
-pub(crate) struct Count(AtomicUsize);
+pub(crate) struct Count(CountUsize);
 
 impl Count {
     pub(crate) fn add(&self, n: usize) {
@@ -200,10 +200,6 @@ impl Graveyard {
 
     /// Takes all of it.
     pub(crate) fn take(&self) -> Chain {
-        // Relaxed: a look. What it misses is left to the next collection, as what is pushed right after it.
-        if self.head.load(Ordering::Relaxed).is_null() {
-            return Chain::EMPTY;
-        }
         // Acquire: pairs with `push`, all of them (the stack is a chain of read-modify-writes).
         Chain(self.head.swap(ptr::null_mut(), Ordering::Acquire))
     }

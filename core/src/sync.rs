@@ -146,6 +146,10 @@ use core::sync::atomic::{AtomicPtr as HintPtr, AtomicUsize as HintUsize};
 #[cfg(not(any(loom, shuttle)))]
 use {AtomicPtr as HintPtr, AtomicUsize as HintUsize};
 
+/// A number for information and limits. Not a model's: nothing is published through it, and exploring who counts first
+/// would multiply the interleavings of every model.
+pub(crate) type CountUsize = HintUsize;
+
 impl<T> Default for Recent<T> {
     fn default() -> Self {
         Self { next: HintUsize::new(0), at: [const { HintPtr::new(core::ptr::null_mut()) }; 5] }

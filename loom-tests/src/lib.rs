@@ -33,7 +33,8 @@ pub fn model(preemptions: usize, at_least: usize, f: impl Fn() + Sync + Send + '
         f();
     });
     let runs = runs.load(Ordering::Relaxed);
-    println!("{runs} interleavings");
+    let thread = std::thread::current();
+    println!("{}: {runs} interleavings", thread.name().unwrap_or("model"));
     assert!(runs >= at_least, "only {runs} interleavings were explored, not {at_least}");
 }
 
