@@ -75,7 +75,9 @@ impl<R: Reclaim> Limbo<R> {
     /// Takes all of it.
     fn take(&self) -> Option<Box<Work<R::Grace>>> {
         // Acquire: pairs with the Release of `put`.
-        let work = self.0.swap(ptr::null_mut(), Ordering::AcqRel);
+        let order =
+            if cfg!(mutant = "limbo_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        let work = self.0.swap(ptr::null_mut(), order);
         // SAFETY: leaked in `put`, and taken out once.
         (!work.is_null()).then(|| unsafe { Box::from_raw(work) })
     }
@@ -84,6 +86,10 @@ impl<R: Reclaim> Limbo<R> {
     fn put(&self, mut work: Box<Work<R::Grace>>) {
         while !work.is_empty() {
             let mine = Box::into_raw(work);
+            if cfg!(mutant = "limbo_overwritten") {
+                self.0.swap(mine, Ordering::AcqRel);
+                return;
+            }
             // Release: pairs with `take`. Relaxed on failure: nothing follows from it.
             let (null, order) = (ptr::null_mut(), Ordering::AcqRel);
             if self.0.compare_exchange(null, mine, order, Ordering::Relaxed).is_ok() {

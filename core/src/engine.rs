@@ -577,7 +577,8 @@ pub trait MsiControl: Send + 'static {
     /// A range error, or [`Error::TooManyDevices`].
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<Self::Route, Error>;
 
-    /// Reclaims what can be reclaimed now.
+    /// Reclaims what can be reclaimed now: a bounded number of objects, some thousands. What is left is reclaimed by later
+    /// calls, and by mappings and unmappings, each of which reclaims more than it leaves behind.
     fn collect(&mut self);
 }
 

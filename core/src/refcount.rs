@@ -11,7 +11,7 @@ use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicU64, update};
+use crate::sync::{AtomicU64, Ordering, update};
 
 const DEAD: u64 = u64::MAX;
 
@@ -42,6 +42,10 @@ impl RefCount {
         if cfg!(mutant = "count_in_two_steps") {
             // Between the two, the count is zero, and can be revived.
             return update(&self.0, |n| n - 1) == 1 && update(&self.0, |_| DEAD) != DEAD;
+        }
+        if cfg!(mutant = "put_relaxed") {
+            return self.0.fetch_sub(1, Ordering::Relaxed) == 1
+                && self.0.swap(DEAD, Ordering::Relaxed) == 0;
         }
         update(&self.0, |n| if n == 1 { DEAD } else { n - 1 }) == 1
     }
