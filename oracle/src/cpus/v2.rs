@@ -154,13 +154,18 @@ fn group(world: &World, by: u8, member: usize) -> Step {
     word(by, GICD + 0x80 + u64::from(intid / 32 * 4), value)
 }
 
-pub(super) fn set(world: &World, by: u8, member: usize, set: Set) -> Option<Vec<Step>> {
+pub(super) fn set(world: &World, by: u8, from: u8, member: usize, set: Set) -> Option<Vec<Step>> {
     let intid = MEMBERS[member];
     let (sgi, private) = (intid < 16, member < PRIVATE);
     Some(vec![match set {
         // Whether SGIs can be disabled is IMPLEMENTATION DEFINED (IHI 0048B, 4.3.5).
         Set::Enabled(_) if sgi => return None,
         Set::Enabled(on) => bit(by, member, if on { 0x100 } else { 0x180 }),
+        // Pending from one of the CPUs, or no longer.
+        Set::Pending(on) if sgi => {
+            let offset = if on { 0xf20 } else { 0xf10 };
+            Step::write(by, 1, GICD + offset + u64::from(intid), 1 << from)
+        }
         // QEMU's are not banked.
         Set::Pending(_) | Set::Edge(_) if private => return None,
         Set::Pending(on) => bit(by, member, if on { 0x200 } else { 0x280 }),

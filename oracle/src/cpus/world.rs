@@ -261,7 +261,7 @@ impl World {
     fn set(&mut self, by: u8, of: u8, member: usize, set: Set) -> Option<Vec<Step>> {
         let v2 = self.style.model == Model::V2;
         // GICv2's registers are banked.
-        let of = if v2 || matches!(set, Set::Line(_)) { by } else { of };
+        let (from, of) = (of, if v2 || matches!(set, Set::Line(_)) { by } else { of });
         let taken = self.is_taken(of, member);
         let input = INPUTS.contains(&member);
         let fixed_groups = self.style.groups != Groups::Both;
@@ -293,7 +293,7 @@ impl World {
                 cpu.dropped.retain(|taken| taken.member != member || (member < PRIVATE && n != of));
             }
         }
-        if v2 { v2::set(self, by, member, set) } else { v3::set(self, by, of, member, set) }
+        if v2 { v2::set(self, by, from, member, set) } else { v3::set(self, by, of, member, set) }
     }
 
     fn ended(&mut self, by: u8, taken: Taken) {
