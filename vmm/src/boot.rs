@@ -36,7 +36,8 @@ pub(crate) fn load(run: &Run, memory: &Memory) -> Result<Layout> {
         return Ok(Layout { entry: raw.address, fdt, initrd: None });
     }
     let Some(kernel) = &run.kernel else { bail!("neither a kernel nor a payload") };
-    let image = unwrap(read(kernel)?).with_context(|| kernel.display().to_string())?;
+    let image =
+        unwrap(read(kernel)?, run.memory << 20).with_context(|| kernel.display().to_string())?;
     let size = image_size(&image);
     let entry = load_image(memory, image).with_context(|| kernel.display().to_string())?;
     let kernel_end = entry.saturating_add(size);
@@ -76,10 +77,10 @@ fn put(memory: &Memory, address: u64, data: &[u8], path: &Path) -> Result<()> {
     put.with_context(|| format!("{} does not fit at {address:#x}", path.display()))
 }
 
-/// Takes an arm64 Image out of what distributions wrap it in: gzip, or an EFI zboot image with gzip inside.
-fn unwrap(file: Vec<u8>) -> Result<Vec<u8>> {
+/// Takes an arm64 Image of up to `most` bytes out of what distributions wrap it in: gzip, or an EFI zboot image with gzip inside.
+fn unwrap(file: Vec<u8>, most: u64) -> Result<Vec<u8>> {
     if file.starts_with(&[0x1f, 0x8b]) {
-        return gunzip(&file);
+        return gunzip(&file, most);
     }
     if file.get(4..8) == Some(b"zimg") {
         // Linux's drivers/firmware/efi/libstub/zboot-header.S: offset, size, and the compression's name.
@@ -91,17 +92,19 @@ fn unwrap(file: Vec<u8>) -> Result<Vec<u8>> {
         let payload = start.checked_add(size).and_then(|end| file.get(start..end));
         let payload = payload.context("a truncated zboot payload")?;
         if payload.starts_with(&[0x1f, 0x8b]) {
-            return gunzip(payload);
+            return gunzip(payload, most);
         }
         bail!("a zboot image that is not compressed with gzip: unpack it first");
     }
     Ok(file)
 }
 
-fn gunzip(data: &[u8]) -> Result<Vec<u8>> {
+fn gunzip(data: &[u8], most: u64) -> Result<Vec<u8>> {
     let mut image = Vec::new();
     // A zboot payload has four bytes of its own behind it: the decoder stops before them.
-    flate2::bufread::GzDecoder::new(data).read_to_end(&mut image).context("unpacking")?;
+    let decoder = flate2::bufread::GzDecoder::new(data);
+    decoder.take(most.saturating_add(1)).read_to_end(&mut image).context("unpacking")?;
+    ensure!(image.len() as u64 <= most, "unpacked, it is larger than the guest's memory");
     Ok(image)
 }
 
@@ -126,6 +129,8 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    const MOST: u64 = 1 << 20;
 
     fn gzip(data: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -153,8 +158,11 @@ mod tests {
     #[test]
     fn kernels_come_out_of_their_wrappers() {
         let image = b"an image".repeat(100);
-        assert_eq!(unwrap(image.clone()).unwrap(), image);
-        assert_eq!(unwrap(gzip(&image)).unwrap(), image);
+        assert_eq!(unwrap(image.clone(), MOST).unwrap(), image);
+        assert_eq!(unwrap(gzip(&image), MOST).unwrap(), image);
+        let tight = image.len() as u64;
+        assert_eq!(unwrap(gzip(&image), tight).unwrap(), image);
+        assert!(unwrap(gzip(&image), tight - 1).is_err(), "larger than the guest's memory");
         let payload = gzip(&image);
         let mut zboot = b"MZ\0\0zimg".to_vec();
         zboot.extend(64u32.to_le_bytes());
@@ -162,10 +170,10 @@ mod tests {
         zboot.resize(64, 0);
         zboot.extend(&payload);
         zboot.extend([1, 2, 3, 4]);
-        assert_eq!(unwrap(zboot.clone()).unwrap(), image);
+        assert_eq!(unwrap(zboot.clone(), MOST).unwrap(), image);
         zboot[64] = 0;
-        assert!(unwrap(zboot.clone()).is_err());
+        assert!(unwrap(zboot.clone(), MOST).is_err());
         zboot.truncate(70);
-        assert!(unwrap(zboot).is_err());
+        assert!(unwrap(zboot, MOST).is_err());
     }
 }

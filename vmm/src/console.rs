@@ -11,6 +11,7 @@ use vm_device::bus::{MmioAddress, MmioAddressOffset};
 use crate::doorbell::lock;
 use crate::irq::Irqs;
 use crate::map;
+use crate::output::Output;
 use crate::pl011::Pl011;
 
 type Line = Box<dyn FnMut(bool) + Send>;
@@ -57,11 +58,11 @@ impl<W: Write + Send> DeviceMmio for Console<W> {
     }
 }
 
-/// The console whose terminal is standard input and output.
-pub(crate) fn start(irqs: &Irqs) -> Result<Arc<Console<std::io::Stdout>>> {
+/// The console whose terminal is standard input, and whose output goes to `output`.
+pub(crate) fn start(irqs: &Irqs, output: Output) -> Result<Arc<Console<Output>>> {
     let sender = irqs.sender()?;
     let line = Box::new(move |level| _ = sender.line(map::PL011_INTID, level));
-    let console = Arc::new(Console::new(std::io::stdout(), line));
+    let console = Arc::new(Console::new(output, line));
     let typed = Arc::clone(&console);
     // Ends with the process, or with its input.
     thread::Builder::new().name("stdin".into()).spawn(move || {

@@ -12,6 +12,7 @@ mod irq;
 mod kernel_gic;
 mod map;
 mod memory;
+mod output;
 mod pci;
 mod pl011;
 mod stats;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kvm_ioctls::VcpuFd;
@@ -18,6 +19,7 @@ use crate::args::{GicKind, Run};
 use crate::doorbell::{self, Doorbell, lock};
 use crate::irq::{self, Irqs};
 use crate::memory::{self, Memory};
+use crate::output::Output;
 use crate::pci::transport::{Place, VirtioPci};
 use crate::pci::{Ecam, Function, Functions, Window};
 use crate::stats::{EngineStats, KernelVcpu, PerInterrupt, Report, VcpuStats};
@@ -77,13 +79,14 @@ fn bus(
     memory: &Memory,
     irqs: &Arc<Irqs>,
     accounts: &Arc<Accounts>,
+    output: Output,
 ) -> Result<IoManager> {
     let mut bus = IoManager::new();
     let mut add = |base, size, device: Arc<dyn DeviceMmio + Send + Sync>| {
         let added = bus.register_mmio(range(base, size)?, device);
         added.map_err(|e| anyhow::anyhow!("a device at {base:#x}: {e:?}"))
     };
-    add(map::PL011, 0x1000, console::start(irqs)?)?;
+    add(map::PL011, 0x1000, console::start(irqs, output)?)?;
     let functions = Arc::new(functions(run, vm, memory, irqs)?);
     add(map::ECAM, map::ECAM_SIZE, Arc::new(Ecam(Arc::clone(&functions))))?;
     add(map::PCI_MMIO, map::PCI_MMIO_SIZE, Arc::new(Window(functions)))?;
@@ -106,6 +109,9 @@ impl DeviceMmio for DoorbellDevice {
         lock(&self.0).mmio_write(base, offset, data);
     }
 }
+
+/// How long a piece of the guest's last words may take to be read.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many threads send interrupts, at most: the console, and each device for itself and for each of its queues. The doorbell device has one more for
 /// each of its injectors.
@@ -139,7 +145,8 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
         Irqs::Kernel(_) => Counters::Kernel(counts.clone()),
     };
     let accounts = Arc::new(Accounts::new(counters, run.smp));
-    let bus = Arc::new(bus(run, &vm, &memory, &irqs, &accounts)?);
+    let output = Output::start(std::io::stdout()).context("a thread for the output")?;
+    let bus = Arc::new(bus(run, &vm, &memory, &irqs, &accounts, output.clone())?);
     let (end, ended) = channel();
     let _memory = Arc::clone(&memory);
     let shared = Shared { bus, end, accounts: Arc::clone(&accounts), _memory };
@@ -165,6 +172,7 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
             (end, counts.iter().map(|counts| VcpuStats::of_kernel(counts)).collect(), Vec::new())
         }
     };
+    output.finish(PATIENCE);
     let (gic, kernel_msis) = match &*irqs {
         Irqs::User(_) => (if run.gic == GicKind::V3 { "v3" } else { "v2" }, 0),
         Irqs::Kernel(_) => ("kernel-v3", irq::msis()),

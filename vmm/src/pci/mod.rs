@@ -6,6 +6,7 @@ pub(crate) mod msix;
 pub(crate) mod transport;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
@@ -30,16 +31,45 @@ pub(crate) trait Function: Send {
     fn bar_write(&mut self, offset: u64, data: &[u8]);
 }
 
-/// The functions, by device number. They do not change once the machine runs, so each has its own lock.
-pub(crate) struct Functions(Vec<Mutex<Box<dyn Function>>>);
+/// A function, and where its BAR is, for who only wants to know whether an address is its.
+struct Slot {
+    function: Mutex<Box<dyn Function>>,
+    /// Address and size; a size of 0: it is nowhere. Written by who holds the lock. A reader may see parts of two places: it looks again under the lock.
+    bar: [AtomicU64; 2],
+}
+
+impl Slot {
+    fn new(function: Box<dyn Function>) -> Self {
+        let slot = Self { bar: Default::default(), function: Mutex::new(function) };
+        slot.note(&**lock(&slot.function));
+        slot
+    }
+
+    fn note(&self, function: &dyn Function) {
+        let (base, size) = function.bar().unwrap_or((0, 0));
+        // Release: pairs with `may_have`. A guest that accesses a BAR while it moves it gets either place.
+        self.bar[0].store(base, Ordering::Release);
+        self.bar[1].store(size, Ordering::Release);
+    }
+
+    fn may_have(&self, address: u64) -> bool {
+        // Acquire: pairs with `note`.
+        let [base, size] = [0, 1].map(|n| self.bar[n].load(Ordering::Acquire));
+        address.checked_sub(base).is_some_and(|offset| offset < size)
+    }
+}
+
+/// The functions, by device number. They do not change once the machine runs, so each has its own lock, which is taken only for accesses to this function: one that takes long holds up
+/// no other.
+pub(crate) struct Functions(Vec<Slot>);
 
 impl Functions {
     pub(crate) fn new(functions: Vec<Box<dyn Function>>) -> Self {
-        Self(functions.into_iter().map(Mutex::new).collect())
+        Self(functions.into_iter().map(Slot::new).collect())
     }
 
     /// The function whose configuration space has this offset in ECAM: bus 27:20, device 19:15, function 14:12.
-    fn at_ecam(&self, offset: u64) -> Option<&Mutex<Box<dyn Function>>> {
+    fn at_ecam(&self, offset: u64) -> Option<&Slot> {
         let bus_and_function = offset & !0xf_8fff;
         if bus_and_function != 0 {
             return None;
@@ -49,8 +79,8 @@ impl Functions {
 
     /// Calls `f` with the function whose BAR has this address, and the offset in it.
     fn at_address(&self, address: u64, f: impl FnOnce(&mut dyn Function, u64)) {
-        for function in &self.0 {
-            let mut function = lock(function);
+        for slot in self.0.iter().filter(|slot| slot.may_have(address)) {
+            let mut function = lock(&slot.function);
             if let Some((base, size)) = function.bar()
                 && (base..base + size).contains(&address)
             {
@@ -67,14 +97,16 @@ impl DeviceMmio for Ecam {
     fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         // Nothing there: all ones.
         data.fill(0xff);
-        if let Some(function) = self.0.at_ecam(offset) {
-            lock(function).config_read(offset as usize & 0xfff, data);
+        if let Some(slot) = self.0.at_ecam(offset) {
+            lock(&slot.function).config_read(offset as usize & 0xfff, data);
         }
     }
 
     fn mmio_write(&self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        if let Some(function) = self.0.at_ecam(offset) {
-            lock(function).config_write(offset as usize & 0xfff, data);
+        if let Some(slot) = self.0.at_ecam(offset) {
+            let mut function = lock(&slot.function);
+            function.config_write(offset as usize & 0xfff, data);
+            slot.note(&**function);
         }
     }
 }
@@ -116,6 +148,21 @@ mod tests {
             data[0] = self.0 + offset as u8;
         }
         fn bar_write(&mut self, _: u64, _: &[u8]) {}
+    }
+
+    /// A function that is busy, as one is whose queue's thread is waited for, holds up no access to another one's BAR.
+    #[test]
+    fn a_busy_function_holds_up_no_other() {
+        let fakes: Vec<Box<dyn Function>> =
+            vec![Box::new(Fake(1, Some(0x1000))), Box::new(Fake(2, Some(0x2000)))];
+        let functions = Arc::new(Functions::new(fakes));
+        let window = Window(Arc::clone(&functions));
+        let _busy = lock(&functions.0[0].function);
+        let mut data = [0];
+        window.mmio_read(MmioAddress(0x1000), 0x1003, &mut data);
+        assert_eq!(data, [5]);
+        window.mmio_read(MmioAddress(0x1000), 0x2000, &mut data);
+        assert_eq!(data, [0xff], "nobody's");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! virtio-blk (virtio 1.2, 5.2) on a file.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use virtio_bindings::virtio_blk::{
@@ -38,7 +39,9 @@ impl Disk {
     pub(crate) fn open(path: &Path, queues: u16) -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.with_context(|| format!("opening the disk {}", path.display()))?;
-        let sectors = file.metadata()?.len() / SECTOR;
+        // Its end, and not the length that its metadata say: that is 0 for a block device.
+        let size = (&file).seek(SeekFrom::End(0)).context("the size of the disk")?;
+        let sectors = size / SECTOR;
         Ok(Self { file, sectors, queues })
     }
 
@@ -49,10 +52,11 @@ impl Disk {
         (end <= self.sectors * SECTOR).then_some(begin)
     }
 
-    fn read(&self, sector: u64, data: &mut Writer<'_>) -> Option<()> {
+    fn read(&self, sector: u64, data: &mut Writer<'_>, stop: &AtomicBool) -> Option<()> {
         let mut at = self.position(sector, data.available_bytes())?;
         let mut buffer = vec![0; CHUNK.min(data.available_bytes())];
         while data.available_bytes() > 0 {
+            go_on(stop)?;
             let n = buffer.len().min(data.available_bytes());
             self.file.read_exact_at(&mut buffer[..n], at).ok()?;
             data.write_all(&buffer[..n]).ok()?;
@@ -61,10 +65,11 @@ impl Disk {
         Some(())
     }
 
-    fn write(&self, sector: u64, data: &mut Reader<'_>) -> Option<()> {
+    fn write(&self, sector: u64, data: &mut Reader<'_>, stop: &AtomicBool) -> Option<()> {
         let mut at = self.position(sector, data.available_bytes())?;
         let mut buffer = vec![0; CHUNK.min(data.available_bytes())];
         while data.available_bytes() > 0 {
+            go_on(stop)?;
             let n = buffer.len().min(data.available_bytes());
             data.read_exact(&mut buffer[..n]).ok()?;
             self.file.write_all_at(&buffer[..n], at).ok()?;
@@ -74,7 +79,8 @@ impl Disk {
     }
 
     /// `None` if the request is malformed beyond having a status.
-    fn try_serve(&self, chain: Chain, memory: &Backing) -> Option<u32> {
+    fn try_serve(&self, chain: Chain, memory: &Backing, stop: &AtomicBool) -> Option<u32> {
+        let segments = chain.clone().count();
         let mut reader = chain.clone().reader(memory).ok()?;
         let mut writer = chain.writer(memory).ok()?;
         let room = writer.available_bytes();
@@ -86,8 +92,10 @@ impl Disk {
             .map(|at| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
         let sector = u64::from(sector_lo) | u64::from(sector_hi) << 32;
         let done = match kind {
-            VIRTIO_BLK_T_IN => self.read(sector, &mut writer),
-            VIRTIO_BLK_T_OUT => self.write(sector, &mut reader),
+            // The driver may not have more (5.2.4).
+            _ if segments > SEG_MAX as usize + 2 => None,
+            VIRTIO_BLK_T_IN => self.read(sector, &mut writer, stop),
+            VIRTIO_BLK_T_OUT => self.write(sector, &mut reader, stop),
             VIRTIO_BLK_T_FLUSH => self.file.sync_data().ok(),
             VIRTIO_BLK_T_GET_ID => {
                 writer.write_all(&b"vgic-vmm\0\0\0\0\0\0\0\0\0\0\0\0"[..20.min(room - 1)]).ok()
@@ -122,9 +130,15 @@ impl Backend for Disk {
         config
     }
 
-    fn serve(&self, chain: Chain, memory: &Backing) -> u32 {
-        self.try_serve(chain, memory).unwrap_or(0)
+    fn serve(&self, chain: Chain, memory: &Backing, stop: &AtomicBool) -> u32 {
+        self.try_serve(chain, memory, stop).unwrap_or(0)
     }
+}
+
+/// Between two pieces of a request: `None` if the device is being reset, and the request is not to be finished.
+fn go_on(stop: &AtomicBool) -> Option<()> {
+    // Acquire: pairs with `Worker::drop`.
+    (!stop.load(Ordering::Acquire)).then_some(())
 }
 
 #[cfg(test)]
@@ -146,6 +160,18 @@ mod tests {
 
     /// What the driver does for one request, and what comes of it: bytes written, and the status.
     fn request(disk: &Disk, memory: &Memory, kind: u32, sector: u64, len: u32) -> (u32, u8) {
+        request_until(&AtomicBool::new(false), disk, memory, kind, sector, len)
+    }
+
+    /// The same for a device that may be being reset.
+    fn request_until(
+        stop: &AtomicBool,
+        disk: &Disk,
+        memory: &Memory,
+        kind: u32,
+        sector: u64,
+        len: u32,
+    ) -> (u32, u8) {
         let mut queue = Queue::new(16).unwrap();
         queue.set_size(16);
         queue.set_desc_table_address(Some(BASE as u32), None);
@@ -169,8 +195,26 @@ mod tests {
         memory.write_obj(0u16, GuestAddress(AVAIL + 4)).unwrap();
         assert!(queue.is_valid(&**memory));
         let chain = queue.pop_descriptor_chain(Arc::clone(memory)).unwrap();
-        let written = disk.serve(chain, memory);
+        let written = disk.serve(chain, memory, stop);
         (written, memory.read_obj(GuestAddress(STATUS)).unwrap())
+    }
+
+    /// Whoever resets the device does not wait for the rest of a request.
+    #[test]
+    fn a_request_ends_when_the_device_is_reset() {
+        let path = std::env::temp_dir().join(format!("vgic-vmm-reset-{}", std::process::id()));
+        std::fs::write(&path, vec![7; 2 * CHUNK]).unwrap();
+        let disk = Disk::open(&path, 1).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let memory = memory::new(4).unwrap();
+        let stop = AtomicBool::new(true);
+        for kind in [VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT] {
+            let (_, status) = request_until(&stop, &disk, &memory, kind, 0, 1024);
+            assert_eq!(status, IOERR);
+        }
+        let mut data = [1; 1024];
+        disk.file.read_exact_at(&mut data, 0).unwrap();
+        assert_eq!(data, [7; 1024], "nothing has been written");
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Its configuration structure.
     fn config(&self) -> Vec<u8>;
 
-    /// Serves a request. Returns the number of bytes written for the driver.
-    fn serve(&self, chain: Chain, memory: &Backing) -> u32;
+    /// Serves a request. Returns the number of bytes written for the driver. A request that takes long ends soon after `stop` is set: whoever resets the device waits for it.
+    fn serve(&self, chain: Chain, memory: &Backing, stop: &AtomicBool) -> u32;
 }
 
 /// Bits of the ISR status.
@@ -179,7 +179,7 @@ fn drain<B: Backend>(
         while let Some(chain) = queue.iter(Arc::clone(memory))?.next() {
             more = false;
             let head = chain.head_index();
-            let written = backend.serve(chain, memory);
+            let written = backend.serve(chain, memory, stop);
             queue.add_used(&**memory, head, written)?;
             if queue.needs_notification(&**memory)? {
                 interrupt.fire();
@@ -239,7 +239,7 @@ mod tests {
             Vec::new()
         }
 
-        fn serve(&self, _: Chain, _: &Backing) -> u32 {
+        fn serve(&self, _: Chain, _: &Backing, _: &AtomicBool) -> u32 {
             assert!(!self.panics, "as it is to be in this test");
             if self.endless {
                 let at = GuestAddress(AVAIL + 2);

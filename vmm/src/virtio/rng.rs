@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
@@ -36,7 +37,7 @@ impl Backend for Rng {
         Vec::new()
     }
 
-    fn serve(&self, chain: Chain, memory: &Backing) -> u32 {
+    fn serve(&self, chain: Chain, memory: &Backing, _: &AtomicBool) -> u32 {
         let Ok(mut writer) = chain.writer(memory) else { return 0 };
         let mut bytes = vec![0; writer.available_bytes().min(MOST)];
         let done = (&self.0).read_exact(&mut bytes).and_then(|()| writer.write_all(&bytes));

@@ -34,7 +34,12 @@ impl Backend for Sink {
         vec![1, 2, 3, 4, 5]
     }
 
-    fn serve(&self, _: DescriptorChain<Memory>, _: &GuestMemoryMmap<()>) -> u32 {
+    fn serve(
+        &self,
+        _: DescriptorChain<Memory>,
+        _: &GuestMemoryMmap<()>,
+        _: &std::sync::atomic::AtomicBool,
+    ) -> u32 {
         7
     }
 }
