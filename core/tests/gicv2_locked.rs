@@ -16,6 +16,8 @@ mod dist;
 mod known_bugs;
 #[path = "gicv2/sweep.rs"]
 mod sweep;
+#[path = "gicv2/targets.rs"]
+mod targets;
 #[path = "gicv2/v2m.rs"]
 mod v2m;
 #[path = "gicv2/world.rs"]

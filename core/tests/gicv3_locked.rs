@@ -3,6 +3,8 @@
 
 #[path = "gicv3/active.rs"]
 mod active;
+#[path = "gicv3/any.rs"]
+mod any;
 #[path = "gicv3/boot.rs"]
 mod boot;
 #[path = "gicv3/conformance.rs"]

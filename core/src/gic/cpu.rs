@@ -1,5 +1,6 @@
 //! One vCPU: its interface to the engine, its CPU interface, and its view of the frames.
 
+use super::takers::Takes;
 use super::{Access, Frames, Gic, GicBus, Machine, Place};
 use crate::cpuif::{CpuInterface, Deactivation};
 use crate::engine::{Engine, Error, Flushed, Injector, Vcpu, Wired};
@@ -8,6 +9,7 @@ use crate::gicv3::state::Flag;
 use crate::gicv3::sysregs::{self, SysReg};
 use crate::ids::{Group, Intid, VcpuId};
 use crate::line::Thresholds;
+use crate::lr::ListRegisters;
 use crate::mmio::{self, MmioError};
 
 /// One vCPU of a [`Gic`], owned by the thread that runs it: not Clone, not Sync.
@@ -25,6 +27,8 @@ pub struct GicCpu<E: Engine> {
     v2: CpuV2,
     /// Between an entry and an exit: the list registers hold what the engine thinks they do.
     entered: bool,
+    /// What the distributor knows of the CPU interface.
+    told: Takes,
     bus: GicBus<E>,
 }
 
@@ -32,7 +36,15 @@ impl<E: Engine> GicCpu<E> {
     pub(crate) fn new(gic: &Gic<E>, id: VcpuId) -> Result<Self, Error> {
         let vcpu = gic.engine().vcpu(id)?;
         let cpu = CpuInterface::new(gic.0.lrs).ok_or(Error::Config("lrs"))?;
-        Ok(Self { id, vcpu, cpu, v2: CpuV2::default(), entered: false, bus: gic.bus()? })
+        Ok(Self {
+            id,
+            vcpu,
+            cpu,
+            v2: CpuV2::default(),
+            entered: false,
+            told: Takes::default(),
+            bus: gic.bus()?,
+        })
     }
 
     /// Which vCPU this is.
@@ -70,6 +82,28 @@ impl<E: Engine> GicCpu<E> {
             self.cpu = cpu;
         }
         self.v2 = CpuV2::default();
+        self.tell_takes();
+    }
+
+    /// What several vCPUs may take goes to one that would take it (`takers`).
+    #[inline]
+    fn tell_takes(&mut self) {
+        let takes = Takes::new(self.cpu.groups_enabled(), self.cpu.pmr() as u8);
+        if takes != self.told {
+            self.told = takes;
+            self.tell_what_it_takes(takes);
+        }
+    }
+
+    #[cold]
+    fn tell_what_it_takes(&self, takes: Takes) {
+        let (shared, injector) = (&*self.bus.gic.0, self.bus.injector());
+        match &shared.frames {
+            Frames::V2 { dist, .. } => dist.set_takes(injector, self.id, takes),
+            Frames::V3 { dist, .. } => {
+                dist.state().set_takes(&shared.machine, injector, self.id, takes);
+            }
+        }
     }
 
     fn tell_power(&self, on: bool) {
@@ -83,6 +117,8 @@ impl<E: Engine> GicCpu<E> {
     /// Before the guest is entered: offers it what has become pending.
     pub fn enter(&mut self) -> Flushed {
         self.entered = true;
+        // The host may have restored it.
+        self.tell_takes();
         self.vcpu.flush(&mut self.cpu)
     }
 
@@ -96,10 +132,13 @@ impl<E: Engine> GicCpu<E> {
     /// again.
     fn at_cpu_interface<T>(&mut self, access: impl FnOnce(&mut Self) -> T) -> T {
         if self.entered {
-            return access(self);
+            let result = access(self);
+            self.tell_takes();
+            return result;
         }
         self.enter();
         let result = access(self);
+        self.tell_takes();
         self.exit();
         result
     }

@@ -6,6 +6,7 @@
 
 mod cpu;
 mod setup;
+pub(crate) mod takers;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -20,8 +20,9 @@
 //!
 //! * SGIs are always enabled (4.3.5: IMPLEMENTATION DEFINED).
 //! * The configuration of PPIs can be changed, and is level-sensitive after a reset (4.3.13: IMPLEMENTATION DEFINED).
-//! * An SPI with several targets goes to the lowest-numbered one (1-N model, 1.4.3: any of them may take it), and one without any
-//!   stays pending (4.3.12).
+//! * An SPI with several targets goes to the lowest-numbered one whose CPU interface would take it: that has its group enabled, and does not
+//!   mask its priority (1-N model, 1.4.3: any of them may take it); and to another one when that changes. One without any stays
+//!   pending (4.3.12).
 //! * A write to GICD_SGIR with the reserved target filter does nothing (4.3.15).
 //! * Pending bits of SGIs whose source CPU does not exist are RAZ/WI (4.3.16, 4.3.17).
 
@@ -29,10 +30,12 @@ use alloc::boxed::Box;
 
 use super::layout::{self, Dist};
 use crate::engine::{Engine, Error, Gates, Injector, Trigger, Wired, WiredConfig};
+use crate::gic::takers::Takes;
 use crate::gic::{Cx, Machine};
+use crate::gicv3::state::settle as settle_all;
 use crate::ids::{Group, Intid, PRIVATE_END, PRIVATE_INTIDS, Priority, SGIS, VcpuId};
 use crate::mmio::{Frame, Reg};
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// EnableGrp0 and EnableGrp1: the bits of GICD_CTLR.
 const ENABLE: [u32; 2] = [1 << 0, 1 << 1];
@@ -60,14 +63,25 @@ impl Route {
         self.0 as u8
     }
 
-    /// The engine's configuration that follows from it.
-    fn apply(self, config: WiredConfig) -> WiredConfig {
-        match self.targets() {
-            0 => WiredConfig { enabled: false, ..config },
-            targets => {
-                let target = VcpuId(targets.trailing_zeros() as u16);
-                WiredConfig { enabled: self.enabled(), target, ..config }
-            }
+    /// Whether there is a choice of targets.
+    fn has_several(self) -> bool {
+        self.targets().count_ones() > 1
+    }
+
+    /// The target that an interrupt goes to: the lowest of those who would take it, or else the lowest.
+    fn choose(self, config: WiredConfig, takes: impl Fn(usize) -> Takes) -> Option<VcpuId> {
+        let mut targets = ones(self.targets().into());
+        let lowest = targets.clone().next();
+        let passes = |&n: &u32| takes(n as usize).passes(config.group, config.priority);
+        let target = if self.has_several() { targets.find(passes).or(lowest) } else { lowest };
+        target.map(|n| VcpuId(n as u16))
+    }
+
+    /// The engine's configuration that follows from it and from the choice of a target.
+    fn apply(self, target: Option<VcpuId>, config: WiredConfig) -> WiredConfig {
+        match target {
+            None => WiredConfig { enabled: false, ..config },
+            Some(target) => WiredConfig { enabled: self.enabled(), target, ..config },
         }
     }
 }
@@ -79,10 +93,12 @@ pub(crate) struct DistV2 {
     routes: Box<[AtomicU32]>,
     /// One bit for each CPU that exists.
     cpus: u8,
+    /// What each CPU interface takes.
+    takes: [AtomicU64; 8],
 }
 
 /// Bit n of `value` for n from 0 up.
-fn ones(value: u64) -> impl Iterator<Item = u32> {
+fn ones(value: u64) -> impl Iterator<Item = u32> + Clone {
     (0..u64::BITS).filter(move |n| value >> n & 1 != 0)
 }
 
@@ -136,7 +152,8 @@ impl DistV2 {
         // A uniprocessor's SPIs all go to its one CPU (4.3.12).
         let route = if cpus == 1 { 1 } else { 0 };
         let routes = (0..machine.spis).map(|_| AtomicU32::new(route)).collect();
-        Self { ctlr: AtomicU32::new(0), routes, cpus }
+        let takes = Default::default();
+        Self { ctlr: AtomicU32::new(0), routes, cpus, takes }
     }
 
     /// Gives the engine's interrupts, which are new, the state that they have after a reset (table 4-1); the SPIs `edges` are
@@ -183,9 +200,56 @@ impl DistV2 {
         // Relaxed: see the module's description. One exchange of both fields, or else another writer's field would be lost.
         let with = |route| Some(route & !field | value);
         let _ = kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with);
-        settle(kept, |route| {
-            let _ = cx.injector.update(Wired::Spi(intid), |config| Route(route).apply(config));
+        self.settle_route(cx.injector, intid);
+    }
+
+    fn takes(&self, cpu: usize) -> Takes {
+        // Relaxed, here and below: there are fences between the changes and the looks that depend on them.
+        Takes::of(self.takes[cpu].load(Ordering::Relaxed))
+    }
+
+    /// Gives the engine what follows from an SPI's route, and from who would take the SPI.
+    fn settle_route<I: Injector>(&self, injector: &I, spi: Intid) {
+        let Some(kept) = self.route(spi) else { return };
+        fence(Ordering::SeqCst);
+        let wanted = || {
+            let route = Route(kept.load(Ordering::Relaxed));
+            let config = injector.config(Wired::Spi(spi)).ok();
+            (route, config.and_then(|config| route.choose(config, |n| self.takes(n))))
+        };
+        settle_all(wanted, |&(route, target)| {
+            let _ = injector.update(Wired::Spi(spi), |config| route.apply(target, config));
         });
+    }
+
+    /// The guest has changed what the CPU interface of a CPU takes. As in GICv3 (`gicv3::state`), an SPI is left alone if that makes no
+    /// difference to it.
+    pub(crate) fn set_takes<I: Injector>(&self, injector: &I, cpu: VcpuId, takes: Takes) {
+        let Some(word) = self.takes.get(cpu.index()) else { return };
+        let old = Takes::of(word.swap(takes.bits(), Ordering::AcqRel));
+        fence(Ordering::SeqCst);
+        for n in 0..self.routes.len() {
+            let route = Route(self.routes[n].load(Ordering::Relaxed));
+            let spi = Intid(PRIVATE_INTIDS + n as u32);
+            if !route.has_several() {
+                continue;
+            }
+            let Ok(config) = injector.config(Wired::Spi(spi)) else { continue };
+            let before = |n: usize| if n == cpu.index() { old } else { self.takes(n) };
+            let choice = route.choose(config, |n| self.takes(n));
+            if choice != route.choose(config, before) {
+                self.settle_route(injector, spi);
+            }
+        }
+    }
+
+    /// The group or the priority of an interrupt has changed.
+    fn attribute_changed<E: Engine>(&self, cx: &Cx<'_, E>, wired: Wired) {
+        if let Wired::Spi(spi) = wired
+            && self.route(spi).is_some_and(|r| Route(r.load(Ordering::Relaxed)).has_several())
+        {
+            self.settle_route(cx.injector, spi);
+        }
     }
 
     fn write_ctlr<E: Engine>(&self, cx: &Cx<'_, E>, value: u64, mask: u64) {
@@ -270,6 +334,7 @@ impl DistV2 {
             let group1 = value >> (intid.0 % 32) & 1 != 0;
             let group = if group1 { Group::Group1 } else { Group::Group0 };
             let _ = cx.injector.update(wired, |config| WiredConfig { group, ..config });
+            self.attribute_changed(cx, wired);
         });
     }
 
@@ -369,8 +434,9 @@ impl<E: Engine> Frame<Cx<'_, E>> for &DistV2 {
                 let _ = injector.set_active(wired, false);
             }),
             Dist::Ipriorityr => {
-                let priority = Priority::new(value as u8);
-                let _ = injector.update(wired(cx, index), |c| WiredConfig { priority, ..c });
+                let (priority, wired) = (Priority::new(value as u8), wired(cx, index));
+                let _ = injector.update(wired, |c| WiredConfig { priority, ..c });
+                self.attribute_changed(cx, wired);
             }
             Dist::Itargetsr => self.write_targets(cx, Intid(index), value as u8),
             Dist::Icfgr => self.write_config(cx, index, value, mask),
@@ -415,12 +481,21 @@ mod tests {
             target: VcpuId(5),
         };
         let enabled = |target| WiredConfig { enabled: true, target: VcpuId(target), ..config };
-        assert_eq!(
-            Route(Route::ENABLED).apply(enabled(1)),
-            WiredConfig { target: VcpuId(1), ..config }
-        );
-        assert_eq!(Route(Route::ENABLED | 0x80).apply(config), enabled(7));
-        assert_eq!(Route(Route::ENABLED | 0x06).apply(config), enabled(1));
-        assert_eq!(Route(0x01).apply(enabled(3)), WiredConfig { target: VcpuId(0), ..config });
+        let apply = |route, config, takers: u8| {
+            let takes = |n: usize| Takes::new([false, takers >> n & 1 != 0], 0x48);
+            Route(route).apply(Route(route).choose(config, takes), config)
+        };
+        let none = apply(Route::ENABLED, enabled(1), 0xff);
+        assert_eq!(none, WiredConfig { target: VcpuId(1), ..config });
+        assert_eq!(apply(Route::ENABLED | 0x80, config, 0), enabled(7));
+        let two = Route::ENABLED | 0x06;
+        assert_eq!(apply(two, config, 0xff), enabled(1));
+        assert_eq!(apply(two, config, 0b100), enabled(2), "the one that takes it");
+        assert_eq!(apply(two, config, 0b001), enabled(1), "none of them");
+        let masked = |priority| WiredConfig { priority, ..config };
+        let low = apply(two, masked(Priority::new(0x48)), 0b100);
+        assert_eq!(low.target, VcpuId(1), "masked");
+        let off = apply(0x01, enabled(3), 0xff);
+        assert_eq!(off, WiredConfig { target: VcpuId(0), ..config });
     }
 }

@@ -85,8 +85,8 @@ impl Owner<'_> {
         let bit = value != 0;
         // What the engine refuses is an interrupt that does not exist: nothing follows.
         let _ = match field {
-            Field::Group => configure(cx, irq, |c| c.group = group(bit)),
-            Field::Priority => configure(cx, irq, |c| c.priority = Priority::new(value as u8)),
+            Field::Group => self.attribute(cx, irq, |c| c.group = group(bit)),
+            Field::Priority => self.attribute(cx, irq, |c| c.priority = Priority::new(value as u8)),
             Field::Trigger => configure(cx, irq, |c| {
                 c.trigger = if value & 0b10 != 0 { Trigger::Edge } else { Trigger::Level };
             }),
@@ -99,6 +99,20 @@ impl Owner<'_> {
             Field::SetActive => injector.set_active(irq, true),
             Field::ClearActive => injector.set_active(irq, false),
         };
+    }
+
+    /// Changes what decides which vCPUs would take an interrupt.
+    fn attribute<E: Engine>(
+        &self,
+        cx: &Cx<'_, E>,
+        irq: Wired,
+        f: impl Fn(&mut WiredConfig),
+    ) -> Outcome {
+        configure(cx, irq, f)?;
+        if let (Self::Dist(state), Wired::Spi(intid)) = (self, irq) {
+            state.attributes_changed(cx, intid);
+        }
+        Ok(())
     }
 
     fn enable<E: Engine>(&self, cx: &Cx<'_, E>, irq: Wired, on: bool) -> Outcome {

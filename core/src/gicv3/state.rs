@@ -14,9 +14,9 @@
 //!   (IHI 0069, 12.9, `GICD_IROUTER<n>`, leaves open what becomes of such an interrupt).
 //! * Interrupt_Routing_Mode 1: the interrupt goes to the first vCPU that takes part, beginning with the one whose
 //!   number is the INTID modulo the number of vCPUs, which spreads interrupts over them. A vCPU takes part while it is
-//!   powered on and its redistributor is awake, whatever its CPU interface has enabled. When that changes, all such
-//!   interrupts are given their vCPU anew; while no vCPU takes part, they stay pending as those do that name
-//!   none (IHI 0069, 1.2.3, leaves the choice open).
+//!   powered on and its redistributor is awake, and preferably one whose CPU interface has the interrupt's group enabled, and does
+//!   not mask its priority. When that changes, such interrupts are given their vCPU anew; while no vCPU takes part, they stay
+//!   pending as those do that name none (IHI 0069, 1.2.3, leaves the choice open).
 //!
 //! # Words
 //!
@@ -35,6 +35,7 @@
 use alloc::boxed::Box;
 
 use crate::engine::{Engine, Gates, Injector, Wired, WiredConfig};
+use crate::gic::takers::Takes;
 use crate::gic::{Affinity, Cx, Machine};
 use crate::ids::{ESPI_BASE, Group, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::sync::{AtomicU64, Ordering, fence, update};
@@ -67,7 +68,7 @@ pub(crate) enum Flag {
 pub(crate) struct State {
     /// GICD_CTLR's group enables.
     ctlr: AtomicU64,
-    /// [`Flag`]s of each vCPU.
+    /// [`Flag`]s of each vCPU, and what its CPU interface [`Takes`].
     vcpus: Box<[AtomicU64]>,
     /// GICD_IROUTER, and [`ENABLED`], of each SPI and then of each extended SPI.
     spis: Box<[AtomicU64]>,
@@ -76,7 +77,7 @@ pub(crate) struct State {
 }
 
 /// Brings the engine's state up to what `wanted` says, until it says the same afterwards.
-fn settle<T: PartialEq>(wanted: impl Fn() -> T, apply: impl Fn(&T)) {
+pub(crate) fn settle<T: PartialEq>(wanted: impl Fn() -> T, apply: impl Fn(&T)) {
     let mut want = wanted();
     loop {
         apply(&want);
@@ -141,13 +142,50 @@ impl State {
             self.settle_gates(injector, vcpu);
         }
         if flag != Flag::Lpis {
-            // Between the change and the look for interrupts that depend on it.
-            fence(Ordering::SeqCst);
-            for n in 0..self.spis.len() {
-                if self.spis[n].load(Ordering::Acquire) & IRM != 0 {
-                    self.settle_spi(machine, injector, n);
-                }
+            self.choose_anew(machine, injector, vcpu, old);
+        }
+    }
+
+    /// The guest has changed what the CPU interface of a vCPU takes.
+    pub(crate) fn set_takes<I: Injector>(
+        &self,
+        machine: &Machine,
+        injector: &I,
+        vcpu: VcpuId,
+        takes: Takes,
+    ) {
+        let old = update(&self.vcpus[vcpu.index()], |old| old & !Takes::BITS | takes.bits());
+        if Takes::of(old) != takes {
+            self.choose_anew(machine, injector, vcpu, old);
+        }
+    }
+
+    /// A vCPU's word was `old`: what any vCPU may take goes elsewhere if that makes a difference. If it makes none, with the words of the
+    /// others as they are now, then whoever changes one of those sees this vCPU's, or is seen here.
+    fn choose_anew<I: Injector>(&self, machine: &Machine, injector: &I, vcpu: VcpuId, old: u64) {
+        // Between the change and the look for interrupts that depend on it.
+        fence(Ordering::SeqCst);
+        for n in 0..self.spis.len() {
+            let spi = self.intid(n);
+            if self.spis[n].load(Ordering::Acquire) & IRM == 0 {
+                continue;
             }
+            let Ok(config) = injector.config(Wired::Spi(spi)) else { continue };
+            let now = |n: usize| self.vcpus[n].load(Ordering::Acquire);
+            let before = |n: usize| if n == vcpu.index() { old } else { now(n) };
+            let choice = self.any(spi, config, now);
+            if choice != self.any(spi, config, before) {
+                self.settle_spi(machine, injector, n);
+            }
+        }
+    }
+
+    /// An SPI's group or priority has changed.
+    pub(crate) fn attributes_changed<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid) {
+        if let Some(n) = self.position(spi)
+            && self.spis[n].load(Ordering::Acquire) & IRM != 0
+        {
+            self.settle_spi(cx.machine, cx.injector, n);
         }
     }
 
@@ -220,7 +258,11 @@ impl State {
             let word = self.spis[n].load(Ordering::Acquire);
             let target = match word & IRM {
                 0 => machine.vcpu(Affinity::from_mpidr(word)),
-                _ => self.any(intid),
+                _ => {
+                    let config = injector.config(Wired::Spi(intid)).ok();
+                    let now = |n: usize| self.vcpus[n].load(Ordering::Acquire);
+                    config.and_then(|config| self.any(intid, config, now))
+                }
             };
             (word & ENABLED != 0, target)
         };
@@ -234,15 +276,23 @@ impl State {
         });
     }
 
-    /// The vCPU that takes an interrupt that any of them may take.
-    fn any(&self, spi: Intid) -> Option<VcpuId> {
+    /// The vCPU that takes an interrupt that any of them may take, given their words.
+    fn any(&self, spi: Intid, config: WiredConfig, words: impl Fn(usize) -> u64) -> Option<VcpuId> {
         let count = self.vcpus.len();
         let first = spi.0 as usize % count.max(1);
-        let takes_part = |&n: &usize| {
-            let both = Flag::On as u64 | Flag::Awake as u64;
-            self.vcpus[n].load(Ordering::Acquire) & both == both
-        };
-        (first..count).chain(0..first).find(takes_part).map(|n| VcpuId(n as u16))
+        let mut second_best = None;
+        for n in (first..count).chain(0..first) {
+            let (word, both) = (words(n), Flag::On as u64 | Flag::Awake as u64);
+            if word & both != both {
+                continue;
+            }
+            let vcpu = Some(VcpuId(n as u16));
+            if Takes::of(word).passes(config.group, config.priority) {
+                return vcpu;
+            }
+            second_best = second_best.or(vcpu);
+        }
+        second_best
     }
 }
 

@@ -8,5 +8,6 @@ mod cpu;
 mod dist;
 mod known_bugs;
 mod sweep;
+mod targets;
 mod v2m;
 mod world;

@@ -1,6 +1,7 @@
 //! The register model of GICv3, as a guest on the lock-free engine sees it. One file per frame.
 
 mod active;
+mod any;
 mod boot;
 mod conformance;
 mod dist;
