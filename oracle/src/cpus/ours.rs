@@ -4,7 +4,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use vgic_core::Vgic;
 use vgic_core::engine::{Injector, Kick, Wired};
 use vgic_core::gic::{self, Affinity, Gic, GicCpu, Setup};
@@ -17,6 +17,9 @@ use super::steps::{CPUS, Kind, Machine, Operation, Outcome, Step, system_registe
 use super::style::Style;
 use crate::memory::Memory;
 use crate::target::{GICC, GICD, GICR, GITS, Model};
+
+/// After so many exits of each vCPU there is nothing left to hand over.
+const ROUNDS: usize = 100;
 
 type Cpu = GicCpu<Vgic>;
 
@@ -53,7 +56,7 @@ impl Kick for Host {
 pub struct Ours {
     host: Arc<Host>,
     memory: Arc<Memory>,
-    /// Whether a vCPU leaves its guest only for what a guest leaves for: frames, and kicks. Else after each access.
+    /// Whether a vCPU leaves its guest only for what a guest leaves for: frames, kicks, maintenance. Else after each access.
     stays: bool,
 }
 
@@ -142,16 +145,18 @@ impl Ours {
         Ok(Outcome { value: u64::from_le_bytes(read), asserted: self.settle()?, faulted })
     }
 
-    /// vCPUs that were kicked leave their guests, and come back. What one hands over to another may kick that.
+    /// vCPUs that were kicked, or whose list registers ask for it, leave their guests, and come back. What one hands over to another may kick that.
     fn settle(&self) -> Result<[u8; CPUS]> {
         let mut leaves = [!self.stays; CPUS];
-        loop {
-            let mut quiet = true;
+        let mut quiet = false;
+        for _ in 0..ROUNDS {
+            quiet = true;
             for (n, kicked) in self.host.kicked.iter().enumerate() {
                 let leaves =
                     std::mem::take(&mut leaves[n]) || kicked.swap(false, Ordering::Relaxed);
                 quiet &= !self.host.with(n, |cpu| {
-                    let leaves = leaves || cpu.has_mail();
+                    let asked = cpu.cpu_interface().maintenance_pending();
+                    let leaves = leaves || asked || cpu.has_mail();
                     if leaves {
                         cpu.exit();
                     }
@@ -163,6 +168,7 @@ impl Ours {
                 break;
             }
         }
+        ensure!(quiet, "vCPUs keep each other from their guests");
         let mut asserted = [0; CPUS];
         for (n, asserted) in asserted.iter_mut().enumerate() {
             *asserted = self.host.with(n, |cpu| {
