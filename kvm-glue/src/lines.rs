@@ -14,7 +14,7 @@
 //!
 //! The way back: `deactivate_phys` and `input_level` go to the [`Resampler`].
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use kvm_ioctls::VmFd;
 use vgic_core::engine::{Kick, Wired};
@@ -61,6 +61,8 @@ struct Line {
     cell: LineCell,
     /// The thread that runs it; 0 if there is none.
     thread: AtomicI32,
+    /// Its redistributor has work left, which whichever vCPU exits next goes on with.
+    lpis_left: AtomicBool,
     offers: Count,
     kicks: Count,
     driven: Count,
@@ -74,6 +76,8 @@ pub struct Lines {
     driver: Box<dyn LineDriver>,
     resampler: Resampler,
     exits: Exits,
+    /// Something is left for a redistributor: see `Line::lpis_left`.
+    any_lpis_left: AtomicBool,
 }
 
 impl Lines {
@@ -87,6 +91,7 @@ impl Lines {
         let line = |_| Line {
             cell: LineCell::new(),
             thread: AtomicI32::new(0),
+            lpis_left: AtomicBool::new(false),
             offers: Count::default(),
             kicks: Count::default(),
             driven: Count::default(),
@@ -94,7 +99,8 @@ impl Lines {
         };
         let lines = (0..vcpus).map(line).collect();
         let (resampler, exits) = (Resampler::new(), Exits::default());
-        Self { lines, signal, driver: Box::new(driver), resampler, exits }
+        let any_lpis_left = AtomicBool::new(false);
+        Self { lines, signal, driver: Box::new(driver), resampler, exits, any_lpis_left }
     }
 
     /// The number of the signal.
@@ -110,6 +116,20 @@ impl Lines {
     /// A vCPU is to stop: if its thread waits for another one's exit, it goes on without.
     pub(crate) fn end_waits(&self) {
         self.exits.tell();
+    }
+
+    /// Takes one of the redistributors that have work left. Whoever finds that it has more says so again.
+    pub(crate) fn take_lpis_left(&self) -> Option<VcpuId> {
+        // The load spares most exits the write. AcqRel: pairs with `lpis_left`; cleared before the look at the bits, so that one that is set later is found the next time.
+        if !self.any_lpis_left.load(Ordering::Relaxed)
+            || !self.any_lpis_left.swap(false, Ordering::AcqRel)
+        {
+            return None;
+        }
+        let of = self.lines.iter().position(|line| line.lpis_left.swap(false, Ordering::AcqRel))?;
+        // There may be others.
+        self.any_lpis_left.swap(true, Ordering::AcqRel);
+        Some(VcpuId(of as u16))
     }
 
     /// How many vCPUs there are.
@@ -203,6 +223,12 @@ impl Kick for Lines {
 
     fn exited(&self, _: VcpuId) {
         self.exits.tell();
+    }
+
+    fn lpis_left(&self, vcpu: VcpuId) {
+        // AcqRel: pairs with `take_lpis_left`. The bit before the sign that there is one.
+        self.lines[vcpu.index()].lpis_left.swap(true, Ordering::AcqRel);
+        self.any_lpis_left.swap(true, Ordering::AcqRel);
     }
 
     fn input_level(&self, irq: Wired) -> Option<bool> {

@@ -286,6 +286,7 @@ impl Runner {
             if kicked {
                 self.follow_power()?;
             }
+            self.go_on_with_lpis();
             if !self.enter() {
                 continue;
             }
@@ -351,6 +352,17 @@ impl Runner {
                     Outcome::Nothing => ExitFor::Nothing,
                 };
                 traps.follow(&self.vcpu, exit)?;
+            }
+        }
+    }
+
+    /// Does a part of what a redistributor has left to do, if any has: a guest need not come back to its registers for that.
+    fn go_on_with_lpis(&mut self) {
+        if let Some(of) = self.lines.take_lpis_left() {
+            // That takes locks: nobody is to wait for this vCPU meanwhile.
+            self.cpu.exit();
+            if self.cpu.bus().work(of) {
+                self.lines.lpis_left(of);
             }
         }
     }

@@ -200,6 +200,19 @@ fn the_exit_wakes_who_waits_for_it() {
 }
 
 #[test]
+fn redistributors_with_work_left_are_told_one_by_one() {
+    let lines = Lines::new(3, Recorder::default());
+    assert_eq!(lines.take_lpis_left(), None);
+    [2, 0, 2].map(VcpuId).into_iter().for_each(|of| lines.lpis_left(of));
+    assert_eq!(
+        [(); 4].map(|()| lines.take_lpis_left()),
+        [Some(VcpuId(0)), Some(VcpuId(2)), None, None]
+    );
+    lines.lpis_left(VcpuId(1));
+    assert_eq!(lines.take_lpis_left(), Some(VcpuId(1)));
+}
+
+#[test]
 fn lines_are_lowered_whatever_they_were() {
     let recorder = Recorder::default();
     let lines = Lines::new(1, recorder.clone());
