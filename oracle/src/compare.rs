@@ -83,6 +83,11 @@ pub fn run(
             return Ok(pair.differs(0));
         }
     }
+    // The reset values, but for those that the prologue has made equal.
+    let reset: Vec<Action> = everything(model).collect();
+    if !pair.perform(&reset, 0)? {
+        return Ok(pair.differs(0));
+    }
     for (n, &op) in ops.iter().enumerate() {
         progress();
         let after = n + 1;
