@@ -166,22 +166,24 @@ impl Mailbox {
         self.batch.store(batch + 1, Ordering::Release);
     }
 
-    /// Takes everything out, into `mail`, which is empty. For the owner.
+    /// Takes everything out, into `mail`, which is empty; returns whether there was something. For the owner.
     #[inline]
-    pub(crate) fn drain(&self, mail: &mut Mail) {
+    pub(crate) fn drain(&self, mail: &mut Mail) -> bool {
         // Relaxed: an empty look takes nothing. What it missed kicks, and the owner that was kicked does not miss it.
         let head = self.head.load(Ordering::Relaxed);
         if head.is_null() || head == closed() {
-            return;
+            return false;
         }
         if cfg!(mutant = "drain_in_two_steps") {
             // Seeded bug: loses what is pushed between the two.
             self.head.store(ptr::null_mut(), Ordering::Release);
-            return mail.put(head);
+            mail.put(head);
+            return true;
         }
         self.count_batch();
         // Acquire: pairs with `push`. The mailbox cannot be closed here: only the owner does that.
         mail.put(self.head.swap(ptr::null_mut(), Ordering::AcqRel));
+        true
     }
 
     /// Whether there is something to drain. For the owner.

@@ -80,7 +80,7 @@ impl Mail {
     #[inline]
     pub fn drain(&mut self, mut f: impl FnMut(u32)) {
         let mut mail = mailbox::Mail::new();
-        self.mailbox.drain(&mut mail);
+        let _ = self.mailbox.drain(&mut mail);
         let _ = mail.turn(usize::MAX, &self.mailbox);
         for posted in mail {
             let irq = posted.into_raw();

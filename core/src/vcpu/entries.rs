@@ -219,7 +219,6 @@ impl<R: Reclaim> VcpuInterface<R> {
     // Most entries have one interrupt to deliver, which needs no bucket: they do not come here.
     #[inline(never)]
     pub(super) fn fill(&mut self, count: usize) {
-        self.cut_short = false;
         let mut left = SLICE;
         loop {
             let ready = self.ready.highest();
@@ -239,7 +238,7 @@ impl<R: Reclaim> VcpuInterface<R> {
                 // Something may have to be dropped, or moved, before one is found that can be offered.
                 left -= 1;
                 if left == 0 {
-                    self.cut_short = true;
+                    self.left_over = true;
                     return;
                 }
             }

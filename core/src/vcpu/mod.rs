@@ -69,10 +69,8 @@ pub struct VcpuInterface<R: Reclaim = Slots> {
     asked: Requests,
     /// Something in the buckets may not be offered any more.
     doubtful: bool,
-    /// The last flush did not get through what it had to drop from the buckets.
-    cut_short: bool,
-    /// EOIs without a list register that have not been taken over yet.
-    eois: u32,
+    /// A slice was not enough for something, or the host panicked in the midst: the next flush goes on.
+    left_over: bool,
     ready: ReadyQueue,
     /// Active, and in no list register: the newest of a level first.
     spilled: ReadyQueue,
@@ -114,8 +112,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             scan: Scan::default(),
             asked: Requests::default(),
             doubtful: false,
-            cut_short: false,
-            eois: 0,
+            left_over: false,
             ready: ReadyQueue::new(Place::Ready),
             spilled: ReadyQueue::new(Place::Spilled),
             entries: [const { None }; MAX_LRS],
@@ -349,35 +346,45 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
         if before.iter().zip(&groups).any(|(was, is)| !was && *is) {
             self.scan.begin(&self.shared, self.id);
+            let pin = self.participant.pin();
+            self.scan.go_on(&self.shared, self.id, &pin);
+            self.left_over |= !self.scan.is_idle();
         }
     }
 
     /// Takes in some of the mail, and fills the list registers.
     #[inline]
-    fn take_in_mail(&mut self, count: usize) {
+    fn take_in_mail(&mut self, count: usize, resumed: bool) {
         // On their way while the mail is gone through.
         self.ready.prefetch(count.saturating_sub(self.used));
-        if self.mail.is_empty() {
-            self.mine.mailbox.drain(&mut self.mail);
-        }
-        if self.mail.turn(SLICE, &self.mine.mailbox) {
-            let mut left = SLICE;
-            while left > 0
-                && let Some(posted) = self.mail.next()
-            {
-                left -= 1;
-                let alone =
-                    self.mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
-                if alone && self.used < count {
-                    self.take_in_alone(posted);
-                } else {
-                    self.take_in(posted);
-                }
-            }
+        let more = resumed && !self.mail.is_empty();
+        if more || self.mine.mailbox.drain(&mut self.mail) {
+            // Until it is done: a host's kick can panic in the midst.
+            let left_over = core::mem::replace(&mut self.left_over, true);
+            let done = self.take_in_slice(count);
+            self.left_over = left_over || !done;
         }
         if !(self.ready.is_empty() && self.spilled.is_empty()) {
             self.fill(count);
         }
+    }
+
+    /// Takes in a slice of the mail; returns whether nothing is left.
+    #[inline]
+    fn take_in_slice(&mut self, count: usize) -> bool {
+        if !self.mail.turn(SLICE, &self.mine.mailbox) {
+            return false;
+        }
+        for _ in 0..SLICE {
+            let Some(posted) = self.mail.next() else { return true };
+            let alone = self.mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
+            if alone && self.used < count {
+                self.take_in_alone(posted);
+            } else {
+                self.take_in(posted);
+            }
+        }
+        self.mail.is_empty()
     }
 
     /// Clears what an earlier user of the list registers may have left in them.
@@ -440,7 +447,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             self.scan.begin(&self.shared, self.id);
             self.scan.go_on(&self.shared, self.id, &pin);
             drop(pin);
-            self.unflushed |= self.has_unfinished();
+            self.left_over |= !self.scan.is_idle();
         }
     }
 
@@ -467,8 +474,9 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if self.holds_wired() {
             self.expose();
         }
-        if self.mine.has_requests() || self.asked != Requests::default() {
-            self.serve_requests();
+        let resumed = self.left_over;
+        if resumed || self.mine.has_requests() {
+            self.resume();
         }
         let groups = lrs.groups_enabled();
         if groups != self.groups {
@@ -481,10 +489,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         while self.used > count {
             self.displace(self.used - 1);
         }
-        if !self.scan.is_idle() {
-            self.scan_some();
-        }
-        self.take_in_mail(count);
+        self.take_in_mail(count, resumed);
         if self.exposed && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
             self.fill(count);
         }
@@ -500,7 +505,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         }
         let pending = self.write_back(lrs);
         self.in_guest = true;
-        if self.has_unfinished() {
+        if self.left_over {
             // It comes back for the rest, from the guest or instead of sleeping.
             self.unflushed = true;
             self.shared.hub.kick(self.id);
@@ -523,17 +528,9 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if changed {
             self.finish_gone();
         }
-        // EOIs without a list register belong to the most urgent active interrupts that have none.
-        self.eois += lrs.take_eoi_count();
-        while self.eois > 0 {
-            self.eois -= 1;
-            match self.spilled.pop() {
-                Some(owned) => {
-                    self.end_spilled(&owned);
-                    self.finish(owned, true);
-                }
-                None => self.eois = 0,
-            }
+        let eois = lrs.take_eoi_count();
+        if eois > 0 {
+            self.end_spilled_by_eois(eois);
         }
         if self.exposed {
             self.conceal();
@@ -591,7 +588,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
 
     #[inline]
     fn has_mail(&self) -> bool {
-        self.mine.mailbox.has_mail() || self.mine.has_requests() || self.unflushed
+        self.mine.mailbox.has_mail() || self.mine.has_requests() || self.unflushed || self.left_over
     }
 }
 

@@ -50,6 +50,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             let_go(irq, false);
         }
         self.scan = Scan::default();
+        self.left_over = false;
         self.open = false;
     }
 }

@@ -78,10 +78,11 @@ impl Default for Scan {
 }
 
 impl<R: Reclaim> VcpuInterface<R> {
-    /// Does what others have asked for, and goes on with what is not finished.
+    /// Does what others have asked for, and goes on with what was left over. The mail is gone on with after this.
     #[cold]
-    pub(super) fn serve_requests(&mut self) {
+    pub(super) fn resume(&mut self) {
         // Remembered until it is done: a host's kick can panic in the midst.
+        self.left_over = true;
         self.asked = self.asked.and(self.mine.take_requests());
         if self.asked.includes(Requests::SCAN) {
             self.scan.begin(&self.shared, self.id);
@@ -90,19 +91,25 @@ impl<R: Reclaim> VcpuInterface<R> {
             self.review_all();
         }
         self.asked = Requests::default();
+        if !self.scan.is_idle() {
+            let pin = self.participant.pin();
+            self.scan.go_on(&self.shared, self.id, &pin);
+        }
+        self.left_over = !self.scan.is_idle();
     }
 
-    /// Goes on with a look through all LPIs.
+    /// EOIs without a list register belong to the most urgent active interrupts that have none.
     #[cold]
-    pub(super) fn scan_some(&mut self) {
-        let pin = self.participant.pin();
-        self.scan.go_on(&self.shared, self.id, &pin);
-    }
-
-    /// Whether something is left of a slice.
-    #[inline]
-    pub(super) fn has_unfinished(&self) -> bool {
-        !self.mail.is_empty() || !self.scan.is_idle() || (self.cut_short && !self.ready.is_empty())
+    pub(super) fn end_spilled_by_eois(&mut self, eois: u32) {
+        for _ in 0..eois {
+            match self.spilled.pop() {
+                Some(owned) => {
+                    self.end_spilled(&owned);
+                    self.finish(owned, true);
+                }
+                None => return,
+            }
+        }
     }
 
     /// Looks once more at everything that this vCPU has: at what is in list registers now, at what waits in buckets when its
