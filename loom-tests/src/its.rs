@@ -223,6 +223,12 @@ impl Machine {
         guest.enable_its(true);
         (0..vcpus).for_each(|n| self.run(mapc(n, n.into())));
         self.run(Command::Mapd { device: DEVICE, valid: true, size: bits - 1, itt: ITT });
+        self.wait();
+    }
+
+    /// Looks until all commands are done: a slice may be less than a command, and the host may leave them.
+    fn wait(&self) {
+        while !self.guest.is_done(End(self.end)) {}
     }
 
     /// Writes commands into the queue, without telling. Returns where it ends then.
@@ -285,6 +291,7 @@ impl Machine {
     /// nothing may be left.
     pub fn end<T>(mut self, cpus: T) {
         self.run(Command::Mapd { device: DEVICE, valid: false, size: 0, itt: 0 });
+        self.wait();
         let engine = self.gic.engine().clone();
         assert_eq!(self.lpis(), 0, "someone has an LPI that nobody needs");
         drop((cpus, self));

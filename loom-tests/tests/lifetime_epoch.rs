@@ -11,7 +11,7 @@ use vgic_loom_tests::sched::thread;
 use vgic_loom_tests::{Guest, NoKick, model};
 
 type Vgic = vgic_core::Vgic<Epoch>;
-type Vcpu = vgic_core::VcpuInterface<Epoch>;
+type Cpu = vgic_core::VcpuInterface<Epoch>;
 type Msi = vgic_core::Msi<Epoch>;
 
 const DEV: DeviceId = DeviceId(0);
@@ -19,7 +19,7 @@ const EV: EventId = EventId(0);
 const LPI: Intid = Intid(LPI_BASE);
 const A: VcpuId = VcpuId(0);
 
-fn vm() -> (Vgic, Msi, Vcpu) {
+fn vm() -> (Vgic, Msi, Cpu) {
     let shape =
         Config { vcpus: 1, spis: 0, lpis: 2, device_bits: 1, event_bits: 1, ..Config::default() };
     let vgic = Vgic::new(&shape, Arc::new(NoKick)).unwrap();
@@ -35,7 +35,7 @@ fn map(msi: &mut Msi) {
 }
 
 /// Entries until nothing comes; returns how many interrupts the guest took.
-fn settle(vcpu: &mut Vcpu) -> usize {
+fn settle(vcpu: &mut Cpu) -> usize {
     let mut guest = Guest::default();
     let mut all = 0;
     loop {
@@ -119,7 +119,7 @@ fn epoch_route_vs_last_put() {
 /// The vCPU has the last reference.
 #[test]
 fn epoch_drain_vs_last_put() {
-    model(2, 1_000, || {
+    model(4, 20, || {
         let (vgic, mut msi, mut vcpu) = vm();
         let (injector, domain) = (vgic.injector().unwrap(), msi.domain());
         assert_eq!(injector.inject(&domain, DEV, EV), Injected::Pending);

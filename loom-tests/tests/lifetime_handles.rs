@@ -74,7 +74,7 @@ fn domain_dropped_vs_injection_and_drain() {
 /// used after its end is found by its canary.
 #[test]
 fn the_last_handles_at_once() {
-    model(2, 20, || {
+    model(1, 20, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.route(&mut msi, EV);
