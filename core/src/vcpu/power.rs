@@ -34,7 +34,7 @@ impl<R: Reclaim> VcpuInterface<R> {
                 self.mine.mailbox.close(&mut self.mail);
             }
             let _ = self.mail.turn(usize::MAX, &self.mine.mailbox);
-            while let Some(posted) = self.mail.next() {
+            for posted in self.mail.by_ref() {
                 give_back(posted);
             }
         }
