@@ -42,7 +42,7 @@ mod vcpu;
 mod vgic;
 pub mod wait;
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub use sync::Turns;
 
 pub use mmio::MmioError;

@@ -29,7 +29,7 @@ pub(crate) use shuttle::sync::atomic::{
 pub(crate) use crossbeam_utils::CachePadded;
 pub(crate) use lock::{Mutex, MutexGuard};
 
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub use lock::Turns;
 
 #[cfg(loom)]

@@ -1,12 +1,12 @@
 //! The lock of the control plane: whose turn it is.
-#![cfg(loom)]
+#![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
 
-use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom::thread;
 use vgic_core::Turns;
 use vgic_loom_tests::model;
+use vgic_loom_tests::sched::sync::atomic::{AtomicUsize, Ordering};
+use vgic_loom_tests::sched::thread;
 
 /// Counted in two steps, without any ordering: an addition is lost, or an old value read, unless turns order them.
 struct Shared {

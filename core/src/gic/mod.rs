@@ -122,6 +122,8 @@ pub(crate) enum Place {
 }
 
 /// The frames of a model.
+// Shuttle's atomics are large.
+#[cfg_attr(shuttle, allow(clippy::large_enum_variant))]
 pub(crate) enum Frames {
     V2 { dist: DistV2, v2m: Box<[V2m]> },
     V3 { dist: DistV3, redists: Box<[Redist]> },

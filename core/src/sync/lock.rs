@@ -15,7 +15,7 @@
 //! A panic of the thread that has the lock gives it back, and the next one has it as it was left.
 
 // A model looks at `Turns` from outside.
-#![cfg_attr(not(loom), allow(unreachable_pub))]
+#![cfg_attr(not(any(loom, shuttle)), allow(unreachable_pub))]
 
 use core::ops::{Deref, DerefMut};
 
