@@ -50,6 +50,7 @@ impl<E: Engine> Bench<E> {
             lpis: lpis + 1,
             // What is unmapped counts until it is reclaimed.
             max_lpis: lpis + 4096,
+            max_bytes: u64::MAX,
             max_events: lpis + 1,
             device_bits: 8,
             event_bits: 20,

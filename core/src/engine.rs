@@ -123,6 +123,30 @@ pub struct Config {
     pub max_devices: u32,
     /// Most events that are mapped at one time in all MSI domains.
     pub max_events: u32,
+    /// Most heap bytes of everything that mappings cost: what [`Usage::bytes`] says, the dead included, and what the heap
+    /// itself needs for it. With the other bounds, whichever is reached first refuses a mapping.
+    ///
+    /// With N = 544 bytes for a node of a tree of 64, and one level for each 6 bits of a key (the first level is part
+    /// of its tree), the objects of mappings cost, on a 64-bit machine:
+    ///
+    /// | | bytes |
+    /// |---|---|
+    /// | an LPI | 128 |
+    /// | each started 2,048 INTIDs of which one is mapped | 2,300 |
+    /// | nodes of the tree of LPIs | N for each started 64 INTIDs, 64^2 INTIDs, ... of which one is mapped |
+    /// | a device of which an event is mapped, or has a route | 640 |
+    /// | nodes of the tree of devices | N for each started 64 DeviceIDs, ... |
+    /// | nodes of a device's events | N for each started 64 EventIDs, ... |
+    /// | one dead object more | 32 |
+    ///
+    /// An ITS has two domains: that of its events, and one of those whose collection is not mapped. Its own maps
+    /// cost 12 to 24 bytes an event, some 100 for each run of neighbours (64 at most), 160 a device, 40 a collection.
+    ///
+    /// So a machine of 1,000 devices with 32 neighbouring events each needs 6 MiB, and 65,536 devices of 16 events
+    /// 4,096 apart would need 1.2 GiB, which is refused. Not counted are the fixed parts of a machine and the routes,
+    /// which are the host's own. A few more mappings than that can be made by several ITSs at the same time: a
+    /// node for each level.
+    pub max_bytes: u64,
     /// Most dead objects (LPIs, blocks of pending bits, tree nodes, devices) that wait for memory to be reclaimed before
     /// mapping is refused. They wait while someone is pinned, as a thread is that was preempted while it injects.
     pub max_garbage: u32,
@@ -133,7 +157,8 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// One vCPU, 32 SPIs, 2^16 INTIDs and as many LPIs as fit in them, 16-bit DeviceIDs and EventIDs.
+    /// One vCPU, 32 SPIs, 2^16 INTIDs and as many LPIs as fit in them, 16-bit DeviceIDs and EventIDs. Whatever a guest does
+    /// costs less than 64 MiB.
     fn default() -> Self {
         Self {
             vcpus: 1,
@@ -146,6 +171,7 @@ impl Default for Config {
             event_bits: 16,
             max_devices: 1 << 16,
             max_events: 1 << 20,
+            max_bytes: 48 << 20,
             max_garbage: 1 << 16,
             participants: 256,
         }
@@ -156,6 +182,12 @@ impl Config {
     /// The default shape with `vcpus` vCPUs.
     pub fn with_vcpus(vcpus: u16) -> Self {
         Self { vcpus, ..Self::default() }
+    }
+
+    /// The most bytes that mapping one event costs: an LPI, a device, and nodes of their own in all trees. Less than that for
+    /// [`Config::max_bytes`], and nothing could be mapped.
+    pub fn bytes_of_one(&self) -> u64 {
+        crate::cost::of_one_mapping(self) as u64
     }
 
     /// Checks every bound that the fields' descriptions state.
@@ -177,10 +209,14 @@ impl Config {
             (self.max_events <= 1 << 31, "max_events"),
             (self.max_garbage >= 1, "max_garbage"),
         ];
-        match checks.iter().find(|(ok, _)| !ok) {
-            Some((_, field)) => Err(Error::Config(field)),
-            None => Ok(()),
+        if let Some((_, field)) = checks.iter().find(|(ok, _)| !ok) {
+            return Err(Error::Config(field));
         }
+        let least = self.bytes_of_one();
+        if self.lpis > 0 && self.max_bytes < least {
+            return Err(Error::Needs { field: "max_bytes", least });
+        }
+        Ok(())
     }
 }
 
@@ -191,6 +227,14 @@ pub enum Error {
     /// A field of [`Config`] is out of its range.
     #[error("configuration field `{0}` is out of its range")]
     Config(&'static str),
+    /// A field of [`Config`] is too small for the rest of it.
+    #[error("configuration field `{field}` must be {least} at least")]
+    Needs {
+        /// Which.
+        field: &'static str,
+        /// What it must be at least.
+        least: u64,
+    },
     /// There is no such vCPU.
     #[error("vCPU {} does not exist", .0.0)]
     NoSuchVcpu(VcpuId),
@@ -224,6 +268,9 @@ pub enum Error {
     /// [`Config::max_events`] events are mapped.
     #[error("the VM's limit on mapped events is reached")]
     TooManyEvents,
+    /// [`Config::max_bytes`] are in use.
+    #[error("the VM's limit on memory is reached")]
+    TooManyBytes,
     /// What is asked for would be there, if what is unmapped already had been reclaimed; or [`Config::max_garbage`] dead objects wait
     /// for that. It passes when those go on who hold it: vCPUs that have it in their mailbox or list registers, and threads that are in
     /// the middle of an injection. Try again.
@@ -389,7 +436,7 @@ pub struct Usage {
     pub lpis: usize,
     /// Objects of any kind waiting to be reclaimed.
     pub garbage: usize,
-    /// Heap bytes that the mappings cost: LPIs, their tables and pending bits, devices and event tables.
+    /// Heap bytes that the mappings cost: LPIs, their tables and pending bits, devices and event tables, and the maps of ITSs.
     pub bytes: usize,
 }
 
@@ -477,7 +524,7 @@ pub trait MsiControl: Send + 'static {
     ///
     /// # Errors
     /// A range error, [`Error::NoSuchVcpu`], [`Error::EventMapped`], [`Error::TooManyLpis`],
-    /// [`Error::TooManyDevices`], [`Error::TooManyEvents`], [`Error::TooMuchGarbage`].
+    /// [`Error::TooManyDevices`], [`Error::TooManyEvents`], [`Error::TooManyBytes`], [`Error::TooMuchGarbage`].
     fn map(
         &mut self,
         device: DeviceId,
@@ -576,6 +623,16 @@ pub trait MsiControl: Send + 'static {
     /// # Errors
     /// A range error, or [`Error::TooManyDevices`].
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<Self::Route, Error>;
+
+    /// Whether there is room for `bytes` more ([`Config::max_bytes`]), for who keeps something beside the domain that is a part of the
+    /// cost of its mappings.
+    ///
+    /// # Errors
+    /// [`Error::TooManyBytes`], [`Error::TooMuchGarbage`].
+    fn check_bytes(&mut self, bytes: usize) -> Result<(), Error>;
+
+    /// Counts bytes that the caller keeps, and some that it does not keep any more.
+    fn count_bytes(&mut self, more: usize, less: usize);
 
     /// Reclaims what can be reclaimed now: a bounded number of objects, some thousands. What is left is reclaimed by later
     /// calls, and by mappings and unmappings, each of which reclaims more than it leaves behind.

@@ -67,8 +67,14 @@ pub(crate) struct Counts {
     pub(crate) kept: Count,
     /// Dead objects that are not freed yet.
     pub(crate) garbage: Count,
+    /// Those of them that are nodes.
+    pub(crate) dead_nodes: Count,
     /// Those of them whose end gives a device back: devices, and slots that were held.
     pub(crate) dead_devices: Count,
+    /// Bytes that others keep beside the mappings ([`MsiControl::count_bytes`](crate::engine::MsiControl)).
+    pub(crate) beside: Count,
+    /// Bytes of what is being made ([`crate::cost`]).
+    pub(crate) reserved: Count,
 }
 
 impl Counts {
@@ -78,6 +84,9 @@ impl Counts {
         if corpse.is_device() {
             self.dead_devices.add(1);
         }
+        if matches!(corpse, Corpse::Node(_)) {
+            self.dead_nodes.add(1);
+        }
     }
 
     /// A dead object is going to be freed.
@@ -85,6 +94,9 @@ impl Counts {
         self.garbage.sub(1);
         if corpse.is_device() {
             self.dead_devices.sub(1);
+        }
+        if matches!(corpse, Corpse::Node(_)) {
+            self.dead_nodes.sub(1);
         }
     }
 }

@@ -7,6 +7,7 @@ mod bitmap;
 mod block;
 mod collect;
 mod control;
+mod cost;
 #[cfg(all(feature = "count-ops", not(any(loom, shuttle))))]
 pub mod counted;
 pub mod counters;

@@ -57,14 +57,20 @@ fn key_bits(n: u64) -> u32 {
     u64::BITS - n.saturating_sub(1).leading_zeros()
 }
 
+/// Bits of the keys of the trees of interrupts and of blocks, for so many INTIDs.
+pub(crate) fn key_bits_of(intids: u32) -> (u32, u32) {
+    let blocks = u64::from(intids).div_ceil(BLOCK as u64);
+    (key_bits(intids.into()), key_bits(blocks))
+}
+
 impl Lpis {
     pub(crate) fn new(intids: u32, max: u32, hub: &Arc<Hub>) -> Self {
-        let blocks = u64::from(intids).div_ceil(BLOCK as u64);
+        let (irqs, blocks) = key_bits_of(intids);
         Self {
             // SAFETY: the hub, which has the graveyard, is kept alive by `self.hub`.
-            irqs: unsafe { Tree::new(key_bits(intids.into()), &hub.graveyard) },
+            irqs: unsafe { Tree::new(irqs, &hub.graveyard) },
             // SAFETY: as above.
-            blocks: unsafe { Tree::new(key_bits(blocks), &hub.graveyard) },
+            blocks: unsafe { Tree::new(blocks, &hub.graveyard) },
             hub: Arc::clone(hub),
             intids,
             max: max as usize,

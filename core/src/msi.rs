@@ -386,6 +386,11 @@ impl<R: Reclaim> Msi<R> {
             Error::TooManyLpis => self.shared().lpis.will_have_room(),
             Error::TooManyDevices => self.shared().hub.graveyard.counts.dead_devices.get() > 0,
             Error::TooMuchGarbage => true,
+            Error::TooManyBytes => {
+                let config = &self.shared().config;
+                let bytes = crate::cost::of_one_mapping(config);
+                self.shared().hub.graveyard.counts.will_have_bytes(config, bytes)
+            }
             _ => false,
         }
     }
@@ -418,6 +423,9 @@ impl<R: Reclaim> Msi<R> {
         if events.get() >= shared.config.max_events as usize {
             return Err(Error::TooManyEvents);
         }
+        let counts = &shared.hub.graveyard.counts;
+        let bytes = crate::cost::of_one_mapping(&shared.config);
+        let _reserved = counts.reserve(&shared.config, bytes)?;
         let device = match found {
             Some(found) => found,
             None => self.domain.find_or_make(device, pin)?,
@@ -469,6 +477,9 @@ impl<R: Reclaim> Msi<R> {
 
     fn try_route(&self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {
         let pin = &*self.participant.pin();
+        let shared = self.shared();
+        let bytes = crate::cost::of_one_mapping(&shared.config);
+        let _reserved = shared.hub.graveyard.counts.reserve(&shared.config, bytes)?;
         let device = self.domain.find_or_make(device, pin)?;
         let slot = device.events.hold_slot(event.0.into(), pin);
         let hold = Box::new(Hold { link: AtomicPtr::new(ptr::null_mut()), device, event });
@@ -714,13 +725,35 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         self.tidy();
         match self.check_garbage().and_then(|()| self.try_route(device, event)) {
             // What is dead counts until it is freed.
-            Err(Error::TooManyDevices | Error::TooMuchGarbage) => {
+            Err(Error::TooManyDevices | Error::TooManyBytes | Error::TooMuchGarbage) => {
                 let _ = self.shared().collect(&self.participant, ON_THE_SIDE);
                 self.check_garbage()?;
-                self.try_route(device, event)
+                let refused =
+                    |error| if self.passes(error) { Error::TooMuchGarbage } else { error };
+                self.try_route(device, event).map_err(refused)
             }
             done => done,
         }
+    }
+
+    fn check_bytes(&mut self, bytes: usize) -> Result<(), Error> {
+        let check = || {
+            let counts = &self.shared().hub.graveyard.counts;
+            counts.reserve(&self.shared().config, bytes).map(drop)
+        };
+        if check().is_ok() {
+            return Ok(());
+        }
+        let _ = self.shared().collect(&self.participant, ON_THE_SIDE);
+        let counts = &self.shared().hub.graveyard.counts;
+        let passes = || counts.will_have_bytes(&self.shared().config, bytes);
+        check().map_err(|error| if passes() { Error::TooMuchGarbage } else { error })
+    }
+
+    fn count_bytes(&mut self, more: usize, less: usize) {
+        let beside = &self.shared().hub.graveyard.counts.beside;
+        beside.add(more);
+        beside.sub(less);
     }
 
     fn collect(&mut self) {

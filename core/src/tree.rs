@@ -80,6 +80,12 @@ impl Node {
     }
 }
 
+/// Levels of a tree of keys of so many bits.
+pub(crate) const fn levels(key_bits: u32) -> u32 {
+    let levels = key_bits.div_ceil(BITS);
+    if levels == 0 { 1 } else { levels }
+}
+
 /// A tree from keys below `2^key_bits` to `T`s, which it does not own.
 pub(crate) struct Tree<T> {
     root: Node,
@@ -128,7 +134,7 @@ impl<T> Tree<T> {
     pub(crate) unsafe fn new(key_bits: u32, graveyard: &Graveyard) -> Self {
         Self {
             root: Node::new(),
-            levels: key_bits.div_ceil(BITS).max(1),
+            levels: levels(key_bits),
             key_bits,
             counts: NonNull::from(&graveyard.counts),
             graveyard: NonNull::from(graveyard),

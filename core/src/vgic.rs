@@ -19,10 +19,9 @@ use crate::hub::{Hub, Requests};
 use crate::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_END, PRIVATE_INTIDS, SGIS, VcpuId};
 use crate::irq::Irq;
 use crate::lpis::Lpis;
-use crate::msi::{Device, Msi, MsiDomain, MsiRoute};
+use crate::msi::{Msi, MsiDomain, MsiRoute};
 use crate::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::sync::{CachePadded, Ordering, fence};
-use crate::tree::Node;
 use crate::vcpu::VcpuInterface;
 
 /// Everything of one VM.
@@ -383,14 +382,7 @@ impl<R: Reclaim> Engine for Vgic<R> {
 
     fn usage(&self) -> Usage {
         let counts = &self.0.hub.graveyard.counts;
-        Usage {
-            lpis: counts.irqs.get(),
-            garbage: counts.garbage.get(),
-            bytes: counts.irqs.get() * size_of::<Irq>()
-                + counts.nodes.get() * size_of::<Node>()
-                + counts.blocks.get() * Block::BYTES
-                + counts.devices.get() * size_of::<Device>(),
-        }
+        Usage { lpis: counts.irqs.get(), garbage: counts.garbage.get(), bytes: counts.bytes() }
     }
 }
 

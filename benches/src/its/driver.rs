@@ -253,6 +253,7 @@ impl<E: Engine> MsiControl for Driver<E> {
                 Ok(())
             }
             Err(Fault::TooManyLpis) => Err(Error::TooManyLpis),
+            Err(Fault::TooManyBytes) => Err(Error::TooManyBytes),
             Err(Fault::TooManyEvents) => Err(Error::TooManyEvents),
             Err(Fault::TooManyDevices) => Err(Error::TooManyDevices),
             Err(Fault::EventRange) => Err(Error::EventRange(event)),
@@ -347,6 +348,14 @@ impl<E: Engine> MsiControl for Driver<E> {
 
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<ItsRoute<E>, Error> {
         self.its.route(device, event)
+    }
+
+    fn check_bytes(&mut self, bytes: usize) -> Result<(), Error> {
+        self.host.check_bytes(bytes)
+    }
+
+    fn count_bytes(&mut self, more: usize, less: usize) {
+        self.host.count_bytes(more, less);
     }
 
     fn collect(&mut self) {

@@ -63,6 +63,7 @@ impl<E: Engine> Stage<E> {
         let config = Config {
             lpis: EVENTS,
             max_lpis: EVENTS + 4096,
+            max_bytes: u64::MAX,
             max_events: EVENTS,
             device_bits: 4,
             event_bits: 9,

@@ -76,6 +76,7 @@ fn config(lpis: u32, per_device: u32) -> Config {
     Config {
         lpis,
         max_lpis: lpis,
+        max_bytes: u64::MAX,
         max_devices: devices,
         max_events: lpis,
         device_bits: (u32::BITS - devices.leading_zeros()).max(1) as u8,

@@ -36,6 +36,7 @@ fn build<E: Engine>(lpis: u32) -> Result<Kernel> {
     let config = Config {
         lpis,
         max_lpis: lpis,
+        max_bytes: u64::MAX,
         max_events: lpis,
         max_devices: DEVICES,
         device_bits: 6,

@@ -129,6 +129,7 @@ impl Plan {
             espis: 0,
             lpis,
             max_lpis: lpis + spare(lpis),
+            max_bytes: u64::MAX,
             device_bits: bits_for(self.devices),
             event_bits: bits_for(self.events),
             max_devices: self.devices + spare(self.devices),

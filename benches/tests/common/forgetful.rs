@@ -136,6 +136,14 @@ impl<M: MsiControl> MsiControl for ForgetfulMsi<M> {
         self.inner.route(device, event)
     }
 
+    fn check_bytes(&mut self, bytes: usize) -> Result<(), Error> {
+        self.inner.check_bytes(bytes)
+    }
+
+    fn count_bytes(&mut self, more: usize, less: usize) {
+        self.inner.count_bytes(more, less);
+    }
+
     fn collect(&mut self) {
         self.inner.collect();
     }

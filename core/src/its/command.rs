@@ -263,6 +263,8 @@ numbered! {
     TooManyEvents => "too many events",
     /// The bound on LPIs is reached ([`crate::engine::Config::max_lpis`]).
     TooManyLpis => "too many LPIs",
+    /// The bound on memory is reached ([`crate::engine::Config::max_bytes`]).
+    TooManyBytes => "too much memory",
 }
 
 #[cfg(all(test, not(loom)))]

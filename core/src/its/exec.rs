@@ -219,6 +219,9 @@ impl<E: Engine> Exec<'_, E> {
                 return Err(Fault::TooManyDevices.into());
             }
         }
+        if to.is_some() && !maps.devices.contains_key(&device) {
+            maps.check_bytes(super::maps::DEVICE)?;
+        }
         Err(Stop::Long(Job::Mapd { device, to }))
     }
 
@@ -238,7 +241,7 @@ impl<E: Engine> Exec<'_, E> {
             self.check_entry(self.tables[1], collection.0.into(), Fault::CollectionRange)?;
         }
         // Even if it is there already: MOVALL may have moved its LPIs away.
-        maps.collections.insert(collection, target);
+        maps.insert_collection(collection, target)?;
         self.bring_all(maps, collection, Some(target))
     }
 

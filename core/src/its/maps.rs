@@ -11,6 +11,7 @@ use super::command::{CollectionId, Fault};
 use super::events::Events;
 use super::exec::{Exec, Stop};
 use super::job::{Long, Lost, Place};
+use crate::cost::btree_entry;
 use crate::engine::{Engine, Error, MsiControl};
 use crate::ids::{DeviceId, EventId, Intid, VcpuId};
 
@@ -53,6 +54,13 @@ pub(crate) struct Device {
     pub(crate) events: Events,
 }
 
+/// Heap bytes of a device without its events.
+pub(crate) const DEVICE: usize = btree_entry::<DeviceId, Device>();
+/// Heap bytes of a mapped collection.
+pub(crate) const COLLECTION: usize = btree_entry::<CollectionId, VcpuId>();
+/// Heap bytes of a collection that has events.
+const MEMBERS: usize = btree_entry::<CollectionId, u32>();
+
 /// All of it.
 pub(crate) struct Maps<E: Engine> {
     pub(crate) msi: E::Msi,
@@ -67,6 +75,17 @@ pub(crate) struct Maps<E: Engine> {
     pub(crate) long: Option<Long>,
     /// What has been taken away, and is still to be unmapped.
     pub(crate) lost: Lost,
+}
+
+/// What a refusal of the engine is to a command.
+fn stop(error: Error) -> Stop {
+    match error {
+        Error::TooMuchGarbage => Stop::Again,
+        Error::TooManyEvents => Fault::TooManyEvents.into(),
+        Error::TooManyDevices => Fault::TooManyDevices.into(),
+        Error::TooManyBytes => Fault::TooManyBytes.into(),
+        _ => Fault::TooManyLpis.into(),
+    }
 }
 
 impl<E: Engine> Maps<E> {
@@ -107,7 +126,11 @@ impl<E: Engine> Maps<E> {
     }
 
     fn joins(&mut self, collection: CollectionId) {
-        *self.members.entry(collection).or_default() += 1;
+        let members = self.members.entry(collection).or_default();
+        *members += 1;
+        if *members == 1 {
+            self.msi.count_bytes(MEMBERS, 0);
+        }
         self.events += 1;
     }
 
@@ -116,6 +139,7 @@ impl<E: Engine> Maps<E> {
             *members -= 1;
             if *members == 0 {
                 self.members.remove(&collection);
+                self.msi.count_bytes(0, MEMBERS);
             }
         }
         self.events -= 1;
@@ -134,12 +158,7 @@ impl<E: Engine> Maps<E> {
         let config = exec.lpis.config(exec.tables(target), intid);
         let mapped = self.msi.map(device, event, intid, target, config);
         drop(configuring);
-        mapped.map_err(|error| match error {
-            Error::TooMuchGarbage => Stop::Again,
-            Error::TooManyEvents => Fault::TooManyEvents.into(),
-            Error::TooManyDevices => Fault::TooManyDevices.into(),
-            _ => Fault::TooManyLpis.into(),
-        })?;
+        mapped.map_err(stop)?;
         // From now on it is the ITS's.
         exec.lpis.forget_direct(intid);
         Ok(())
@@ -156,13 +175,16 @@ impl<E: Engine> Maps<E> {
         if self.events >= exec.config.max_events {
             return Err(Fault::TooManyEvents.into());
         }
+        self.check_bytes(Events::MOST_NEW + MEMBERS)?;
         let mut link = Link::None;
         if let Some(&target) = self.collections.get(&collection) {
             self.attach(exec, device, event, (intid, target))?;
             link = Link::Live;
         }
         if let Some(device) = self.devices.get_mut(&device) {
+            let before = device.events.bytes();
             device.events.insert(event.0, Event { intid, collection, link });
+            self.msi.count_bytes(device.events.bytes(), before);
             self.joins(collection);
         }
         Ok(())
@@ -173,7 +195,10 @@ impl<E: Engine> Maps<E> {
         let Some(events) = self.devices.get_mut(&device).map(|device| &mut device.events) else {
             return;
         };
-        let Some(Event { link, collection, .. }) = events.remove(event.0) else { return };
+        let before = events.bytes();
+        let removed = events.remove(event.0);
+        self.msi.count_bytes(events.bytes(), before);
+        let Some(Event { link, collection, .. }) = removed else { return };
         self.leaves(collection);
         // It is there: that is what its link says.
         let _ = match link {
@@ -227,11 +252,14 @@ impl<E: Engine> Maps<E> {
     /// Maps a device that is not mapped.
     pub(crate) fn insert_device(&mut self, device: DeviceId, size: u8, itt: u64) {
         self.devices.insert(device, Device { size, itt, events: Events::default() });
+        self.msi.count_bytes(DEVICE, 0);
     }
 
     /// Unmaps a device whose events are unmapped. Returns whether it was mapped.
     pub(crate) fn remove_device(&mut self, device: DeviceId) -> bool {
-        self.devices.remove(&device).is_some()
+        let removed = self.devices.remove(&device).is_some();
+        self.msi.count_bytes(0, if removed { DEVICE } else { 0 });
+        removed
     }
 
     /// The device with the highest number.
@@ -250,8 +278,29 @@ impl<E: Engine> Maps<E> {
         self.collections.last_key_value().map(|(&id, _)| id)
     }
 
+    /// Maps a collection, or says that it goes elsewhere from now on.
+    pub(crate) fn insert_collection(
+        &mut self,
+        collection: CollectionId,
+        target: VcpuId,
+    ) -> Result<(), Stop> {
+        if !self.collections.contains_key(&collection) {
+            self.check_bytes(COLLECTION)?;
+            self.msi.count_bytes(COLLECTION, 0);
+        }
+        self.collections.insert(collection, target);
+        Ok(())
+    }
+
     pub(crate) fn remove_collection(&mut self, collection: CollectionId) {
-        self.collections.remove(&collection);
+        if self.collections.remove(&collection).is_some() {
+            self.msi.count_bytes(0, COLLECTION);
+        }
+    }
+
+    /// Whether the VM has room for so many bytes of these maps.
+    pub(crate) fn check_bytes(&mut self, bytes: usize) -> Result<(), Stop> {
+        self.msi.check_bytes(bytes).map_err(stop)
     }
 
     /// Whether an event belongs to a collection from this one on.

@@ -81,8 +81,8 @@ impl ItsConfig {
             cpu_device: None,
             max_devices: 1 << 16,
             max_events: 1 << 20,
-            slice: 128,
-            most: 512,
+            slice: 256,
+            most: 2048,
         }
     }
 

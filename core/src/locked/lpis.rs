@@ -148,6 +148,16 @@ impl LpiTable {
         self.lock().live
     }
 
+    /// Heap bytes of the LPIs that are not mapped any more.
+    pub(super) fn unmapped_bytes(&self) -> usize {
+        self.live().saturating_sub(self.mapped()) * size_of::<Irq>()
+    }
+
+    /// Heap bytes of an LPI and its entry.
+    pub(super) const fn bytes_of_one() -> usize {
+        size_of::<Irq>() + super::btree_bytes::<Intid, Slot>()
+    }
+
     /// Heap bytes of the LPIs and of this table.
     pub(super) fn bytes(&self) -> usize {
         let slots = self.lock();

@@ -112,6 +112,8 @@ struct Vm {
     lpis: Arc<LpiTable>,
     devices: Quota,
     events: Quota,
+    /// Bytes that others keep beside the mappings.
+    beside: AtomicUsize,
     participants: Quota,
     /// What the tables' hashes start from: a guest cannot choose numbers that collide.
     hash_seed: u64,
@@ -196,6 +198,26 @@ impl Vm {
             None => intid.0.checked_sub(PRIVATE_INTIDS).filter(|&n| n < spis),
         };
         n.and_then(|n| self.spis.get(n as usize)).ok_or(Error::IntidRange(intid))
+    }
+
+    /// Heap bytes of what is mapped.
+    fn bytes(&self) -> usize {
+        // Relaxed: a number that publishes nothing.
+        let beside = self.beside.load(Ordering::Relaxed);
+        self.lpis.bytes() + self.events.used() * msi::event_bytes() + beside
+    }
+
+    /// Refuses what would need more memory than there may be, or says that LPIs which are not mapped any more will make room.
+    fn check_bytes(&self, bytes: usize) -> Result<(), Error> {
+        let (now, most) = (self.bytes() + bytes, self.config.max_bytes);
+        let passing = self.lpis.unmapped_bytes();
+        if now as u64 <= most {
+            Ok(())
+        } else if passing > 0 && now.saturating_sub(passing) as u64 <= most {
+            Err(Error::TooMuchGarbage)
+        } else {
+            Err(Error::TooManyBytes)
+        }
     }
 
     /// Looks a wired interrupt up.
@@ -291,6 +313,7 @@ impl Engine for LockedVgic {
             lpis: LpiTable::new(config.lpis, config.max_lpis),
             devices: Quota::new(config.max_devices as usize),
             events: Quota::new(config.max_events as usize),
+            beside: AtomicUsize::new(0),
             participants: Quota::new(config.participants.into()),
             hash_seed: RandomState::new().hash_one(0),
             config: config.clone(),
@@ -311,11 +334,6 @@ impl Engine for LockedVgic {
     }
 
     fn usage(&self) -> Usage {
-        let events = self.vm.events.used();
-        Usage {
-            lpis: self.vm.lpis.live(),
-            garbage: 0,
-            bytes: self.vm.lpis.bytes() + events * msi::event_bytes(),
-        }
+        Usage { lpis: self.vm.lpis.live(), garbage: 0, bytes: self.vm.bytes() }
     }
 }

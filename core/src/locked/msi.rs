@@ -1,5 +1,6 @@
 //! MSI domains: from (DeviceID, EventID) to the LPI, for injections and for the control side.
 
+use core::sync::atomic::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::ops::ControlFlow;
@@ -7,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::irq::IrqState;
 use super::kref::IrqRef;
+use super::lpis::LpiTable;
 use super::spin::SpinLock;
 use super::{Participant, Vm};
 use crate::engine::{Error, Injected, LpiConfig, LpiPlace, LpiState, MsiControl, Part};
@@ -253,6 +255,7 @@ impl LockedMsi {
         if self.events.get(&key(device, event)).is_some_and(|event| event.is_mapped()) {
             return Err(Error::EventMapped);
         }
+        self.vm().check_bytes(event_bytes() + LpiTable::bytes_of_one())?;
         let entry = self.get_or_make(device, event)?;
         let irq = match self.take_event(intid, target) {
             Ok(irq) => irq,
@@ -527,6 +530,16 @@ impl MsiControl for LockedMsi {
         self.check(device, event)?;
         let event = self.get_or_make(device, event)?;
         Ok(LockedRoute { vm: Arc::clone(&self.participant.vm), event })
+    }
+
+    fn check_bytes(&mut self, bytes: usize) -> Result<(), Error> {
+        self.vm().check_bytes(bytes)
+    }
+
+    fn count_bytes(&mut self, more: usize, less: usize) {
+        // Relaxed: a number that publishes nothing.
+        self.vm().beside.fetch_add(more, Ordering::Relaxed);
+        self.vm().beside.fetch_sub(less, Ordering::Relaxed);
     }
 
     fn collect(&mut self) {

@@ -76,6 +76,7 @@ fn its<E: Engine>(who: &'static str, group: &mut Group) {
             let config = Config {
                 lpis: LPIS + 1,
                 max_lpis: LPIS + 4096,
+                max_bytes: u64::MAX,
                 max_events: LPIS + 1,
                 device_bits: 4,
                 event_bits: 11,

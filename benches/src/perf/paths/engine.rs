@@ -77,6 +77,7 @@ fn machine<E: Engine>(lpis: u32) -> Result<(ViaIts<E>, <ViaIts<E> as Engine>::Ms
     let config = Config {
         lpis,
         max_lpis: lpis,
+        max_bytes: u64::MAX,
         max_events: lpis,
         device_bits: 4,
         event_bits: 17,
@@ -175,6 +176,7 @@ fn hot<E: Engine>(events: u32, look_up: bool) -> Result<Kernel> {
     let config = Config {
         lpis: events,
         max_lpis: events,
+        max_bytes: u64::MAX,
         max_events: events,
         device_bits: 4,
         event_bits: 20,
