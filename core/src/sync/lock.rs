@@ -102,7 +102,7 @@ impl Turns {
     }
 
     /// How many wait.
-    #[cfg(any(all(test, feature = "std"), loom))]
+    #[cfg(any(all(test, feature = "std"), loom, shuttle))]
     pub fn waiting(&self) -> u32 {
         // Relaxed: only a look.
         present(self.numbers.load(Ordering::Relaxed)).saturating_sub(1)
