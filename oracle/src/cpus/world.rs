@@ -3,20 +3,12 @@
 //! [`World`] follows a sequence by what was done, and by what was acknowledged. It decides what an operation comes to when it is its turn, passes
 //! over what may go either way, and says which bits of the answers must be equal (`differences.md`).
 
-use super::generate::{Act, Lpi, Op, Set};
+use super::generate::{Act, Op, Set};
 use super::lpis::Lpis;
 use super::steps::{CPUS, Outcome, Step};
 use super::style::{Groups, INPUTS, MEMBERS, PRIVATE, SGIS, Style, WIRED};
 use super::{v2, v3};
 use crate::target::Model;
-
-/// What this project does otherwise than the architecture (`differences.md`). What is fixed is set to false, and is compared from then on.
-pub(super) mod known {
-    /// An LPI that was acknowledged is active in its list register until it is ended.
-    pub(crate) const LPIS_ARE_ACTIVE: bool = true;
-    /// An end finds its interrupt only if its group, its priority and the binary point are what they were at the acknowledge.
-    pub(crate) const ENDS_BY_PRIORITY: bool = true;
-}
 
 /// What a sequence came by: a comparison of nothing finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -82,8 +74,6 @@ pub(super) struct Cpu {
     pub(super) groups: [bool; 2],
     /// Whether the priority mask lets everything pass.
     pub(super) unmasked: bool,
-    /// LPIs that were acknowledged, and whose priority went without an end.
-    lost: usize,
 }
 
 /// What is known of both machines.
@@ -160,11 +150,6 @@ impl World {
         })
     }
 
-    /// Whether a CPU is between an acknowledge and its end.
-    fn is_busy(&self, by: u8) -> bool {
-        !self.cpus[usize::from(by)].stack.is_empty()
-    }
-
     /// What an operation comes to now. Nothing: it is passed over.
     pub fn admit(&mut self, op: Op) -> Vec<Step> {
         let mut steps = self.steps(op).unwrap_or_default();
@@ -226,9 +211,6 @@ impl World {
             }
             Act::Mask(value) => v3::mask(by, value),
             Act::BinaryPoint(_, value) if v2 => v2::binary_point(self, by, value)?,
-            Act::BinaryPoint(..) | Act::Modes(_) if known::ENDS_BY_PRIORITY && self.is_busy(by) => {
-                return None;
-            }
             Act::BinaryPoint(group, value) => v3::binary_point(by, group, value),
             Act::Modes(modes) => self.modes(by, modes)?,
             Act::Groups(zero, one) => {
@@ -244,18 +226,10 @@ impl World {
             Act::ClearPriorities(group) => self.clear_priorities(by, group),
             Act::Register(..) if v2 => return None,
             Act::Register(n, value) => v3::any_register(by, n, value)?,
-            Act::Lpi(member, lpi) => self.lpi(by, member.into(), lpi)?,
+            Act::Lpi(member, lpi) => self.lpis.change(by, member.into(), lpi)?,
             Act::LpisOff(of) => self.lpis.off(by, of)?,
             Act::LpisOn(of, preset) => self.lpis.on(by, of, preset)?,
         })
-    }
-
-    fn lpi(&mut self, by: u8, member: usize, lpi: Lpi) -> Option<Vec<Step>> {
-        let touches = matches!(lpi, Lpi::Move(_) | Lpi::Discard | Lpi::Configure { .. });
-        if known::LPIS_ARE_ACTIVE && touches && self.is_taken(0, member) {
-            return None;
-        }
-        self.lpis.change(by, member, lpi)
     }
 
     fn set(&mut self, by: u8, of: u8, member: usize, set: Set) -> Option<Vec<Step>> {
@@ -270,7 +244,6 @@ impl World {
             Set::Enabled(on) => irq.enabled = on,
             // QEMU's GICv2 takes the group when an interrupt is ended, not the one that it was acknowledged in.
             Set::Group1(_) if fixed_groups || v2 && taken => return None,
-            Set::Group1(_) | Set::Priority(_) if known::ENDS_BY_PRIORITY && taken => return None,
             Set::Group1(on) => irq.group1 = on,
             Set::Priority(_) => {}
             Set::Pending(on) => irq.pending |= on,
@@ -337,12 +310,8 @@ impl World {
 
     fn clear_priorities(&mut self, by: u8, group: u8) -> Vec<Step> {
         let cpu = &mut self.cpus[usize::from(by)];
-        if known::LPIS_ARE_ACTIVE && cpu.stack.iter().any(|taken| taken.member >= WIRED) {
-            return Vec::new();
-        }
         let (gone, left) = cpu.stack.drain(..).partition::<Vec<_>, _>(|t| t.group == group);
         cpu.stack = left;
-        cpu.lost += gone.iter().filter(|taken| taken.member >= WIRED).count();
         cpu.dropped.extend(gone.into_iter().filter(|taken| taken.member < WIRED));
         v3::clear_priorities(by, group)
     }
@@ -403,9 +372,6 @@ impl World {
     fn is_hidden(&self, by: u8, asserted: u8) -> bool {
         let own = self.private[usize::from(by)].iter().chain(&self.spis);
         let active = own.filter(|irq| irq.active).count();
-        let cpu = &self.cpus[usize::from(by)];
-        let lpis = cpu.stack.iter().filter(|taken| taken.member >= WIRED).count();
-        let lpi = known::LPIS_ARE_ACTIVE && lpis + cpu.lost > 0;
-        asserted == 0 && (lpi || active + lpis + cpu.lost >= self.style.lrs)
+        asserted == 0 && active >= self.style.lrs
     }
 }
