@@ -120,11 +120,7 @@ impl Gate {
     pub(crate) fn is_open(&self) -> bool {
         // Acquire: pairs with the writes in `set_enabled` and `set_table`. A look at GITS_CTLR that found it
         // clear comes after that write, and so, by coherence, does every injection that comes after the look.
-        let state = self.state.load(Ordering::Acquire);
-        if cfg!(mutant = "gate_ignores_losing") {
-            return state & ENABLED != 0;
-        }
-        state == ENABLED
+        self.state.load(Ordering::Acquire) == ENABLED
     }
 
     /// GITS_CTLR.Enabled.
@@ -270,8 +266,7 @@ impl<E: Engine> Unit<E> {
         }
         // Acquire: pairs with the release of the turn: what the last command did has been done.
         let idle = self.turn.load(Ordering::Acquire) == IDLE;
-        let busy = self.has_job() && !cfg!(mutant = "quiescent_with_job");
-        if idle && !busy { QUIESCENT } else { 0 }
+        if idle && !self.has_job() { QUIESCENT } else { 0 }
     }
 
     /// Goes on with what was left, if nobody is at it.
