@@ -234,6 +234,8 @@ impl GuestMemory for Memory {
 struct Host {
     /// Whether it takes over commands that are left: 0 or 1.
     goes_on: AtomicU64,
+    /// A bit for each vCPU whose redistributor has work left.
+    lpis_left: AtomicU64,
 }
 
 impl Kick for Host {
@@ -241,6 +243,10 @@ impl Kick for Host {
 
     fn commands_left(&self, _: usize) -> bool {
         self.goes_on.load(Ordering::Relaxed) != 0
+    }
+
+    fn lpis_left(&self, vcpu: VcpuId) {
+        self.lpis_left.fetch_or(1 << vcpu.0, Ordering::Relaxed);
     }
 }
 
@@ -504,7 +510,18 @@ impl Machine {
             }),
             Op::Mutate(rate) => self.memory.with(|cells| cells.rate = rate),
             Op::HostGoesOn(on) => self.host.goes_on.store(on.into(), Ordering::Relaxed),
-            Op::Work => self.its.work(),
+            Op::Work => self.work(),
+        }
+    }
+
+    /// The host goes on with what is left: a part of it.
+    fn work(&mut self) {
+        self.its.work();
+        let left = self.host.lpis_left.swap(0, Ordering::Relaxed);
+        for of in (0..VCPUS).filter(|of| left >> of & 1 != 0) {
+            if self.bus.work(VcpuId(of)) {
+                self.host.lpis_left.fetch_or(1 << of, Ordering::Relaxed);
+            }
         }
     }
 
@@ -552,18 +569,31 @@ impl Machine {
         assert_eq!(injected != Injected::Unmapped, expected, "{device:?}, {event:?}: {injected:?}");
     }
 
+    /// A vCPU runs, and takes what comes, if its distributor forwards it.
+    fn open(&mut self, n: u8) {
+        self.cpu(n).power_on();
+        // What is dead is let go: mapping waits for that if a bound is reached.
+        self.cpu(n).enter();
+        self.write(Self::rd(n) + 0x14, 0, 4);
+        let regs = [(SysReg::ICC_PMR_EL1, 0xff), (SysReg::ICC_IGRPEN1_EL1, 1)];
+        for (reg, value) in regs {
+            self.cpu(n).icc_write(reg, value).expect("it can be written");
+        }
+    }
+
+    /// A guest waits for a register, in which the bits of `mask` become `value`.
+    fn becomes(&mut self, address: u64, mask: u64, value: u64) {
+        let read = (0..1000).find(|_| self.read(address, 4) & mask == value);
+        read.unwrap_or_else(|| panic!("{address:#x} never becomes {value:#x} in {mask:#x}"));
+    }
+
     /// As a driver begins. What it finds there it does away with.
     fn start(&mut self, how: u8) {
         for n in 0..VCPUS as u8 {
-            self.cpu(n).power_on();
-            // What is dead is let go: mapping waits for that if a bound is reached.
-            self.cpu(n).enter();
-            self.write(Self::rd(n) + 0x14, 0, 4);
-            let regs = [(SysReg::ICC_PMR_EL1, 0xff), (SysReg::ICC_IGRPEN1_EL1, 1)];
-            for (reg, value) in regs {
-                self.cpu(n).icc_write(reg, value).expect("it can be written");
-            }
+            self.open(n);
             self.write(Self::rd(n), 0, 4);
+            // RWP: what was pending is being cleared.
+            self.becomes(Self::rd(n), 1 << 3, 0);
             self.write(Self::rd(n) + 0x70, PROPERTIES | 15, 8);
             self.write(Self::rd(n) + 0x78, PENDING + 0x1_0000 * u64::from(n), 8);
         }
@@ -732,11 +762,48 @@ impl Machine {
         panic!("the queue does not empty: {:?}", self.gic.engine().usage());
     }
 
+    /// What is pending is taken, before anything is reset. There is no more than that, and no less.
+    fn drain(&mut self) {
+        self.write(GICD, 3, 4);
+        // Wherever the LPI configuration tables are in memory: all enabled.
+        self.memory.with(|cells| cells.bytes.fill(0xa1));
+        let mut expected: Vec<BTreeSet<u32>> = Vec::new();
+        for n in 0..VCPUS as u8 {
+            self.write(Self::rd(n) + 0xb0, 0, 8);
+            self.becomes(Self::rd(n) + 0xc0, 1, 0);
+        }
+        while self.host.lpis_left.load(Ordering::Relaxed) != 0 {
+            self.work();
+        }
+        // What list registers hold is given back, so that it is seen.
+        self.cpus.iter_mut().for_each(GicCpu::power_off);
+        let lpis = self.gic.dump().lpis;
+        (0..VCPUS as u8).for_each(|n| self.open(n));
+        for n in 0..VCPUS {
+            let passes = self.read(Self::rd(n as u8), 4) & 1 != 0;
+            let here = lpis.iter().filter(|lpi| lpi.target == VcpuId(n) && lpi.pending);
+            // While LPIs are disabled, none is pending.
+            let here: BTreeSet<u32> = here
+                .inspect(|lpi| assert!(passes, "{lpi:?} is pending"))
+                .filter(|lpi| lpi.config.enabled)
+                .map(|lpi| lpi.intid.0)
+                .collect();
+            expected.push(here);
+        }
+        for n in 0..VCPUS as u8 {
+            let taken = self.take_all(n);
+            let set: BTreeSet<u32> = taken.iter().copied().collect();
+            assert_eq!((&set, set.len()), (&expected[usize::from(n)], taken.len()), "vCPU {n}");
+            self.report.drained += taken.len();
+        }
+    }
+
     /// The guest becomes sensible, and finds the ITS as after a reset.
     fn finish(mut self) -> Report {
         self.memory.with(|cells| (cells.holes, cells.rate) = (0, 0));
         self.host.goes_on.store(0, Ordering::Relaxed);
         self.empties();
+        self.drain();
         self.memory.with(|cells| cells.bytes.fill(0));
         self.routes.clear();
         self.cpus.iter_mut().for_each(GicCpu::power_off);
@@ -758,8 +825,8 @@ impl Machine {
         let free = lpis.clone().find(|n| !direct.contains(n) && direct.len() < MAX_LPIS as usize);
         let intid = free.or(direct.first().copied()).expect("there is one");
         for vcpu in 0..VCPUS as u8 {
-            // Those that were left.
-            self.report.drained += self.take_all(vcpu).len();
+            let left = self.take_all(vcpu);
+            assert!(left.is_empty(), "LPIs were disabled, and are pending: {left:?}");
             let (device, event) = (DeviceId(vcpu.into()), EventId(3));
             let collection = CollectionId(vcpu.into());
             let rdbase = self.rdbase(vcpu);
