@@ -61,6 +61,8 @@ pub struct Report {
     pub waits: usize,
     /// Those that were taken after it became sensible.
     pub drained: usize,
+    /// Accesses that left work for the host: LPIs to be cleared or configured, a pending table to be read.
+    pub left: usize,
 }
 
 impl std::ops::AddAssign for Report {
@@ -75,6 +77,7 @@ impl std::ops::AddAssign for Report {
         self.waiting += other.waiting;
         self.waits += other.waits;
         self.drained += other.drained;
+        self.left += other.left;
     }
 }
 

@@ -58,6 +58,7 @@ fn every_seed_passes() {
         if frame == Frame::Its {
             // It has nothing else, and checks after each step.
             assert!(sum.steps >= 300 && sum.lpis >= 40 && sum.drained >= 80, "{name}: {sum:?}");
+            assert!(sum.left >= 100, "{name}: {sum:?}");
             continue;
         }
         let has_lpis = matches!(frame, Frame::GicdV3 | Frame::Gicr | Frame::Icc);
