@@ -565,12 +565,19 @@ impl Machine {
         }
     }
 
-    /// An MSI has an effect if and only if the dump says so.
+    /// An MSI has an effect if and only if the dump says so, and LPIs are enabled where its LPI goes.
     fn check_translation(&self, device: DeviceId, event: EventId, injected: Injected) {
-        let dump = self.its.dump();
-        let mut events = dump.events.iter();
-        let live = events.any(|e| (e.device, e.event, e.live) == (device, event, true));
-        let expected = dump.enabled && live;
+        let dump = self.gic.dump();
+        let its = &dump.its[0];
+        let live = its.events.iter().find(|e| (e.device, e.event, e.live) == (device, event, true));
+        let lpi = live.and_then(|e| dump.lpis.iter().find(|lpi| lpi.intid == e.intid));
+        let enabled = lpi.is_some_and(|lpi| {
+            let mut ctlr = [0; 4];
+            let read = self.bus.read(VcpuId(0), Self::rd(lpi.target.0 as u8), &mut ctlr);
+            read.expect("it can be read");
+            ctlr[0] & 1 != 0
+        });
+        let expected = its.enabled && enabled;
         assert_eq!(injected != Injected::Unmapped, expected, "{device:?}, {event:?}: {injected:?}");
     }
 
