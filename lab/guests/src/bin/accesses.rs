@@ -11,7 +11,9 @@ use core::cell::UnsafeCell;
 
 use lab_guests::mmio::{self, read32, write32};
 use lab_guests::semihosting::{File, Mode};
-use lab_guests::wire::{Kind, MAX_BATCH, OPERATION_SIZE, Operation, Outcome, PMR, RESET, RESULT_SIZE};
+use lab_guests::wire::{
+    Kind, MAX_BATCH, OPERATION_SIZE, Operation, Outcome, PMR, RESET, RESULT_SIZE,
+};
 use lab_guests::{mrs, msr, psci, smp};
 
 // An access that faults is skipped: x17 says so afterwards, x16 is lost. Each stub reads into x0, or writes x0, and returns.
@@ -174,9 +176,7 @@ fn one(_: u64) {
         Kind::Read => read(width, address),
         Kind::Write => write(width, address, value),
         Kind::ReadRegister => call(stub(register_reads as *const (), register), 0),
-        Kind::WriteRegister => {
-            (0, call(stub(register_writes as *const (), register), value).1)
-        }
+        Kind::WriteRegister => (0, call(stub(register_writes as *const (), register), value).1),
         Kind::Line => (0, !sources::set(address as u32, value != 0)),
         Kind::Clear => {
             // SAFETY: the oracle names memory that is its own.
