@@ -40,7 +40,7 @@ fn leftover_close(queued: bool) {
 
 #[test]
 fn leftover_of_a_queued_object_vs_close() {
-    model(3, 10, || leftover_close(true));
+    model(2, 10, || leftover_close(true));
 }
 
 /// The bit is left by `detach`, deterministically: nothing is injected while anything else goes on.

@@ -75,6 +75,14 @@ pub(crate) struct Maps<E: Engine> {
     pub(crate) long: Option<Long>,
     /// What has been taken away, and is still to be unmapped.
     pub(crate) lost: Lost,
+    /// Bytes that the engine has been told of.
+    counted: usize,
+}
+
+impl<E: Engine> Drop for Maps<E> {
+    fn drop(&mut self) {
+        self.count_bytes(0, self.counted);
+    }
 }
 
 /// What a refusal of the engine is to a command.
@@ -99,6 +107,7 @@ impl<E: Engine> Maps<E> {
             events: 0,
             long: None,
             lost: Lost::default(),
+            counted: 0,
         })
     }
 
@@ -129,7 +138,7 @@ impl<E: Engine> Maps<E> {
         let members = self.members.entry(collection).or_default();
         *members += 1;
         if *members == 1 {
-            self.msi.count_bytes(MEMBERS, 0);
+            self.count_bytes(MEMBERS, 0);
         }
         self.events += 1;
     }
@@ -139,7 +148,7 @@ impl<E: Engine> Maps<E> {
             *members -= 1;
             if *members == 0 {
                 self.members.remove(&collection);
-                self.msi.count_bytes(0, MEMBERS);
+                self.count_bytes(0, MEMBERS);
             }
         }
         self.events -= 1;
@@ -184,7 +193,8 @@ impl<E: Engine> Maps<E> {
         if let Some(device) = self.devices.get_mut(&device) {
             let before = device.events.bytes();
             device.events.insert(event.0, Event { intid, collection, link });
-            self.msi.count_bytes(device.events.bytes(), before);
+            let after = device.events.bytes();
+            self.count_bytes(after, before);
             self.joins(collection);
         }
         Ok(())
@@ -197,7 +207,8 @@ impl<E: Engine> Maps<E> {
         };
         let before = events.bytes();
         let removed = events.remove(event.0);
-        self.msi.count_bytes(events.bytes(), before);
+        let after = events.bytes();
+        self.count_bytes(after, before);
         let Some(Event { link, collection, .. }) = removed else { return };
         self.leaves(collection);
         // It is there: that is what its link says.
@@ -252,13 +263,13 @@ impl<E: Engine> Maps<E> {
     /// Maps a device that is not mapped.
     pub(crate) fn insert_device(&mut self, device: DeviceId, size: u8, itt: u64) {
         self.devices.insert(device, Device { size, itt, events: Events::default() });
-        self.msi.count_bytes(DEVICE, 0);
+        self.count_bytes(DEVICE, 0);
     }
 
     /// Unmaps a device whose events are unmapped. Returns whether it was mapped.
     pub(crate) fn remove_device(&mut self, device: DeviceId) -> bool {
         let removed = self.devices.remove(&device).is_some();
-        self.msi.count_bytes(0, if removed { DEVICE } else { 0 });
+        self.count_bytes(0, if removed { DEVICE } else { 0 });
         removed
     }
 
@@ -286,7 +297,7 @@ impl<E: Engine> Maps<E> {
     ) -> Result<(), Stop> {
         if !self.collections.contains_key(&collection) {
             self.check_bytes(COLLECTION)?;
-            self.msi.count_bytes(COLLECTION, 0);
+            self.count_bytes(COLLECTION, 0);
         }
         self.collections.insert(collection, target);
         Ok(())
@@ -294,8 +305,14 @@ impl<E: Engine> Maps<E> {
 
     pub(crate) fn remove_collection(&mut self, collection: CollectionId) {
         if self.collections.remove(&collection).is_some() {
-            self.msi.count_bytes(0, COLLECTION);
+            self.count_bytes(0, COLLECTION);
         }
+    }
+
+    /// Tells the engine how much memory is in use here. What is in use at the end is given back then.
+    fn count_bytes(&mut self, more: usize, less: usize) {
+        self.counted = self.counted + more - less;
+        self.msi.count_bytes(more, less);
     }
 
     /// Whether the VM has room for so many bytes of these maps.
