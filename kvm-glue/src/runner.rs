@@ -161,6 +161,10 @@ pub struct Runner {
     stats: RunStats,
 }
 
+/// Pieces of left-over work of redistributors before the guest is entered all the same: enough for 2^24 LPIs. What a piece waits
+/// for may be another vCPU's.
+const MOST_PIECES: u32 = 1 << 15;
+
 impl Runner {
     pub(crate) fn new(
         gic: &KvmGic,
@@ -274,6 +278,7 @@ impl Runner {
         if let Some(traps) = &mut self.traps {
             traps.start_once(&self.vcpu)?;
         }
+        let mut pieces = 0;
         loop {
             self.vcpu.set_kvm_immediate_exit(0);
             // What comes from here on, a stop included, makes `enter` fail or calls the vCPU out; a stop that came before is seen here, even
@@ -286,10 +291,15 @@ impl Runner {
             if kicked {
                 self.follow_power()?;
             }
-            self.go_on_with_lpis();
+            if self.go_on_with_lpis() && pieces < MOST_PIECES {
+                // The rest before the guest: it may wait for what is found to be pending. A stop is seen in between.
+                pieces += 1;
+                continue;
+            }
             if !self.enter() {
                 continue;
             }
+            pieces = 0;
             let ran = self.vcpu.run();
             let kicked = self.lines.leave(self.cpu.id());
             self.stats.exits += 1;
@@ -356,15 +366,16 @@ impl Runner {
         }
     }
 
-    /// Does a part of what a redistributor has left to do, if any has: a guest need not come back to its registers for that.
-    fn go_on_with_lpis(&mut self) {
-        if let Some(of) = self.lines.take_lpis_left() {
-            // That takes locks: nobody is to wait for this vCPU meanwhile.
-            self.cpu.exit();
-            if self.cpu.bus().work(of) {
-                self.lines.lpis_left(of);
-            }
+    /// Does a part of what a redistributor has left to do, if any has: a guest need not come back to its registers for that. Returns
+    /// whether there is more.
+    fn go_on_with_lpis(&mut self) -> bool {
+        let Some(of) = self.lines.take_lpis_left() else { return false };
+        // That takes locks: nobody is to wait for this vCPU meanwhile.
+        self.cpu.exit();
+        if self.cpu.bus().work(of) {
+            self.lines.lpis_left(of);
         }
+        true
     }
 
     /// Offers the guest what there is; after [`Lines::look`]. Returns whether it may be entered.

@@ -274,7 +274,7 @@ fn t12_movall_vs_entry() {
     });
 }
 
-/// MOVALL of an LPI that is pending, and in nobody's hands, as LPIs are not enabled where it is.
+/// MOVALL of an LPI that is pending, and in nobody's hands, as its vCPU is off.
 #[test]
 fn t12_movall_of_what_nobody_has() {
     model(3, 5, || {
@@ -282,9 +282,8 @@ fn t12_movall_of_what_nobody_has() {
         machine.run(mapti(0, 0, 0));
         let guest = machine.guest();
         let mut cpus = [machine.cpu(0), machine.cpu(1), machine.cpu(2)];
-        guest.enable_lpis(0, false);
+        cpus[0].power_off();
         machine.run(int(0));
-        cpus[0].look();
         let end = machine.put(&[movall(0, 2)]);
         let commands = thread::spawn(move || {
             guest.ring(end);

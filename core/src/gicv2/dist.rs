@@ -222,11 +222,11 @@ impl DistV2 {
         });
     }
 
-    /// The guest has changed what the CPU interface of a CPU takes. As in GICv3 (`gicv3::state`), an SPI is left alone if that makes no
-    /// difference to it.
+    /// The guest has changed what the CPU interface of a CPU takes. As in GICv3 (`gicv3::state`), an SPI is left alone that is where it
+    /// belongs.
     pub(crate) fn set_takes<I: Injector>(&self, injector: &I, cpu: VcpuId, takes: Takes) {
         let Some(word) = self.takes.get(cpu.index()) else { return };
-        let old = Takes::of(word.swap(takes.bits(), Ordering::AcqRel));
+        word.swap(takes.bits(), Ordering::AcqRel);
         fence(Ordering::SeqCst);
         for n in 0..self.routes.len() {
             let route = Route(self.routes[n].load(Ordering::Relaxed));
@@ -235,9 +235,7 @@ impl DistV2 {
                 continue;
             }
             let Ok(config) = injector.config(Wired::Spi(spi)) else { continue };
-            let before = |n: usize| if n == cpu.index() { old } else { self.takes(n) };
-            let choice = route.choose(config, |n| self.takes(n));
-            if choice != route.choose(config, before) {
+            if route.choose(config, |n| self.takes(n)) != Some(config.target) {
                 self.settle_route(injector, spi);
             }
         }

@@ -142,7 +142,7 @@ impl State {
             self.settle_gates(injector, vcpu);
         }
         if flag != Flag::Lpis {
-            self.choose_anew(machine, injector, vcpu, old);
+            self.choose_anew(machine, injector);
         }
     }
 
@@ -156,13 +156,13 @@ impl State {
     ) {
         let old = update(&self.vcpus[vcpu.index()], |old| old & !Takes::BITS | takes.bits());
         if Takes::of(old) != takes {
-            self.choose_anew(machine, injector, vcpu, old);
+            self.choose_anew(machine, injector);
         }
     }
 
-    /// A vCPU's word was `old`: what any vCPU may take goes elsewhere if that makes a difference. If it makes none, with the words of the
-    /// others as they are now, then whoever changes one of those sees this vCPU's, or is seen here.
-    fn choose_anew<I: Injector>(&self, machine: &Machine, injector: &I, vcpu: VcpuId, old: u64) {
+    /// A vCPU's word has changed: what any vCPU may take goes to where it belongs now. Compared with where the engine has it, and not
+    /// with where it belonged before: of two vCPUs that change at once, neither may see a difference to that.
+    fn choose_anew<I: Injector>(&self, machine: &Machine, injector: &I) {
         // Between the change and the look for interrupts that depend on it.
         fence(Ordering::SeqCst);
         for n in 0..self.spis.len() {
@@ -172,9 +172,7 @@ impl State {
             }
             let Ok(config) = injector.config(Wired::Spi(spi)) else { continue };
             let now = |n: usize| self.vcpus[n].load(Ordering::Acquire);
-            let before = |n: usize| if n == vcpu.index() { old } else { now(n) };
-            let choice = self.any(spi, config, now);
-            if choice != self.any(spi, config, before) {
+            if self.any(spi, config, now) != Some(config.target) {
                 self.settle_spi(machine, injector, n);
             }
         }
