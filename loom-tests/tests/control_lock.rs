@@ -41,7 +41,7 @@ impl Shared {
 /// One at a time, everybody in the end (loom finds a thread that sleeps for ever), and each sees what was done before.
 #[test]
 fn turns_of_three_threads() {
-    model(4, 8_000, || {
+    model(4, 8_451, || {
         let shared = Shared::new();
         let others = [(); 2].map(|()| {
             let shared = Arc::clone(&shared);
@@ -56,7 +56,7 @@ fn turns_of_three_threads() {
 /// Whoever is seen waiting has a turn before the one who gives its own back and wants another.
 #[test]
 fn who_waits_is_not_passed_over() {
-    model(6, 3_000, || {
+    model(6, 3_181, || {
         let shared = Shared::new();
         shared.turns.take();
         let other = thread::spawn({

@@ -16,7 +16,7 @@ use vgic_loom_tests::sched::thread;
 /// one stays active.
 #[test]
 fn clear_active_vs_running_guest() {
-    model(3, 10, || {
+    model(3, 59_152, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         pulse(&registers);
@@ -53,7 +53,7 @@ fn clear_active_vs_running_guest() {
 /// Once the write is done, no acknowledge that comes later is undone: the guest waits for the write in its handler.
 #[test]
 fn clear_active_before_acknowledge() {
-    model(3, 2, || {
+    model(3, 10_375, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         let done = Arc::new(AtomicBool::new(false));
@@ -85,7 +85,7 @@ fn clear_active_before_acknowledge() {
 /// The same while a third thread is about to post the interrupt: the mailbox does not have it yet when the write is done.
 #[test]
 fn clear_active_before_acknowledge_vs_another_change() {
-    model(2, 2, || {
+    model(2, 32_164, || {
         let (mut vm, registers) = spi_vm(1);
         let other = vm.injector();
         let mut cpu = vm.cpu(A);
@@ -123,7 +123,7 @@ fn clear_active_before_acknowledge_vs_another_change() {
 /// Made active while it is pending: from then on it is not offered, until the guest ends it.
 #[test]
 fn set_active_vs_delivery() {
-    model(2, 10, || {
+    model(2, 115, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         pulse(&registers);
@@ -156,7 +156,7 @@ fn set_active_vs_delivery() {
 /// Made inactive while its vCPU powers off and on with it.
 #[test]
 fn clear_active_vs_close_and_open() {
-    model(2, 10, || {
+    model(2, 217, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         pulse(&registers);
@@ -183,7 +183,7 @@ fn clear_active_vs_close_and_open() {
 /// A group of the VM is closed and opened while its interrupt is injected: nothing is lost, and what is closed is not offered.
 #[test]
 fn inject_vs_group_gate() {
-    model(3, 10, || {
+    model(3, 125, || {
         let (mut vm, registers) = spi_vm(1);
         let gate = vm.injector();
         let mut cpu = vm.cpu(A);
@@ -206,7 +206,7 @@ fn inject_vs_group_gate() {
 /// Two senders of an SGI, and one takes it back: the other's is delivered once, the one's at most once.
 #[test]
 fn senders_vs_delivery_vs_recall() {
-    model(2, 10, || {
+    model(2, 155, || {
         let mut vm = Vm::with_exits(1, 0);
         let sgi = Intid(1);
         let (one, two) = (vm.injector(), vm.injector());

@@ -31,7 +31,7 @@ fn clear(vm: &mut Vm) {
 /// Nobody runs meanwhile.
 #[test]
 fn t21_clear_vs_inject() {
-    model(6, 1, || {
+    model(6, 45, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -102,7 +102,7 @@ fn t21_clear_vs_inject_vs_delivery_busy() {
 /// Another LPI, whose pending bit is in the same word, is raised: that is not affected.
 #[test]
 fn t21_clear_vs_inject_of_a_neighbour() {
-    model(6, 1, || {
+    model(6, 2, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         vm.map(1, A, ON);
@@ -124,7 +124,7 @@ fn t21_clear_vs_inject_of_a_neighbour() {
 /// It is in a list register, and the guest has not seen it: the vCPU withdraws it.
 #[test]
 fn t21_clear_vs_list_register() {
-    model(6, 1, || {
+    model(6, 379, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -148,7 +148,7 @@ fn t21_clear_vs_list_register() {
 /// It is on its way from a list register back to its pending bit, since it was disabled.
 #[test]
 fn t21_clear_vs_withdrawal() {
-    model(6, 1, || {
+    model(6, 3_839, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -174,7 +174,7 @@ fn t21_clear_vs_withdrawal() {
 /// The same, and it is raised again after the CLEAR: that one stands.
 #[test]
 fn t21_clear_and_inject_vs_withdrawal() {
-    model(6, 1, || {
+    model(6, 18_190, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -200,7 +200,7 @@ fn t21_clear_and_inject_vs_withdrawal() {
 /// It is in the one list register, and is evicted by a more urgent one.
 #[test]
 fn t21_clear_vs_eviction() {
-    model(6, 1, || {
+    model(6, 1_878, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         vm.map(1, A, URGENT);
@@ -225,7 +225,7 @@ fn t21_clear_vs_eviction() {
 /// It moves to another vCPU: the CLEAR finds it there, too.
 #[test]
 fn t21_clear_vs_hand_over() {
-    model(4, 1, || {
+    model(4, 6_958, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);

@@ -81,7 +81,7 @@ fn inject_vs_disable_busy() {
 /// Pending in a list register, then disabled and enabled, and raised once more.
 #[test]
 fn inject_vs_disable_and_enable() {
-    model(3, 1, || {
+    model(3, 10_574, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -140,7 +140,7 @@ fn self_inject_vs_enable_busy() {
 /// Its configuration changes while it is delivered, so that it can be in a mailbox when it is raised again.
 #[test]
 fn inject_into_a_mailbox() {
-    model(6, 1, || {
+    model(6, 642, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -165,7 +165,7 @@ fn inject_into_a_mailbox() {
 /// The same, while another one waits for the only list register.
 #[test]
 fn inject_into_a_mailbox_behind_another() {
-    model(4, 1, || {
+    model(4, 5, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         vm.map(1, A, ON);
@@ -195,7 +195,7 @@ fn inject_into_a_mailbox_behind_another() {
 /// An SPI that is pending and disabled is in the mailbox already when it is enabled: the change goes with the mail.
 #[test]
 fn enable_of_what_is_in_the_mailbox() {
-    model(3, 1, || {
+    model(3, 139, || {
         let mut vm = Vm::with(1, 1, std::sync::Arc::new(vgic_loom_tests::NoKick));
         let config = |enabled| WiredConfig {
             enabled,

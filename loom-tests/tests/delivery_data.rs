@@ -68,7 +68,7 @@ impl Driver {
 /// One device sends twice.
 #[test]
 fn data_one_injector() {
-    model(6, 1, || {
+    model(6, 380, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let device = Device::new(&mut vm);
@@ -88,7 +88,7 @@ fn data_one_injector() {
 /// Two devices' events share an LPI.
 #[test]
 fn data_two_injectors_of_one_lpi() {
-    model(4, 1, || {
+    model(4, 9_137, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let devices = [Device::new(&mut vm), Device::new(&mut vm)];
@@ -109,7 +109,7 @@ fn data_two_injectors_of_one_lpi() {
 /// since the guest is slow and the LPI is being disabled.
 #[test]
 fn data_while_withdrawn() {
-    model(3, 1, || {
+    model(3, 13_446, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let device = Device::new(&mut vm);

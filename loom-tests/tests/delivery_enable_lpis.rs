@@ -116,7 +116,7 @@ fn inject_vs_disable_lpis_busy() {
 /// In a list register, and active in another, while it is cleared.
 #[test]
 fn disable_lpis_vs_delivery() {
-    model(6, 1, || {
+    model(6, 264, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         vm.map(1, A, ON);
@@ -150,7 +150,7 @@ fn disable_lpis_vs_delivery() {
 /// Two vCPUs write it for a third party, which is being interrupted.
 #[test]
 fn t02_two_toggle_enable_lpis() {
-    model(2, 1, || {
+    model(2, 2_218, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -176,7 +176,7 @@ fn t02_two_toggle_enable_lpis() {
 /// An MSI that comes after LPIs have been enabled is delivered, whatever becomes of one that came before and is being ignored.
 #[test]
 fn msi_after_enable_vs_one_before() {
-    model(3, 10_000, || {
+    model(3, 53_614, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let (early, late) = (vm.source(0), vm.source(0));
@@ -204,7 +204,7 @@ fn msi_after_enable_vs_one_before() {
 /// Who disables LPIs and then clears what is pending misses nothing.
 #[test]
 fn msi_vs_disable_and_clear() {
-    model(4, 600, || {
+    model(4, 627, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);

@@ -65,7 +65,7 @@ impl Kick for Host {
 /// The token alone: two kickers, whose change the sleeper has to see.
 #[test]
 fn kick_token_two_kickers() {
-    model(3, 1, || {
+    model(3, 3_758, || {
         let host = Host::new(1);
         let changes = Arc::new(AtomicUsize::new(0));
         let kickers = [(); 2].map(|()| {
@@ -88,7 +88,7 @@ fn kick_token_two_kickers() {
 /// A kick that came before the sleep is not lost, and is there once.
 #[test]
 fn kick_before_sleep() {
-    model(6, 1, || {
+    model(6, 20, || {
         let host = Host::new(1);
         host.kick(A);
         host.0[0].sleep();
@@ -106,7 +106,7 @@ fn kick_before_sleep() {
 /// One injector raises two LPIs for a vCPU that sleeps.
 #[test]
 fn kick_vs_sleep_one_injector() {
-    model(4, 1, || {
+    model(4, 1_819, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, ON);
@@ -125,7 +125,7 @@ fn kick_vs_sleep_one_injector() {
 /// Two injectors raise an LPI each for a vCPU that sleeps.
 #[test]
 fn kick_vs_sleep_two_injectors() {
-    model(3, 1, || {
+    model(3, 20_622, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, ON);
@@ -143,7 +143,7 @@ fn kick_vs_sleep_two_injectors() {
 /// An LPI is raised and enabled, by two threads, while its vCPU sleeps: whoever comes second wakes it.
 #[test]
 fn kick_vs_sleep_inject_and_enable() {
-    model(2, 1, || {
+    model(2, 8_207, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, OFF);
@@ -166,7 +166,7 @@ fn kick_vs_sleep_inject_and_enable() {
 /// An LPI is raised, and LPIs are enabled, by two threads, while the vCPU sleeps.
 #[test]
 fn kick_vs_sleep_inject_and_enable_lpis() {
-    model(2, 1, || {
+    model(2, 5_498, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, ON);
@@ -191,7 +191,7 @@ fn kick_vs_sleep_inject_and_enable_lpis() {
 /// A pending LPI moves to a vCPU that sleeps, from one whose guest does not take it.
 #[test]
 fn kick_vs_sleep_retarget() {
-    model(2, 1, || {
+    model(2, 3_431, || {
         let host = Host::new(2);
         let mut vm = Vm::with(2, 0, host.clone());
         vm.map(0, A, ON);

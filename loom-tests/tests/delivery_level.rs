@@ -125,7 +125,7 @@ fn level_fall_vs_flush_busy() {
 /// Falls while the vCPU delivers it.
 #[test]
 fn level_fall_vs_delivery() {
-    model(4, 1, || {
+    model(4, 40_696, || {
         let (mut vm, line) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         line.set(true);
@@ -147,7 +147,7 @@ fn level_fall_vs_delivery() {
 /// Rises and stays high, as the guest's handler does not lower it: it is offered again after each EOI.
 #[test]
 fn level_held_vs_delivery() {
-    model(6, 1, || {
+    model(6, 22, || {
         let (mut vm, line) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         let device = thread::spawn(move || {
@@ -170,7 +170,7 @@ fn level_held_vs_delivery() {
 /// Falls and rises again while it is in a list register.
 #[test]
 fn level_fall_and_rise_vs_flush() {
-    model(4, 1, || {
+    model(4, 1_424, || {
         let (mut vm, line) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         line.set(true);
@@ -195,7 +195,7 @@ fn level_fall_and_rise_vs_flush() {
 /// Rises again after the guest's handler has lowered it: before its EOI, at it, or after it.
 #[test]
 fn level_rise_vs_eoi() {
-    model(4, 1, || {
+    model(4, 10_226, || {
         let (mut vm, line) = spi_vm(1);
         let guest = Line(vm.injector());
         let mut cpu = vm.cpu(A);
@@ -224,7 +224,7 @@ fn level_rise_vs_eoi() {
 /// Moves to another vCPU while its line is high: one of them offers it, in the end the new one.
 #[test]
 fn level_retarget_vs_both() {
-    model(4, 1, || {
+    model(4, 5_536, || {
         let (mut vm, line) = spi_vm(2);
         let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
         line.set(true);
@@ -252,7 +252,7 @@ fn level_retarget_vs_both() {
 /// Falls while its vCPU closes and opens.
 #[test]
 fn level_fall_vs_close_and_open() {
-    model(3, 1, || {
+    model(3, 13_986, || {
         let (mut vm, line) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         line.set(true);
@@ -280,7 +280,7 @@ fn level_fall_vs_close_and_open() {
 /// and not offered before the guest has ended it.
 #[test]
 fn level_active_vs_close_and_open() {
-    model(3, 1, || {
+    model(3, 167_731, || {
         let (mut vm, line) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         line.set(true);

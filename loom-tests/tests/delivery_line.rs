@@ -156,19 +156,19 @@ fn producers(priorities: [u8; 2], thresholds: Thresholds) {
 
 #[test]
 fn line_two_producers() {
-    model(2, 100, || producers([PRIORITY; 2], OPEN));
+    model(2, 1_164, || producers([PRIORITY; 2], OPEN));
 }
 
 /// One of them is not urgent enough.
 #[test]
 fn line_two_priorities() {
-    model(3, 100, || producers([0x40, 0xa0], URGENT));
+    model(3, 1_898, || producers([0x40, 0xa0], URGENT));
 }
 
 /// Two interrupts one after the other.
 #[test]
 fn line_one_injector() {
-    model(3, 100, || {
+    model(3, 7_431, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, ON);
@@ -187,7 +187,7 @@ fn line_one_injector() {
 /// An interrupt is raised while it is being enabled: whoever posts it, somebody offers it.
 #[test]
 fn line_inject_and_enable() {
-    model(2, 100, || {
+    model(2, 3_984, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, OFF);
@@ -213,7 +213,7 @@ fn line_inject_and_enable() {
 /// An LPI that is in a list register, where its guest keeps it back, becomes more urgent.
 #[test]
 fn line_priority_of_an_lpi_that_is_kept_back() {
-    model(2, 100, || {
+    model(2, 138, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, LpiConfig::enabled(0xa0));
@@ -238,7 +238,7 @@ fn line_priority_of_an_lpi_that_is_kept_back() {
 /// The same of an SPI.
 #[test]
 fn line_priority_of_an_spi_that_is_kept_back() {
-    model(2, 100, || {
+    model(2, 174, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 1, host.clone());
         let spi = Wired::Spi(Intid(32));
@@ -269,7 +269,7 @@ fn line_priority_of_an_spi_that_is_kept_back() {
 /// An interrupt is moved to B while it is being posted to A, whose guest lets nothing through: A is called out to hand it over.
 #[test]
 fn line_moved_from_a_masked_vcpu() {
-    model(2, 100, || {
+    model(2, 10_459, || {
         let host = Host::new(2);
         let mut vm = Vm::with(2, 0, host.clone());
         vm.map(0, A, ON);

@@ -10,7 +10,7 @@ use vgic_loom_tests::sched::thread;
 /// Raised while its vCPU opens: the opener's scan finds it, or the injector finds the mailbox open.
 #[test]
 fn open_vs_inject() {
-    model(6, 1, || {
+    model(6, 9_893, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -28,7 +28,7 @@ fn open_vs_inject() {
 /// Two injectors.
 #[test]
 fn open_vs_two_injectors() {
-    model(3, 1, || {
+    model(3, 15_843, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let sources = [vm.source(0), vm.source(0)];
@@ -47,7 +47,7 @@ fn open_vs_two_injectors() {
 /// not there yet.
 #[test]
 fn open_vs_map_and_inject() {
-    model(3, 1, || {
+    model(3, 502, || {
         let mut vm = Vm::new(1);
         let source = vm.source(0);
         let mut cpu = vm.closed_cpu(A);
@@ -67,7 +67,7 @@ fn open_vs_map_and_inject() {
 /// Raised while its vCPU runs and closes: delivered, or there when it opens again.
 #[test]
 fn close_vs_inject() {
-    model(4, 1, || {
+    model(4, 20, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -89,7 +89,7 @@ fn close_vs_inject() {
 /// Raised while its vCPU closes and opens.
 #[test]
 fn close_and_open_vs_inject() {
-    model(4, 1, || {
+    model(4, 2_419, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -114,7 +114,7 @@ fn close_and_open_vs_inject() {
 /// In the mailbox of a vCPU that closes, while it moves to one that is open.
 #[test]
 fn close_with_mail_vs_retarget() {
-    model(6, 1, || {
+    model(6, 7_572, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -136,7 +136,7 @@ fn close_with_mail_vs_retarget() {
 /// In a list register of a vCPU that closes, while it moves to one that is open.
 #[test]
 fn close_of_the_owner_vs_retarget() {
-    model(4, 1, || {
+    model(4, 6_440, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -160,7 +160,7 @@ fn close_of_the_owner_vs_retarget() {
 /// Active on a vCPU that closes, and already another's: the injector sees the owner, and turns to its mailbox.
 #[test]
 fn close_of_the_owner_vs_inject_for_another() {
-    model(4, 1, || {
+    model(4, 5, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -183,7 +183,7 @@ fn close_of_the_owner_vs_inject_for_another() {
 /// Raised while it moves away from a closed vCPU.
 #[test]
 fn retarget_from_a_closed_vcpu_vs_inject() {
-    model(3, 1, || {
+    model(3, 2_744, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -205,7 +205,7 @@ fn retarget_from_a_closed_vcpu_vs_inject() {
 /// Pending for a closed vCPU, it moves to one that opens.
 #[test]
 fn open_vs_retarget() {
-    model(4, 1, || {
+    model(4, 5_820, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -227,7 +227,7 @@ fn open_vs_retarget() {
 /// It moves from a vCPU that closes to one that opens.
 #[test]
 fn close_vs_open_vs_retarget() {
-    model(2, 1, || {
+    model(2, 18_287, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);

@@ -8,7 +8,7 @@ use vgic_loom_tests::sched::thread;
 /// One producer raises two LPIs while the vCPU drains.
 #[test]
 fn push_vs_drain_one_producer() {
-    model(6, 1, || {
+    model(6, 42, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         vm.map(1, A, ON);
@@ -27,7 +27,7 @@ fn push_vs_drain_one_producer() {
 /// Two producers raise an LPI each while the vCPU drains.
 #[test]
 fn push_vs_drain_two_producers() {
-    model(4, 1, || {
+    model(4, 2_354, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         vm.map(1, A, ON);
@@ -46,7 +46,7 @@ fn push_vs_drain_two_producers() {
 /// Two producers raise the same LPI while the vCPU drains: one delivery for each that did not coalesce.
 #[test]
 fn push_vs_drain_two_producers_of_one_lpi() {
-    model(4, 1, || {
+    model(4, 1_455, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let mut cpu = vm.cpu(A);
@@ -66,7 +66,7 @@ fn push_vs_drain_two_producers_of_one_lpi() {
 /// first one's delivery.
 #[test]
 fn push_vs_delivery_of_the_same_lpi() {
-    model(6, 1, || {
+    model(6, 100, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -84,7 +84,7 @@ fn push_vs_delivery_of_the_same_lpi() {
 /// Each of two LPIs for a vCPU with one list register: the one that waits is delivered when there is room.
 #[test]
 fn push_vs_full_list_registers() {
-    model(4, 1, || {
+    model(4, 74, || {
         let mut vm = Vm::new(1);
         vm.map(0, A, ON);
         vm.map(1, A, URGENT);

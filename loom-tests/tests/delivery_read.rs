@@ -13,7 +13,7 @@ use vgic_loom_tests::sched::thread;
 /// Offered and never taken: a reader finds it pending, wherever it is at that moment.
 #[test]
 fn read_pending_vs_entries() {
-    model(3, 10, || {
+    model(3, 14_141, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         pulse(&registers);
@@ -37,7 +37,7 @@ fn read_pending_vs_entries() {
 /// It moves to another vCPU meanwhile.
 #[test]
 fn read_pending_vs_retarget() {
-    model(4, 10, || {
+    model(4, 48_601, || {
         let (mut vm, registers) = spi_vm(2);
         let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
         pulse(&registers);
@@ -63,7 +63,7 @@ fn read_pending_vs_retarget() {
 /// The guest takes it, and ends it one entry later: it is pending, then active, then neither.
 #[test]
 fn read_vs_delivery() {
-    model(3, 10, || {
+    model(3, 14_195, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         pulse(&registers);
@@ -100,7 +100,7 @@ fn read_vs_delivery() {
 /// from the one place to the other and back.
 #[test]
 fn read_pending_vs_displacement() {
-    model(4, 10, || {
+    model(4, 33_100, || {
         let (mut vm, registers) = spi_vm(1);
         vm.map(1, A, URGENT);
         let urgent = vm.source(1);
@@ -130,7 +130,7 @@ fn read_pending_vs_displacement() {
 /// The other way round: it waits, comes into the one list register, and loses it again.
 #[test]
 fn read_pending_vs_taking_and_displacement() {
-    model(4, 10, || {
+    model(4, 17_552, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.busy_cpu(A);
         let urgent = vm.source(1);
@@ -157,7 +157,7 @@ fn read_pending_vs_taking_and_displacement() {
 /// The same for an SGI of GICv2, which is pending by its sender.
 #[test]
 fn read_sender_vs_displacement() {
-    model(4, 10, || {
+    model(4, 78_627, || {
         let mut vm = Vm::with_exits(1, 0);
         let registers = vm.injector();
         vm.map(1, A, URGENT);
@@ -189,7 +189,7 @@ fn read_sender_vs_displacement() {
 /// been shown.
 #[test]
 fn read_pending_vs_injection_of_an_active_one() {
-    model(3, 10, || {
+    model(3, 2_539, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         pulse(&registers);
@@ -218,7 +218,7 @@ fn read_pending_vs_injection_of_an_active_one() {
 /// The guest has acknowledged it and says so: a reader that has heard of it finds it active, and not pending.
 #[test]
 fn read_active_after_acknowledge() {
-    model(3, 10, || {
+    model(3, 1_190, || {
         let (mut vm, registers) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         pulse(&registers);

@@ -91,7 +91,7 @@ fn retarget_vs_both_busy() {
 /// There and back while both run.
 #[test]
 fn retarget_there_and_back() {
-    model(3, 1, || {
+    model(3, 2_984, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -116,7 +116,7 @@ fn retarget_there_and_back() {
 /// A chain: from A over B to C, each running meanwhile.
 #[test]
 fn retarget_chain() {
-    model(3, 1, || {
+    model(3, 11_609, || {
         let mut vm = Vm::new(3);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -138,7 +138,7 @@ fn retarget_chain() {
 /// It moves while it is active on A, and is raised again: A ends the first, and the second is delivered once.
 #[test]
 fn retarget_vs_fold_of_an_active_one() {
-    model(4, 1, || {
+    model(4, 19_303, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -169,7 +169,7 @@ fn retarget_vs_fold_of_an_active_one() {
 /// All LPIs move while one of them is raised.
 #[test]
 fn inject_vs_move_all() {
-    model(3, 1, || {
+    model(3, 4_062, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         vm.map(1, B, ON);
@@ -196,7 +196,7 @@ fn inject_vs_move_all() {
 /// Pending, it moves to B by a command of its own domain, and by one of another domain that moves all of A's to C.
 #[test]
 fn retarget_vs_move_all() {
-    model(2, 1, || {
+    model(2, 1_099, || {
         let mut vm = Vm::new(3);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -225,7 +225,7 @@ fn retarget_vs_move_all() {
 /// Pending, and in nobody's hands, as LPIs are not enabled where it is.
 #[test]
 fn retarget_of_what_nobody_has() {
-    model(3, 2, || {
+    model(3, 5, || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let (source, redist) = (vm.source(0), vm.injector());

@@ -106,20 +106,20 @@ fn stalled_kicker(before: Before) {
 
 #[test]
 fn stalled_kicker_of_the_first_batch() {
-    model(2, 10, || stalled_kicker(Before::Nothing));
+    model(2, 3_985, || stalled_kicker(Before::Nothing));
 }
 
 #[test]
 fn stalled_kicker_of_a_later_batch() {
-    model(2, 10, || stalled_kicker(Before::Batch));
+    model(2, 9_635, || stalled_kicker(Before::Batch));
 }
 
 #[test]
 fn stalled_kicker_after_a_power_off() {
-    model(2, 10, || stalled_kicker(Before::BatchAndPowerOff));
+    model(2, 9_635, || stalled_kicker(Before::BatchAndPowerOff));
 }
 
 #[test]
 fn stalled_kicker_vs_drain() {
-    model(2, 10, || stalled_kicker(Before::Mail));
+    model(2, 10_908, || stalled_kicker(Before::Mail));
 }

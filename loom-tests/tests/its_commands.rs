@@ -54,7 +54,7 @@ fn msi_vs_commands(
 
 /// A device sends an MSI, by look-up or through a route, while its event is discarded.
 fn inject_vs_discard(source: fn(&Machine) -> Source) {
-    model(3, 3_000, move || {
+    model(3, 2_498, move || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, guest, watch) = (source(&machine), machine.guest(), machine.guest());
@@ -82,7 +82,7 @@ fn t01_route_vs_discard() {
 
 /// The same, and the event is mapped again: to the same LPI, or to another one.
 fn inject_vs_discard_and_mapti(n: u32, source: fn(&Machine) -> Source) {
-    model(2, 900, move || {
+    model(2, 915, move || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, guest, watch) = (source(&machine), machine.guest(), machine.guest());
@@ -129,7 +129,7 @@ fn t01_inject_vs_discard_and_mapti_of_the_same_lpi() {
 /// The same while the vCPU enters.
 #[test]
 fn t01_inject_vs_discard_and_mapti_vs_entry() {
-    model(1, 300, || {
+    model(1, 348, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, guest) = (machine.source(0), machine.guest());
@@ -155,7 +155,7 @@ fn t01_inject_vs_discard_and_mapti_vs_entry() {
 /// Discarded while it is queued or in a list register, and the same LPI is mapped again and raised: the end of the old one
 /// takes nothing from the new one, and what was pending does not come back.
 fn entry_vs_discard_and_mapti(prepare: fn(&mut Cpu)) {
-    model(3, 1_500, move || {
+    model(3, 5_010, move || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let guest = machine.guest();
@@ -193,7 +193,7 @@ fn t05_discard_and_mapti_vs_list_register() {
 /// The same, without the INT: what was pending before the DISCARD and not taken by then is gone.
 #[test]
 fn t05_discarded_is_not_pending() {
-    model(3, 1_000, || {
+    model(3, 3_940, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let guest = machine.guest();
@@ -216,7 +216,7 @@ fn t05_discarded_is_not_pending() {
 /// CLEAR and an MSI: the outcome is that of one of the two orders.
 #[test]
 fn t21_clear_vs_inject() {
-    model(3, 450, || {
+    model(3, 398, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, guest, watch) = (machine.route(0), machine.guest(), machine.guest());
@@ -238,7 +238,7 @@ fn t21_clear_vs_inject() {
 /// CLEAR of what is pending in a list register, and an MSI: if the CLEAR came first, the MSI is not lost.
 #[test]
 fn t21_clear_vs_inject_and_list_register() {
-    model(3, 500, || {
+    model(3, 423, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, guest, watch) = (machine.route(0), machine.guest(), machine.guest());
@@ -261,7 +261,7 @@ fn t21_clear_vs_inject_and_list_register() {
 /// CLEAR of one LPI and an MSI of another, whose bits are in one word.
 #[test]
 fn t21_clear_vs_inject_of_another() {
-    model(3, 100, || {
+    model(3, 118, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         machine.run(mapti(1, 1, 0));
@@ -278,7 +278,7 @@ fn t21_clear_vs_inject_of_another() {
 /// CLEAR while the vCPU enters.
 #[test]
 fn t21_clear_vs_entry() {
-    model(3, 500, || {
+    model(3, 456, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (guest, watch) = (machine.guest(), machine.guest());
@@ -302,7 +302,7 @@ fn t21_clear_vs_entry() {
 /// A collection is unmapped while an MSI is sent: what came before stays pending, and what comes after has no effect.
 #[test]
 fn unmapc_vs_inject() {
-    model(3, 900, || {
+    model(3, 1_652, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, guest, watch) = (machine.route(0), machine.guest(), machine.guest());
@@ -324,7 +324,7 @@ fn unmapc_vs_inject() {
 /// A collection is unmapped while the configuration of its LPIs is read anew: what was read last counts.
 #[test]
 fn unmapc_vs_invallr() {
-    model(3, 1_500, || {
+    model(3, 1_783, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (guest, other) = (machine.guest(), machine.guest());
@@ -350,7 +350,7 @@ fn unmapc_vs_invallr() {
 /// A collection is mapped again while an MSI is sent, and something is pending from before.
 #[test]
 fn mapc_vs_inject() {
-    model(3, 1_500, || {
+    model(3, 3_165, || {
         let (mut machine, _log) = Machine::new(2);
         machine.run(mapti(0, 0, 0));
         let (source, guest, watch) = (machine.route(0), machine.guest(), machine.guest());
@@ -375,7 +375,7 @@ fn mapc_vs_inject() {
 
 /// Unmapped and mapped to another vCPU, while the vCPU that has something pending enters.
 fn mapc_vs_entry_on(prepare: fn(&mut Cpu)) {
-    model(3, 400, move || {
+    model(3, 1_642, move || {
         let (mut machine, _log) = Machine::new(2);
         machine.run(mapti(0, 0, 0));
         let guest = machine.guest();

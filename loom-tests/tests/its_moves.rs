@@ -10,7 +10,7 @@ use vgic_loom_tests::sched::thread;
 /// EnableLPIs is cleared and set by one vCPU and an MSI is sent by another thread, while the vCPU that it concerns runs.
 #[test]
 fn t02_toggle_enable_lpis_vs_inject() {
-    model(1, 300, || {
+    model(1, 597, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, guest) = (machine.route(0), machine.guest());
@@ -36,7 +36,7 @@ fn t02_toggle_enable_lpis_vs_inject() {
 /// Two vCPUs write EnableLPIs of a third one, for which an LPI is in a list register.
 #[test]
 fn t02_two_toggle_enable_lpis() {
-    model(2, 380, || {
+    model(2, 390, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let guests = [machine.guest(), machine.guest()];
@@ -63,7 +63,7 @@ fn t02_two_toggle_enable_lpis() {
 /// GITS_CTLR is cleared and set by one vCPU, EnableLPIs by another, while an MSI is sent and commands wait for the ITS.
 #[test]
 fn t02_toggle_its_vs_toggle_enable_lpis() {
-    model(1, 8_000, || {
+    model(1, 31_890, || {
         let (mut machine, log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, its, lpis) = (machine.route(0), machine.guest(), machine.guest());
@@ -98,7 +98,7 @@ fn t02_toggle_its_vs_toggle_enable_lpis() {
 
 /// Pending at one vCPU, whose EnableLPIs one vCPU clears while another moves the LPI to itself.
 fn move_vs_disable(prepare: fn(&mut Cpu)) {
-    model(1, 300, move || {
+    model(1, 449, move || {
         let (mut machine, _log) = Machine::new(2);
         machine.run(mapti(0, 0, 0));
         let (first, second) = (machine.guest(), machine.guest());
@@ -140,7 +140,7 @@ fn t03_disable_vs_movi_vs_list_register() {
 /// Moved to a vCPU whose EnableLPIs is cleared, and which enters meanwhile: what it has not taken by then is not pending any more.
 #[test]
 fn t04_movi_vs_disable_of_the_target() {
-    model(1, 50, || {
+    model(1, 113, || {
         let (mut machine, _log) = Machine::new(2);
         machine.run(mapti(0, 0, 0));
         let (first, second) = (machine.guest(), machine.guest());
@@ -171,7 +171,7 @@ fn t04_movi_vs_disable_of_the_target() {
 /// Moved away and back while EnableLPIs of its vCPU is cleared and set again, and the vCPU enters.
 #[test]
 fn t04_movi_there_and_back_vs_toggle() {
-    model(1, 100, || {
+    model(1, 743, || {
         let (mut machine, _log) = Machine::new(2);
         machine.run(mapti(0, 0, 0));
         let (first, second) = (machine.guest(), machine.guest());
@@ -200,7 +200,7 @@ fn t04_movi_there_and_back_vs_toggle() {
 /// MOVALL from vCPU 0 to vCPU 2 while an LPI of vCPU 0 is sent: it ends up at vCPU 2, unless vCPU 0 takes it first. What is pending at vCPU 1
 /// stays there.
 fn movall_vs_inject_on(event: u32, in_lr: bool) {
-    model(3, 40, move || {
+    model(3, 98, move || {
         let (mut machine, _log) = Machine::new(3);
         machine.run(mapti(0, 0, 0));
         machine.run(mapti(1, 1, 1));
@@ -254,7 +254,7 @@ fn t12_movall_of_what_is_in_a_list_register() {
 /// MOVALL while the vCPU that the LPIs leave enters.
 #[test]
 fn t12_movall_vs_entry() {
-    model(3, 300, || {
+    model(3, 365, || {
         let (mut machine, _log) = Machine::new(3);
         machine.run(mapti(0, 0, 0));
         let guest = machine.guest();

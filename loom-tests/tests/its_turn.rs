@@ -15,7 +15,7 @@ use vgic_loom_tests::{NoKick, model};
 /// Two vCPUs tell of the same two commands: each is performed once, in order, and none is left when both have returned.
 #[test]
 fn ring_vs_ring() {
-    model(3, 400, || {
+    model(3, 480, || {
         let (mut machine, log) = Machine::new(1);
         let before = log.count();
         let commands = [mapti(0, 0, 0), discard(0)];
@@ -36,7 +36,7 @@ fn ring_vs_ring() {
 /// One vCPU enables the ITS, which finds a command in the queue, while another adds one.
 #[test]
 fn ring_vs_enable() {
-    model(4, 200, || {
+    model(4, 328, || {
         let (mut machine, log) = Machine::new(1);
         let before = log.count();
         let (first, second) = (machine.guest(), machine.guest());
@@ -71,7 +71,7 @@ impl Kick for Host {
 /// What is left to the host is gone on with by who reads GITS_CREADR, too.
 #[test]
 fn ring_vs_poll_of_what_is_left() {
-    model(3, 250, || {
+    model(3, 267, || {
         let log = Arc::new(Log::default());
         let mut machine = Machine::with(1, log.clone(), Arc::new(Host));
         let before = log.count();
@@ -126,7 +126,7 @@ impl ItsTrace for Stopping {
 /// Who finds another vCPU at work does not wait for it.
 #[test]
 fn ring_does_not_wait() {
-    model(3, 400, || {
+    model(3, 476, || {
         let stopping = Arc::new(Stopping::default());
         let mut machine = Machine::with(1, stopping.clone(), Arc::new(NoKick));
         let before = stopping.log.count();
@@ -152,7 +152,7 @@ fn ring_does_not_wait() {
 /// when it is enabled again.
 #[test]
 fn ring_vs_disable() {
-    model(4, 200, || {
+    model(4, 945, || {
         let (mut machine, log) = Machine::new(1);
         let before = log.count();
         let commands = [mapti(0, 0, 0), discard(0)];
@@ -178,7 +178,7 @@ fn ring_vs_disable() {
 /// An MSI that begins after somebody has seen that the ITS is quiescent has no effect.
 #[test]
 fn disable_vs_inject() {
-    model(4, 30, || {
+    model(4, 200, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (first, second) = (machine.guest(), machine.guest());

@@ -61,7 +61,7 @@ fn end(vgic: Vgic, mut msi: Msi, others: impl Sized) {
 
 #[test]
 fn epoch_look_up_vs_last_put() {
-    model(2, 3_000, || {
+    model(2, 3_471, || {
         let (vgic, mut msi, mut vcpu) = vm();
         let (injector, domain) = (vgic.injector().unwrap(), msi.domain());
         let other = thread::spawn(move || {
@@ -78,7 +78,7 @@ fn epoch_look_up_vs_last_put() {
 
 #[test]
 fn epoch_mapped_again_vs_stale_injector() {
-    model(1, 300, || {
+    model(1, 1_626, || {
         let (vgic, mut msi, mut vcpu) = vm();
         let (injector, domain) = (vgic.injector().unwrap(), msi.domain());
         let other = thread::spawn(move || {
@@ -101,7 +101,7 @@ fn epoch_mapped_again_vs_stale_injector() {
 
 #[test]
 fn epoch_route_vs_last_put() {
-    model(2, 1_000, || {
+    model(2, 3_202, || {
         let (vgic, mut msi, mut vcpu) = vm();
         let (injector, route) = (vgic.injector().unwrap(), msi.route(DEV, EV).unwrap());
         let other = thread::spawn(move || {
@@ -119,7 +119,7 @@ fn epoch_route_vs_last_put() {
 /// The vCPU has the last reference.
 #[test]
 fn epoch_drain_vs_last_put() {
-    model(4, 20, || {
+    model(4, 550, || {
         let (vgic, mut msi, mut vcpu) = vm();
         let (injector, domain) = (vgic.injector().unwrap(), msi.domain());
         assert_eq!(injector.inject(&domain, DEV, EV), Injected::Pending);

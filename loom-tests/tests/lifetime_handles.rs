@@ -10,7 +10,7 @@ use vgic_loom_tests::sched::thread;
 /// A vCPU's interface is dropped with an interrupt in its mailbox, and made again, beside an injection.
 #[test]
 fn vcpu_dropped_and_made_vs_injection() {
-    model(2, 100, || {
+    model(2, 63, || {
         let vm = Vm::new(1, 3);
         let msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -31,7 +31,7 @@ fn vcpu_dropped_and_made_vs_injection() {
 /// The same beside an unmapping: the last reference may be the one that the dropped interface gives up.
 #[test]
 fn vcpu_dropped_vs_last_put() {
-    model(2, 100, || {
+    model(2, 3_432, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -50,7 +50,7 @@ fn vcpu_dropped_vs_last_put() {
 /// A domain's control side is dropped, which unmaps everything, beside an injection through it.
 #[test]
 fn domain_dropped_vs_injection_and_drain() {
-    model(2, 100, || {
+    model(2, 969, || {
         let vm = Vm::new(1, 3);
         let msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -74,7 +74,7 @@ fn domain_dropped_vs_injection_and_drain() {
 /// used after its end is found by its canary.
 #[test]
 fn the_last_handles_at_once() {
-    model(1, 20, || {
+    model(1, 1_495, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.route(&mut msi, EV);

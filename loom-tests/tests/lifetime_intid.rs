@@ -18,7 +18,7 @@ const OTHER: EventId = EventId(1);
 /// is delivered, and what it sends meanwhile is delivered or cleared, but not stuck.
 #[test]
 fn shared_lpi_unmap_of_one_event_vs_the_other() {
-    model(3, 1, || {
+    model(3, 1_408, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         map(&mut msi, OTHER, LPI);
@@ -45,7 +45,7 @@ fn shared_lpi_unmap_of_one_event_vs_the_other() {
 /// Two domains share an LPI, and both unmap it at once while it is in a list register: one of three puts is the last.
 #[test]
 fn shared_lpi_unmapped_by_both_domains() {
-    model(2, 1, || {
+    model(2, 31_517, || {
         let vm = Vm::new(1, 4);
         let (mut one, mut two) = (vm.mapped(), vm.mapped());
         let source = vm.source(&one, EV);
@@ -78,7 +78,7 @@ fn shared_lpi_unmapped_by_both_domains() {
 /// with a bit that nobody attends to.
 #[test]
 fn mapped_again_vs_stale_injector() {
-    model(3, 1, || {
+    model(3, 7_102, || {
         let vm = Vm::new(1, 4);
         let mut msi = vm.mapped();
         let (stale, source) = (vm.source(&msi, EV), vm.source(&msi, EV));
@@ -100,7 +100,7 @@ fn mapped_again_vs_stale_injector() {
 /// The same with an injector that keeps the old object, so that it does not die, and is mapped once more.
 #[test]
 fn mapped_again_vs_route_that_keeps_it() {
-    model(3, 1, || {
+    model(3, 4_432, || {
         let vm = Vm::new(1, 4);
         let mut msi = vm.mapped();
         let (stale, source) = (vm.route(&mut msi, EV), vm.source(&msi, EV));
@@ -126,7 +126,7 @@ fn mapped_again_vs_route_that_keeps_it() {
 /// The event is mapped to another INTID: a route sees that, whatever it keeps, and lets go of it.
 #[test]
 fn mapped_to_another_intid_vs_route() {
-    model(4, 1, || {
+    model(4, 1_330, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let route = vm.route(&mut msi, EV);
@@ -152,7 +152,7 @@ fn mapped_to_another_intid_vs_route() {
 /// The same, with the INTID mapped again by another domain, at the same time as the first one unmaps and frees it.
 #[test]
 fn mapped_by_another_domain_vs_stale_injector() {
-    model(1, 1, || {
+    model(1, 4_096, || {
         let vm = Vm::new(1, 5);
         let (mut one, mut two) = (vm.mapped(), vm.msi());
         let (stale, source) = (vm.source(&one, EV), vm.source(&two, EV));
@@ -179,7 +179,7 @@ fn mapped_by_another_domain_vs_stale_injector() {
 /// new one, and what is injected through it afterwards is delivered.
 #[test]
 fn last_put_vs_get_or_insert() {
-    model(2, 1, || {
+    model(2, 3_113, || {
         let vm = Vm::new(1, 4);
         let (mut one, mut two) = (vm.mapped(), vm.msi());
         let source = vm.source(&two, EV);
@@ -206,7 +206,7 @@ fn last_put_vs_get_or_insert() {
 /// injection disappear.
 #[test]
 fn get_or_insert_by_two_domains() {
-    model(3, 1, || {
+    model(3, 5_647, || {
         let vm = Vm::new(1, 5);
         let (mut one, mut two) = (vm.msi(), vm.msi());
         let (first, second) = (vm.source(&one, EV), vm.source(&two, EV));
@@ -260,10 +260,10 @@ fn leftover(queued: bool) {
 
 #[test]
 fn leftover_of_a_dead_object() {
-    model(3, 1, || leftover(false));
+    model(3, 16_887, || leftover(false));
 }
 
 #[test]
 fn leftover_of_a_queued_object() {
-    model(2, 1, || leftover(true));
+    model(2, 15_832, || leftover(true));
 }

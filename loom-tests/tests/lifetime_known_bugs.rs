@@ -39,7 +39,7 @@ impl Data {
 /// delivered that began after `unmap` returned and ended before `map` began; after `map`, delivery goes on.
 #[test]
 fn t01_inject_vs_discard_and_map() {
-    model(2, 1, || {
+    model(2, 24_766, || {
         let vm = Vm::new(1, 4);
         let mut msi = vm.mapped();
         let (source, last) = (vm.source(&msi, EV), vm.source(&msi, EV));
@@ -106,12 +106,12 @@ fn disable_vs_move(offered_before: bool) {
 
 #[test]
 fn t03_disable_vs_move_of_a_queued_lpi() {
-    model(3, 1, || disable_vs_move(false));
+    model(3, 3_069, || disable_vs_move(false));
 }
 
 #[test]
 fn t03_disable_vs_move_of_an_offered_lpi() {
-    model(3, 1, || disable_vs_move(true));
+    model(3, 12_935, || disable_vs_move(true));
 }
 
 /// T04 (CVE-2026-72289): the LPI is moved away from B and back, while B's LPIs are disabled and B looks at what it
@@ -119,7 +119,7 @@ fn t03_disable_vs_move_of_an_offered_lpi() {
 /// arrives, once.
 #[test]
 fn t04_disable_vs_move_and_back() {
-    model(2, 1, || {
+    model(2, 34_297, || {
         let vm = Vm::new(2, 5);
         let mut msi = vm.msi();
         msi.map(DEV, EV, LPI, B, ON).unwrap();
@@ -155,7 +155,7 @@ fn t04_disable_vs_move_and_back() {
 /// one object in the end.
 #[test]
 fn t05_discard_then_remap_same_intid() {
-    model(3, 1, || {
+    model(3, 25_668, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -187,7 +187,7 @@ fn t05_discard_then_remap_same_intid() {
 /// acknowledge, or after the exit: all are explored).
 #[test]
 fn t20_raised_again_after_eoi_before_exit() {
-    model(4, 1, || {
+    model(4, 108, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -220,7 +220,7 @@ fn t20_raised_again_after_eoi_before_exit() {
 /// offered again, once.
 #[test]
 fn t40_raised_again_after_acknowledge_before_exit() {
-    model(4, 1, || {
+    model(4, 108, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);

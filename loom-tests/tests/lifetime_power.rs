@@ -40,7 +40,7 @@ fn leftover_close(queued: bool) {
 
 #[test]
 fn leftover_of_a_queued_object_vs_close() {
-    model(2, 10, || leftover_close(true));
+    model(2, 12_347, || leftover_close(true));
 }
 
 /// The bit is left by `detach`, deterministically: nothing is injected while anything else goes on.
@@ -72,18 +72,18 @@ fn detached_leftover(close: bool) {
 /// The control: as in the project's own model.
 #[test]
 fn detached_leftover_vs_run() {
-    model(4, 10, || detached_leftover(false));
+    model(4, 44_523, || detached_leftover(false));
 }
 
 #[test]
 fn detached_leftover_vs_close() {
-    model(4, 10, || detached_leftover(true));
+    model(4, 11_682, || detached_leftover(true));
 }
 
 /// An LPI that no event is mapped to is offered to a guest: B is powered on, and scans, while A, in whose mailbox the LPI lies, is powered off.
 #[test]
 fn unmapped_lpi_is_offered() {
-    model(3, 10, || {
+    model(3, 142, || {
         let vm = Vm::new(2, 4);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);

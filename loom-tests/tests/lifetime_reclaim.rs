@@ -77,23 +77,23 @@ fn read_vs_free<R: Reclaim>(times: usize) {
 
 #[test]
 fn slots_read_vs_free() {
-    model(8, 1, || read_vs_free::<Slots>(1));
+    model(8, 928, || read_vs_free::<Slots>(1));
 }
 
 #[test]
 fn epoch_read_vs_free() {
-    model(2, 1, || read_vs_free::<Epoch>(1));
+    model(2, 875, || read_vs_free::<Epoch>(1));
 }
 
 /// Unpinned and pinned again in between: the second pin is another one.
 #[test]
 fn slots_pinned_again() {
-    model(4, 1, || read_vs_free::<Slots>(2));
+    model(4, 6_687, || read_vs_free::<Slots>(2));
 }
 
 #[test]
 fn epoch_pinned_again() {
-    model(2, 1, || read_vs_free::<Epoch>(2));
+    model(2, 1_240, || read_vs_free::<Epoch>(2));
 }
 
 /// The end of an inner pin is not the end of the outer one.
@@ -115,18 +115,18 @@ fn nested<R: Reclaim>() {
 
 #[test]
 fn slots_nested_pins() {
-    model(8, 1, nested::<Slots>);
+    model(8, 1_026, nested::<Slots>);
 }
 
 #[test]
 fn epoch_nested_pins() {
-    model(2, 1, nested::<Epoch>);
+    model(2, 931, nested::<Epoch>);
 }
 
 /// A participant goes, and another takes its slot: what the first one read is ordered before the free as well.
 #[test]
 fn slots_registered_again() {
-    model(3, 1, || {
+    model(3, 11_827, || {
         let (reclaim, shared) = (Arc::new(Slots::new(2)), Shared::new());
         let (me, first) = (reclaim.register().unwrap(), reclaim.register().unwrap());
         assert!(reclaim.register().is_none(), "there are two slots");
@@ -146,7 +146,7 @@ fn slots_registered_again() {
 /// Two threads register at once, and read: each has a slot of its own, so neither ends the other's pin.
 #[test]
 fn slots_registered_at_once() {
-    model(2, 1, || {
+    model(2, 25_755, || {
         let (reclaim, shared) = (Arc::new(Slots::new(3)), Shared::new());
         let me = reclaim.register().unwrap();
         let readers = [(); 2].map(|()| {
@@ -168,7 +168,7 @@ fn slots_registered_at_once() {
 /// epoch at any moment.
 #[test]
 fn slots_read_vs_free_vs_advance() {
-    model(3, 1, || {
+    model(3, 67_924, || {
         let (reclaim, shared) = (Arc::new(Slots::new(3)), Shared::new());
         let (me, you, third) =
             (reclaim.register().unwrap(), reclaim.register().unwrap(), reclaim.register().unwrap());
@@ -190,7 +190,7 @@ fn slots_read_vs_free_vs_advance() {
 /// Two readers and a writer.
 #[test]
 fn slots_two_readers_vs_free() {
-    model(3, 1, || {
+    model(3, 39_736, || {
         let (reclaim, shared) = (Arc::new(Slots::new(3)), Shared::new());
         let me = reclaim.register().unwrap();
         let readers = [(); 2].map(|()| {

@@ -24,7 +24,7 @@ fn unmapped(vm: Vm, mut msi: Msi, mut cpu: Cpu, source: Source) {
 /// An injector finds the LPI and attends to it, while its only mapping goes and its memory is freed.
 #[test]
 fn look_up_vs_last_put() {
-    model(4, 1, || {
+    model(4, 4_588, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -41,7 +41,7 @@ fn look_up_vs_last_put() {
 /// The same through a route that has not been used: it holds the event's slot, and keeps the LPI that it finds there.
 #[test]
 fn new_route_vs_last_put() {
-    model(4, 1, || {
+    model(4, 4_053, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.route(&mut msi, EV);
@@ -59,7 +59,7 @@ fn new_route_vs_last_put() {
 /// finds out.
 #[test]
 fn kept_by_a_route_vs_last_put() {
-    model(4, 1, || {
+    model(4, 3_711, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.route(&mut msi, EV);
@@ -79,7 +79,7 @@ fn kept_by_a_route_vs_last_put() {
 /// A route is dropped while its event is unmapped: either may hold the last reference to LPI and device.
 #[test]
 fn route_dropped_vs_last_put() {
-    model(5, 1, || {
+    model(5, 160, || {
         let vm = Vm::new(1, 4);
         let mut msi = vm.mapped();
         let (route, source) = (vm.route(&mut msi, EV), vm.source(&msi, EV));
@@ -96,7 +96,7 @@ fn route_dropped_vs_last_put() {
 /// All three at once: the injector's reference goes to a mailbox that is being drained, while the mapping goes.
 #[test]
 fn look_up_vs_drain_vs_last_put() {
-    model(3, 1, || {
+    model(3, 6_803, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -117,7 +117,7 @@ fn look_up_vs_drain_vs_last_put() {
 /// The mailbox has a reference, and the vCPU takes it over, while the mapping goes.
 #[test]
 fn mailbox_vs_last_put() {
-    model(5, 1, || {
+    model(5, 1_449, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -134,7 +134,7 @@ fn mailbox_vs_last_put() {
 /// The LPI waits in a bucket, since the list registers are full, and is looked at again while its mapping goes.
 #[test]
 fn bucket_vs_last_put() {
-    model(4, 1, || {
+    model(4, 2_199, || {
         let vm = Vm::with(Config { participants: 5, lpis: 4, event_bits: 2, ..Vm::shape(1) });
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -164,7 +164,7 @@ fn bucket_vs_last_put() {
 /// The LPI is pending in a list register when its mapping goes, and the guest has not looked: it is withdrawn.
 #[test]
 fn pending_in_list_register_vs_last_put() {
-    model(5, 1, || {
+    model(5, 661, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -186,7 +186,7 @@ fn pending_in_list_register_vs_last_put() {
 /// before the guest ends it.
 #[test]
 fn active_in_list_register_vs_last_put() {
-    model(2, 1, || {
+    model(2, 9_280, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -216,7 +216,7 @@ fn active_in_list_register_vs_last_put() {
 /// The vCPU is powered off with the LPI in a list register or in its mailbox, while the mapping goes.
 #[test]
 fn power_off_vs_last_put() {
-    model(3, 1, || {
+    model(3, 662, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -239,7 +239,7 @@ fn power_off_vs_last_put() {
 /// A closed mailbox gives the interrupt back: the injector holds a reference in passing, and may be the last to put it.
 #[test]
 fn passing_reference_vs_last_put() {
-    model(4, 1, || {
+    model(4, 5_754, || {
         let vm = Vm::new(1, 3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -259,7 +259,7 @@ fn passing_reference_vs_last_put() {
 /// A whole domain goes while a device of it sends its MSIs, and the vCPU runs.
 #[test]
 fn t17_domain_dropped_under_injection() {
-    model(2, 1, || {
+    model(2, 3_564, || {
         let vm = Vm::new(1, 3);
         let msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -285,7 +285,7 @@ fn t17_domain_dropped_under_injection() {
 /// injector's pin, or given back in time.
 #[test]
 fn refused_maps_leave_nothing() {
-    model(3, 1, || {
+    model(3, 3_820, || {
         let vm = Vm::with(Config { max_lpis: 1, max_devices: 1, max_events: 1, ..Vm::shape(1) });
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);

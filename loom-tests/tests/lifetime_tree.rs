@@ -36,7 +36,7 @@ fn arrives(source: &Source, cpu: &mut Cpu) {
 /// Two domains map neighbours at once: the node between them is made once, and has both.
 #[test]
 fn neighbours_mapped_at_once() {
-    model(2, 1, || {
+    model(2, 211, || {
         let vm = two_levels(5);
         let (mut one, mut two) = (vm.msi(), vm.msi());
         let (first, second) = (vm.source(&one, EV), vm.source(&two, EV));
@@ -79,19 +79,19 @@ fn prune_vs_insert(lpis: u32, n: u32) {
 /// Two levels: the neighbour, in the same node and block.
 #[test]
 fn prune_vs_insert_of_the_neighbour() {
-    model(2, 1, || prune_vs_insert(4, 1));
+    model(2, 9_557, || prune_vs_insert(4, 1));
 }
 
 /// Three levels: the pruning goes on upwards, and meets the other one there.
 #[test]
 fn prune_upwards_vs_insert_of_the_cousin() {
-    model(2, 1, || prune_vs_insert(8, 2));
+    model(2, 10_494, || prune_vs_insert(8, 2));
 }
 
 /// Two domains unmap neighbours at once. Whoever collects takes out both, and the node with the second.
 #[test]
 fn neighbours_unmapped_at_once() {
-    model(1, 1, || {
+    model(1, 1_047, || {
         let vm = two_levels(3);
         let (mut one, mut two) = (vm.mapped(), vm.msi());
         map(&mut two, EV, lpi(1));
@@ -112,7 +112,7 @@ fn neighbours_unmapped_at_once() {
 /// and the neighbour of each is put in.
 #[test]
 fn look_up_vs_prune() {
-    model(3, 1, || {
+    model(3, 7_314, || {
         let vm = two_levels(3);
         let mut msi = vm.mapped();
         let source = vm.source(&msi, EV);
@@ -136,7 +136,7 @@ fn look_up_vs_prune() {
 /// device again: the dead one is replaced or taken out, and the new one stays.
 #[test]
 fn device_collected_vs_mapped_again() {
-    model(1, 1, || {
+    model(1, 325, || {
         let vm = two_levels(4);
         let (mut one, mut two) = (vm.msi(), vm.msi());
         // It lived for a route only.
@@ -159,7 +159,7 @@ fn device_collected_vs_mapped_again() {
 /// but that slot may be left.
 #[test]
 fn held_slot_vs_unmap_and_collect() {
-    model(4, 1, || {
+    model(4, 4_938, || {
         let vm = two_levels(3);
         let mut msi = vm.mapped();
         let source = vm.route(&mut msi, EV);
@@ -185,7 +185,7 @@ fn held_slot_vs_unmap_and_collect() {
 /// maps the slot's neighbour.
 #[test]
 fn slot_released_vs_insert_of_the_neighbour() {
-    model(3, 1, || {
+    model(3, 14_471, || {
         let vm = two_levels(6);
         let (mut one, mut two) = (vm.msi(), vm.msi());
         // Another slot of the device, so that the device stays.
@@ -209,7 +209,7 @@ fn slot_released_vs_insert_of_the_neighbour() {
 /// A vCPU is powered on, and scans all blocks of pending bits, while the block that it looks at goes and another comes.
 #[test]
 fn scan_vs_prune() {
-    model(2, 1, || {
+    model(2, 2_698, || {
         // Four blocks: two levels.
         let vm = Vm::with(Config { lpis: 16, event_bits: 2, participants: 4, ..Vm::shape(1) });
         let mut msi = vm.mapped();
@@ -236,7 +236,7 @@ fn scan_vs_prune() {
 /// MOVALL goes through all LPIs while some of them go and come.
 #[test]
 fn move_all_vs_prune() {
-    model(3, 1, || {
+    model(3, 8_573, || {
         let vm = Vm::with(Config { lpis: 4, participants: 5, ..Vm::shape(2) });
         let (mut one, mut two) = (vm.mapped(), vm.msi());
         map(&mut two, EV, lpi(2));
