@@ -19,12 +19,12 @@ use core::ptr;
 
 use crate::graveyard::{Chain, Corpse};
 use crate::reclaim::{Participant, Pin, Reclaim};
-use crate::sync::{AtomicPtr, Ordering, free};
+use crate::sync::{AtomicPtr, Canary, Ordering, free};
 use crate::vgic::Shared;
 
-/// What a mapping or unmapping does on the side: enough to keep up with what it kills itself.
+/// The share of a mapping or an unmapping, in corpses: enough to keep up with those that it makes itself.
 pub(crate) const ON_THE_SIDE: usize = 512;
-/// What a call for the sake of collecting does: some milliseconds.
+/// The share of a call that only collects, in corpses: some milliseconds.
 pub(crate) const ON_REQUEST: usize = 1 << 14;
 /// Corpses that are unlinked or freed under one pin.
 const UNDER_ONE_PIN: usize = 64;
@@ -34,7 +34,7 @@ const MOST_GRACES: usize = 3;
 /// Chains of the dead.
 type Chains = VecDeque<Chain>;
 
-/// What is to be done for the dead.
+/// Work that is left to do for the dead.
 struct Work<G> {
     /// Taken from the graveyard.
     dead: Chains,
@@ -42,16 +42,18 @@ struct Work<G> {
     /// Oldest first.
     waiting: VecDeque<(G, Chains)>,
     expired: Chains,
+    /// For models: memory of a box is not loom's.
+    canary: Canary,
 }
 
 impl<G> Work<G> {
     fn new() -> Self {
         let [dead, unlinked, expired] = [(); 3].map(|()| VecDeque::new());
-        Self { dead, unlinked, waiting: VecDeque::new(), expired }
+        Self { dead, unlinked, waiting: VecDeque::new(), expired, canary: Canary::default() }
     }
 
     fn is_empty(&self) -> bool {
-        let Self { dead, unlinked, waiting, expired } = self;
+        let Self { dead, unlinked, waiting, expired, .. } = self;
         dead.is_empty() && unlinked.is_empty() && waiting.is_empty() && expired.is_empty()
     }
 
@@ -64,7 +66,8 @@ impl<G> Work<G> {
     }
 }
 
-/// Where the work lies while nobody is at it.
+/// Where the work lies while no thread is at it. A thread that stops in the midst of its part keeps that part to itself: it
+/// counts as garbage until the thread goes on.
 pub(crate) struct Limbo<R: Reclaim>(AtomicPtr<Work<R::Grace>>);
 
 impl<R: Reclaim> Limbo<R> {
@@ -72,17 +75,19 @@ impl<R: Reclaim> Limbo<R> {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Takes all of it.
+    /// Takes all of it, perhaps on another thread than the one that put it here: chains and graces are `Send`.
     fn take(&self) -> Option<Box<Work<R::Grace>>> {
         // Acquire: pairs with the Release of `put`.
         let order =
             if cfg!(mutant = "limbo_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
         let work = self.0.swap(ptr::null_mut(), order);
         // SAFETY: leaked in `put`, and taken out once.
-        (!work.is_null()).then(|| unsafe { Box::from_raw(work) })
+        let work = (!work.is_null()).then(|| unsafe { Box::from_raw(work) })?;
+        work.canary.touch();
+        Some(work)
     }
 
-    /// Puts it back, together with what others have put back meanwhile.
+    /// Puts it back, together with the work that other threads have put back meanwhile.
     fn put(&self, mut work: Box<Work<R::Grace>>) {
         while !work.is_empty() {
             let mine = Box::into_raw(work);
@@ -111,7 +116,7 @@ impl<R: Reclaim> Drop for Limbo<R> {
 }
 
 impl<R: Reclaim> Shared<R> {
-    /// Buries what is dead, and frees what nobody can be looking at any more: `most` corpses at most. The caller is not
+    /// Buries the dead, and frees those that no thread can be looking at any more: `most` corpses at most. The caller is not
     /// pinned. Returns whether it stopped at `most`.
     ///
     /// If no other thread is pinned or collecting, and it did not stop at `most`, nothing is left when this returns.
@@ -165,7 +170,7 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// What is unlinked waits from now on.
+    /// A grace period begins for those that are unlinked.
     fn begin_grace(&self, work: &mut Work<R::Grace>, participant: &R::Participant) {
         if !work.unlinked.is_empty() && work.waiting.len() < MOST_GRACES {
             let grace = self.reclaim.begin(participant);
@@ -173,7 +178,7 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// What has waited long enough is to be freed.
+    /// Those whose grace period is over are to be freed.
     fn await_grace(&self, work: &mut Work<R::Grace>, participant: &R::Participant) {
         while let Some((grace, _)) = work.waiting.front()
             && (self.reclaim.is_over(participant, grace) || cfg!(mutant = "free_without_grace"))
@@ -262,7 +267,7 @@ impl<R: Reclaim> Shared<R> {
     /// Frees everything there is, at the end of the engine: nobody else has any part of it.
     pub(crate) fn free_everything(&mut self, pin: &Pin) {
         if let Some(work) = self.limbo.take() {
-            let Work { dead, unlinked, waiting, expired } = *work;
+            let Work { dead, unlinked, waiting, expired, .. } = *work;
             for mut chain in dead {
                 while let Some(corpse) = chain.pop() {
                     self.unlink(corpse, pin);

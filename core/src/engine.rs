@@ -150,7 +150,7 @@ pub struct Config {
     /// Most dead objects (LPIs, blocks of pending bits, tree nodes, devices) that wait for memory to be reclaimed before
     /// mapping is refused. They wait while someone is pinned, as a thread is that was preempted while it injects.
     pub max_garbage: u32,
-    /// Most threads that take part at one time: injectors, MSI controls and vCPU interfaces. In a [`Setup`](crate::gic::Setup) only the host's own
+    /// Most threads that take part at one time, 1 to 32,767: injectors, MSI controls and vCPU interfaces. In a [`Setup`](crate::gic::Setup) only the host's own
     /// are counted: what the machine needs for its vCPUs and ITSs is added.
     /// Each has a slot (two cache lines) in the fixed-slot reclamation backend; crossbeam-epoch has no bound.
     pub participants: u16,
@@ -203,7 +203,8 @@ impl Config {
             (self.lpis <= crate::ids::INTID_END - crate::ids::LPI_BASE, "lpis"),
             (self.device_bits >= 1 && self.device_bits <= 32, "device_bits"),
             (self.event_bits >= 1 && self.event_bits <= 32, "event_bits"),
-            (self.participants >= 1, "participants"),
+            // Each may hold an LPI in passing, which is counted beside the routes that remember it (`refs`).
+            (self.participants >= 1 && self.participants < 1 << 15, "participants"),
             (self.max_lpis >= 1, "max_lpis"),
             // References to one LPI are counted in 32 bits.
             (self.max_events <= 1 << 31, "max_events"),

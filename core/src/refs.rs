@@ -74,7 +74,8 @@ const ACTIVE: u64 = 1 << 35;
 const ONE_KEEP: u64 = 1 << 36;
 const KEEPS: u64 = 0xffff << 36;
 /// Most routes that remember one object. The other half of the field is for threads that hold the object in passing: each
-/// holds one at a time, and there are fewer than 2^15 of them.
+/// holds one at a time, and `Config::check` allows fewer than 2^15 participants. (crossbeam-epoch does not bound them: there
+/// it is the number of threads in the middle of a second look at one interrupt.)
 const MOST_KEEPS: u64 = 0x8000 << 36;
 const OWNER_SHIFT: u32 = 52;
 const OWNER: u64 = 0x3ff << OWNER_SHIFT;
@@ -117,7 +118,8 @@ impl State {
         self.0 & LATCHED != 0
     }
 
-    /// Of a wired interrupt: a number that changes whenever `LATCHED` is set, in steps of one, modulo 2^16.
+    /// Of a wired interrupt: a number that changes whenever `LATCHED` is set, in steps of one, modulo 2^16. A reader
+    /// compares two values that are a few loads apart: it would take 65,536 entries of a vCPU in between to make them equal.
     pub(crate) const fn takes(self) -> u64 {
         self.0 & TAKES
     }

@@ -214,7 +214,9 @@ fn a_default_machine_costs_no_more_than_it_may() {
     assert!(peak <= most + (8 << 20), "churn: {peak} bytes");
     let rss = peak_rss().saturating_sub(base_rss);
     println!("the process grew by {:.1} MiB", rss as f64 / 1048576.0);
-    assert!(rss <= BUDGET, "{rss} bytes");
+    // AddressSanitizer's allocator keeps freed memory (`cargo xtask asan` says so): what was allocated has been checked above.
+    let kept = std::env::var_os("VGIC_KEEPS_FREED_MEMORY").is_some();
+    assert!(kept || rss <= BUDGET, "{rss} bytes");
     let _ = (RAM, rd(0));
 }
 

@@ -348,6 +348,18 @@ impl Guest {
         self.write64(redist(vcpu) + 0xb0, 0);
     }
 
+    /// Writes GICD_CTLR: whether both groups are enabled.
+    pub fn enable_groups(&self, enable: bool) {
+        self.write32(GICD, if enable { 3 } else { 0 });
+    }
+
+    /// Reads that back.
+    pub fn has_groups(&self) -> bool {
+        let mut value = [0; 4];
+        self.0.read(VcpuId(0), GICD, &mut value).unwrap();
+        u32::from_le_bytes(value) & 3 != 0
+    }
+
     /// Writes GICR_CTLR.EnableLPIs of a vCPU.
     pub fn enable_lpis(&self, vcpu: u16, enable: bool) {
         self.write32(redist(vcpu), enable.into());

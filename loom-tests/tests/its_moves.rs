@@ -33,6 +33,31 @@ fn t02_toggle_enable_lpis_vs_inject() {
     });
 }
 
+/// Two vCPUs write GICD_CTLR: the engine's gates are as the register says in the end.
+#[test]
+fn gicd_ctlr_written_at_once() {
+    model(2, 10, || {
+        let (mut machine, _log) = Machine::new(1);
+        machine.run(mapti(0, 0, 0));
+        let guests = [machine.guest(), machine.guest()];
+        let mut cpu = machine.cpu(0);
+        let mut enable = false;
+        let writers = guests.map(|guest| {
+            enable = !enable;
+            thread::spawn(move || {
+                guest.enable_groups(enable);
+                guest
+            })
+        });
+        let guests = writers.map(|writer| writer.join().unwrap());
+        machine.run(int(0));
+        let due = if guests[0].has_groups() { vec![lpi(0)] } else { vec![] };
+        assert_eq!(cpu.settle(), due);
+        drop(guests);
+        machine.end(cpu);
+    });
+}
+
 /// Two vCPUs write EnableLPIs of a third one, for which an LPI is in a list register.
 #[test]
 fn t02_two_toggle_enable_lpis() {

@@ -35,7 +35,7 @@ use crate::gic::{Cx, Machine};
 use crate::gicv3::state::settle as settle_all;
 use crate::ids::{Group, Intid, PRIVATE_END, PRIVATE_INTIDS, Priority, SGIS, VcpuId};
 use crate::mmio::{Frame, Reg};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// EnableGrp0 and EnableGrp1: the bits of GICD_CTLR.
 const ENABLE: [u32; 2] = [1 << 0, 1 << 1];
@@ -91,6 +91,8 @@ pub(crate) struct DistV2 {
     ctlr: AtomicU32,
     /// A [`Route`] of each SPI.
     routes: Box<[AtomicU32]>,
+    /// How many of them have several targets.
+    several: AtomicUsize,
     /// One bit for each CPU that exists.
     cpus: u8,
     /// What each CPU interface takes.
@@ -153,7 +155,7 @@ impl DistV2 {
         let route = if cpus == 1 { 1 } else { 0 };
         let routes = (0..machine.spis).map(|_| AtomicU32::new(route)).collect();
         let takes = Default::default();
-        Self { ctlr: AtomicU32::new(0), routes, cpus, takes }
+        Self { ctlr: AtomicU32::new(0), routes, several: AtomicUsize::new(0), cpus, takes }
     }
 
     /// Gives the engine's interrupts, which are new, the state that they have after a reset (table 4-1); the SPIs `edges` are
@@ -199,7 +201,14 @@ impl DistV2 {
         let Some(kept) = self.route(intid) else { return };
         // Relaxed: see the module's description. One exchange of both fields, or else another writer's field would be lost.
         let with = |route| Some(route & !field | value);
-        let _ = kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with);
+        if let Ok(old) = kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with) {
+            // As in `gicv3::state`, `change`.
+            match (Route(old).has_several(), Route(old & !field | value).has_several()) {
+                (false, true) => drop(self.several.fetch_add(1, Ordering::Relaxed)),
+                (true, false) => drop(self.several.fetch_sub(1, Ordering::Relaxed)),
+                _ => {}
+            }
+        }
         self.settle_route(cx.injector, intid);
     }
 
@@ -228,6 +237,9 @@ impl DistV2 {
         let Some(word) = self.takes.get(cpu.index()) else { return };
         word.swap(takes.bits(), Ordering::AcqRel);
         fence(Ordering::SeqCst);
+        if self.several.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         for n in 0..self.routes.len() {
             let route = Route(self.routes[n].load(Ordering::Relaxed));
             let spi = Intid(PRIVATE_INTIDS + n as u32);

@@ -38,7 +38,7 @@ use crate::engine::{Engine, Gates, Injector, Wired, WiredConfig};
 use crate::gic::takers::Takes;
 use crate::gic::{Affinity, Cx, Machine};
 use crate::ids::{ESPI_BASE, Group, Intid, PRIVATE_INTIDS, VcpuId};
-use crate::sync::{AtomicU64, Ordering, fence, update};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering, fence, update};
 
 /// GICD_CTLR.EnableGrp0.
 const ENABLE_GRP0: u64 = 1 << 0;
@@ -74,6 +74,8 @@ pub(crate) struct State {
     spis: Box<[AtomicU64]>,
     /// Number of SPIs that are not extended.
     count: u32,
+    /// How many SPIs any vCPU may take (GICD_IROUTER.IRM).
+    any: AtomicUsize,
 }
 
 /// Brings the engine's state up to what `wanted` says, until it says the same afterwards.
@@ -103,6 +105,7 @@ impl State {
             vcpus: machine.affinities.iter().map(|_| AtomicU64::new(flags)).collect(),
             spis: (0..spis).map(|_| AtomicU64::new(route)).collect(),
             count: machine.spis.into(),
+            any: AtomicUsize::new(0),
         }
     }
 
@@ -165,6 +168,10 @@ impl State {
     fn choose_anew<I: Injector>(&self, machine: &Machine, injector: &I) {
         // Between the change and the look for interrupts that depend on it.
         fence(Ordering::SeqCst);
+        // Relaxed: ordered by the fence. A guest that changes PMR for every critical section, and has no such SPI, pays no more.
+        if self.any.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         for n in 0..self.spis.len() {
             let spi = self.intid(n);
             if self.spis[n].load(Ordering::Acquire) & IRM == 0 {
@@ -244,7 +251,14 @@ impl State {
 
     fn change<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, f: impl Fn(u64) -> u64) {
         if let Some(n) = self.position(spi) {
-            update(&self.spis[n], f);
+            let old = update(&self.spis[n], &f);
+            // Relaxed: ordered by the fence in `settle_spi`. Each change is counted once; of two that overlap the sum may wrap
+            // for a moment, which is not zero.
+            match (old & IRM != 0, f(old) & IRM != 0) {
+                (false, true) => drop(self.any.fetch_add(1, Ordering::Relaxed)),
+                (true, false) => drop(self.any.fetch_sub(1, Ordering::Relaxed)),
+                _ => {}
+            }
             self.settle_spi(cx.machine, cx.injector, n);
         }
     }

@@ -148,7 +148,7 @@ impl<E: Engine> Exec<'_, E> {
                 self.mapti(maps, device, event, (Intid(event.0), collection))
             }
             Command::Movi { device, event, collection } => {
-                Ok(self.movi(maps, device, event, collection)?)
+                self.movi(maps, device, event, collection)
             }
             Command::Movall { from, to } => {
                 let (from, to) = (self.target(from)?, self.target(to)?);
@@ -315,12 +315,13 @@ impl<E: Engine> Exec<'_, E> {
         device: DeviceId,
         event: EventId,
         collection: CollectionId,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Stop> {
         self.check_event(maps, device, event)?;
         self.check_collection(collection)?;
         let target = *maps.collections.get(&collection).ok_or(Fault::CollectionUnmapped)?;
+        maps.check_member(collection)?;
         self.spend(CHANGE);
-        maps.move_event(self, device, event, (collection, target))
+        Ok(maps.move_event(self, device, event, (collection, target))?)
     }
 
     fn discard(&self, maps: &mut Maps<E>, device: DeviceId, event: EventId) -> Result<(), Fault> {

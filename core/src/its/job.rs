@@ -144,7 +144,9 @@ impl<E: Engine> Exec<'_, E> {
                 Job::Mapd { device, to } => self.go_on_mapd(maps, device, to),
                 Job::Mapc { .. } => self.go_on_mapc(maps, job)?,
                 Job::Movall { from, to, next } => {
-                    let part = maps.msi.move_some(from, to, next, self.left());
+                    // Each of them may have to be moved.
+                    let most = (self.left() / (LOOK + CHANGE)).max(1);
+                    let part = maps.msi.move_some(from, to, next, most);
                     let part = part.unwrap_or_default();
                     self.spend(LOOK * part.looked + CHANGE * part.changed);
                     // What was there may have been configured by no table at all.

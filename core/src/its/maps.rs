@@ -320,6 +320,11 @@ impl<E: Engine> Maps<E> {
         self.msi.check_bytes(bytes).map_err(stop)
     }
 
+    /// Whether the VM has room for the first event of a collection, if this would be it.
+    pub(crate) fn check_member(&mut self, collection: CollectionId) -> Result<(), Stop> {
+        if self.members.contains_key(&collection) { Ok(()) } else { self.check_bytes(MEMBERS) }
+    }
+
     /// Whether an event belongs to a collection from this one on.
     pub(crate) fn has_members(&self, first: CollectionId) -> bool {
         self.members.range(first..).next().is_some()
