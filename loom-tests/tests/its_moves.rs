@@ -36,7 +36,7 @@ fn t02_toggle_enable_lpis_vs_inject() {
 /// Two vCPUs write GICD_CTLR: the engine's gates are as the register says in the end.
 #[test]
 fn gicd_ctlr_written_at_once() {
-    model(2, 10, || {
+    model(2, 45, || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let guests = [machine.guest(), machine.guest()];
