@@ -178,8 +178,8 @@ impl State {
                 continue;
             }
             let Ok(config) = injector.config(Wired::Spi(spi)) else { continue };
-            let now = |n: usize| self.vcpus[n].load(Ordering::Acquire);
-            if self.any(spi, config, now) != Some(config.target) {
+            let (enabled, target) = self.wanted(machine, config, n);
+            if with_route(config, enabled, target) != config {
                 self.settle_spi(machine, injector, n);
             }
         }
@@ -264,37 +264,34 @@ impl State {
     }
 
     fn settle_spi<I: Injector>(&self, machine: &Machine, injector: &I, n: usize) {
-        let intid = self.intid(n);
+        let irq = Wired::Spi(self.intid(n));
         fence(Ordering::SeqCst);
-        let wanted = || {
-            let word = self.spis[n].load(Ordering::Acquire);
-            let target = match word & IRM {
-                0 => machine.vcpu(Affinity::from_mpidr(word)),
-                _ => {
-                    let config = injector.config(Wired::Spi(intid)).ok();
-                    let now = |n: usize| self.vcpus[n].load(Ordering::Acquire);
-                    config.and_then(|config| self.any(intid, config, now))
-                }
-            };
-            (word & ENABLED != 0, target)
-        };
-        settle(wanted, |&(enabled, target)| {
-            // The interrupt exists.
-            let _ = injector.update(Wired::Spi(intid), |old| WiredConfig {
-                enabled: enabled && target.is_some(),
-                target: target.unwrap_or(old.target),
-                ..old
-            });
+        // The interrupt exists.
+        let wanted = || injector.config(irq).map(|config| self.wanted(machine, config, n));
+        settle(wanted, |&wanted| {
+            let Ok((enabled, target)) = wanted else { return };
+            let _ = injector.update(irq, |old| with_route(old, enabled, target));
         });
     }
 
-    /// The vCPU that takes an interrupt that any of them may take, given their words.
-    fn any(&self, spi: Intid, config: WiredConfig, words: impl Fn(usize) -> u64) -> Option<VcpuId> {
+    /// Whether an SPI is enabled, and where it goes, if anywhere.
+    fn wanted(&self, machine: &Machine, config: WiredConfig, n: usize) -> (bool, Option<VcpuId>) {
+        let word = self.spis[n].load(Ordering::Acquire);
+        let target = match word & IRM {
+            0 => machine.vcpu(Affinity::from_mpidr(word)),
+            _ => self.any(self.intid(n), config),
+        };
+        (word & ENABLED != 0, target)
+    }
+
+    /// The vCPU that takes an interrupt that any of them may take.
+    fn any(&self, spi: Intid, config: WiredConfig) -> Option<VcpuId> {
         let count = self.vcpus.len();
         let first = spi.0 as usize % count.max(1);
         let mut second_best = None;
         for n in (first..count).chain(0..first) {
-            let (word, both) = (words(n), Flag::On as u64 | Flag::Awake as u64);
+            let word = self.vcpus[n].load(Ordering::Acquire);
+            let both = Flag::On as u64 | Flag::Awake as u64;
             if word & both != both {
                 continue;
             }
@@ -305,6 +302,16 @@ impl State {
             second_best = second_best.or(vcpu);
         }
         second_best
+    }
+}
+
+/// The engine's configuration that follows from an SPI's bit in GICD_ISENABLER and from where it goes. One that goes nowhere is
+/// disabled, and stays so until it goes somewhere: also if that is where it went before.
+fn with_route(old: WiredConfig, enabled: bool, target: Option<VcpuId>) -> WiredConfig {
+    WiredConfig {
+        enabled: enabled && target.is_some(),
+        target: target.unwrap_or(old.target),
+        ..old
     }
 }
 

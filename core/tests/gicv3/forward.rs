@@ -163,6 +163,25 @@ fn one_of_n_is_one_that_takes_part() {
     assert_eq!(taker(&mut world), [], "back to one that is named, and off");
 }
 
+/// The last vCPU that took part is also the first that does again: a system that is suspended, and its CPUs' redistributors with it.
+#[test]
+fn one_of_n_when_the_last_one_comes_back() {
+    for vcpus in [1, 2] {
+        let mut world = world(vcpus);
+        world.w64(GICD + 0x6000 + 8 * 40, ANY);
+        assert_eq!(taker(&mut world), [0]);
+        (0..vcpus as usize).rev().for_each(|n| world.w32(rd(n) + WAKER, SLEEP));
+        assert_eq!(taker(&mut world), [], "nobody is left");
+        world.w32(rd(0) + WAKER, 0);
+        assert_eq!(world.take(0), [40], "of {vcpus}");
+        world.cpus[0].power_off();
+        world.cpus[0].power_on();
+        world.icc(0, SysReg::ICC_PMR_EL1, 0xff);
+        world.icc(0, SysReg::ICC_IGRPEN1_EL1, 1);
+        assert_eq!(taker(&mut world), [0], "of {vcpus}, off and on again");
+    }
+}
+
 #[test]
 fn one_of_n_is_chosen_again_when_the_chosen_one_goes() {
     let mut world = world(3);
