@@ -1,6 +1,7 @@
 //! `cargo xtask perf`: measures everything beside its peers, and writes a report; and `cargo xtask count`, the part that does not depend on
 //! the machine's mood.
 
+mod accesses;
 mod count;
 
 use std::fs;
@@ -11,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
+pub(crate) use accesses::run as count_accesses;
 pub(crate) use count::{Mode, run as count};
 
 use crate::artifacts;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use vgic_benches::perf::accesses::{self, Size};
 use vgic_benches::perf::data::{About, Report};
 use vgic_benches::perf::measure::{self, Pace};
 use vgic_benches::perf::operations::{OPERATIONS, operations};
@@ -43,6 +44,14 @@ enum Command {
         /// How often
         #[arg(default_value_t = 1)]
         calls: u32,
+    },
+    /// Single accesses of a guest that has set up much, for a program that counts instructions; without a scene, names them all
+    Accesses {
+        /// Which
+        scene: Option<String>,
+        /// `small`, `large` or `huge`
+        #[arg(default_value = "small")]
+        size: String,
     },
     /// Writes report.md and the pictures of a report.json once more
     Render {
@@ -93,6 +102,13 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Steps { path: Some(path), calls } => steps(&path, calls),
+        Command::Accesses { scene: None, .. } => {
+            accesses::SCENES.iter().for_each(|(name, _)| println!("{name}"));
+            Ok(())
+        }
+        Command::Accesses { scene: Some(scene), size } => {
+            accesses::play(&scene, Size::named(&size)?)
+        }
         Command::Render { report } => write(&read(&report)?, &report),
     }
 }

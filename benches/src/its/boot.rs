@@ -29,7 +29,7 @@ const PAGES_64K: u64 = 2 << 8;
 const QUEUE_PAGES: u64 = QUEUE_SIZE / 0x1000 - 1;
 
 /// Enables Group 1, LPIs at every redistributor, and the ITS.
-pub(super) fn boot<E: Engine>(bus: &GicBus<E>, layout: &Layout, vcpus: u16) {
+pub(crate) fn boot<E: Engine>(bus: &GicBus<E>, layout: &Layout, vcpus: u16) {
     let word = |address, value: u32| write(bus, address, &value.to_le_bytes());
     let double = |address, value: u64| write(bus, address, &value.to_le_bytes());
     word(GICD, ENABLE_GROUP1);

@@ -3,21 +3,21 @@
 use vgic_core::engine::Config;
 use vgic_core::ids::{DeviceId, Intid, LPI_BASE, VcpuId};
 
-pub(super) const GICD: u64 = 0x0800_0000;
-pub(super) const GITS: u64 = 0x0808_0000;
+pub(crate) const GICD: u64 = 0x0800_0000;
+pub(crate) const GITS: u64 = 0x0808_0000;
 /// What devices write EventIDs to: in the second frame of the ITS.
-pub(super) const TRANSLATER: u64 = GITS + 0x1_0040;
+pub(crate) const TRANSLATER: u64 = GITS + 0x1_0040;
 /// RD_base of vCPU 0; there is room for 512.
-pub(super) const GICR: u64 = 0x1000_0000;
-pub(super) const REDIST_SIZE: u64 = 0x2_0000;
+pub(crate) const GICR: u64 = 0x1000_0000;
+pub(crate) const REDIST_SIZE: u64 = 0x2_0000;
 /// Everything that the guest gives the ITS and the redistributors.
-pub(super) const RAM: u64 = 0x1_0000_0000;
+pub(crate) const RAM: u64 = 0x1_0000_0000;
 
 /// Bytes of the command queue: 2,048 commands.
-pub(super) const QUEUE_SIZE: u64 = 0x1_0000;
+pub(crate) const QUEUE_SIZE: u64 = 0x1_0000;
 
 /// Pages of the device table.
-pub(super) const TABLE_PAGE: u64 = 0x1000;
+pub(crate) const TABLE_PAGE: u64 = 0x1000;
 /// Bytes of an entry of any table of the ITS (GITS_TYPER.ITT_entry_size and GITS_BASER.Entry_Size say so, too).
 const ENTRY: u64 = 8;
 /// All areas begin at a multiple of this.
@@ -27,28 +27,28 @@ const ITT_ALIGN: u64 = 0x100;
 
 /// The guest's tables.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// INTID bits of the LPI tables.
-    pub(super) id_bits: u8,
-    pub(super) event_bits: u8,
-    pub(super) queue: u64,
+    pub(crate) id_bits: u8,
+    pub(crate) event_bits: u8,
+    pub(crate) queue: u64,
     properties: u64,
     pending: u64,
     pending_size: u64,
-    pub(super) collections: u64,
+    pub(crate) collections: u64,
     /// The device table, or its first level, and how many pages that has.
-    pub(super) devices: u64,
-    pub(super) device_pages: u64,
+    pub(crate) devices: u64,
+    pub(crate) device_pages: u64,
     /// The second level of an indirect device table.
     second: Option<u64>,
     itts: u64,
     itt_size: u64,
     /// Bytes of memory from [`RAM`] up.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Layout {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let last = LPI_BASE + config.lpis.max(1) - 1;
         let id_bits = (u32::BITS - last.leading_zeros()).max(14) as u8;
         let mut end = RAM;
@@ -91,38 +91,38 @@ impl Layout {
     }
 
     /// The LPI configuration table.
-    pub(super) fn properties(&self) -> u64 {
+    pub(crate) fn properties(&self) -> u64 {
         self.properties
     }
 
     /// The byte of an LPI in it.
-    pub(super) fn property(&self, intid: Intid) -> u64 {
+    pub(crate) fn property(&self, intid: Intid) -> u64 {
         self.properties + u64::from(intid.0 - LPI_BASE)
     }
 
     /// The LPI pending table of a redistributor.
-    pub(super) fn pending(&self, vcpu: VcpuId) -> u64 {
+    pub(crate) fn pending(&self, vcpu: VcpuId) -> u64 {
         self.pending + self.pending_size * u64::from(vcpu.0)
     }
 
     /// RD_base of a redistributor.
-    pub(super) fn redist(vcpu: VcpuId) -> u64 {
+    pub(crate) fn redist(vcpu: VcpuId) -> u64 {
         GICR + REDIST_SIZE * u64::from(vcpu.0)
     }
 
     /// Whether the device table has two levels.
-    pub(super) fn is_indirect(&self) -> bool {
+    pub(crate) fn is_indirect(&self) -> bool {
         self.second.is_some()
     }
 
     /// For an indirect device table: where a device's level 1 entry is, and the address that it is to hold.
-    pub(super) fn level1(&self, device: DeviceId) -> Option<(u64, u64)> {
+    pub(crate) fn level1(&self, device: DeviceId) -> Option<(u64, u64)> {
         let page = u64::from(device.0) * ENTRY / TABLE_PAGE;
         Some((self.devices + page * ENTRY, self.second? + page * TABLE_PAGE))
     }
 
     /// A device's interrupt translation table.
-    pub(super) fn itt(&self, device: DeviceId) -> u64 {
+    pub(crate) fn itt(&self, device: DeviceId) -> u64 {
         self.itts + self.itt_size * u64::from(device.0)
     }
 }

@@ -3,11 +3,11 @@
 //! [`ViaIts`] is an [`Engine`](vgic_core::engine::Engine) itself, so that whatever is written for engines runs through an ITS. Its vCPUs are those of the engine
 //! inside, its injections go through the ITS, and its control side is a guest's [`Driver`].
 
-mod boot;
+pub(crate) mod boot;
 mod driver;
 mod engine;
-mod layout;
-mod ram;
+pub(crate) mod layout;
+pub(crate) mod ram;
 
 pub use driver::Driver;
 pub use engine::{ThroughIts, ViaIts};

@@ -10,14 +10,14 @@ const PAGE: u64 = 0x1_0000;
 const WORD: u64 = 8;
 
 /// Memory from an address up, zero at first.
-pub(super) struct Ram {
+pub(crate) struct Ram {
     base: u64,
     pages: Box<[OnceLock<Box<[AtomicU64]>>]>,
 }
 
 impl Ram {
     /// `bytes` of memory from `base` up, which is a multiple of 8; rounded up to whole pages.
-    pub(super) fn new(base: u64, bytes: u64) -> Self {
+    pub(crate) fn new(base: u64, bytes: u64) -> Self {
         Self { base, pages: (0..bytes.div_ceil(PAGE)).map(|_| OnceLock::new()).collect() }
     }
 
@@ -47,7 +47,7 @@ impl Ram {
     }
 
     /// What a guest's own loads and stores do.
-    pub(super) fn store(&self, address: u64, word: u64) {
+    pub(crate) fn store(&self, address: u64, word: u64) {
         self.write(address, &word.to_le_bytes()).expect("the guest's own memory");
     }
 }

@@ -4,6 +4,7 @@
 //! same work, and are measured in turns, round by round, beside one uncontended read-modify-write ([`measure`]): so a figure can be
 //! given in nanoseconds, in read-modify-writes, and as a ratio to each peer, all from the same rounds.
 
+pub mod accesses;
 pub mod churn;
 pub mod compare;
 pub mod data;

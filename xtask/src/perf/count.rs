@@ -72,15 +72,21 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
         println!("{:>10.0} instructions  {path}", cost.instructions);
         counted.push((path.to_owned(), cost));
     }
-    let compiler = process::answer(Command::new("rustc").arg("--version")).unwrap_or_default();
-    let about = format!("{compiler}, {}", std::env::consts::ARCH);
+    let about = about();
     if mode == Mode::Update {
         fs::write(file(), print(&counted, &about))?;
         println!("written: {}", file().display());
-        return Ok(());
+    } else {
+        let text = fs::read_to_string(file()).context("reading the table")?;
+        compare(&counted, &text, &about)?;
     }
-    let text = fs::read_to_string(file()).context("reading the table")?;
-    compare(&counted, &text, &about)
+    super::accesses::run(mode)
+}
+
+/// What the counts depend on.
+pub(super) fn about() -> String {
+    let compiler = process::answer(Command::new("rustc").arg("--version")).unwrap_or_default();
+    format!("{compiler}, {}", std::env::consts::ARCH)
 }
 
 /// What one call costs: of 2 N calls less N, over N.
