@@ -13,7 +13,7 @@
 //! The engine's update is itself a read-modify-write with Acquire and Release of one place (for GICD_CTLR, of one place for each vCPU, to each of which this applies). So of two updates of one place the later one's thread
 //! sees, after it, everything that was done before the earlier one, and with it the value that the earlier one's writer
 //! left. The thread of the last update of all therefore sees the last value of all, and stops only if that is the one that it used.
-//! The accesses here add nothing to this order, and are Relaxed. A writer starts again only if another has made progress: this
+//! The accesses here add nothing to this order, and are Relaxed, but for what is counted ([`Choices`]). A writer starts again only if another has made progress: this
 //! is lock-free. Tests: `settles_on_the_present_value`, `concurrent_writers_converge`.
 //!
 //! What the architecture leaves open:
@@ -30,12 +30,12 @@ use alloc::boxed::Box;
 
 use super::layout::{self, Dist};
 use crate::engine::{Engine, Error, Gates, Injector, Trigger, Wired, WiredConfig};
-use crate::gic::takers::Takes;
+use crate::gic::takers::{Choices, Takes};
 use crate::gic::{Cx, Machine};
 use crate::gicv3::state::settle as settle_all;
 use crate::ids::{Group, Intid, PRIVATE_END, PRIVATE_INTIDS, Priority, SGIS, VcpuId};
 use crate::mmio::{Frame, Reg};
-use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// EnableGrp0 and EnableGrp1: the bits of GICD_CTLR.
 const ENABLE: [u32; 2] = [1 << 0, 1 << 1];
@@ -91,8 +91,8 @@ pub(crate) struct DistV2 {
     ctlr: AtomicU32,
     /// A [`Route`] of each SPI.
     routes: Box<[AtomicU32]>,
-    /// How many of them have several targets.
-    several: AtomicUsize,
+    /// Those that have several targets.
+    choices: Choices,
     /// One bit for each CPU that exists.
     cpus: u8,
     /// What each CPU interface takes.
@@ -154,8 +154,8 @@ impl DistV2 {
         // A uniprocessor's SPIs all go to its one CPU (4.3.12).
         let route = if cpus == 1 { 1 } else { 0 };
         let routes = (0..machine.spis).map(|_| AtomicU32::new(route)).collect();
-        let takes = Default::default();
-        Self { ctlr: AtomicU32::new(0), routes, several: AtomicUsize::new(0), cpus, takes }
+        let (choices, takes) = Default::default();
+        Self { ctlr: AtomicU32::new(0), routes, choices, cpus, takes }
     }
 
     /// Gives the engine's interrupts, which are new, the state that they have after a reset (table 4-1); the SPIs `edges` are
@@ -199,16 +199,14 @@ impl DistV2 {
     /// Replaces a field of an SPI's route, and what follows from it.
     fn set_route<E: Engine>(&self, cx: &Cx<'_, E>, intid: Intid, field: u32, value: u32) {
         let Some(kept) = self.route(intid) else { return };
-        // Relaxed: see the module's description. One exchange of both fields, or else another writer's field would be lost.
-        let with = |route| Some(route & !field | value);
-        if let Ok(old) = kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with) {
-            // As in `gicv3::state`, `change`.
-            match (Route(old).has_several(), Route(old & !field | value).has_several()) {
-                (false, true) => drop(self.several.fetch_add(1, Ordering::Relaxed)),
-                (true, false) => drop(self.several.fetch_sub(1, Ordering::Relaxed)),
-                _ => {}
-            }
-        }
+        // One exchange of both fields, or else another writer's field would be lost. AcqRel: see `Choices::change`.
+        let new = |route| route & !field | value;
+        self.choices.change(|| {
+            let with = |route| Some(new(route));
+            let old = kept.fetch_update(Ordering::AcqRel, Ordering::Relaxed, with);
+            let old = old.unwrap_or_else(|old| old);
+            (Route(old).has_several(), Route(new(old)).has_several())
+        });
         self.settle_route(cx.injector, intid);
     }
 
@@ -236,8 +234,7 @@ impl DistV2 {
     pub(crate) fn set_takes<I: Injector>(&self, injector: &I, cpu: VcpuId, takes: Takes) {
         let Some(word) = self.takes.get(cpu.index()) else { return };
         word.swap(takes.bits(), Ordering::AcqRel);
-        fence(Ordering::SeqCst);
-        if self.several.load(Ordering::Relaxed) == 0 {
+        if !self.choices.is_any() {
             return;
         }
         for n in 0..self.routes.len() {

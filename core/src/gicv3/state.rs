@@ -35,10 +35,10 @@
 use alloc::boxed::Box;
 
 use crate::engine::{Engine, Gates, Injector, Wired, WiredConfig};
-use crate::gic::takers::Takes;
+use crate::gic::takers::{Choices, Takes};
 use crate::gic::{Affinity, Cx, Machine};
 use crate::ids::{ESPI_BASE, Group, Intid, PRIVATE_INTIDS, VcpuId};
-use crate::sync::{AtomicU64, AtomicUsize, Ordering, fence, update};
+use crate::sync::{AtomicU64, Ordering, fence, update};
 
 /// GICD_CTLR.EnableGrp0.
 const ENABLE_GRP0: u64 = 1 << 0;
@@ -74,8 +74,8 @@ pub(crate) struct State {
     spis: Box<[AtomicU64]>,
     /// Number of SPIs that are not extended.
     count: u32,
-    /// How many SPIs any vCPU may take (GICD_IROUTER.IRM).
-    any: AtomicUsize,
+    /// SPIs that any vCPU may take (GICD_IROUTER.IRM).
+    choices: Choices,
 }
 
 /// Brings the engine's state up to what `wanted` says, until it says the same afterwards.
@@ -105,7 +105,7 @@ impl State {
             vcpus: machine.affinities.iter().map(|_| AtomicU64::new(flags)).collect(),
             spis: (0..spis).map(|_| AtomicU64::new(route)).collect(),
             count: machine.spis.into(),
-            any: AtomicUsize::new(0),
+            choices: Choices::default(),
         }
     }
 
@@ -166,10 +166,8 @@ impl State {
     /// A vCPU's word has changed: what any vCPU may take goes to where it belongs now. Compared with where the engine has it, and not
     /// with where it belonged before: of two vCPUs that change at once, neither may see a difference to that.
     fn choose_anew<I: Injector>(&self, machine: &Machine, injector: &I) {
-        // Between the change and the look for interrupts that depend on it.
-        fence(Ordering::SeqCst);
-        // Relaxed: ordered by the fence. A guest that changes PMR for every critical section, and has no such SPI, pays no more.
-        if self.any.load(Ordering::Relaxed) == 0 {
+        // A guest that changes PMR for every critical section, and has no such SPI, pays no more.
+        if !self.choices.is_any() {
             return;
         }
         for n in 0..self.spis.len() {
@@ -235,7 +233,10 @@ impl State {
 
     /// Writes an SPI's bit in GICD_ISENABLER.
     pub(crate) fn set_enabled<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, enabled: bool) {
-        self.change(cx, spi, |old| if enabled { old | ENABLED } else { old & !ENABLED });
+        if let Some(n) = self.position(spi) {
+            update(&self.spis[n], |old| if enabled { old | ENABLED } else { old & !ENABLED });
+            self.settle_spi(cx.machine, cx.injector, n);
+        }
     }
 
     /// GICD_IROUTER of an SPI, or 0.
@@ -245,22 +246,14 @@ impl State {
 
     /// Writes the bits of `mask` of an SPI's GICD_IROUTER.
     pub(crate) fn set_route<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, value: u64, mask: u64) {
+        let Some(n) = self.position(spi) else { return };
         let mask = mask & ROUTER;
-        self.change(cx, spi, |old| old & !mask | value & mask);
-    }
-
-    fn change<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, f: impl Fn(u64) -> u64) {
-        if let Some(n) = self.position(spi) {
-            let old = update(&self.spis[n], &f);
-            // Relaxed: ordered by the fence in `settle_spi`. Each change is counted once; of two that overlap the sum may wrap
-            // for a moment, which is not zero.
-            match (old & IRM != 0, f(old) & IRM != 0) {
-                (false, true) => drop(self.any.fetch_add(1, Ordering::Relaxed)),
-                (true, false) => drop(self.any.fetch_sub(1, Ordering::Relaxed)),
-                _ => {}
-            }
-            self.settle_spi(cx.machine, cx.injector, n);
-        }
+        self.choices.change(|| {
+            let new = |old| old & !mask | value & mask;
+            let old = update(&self.spis[n], new);
+            (old & IRM != 0, new(old) & IRM != 0)
+        });
+        self.settle_spi(cx.machine, cx.injector, n);
     }
 
     fn settle_spi<I: Injector>(&self, machine: &Machine, injector: &I, n: usize) {
