@@ -469,7 +469,7 @@ impl<R: Reclaim> Msi<R> {
             shared.hub.attend_unless_idle(irq);
             if let Some(before) = left {
                 shared.hub.moved(irq, before);
-                shared.settle_at_target(irq);
+                shared.settle_at_target(irq, pin);
             }
         }
         Ok(())
@@ -495,8 +495,11 @@ impl<R: Reclaim> Msi<R> {
         }
         // SAFETY: the slot's reference, which was given up in `try_map`.
         let irq = unsafe { IrqRef::from_raw(NonNull::from(irq)) };
+        // SAFETY: the mapped event's reference to its device, given up in `try_map`.
+        let _device = unsafe { Ref::from_raw(NonNull::from(device)) };
+        self.shared().hub.graveyard.counts.events.sub(1);
         if clear {
-            // Before the reference goes: what is unmapped is not pending.
+            // Before the references go: what is unmapped is not pending. The host may panic here.
             self.shared().hub.clear(&irq);
         }
         if cfg!(mutant = "unmap_without_put") {
@@ -508,9 +511,6 @@ impl<R: Reclaim> Msi<R> {
             }
             drop(irq);
         }
-        self.shared().hub.graveyard.counts.events.sub(1);
-        // SAFETY: the mapped event's reference to its device, given up in `try_map`.
-        drop(unsafe { Ref::from_raw(NonNull::from(device)) });
         true
     }
 
@@ -545,7 +545,7 @@ impl<R: Reclaim> Msi<R> {
     }
 
     /// Calls `f` with LPIs from `from` up, until `most` have been looked at. Pinned no longer than that.
-    fn some(&self, from: Intid, most: u32, mut f: impl FnMut(&Irq)) -> Part {
+    fn some(&self, from: Intid, most: u32, mut f: impl FnMut(&Irq, &Pin)) -> Part {
         let pin = &*self.participant.pin();
         let first = from.0.saturating_sub(LPI_BASE).into();
         let mut part = Part::default();
@@ -555,7 +555,7 @@ impl<R: Reclaim> Msi<R> {
                 return ControlFlow::Break(());
             }
             part.looked += 1;
-            f(irq);
+            f(irq, pin);
             ControlFlow::Continue(())
         });
         part
@@ -565,10 +565,11 @@ impl<R: Reclaim> Msi<R> {
         &self,
         device: DeviceId,
         event: EventId,
-        f: impl FnOnce(&Irq) -> T,
+        f: impl FnOnce(&Irq, &Pin) -> T,
     ) -> Result<T, Error> {
         let pin = &*self.participant.pin();
-        self.domain.translate(device, event, pin).map(f).ok_or(Error::NotMapped)
+        let irq = self.domain.translate(device, event, pin).ok_or(Error::NotMapped)?;
+        Ok(f(irq, pin))
     }
 }
 
@@ -633,7 +634,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
 
     fn retarget(&mut self, device: DeviceId, event: EventId, target: VcpuId) -> Result<(), Error> {
         self.check_vcpu(target)?;
-        self.with_event(device, event, |irq| {
+        self.with_event(device, event, |irq, pin| {
             let (old, _) = irq.control().update(|c| c.with_target(target));
             if cfg!(mutant = "retarget_without_attend") {
                 return;
@@ -641,7 +642,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
             self.shared().hub.attend_unless_idle(irq);
             if old.target() != target {
                 self.shared().hub.moved(irq, old.target());
-                self.shared().settle_at_target(irq);
+                self.shared().settle_at_target(irq, pin);
             }
         })
     }
@@ -659,7 +660,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
             return Ok(Part::default());
         }
         let mut moved = 0;
-        let part = self.some(first, most, |irq| {
+        let part = self.some(first, most, |irq, pin| {
             let all = cfg!(mutant = "move_all_of_all");
             let (old, _) = irq
                 .control()
@@ -670,7 +671,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
             if (old.target() == from || all) && irq.state.load().is_mapped() {
                 self.shared().hub.attend_unless_idle(irq);
                 self.shared().hub.moved(irq, from);
-                self.shared().settle_at_target(irq);
+                self.shared().settle_at_target(irq, pin);
                 moved += 1;
             }
         });
@@ -711,13 +712,13 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     }
 
     fn some_lpis(&self, from: Intid, most: u32, f: &mut dyn FnMut(LpiState)) -> Part {
-        self.some(from, most, |irq| {
+        self.some(from, most, |irq, _| {
             lpi_state(irq).map(&mut *f);
         })
     }
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
-        self.with_event(device, event, |irq| self.shared().hub.clear(irq))
+        self.with_event(device, event, |irq, _| self.shared().hub.clear(irq))
     }
 
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {

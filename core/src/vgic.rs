@@ -133,18 +133,25 @@ impl<R: Reclaim> Shared<R> {
     /// Makes an interrupt pending.
     #[inline]
     pub(crate) fn inject(&self, irq: &Irq, pin: &Pin) -> Injected {
-        self.try_inject(irq).unwrap_or_else(|| self.inject_into_successor(irq, pin))
+        self.try_inject(irq, pin).unwrap_or_else(|| self.inject_into_successor(irq, pin))
     }
 
-    /// The same; `None` if the interrupt is dead. The caller sees it under a pin, or keeps it.
+    /// The same; `None` if the interrupt is dead.
     #[inline]
-    fn try_inject(&self, irq: &Irq) -> Option<Injected> {
-        self.try_inject_at(irq, irq.pending(), irq.lane())
+    fn try_inject(&self, irq: &Irq, pin: &Pin) -> Option<Injected> {
+        self.try_inject_at(irq, irq.pending(), irq.lane(), || pin)
     }
 
     /// The same for who knows where its pending bit is: if the injection coalesces, the interrupt's own cache line is not touched.
+    /// The caller sees it under a pin, or keeps it, and then pins itself with `pin` where a reference is not enough.
     #[inline]
-    fn try_inject_at(&self, irq: &Irq, word: &PendingWord, lane: Lane) -> Option<Injected> {
+    fn try_inject_at<P>(
+        &self,
+        irq: &Irq,
+        word: &PendingWord,
+        lane: Lane,
+        pin: impl FnOnce() -> P,
+    ) -> Option<Injected> {
         if cfg!(mutant = "attend_before_pending") && !irq.looks_pending() {
             // Seeded bug: notifies before it publishes.
             let lives = self.hub.attend(irq);
@@ -155,7 +162,19 @@ impl<R: Reclaim> Shared<R> {
             self.count(irq, Counter::Coalesced);
             return Some(Injected::Coalesced);
         }
-        if !self.takes_msis(irq) && !self.is_enabled_meanwhile(irq, word, lane) {
+        if !self.takes_msis(irq) {
+            // The host is called before the last look at the interrupt, and what a route keeps can end in that call.
+            let _pin = pin();
+            return self.try_inject_disabled(irq, word, lane);
+        }
+        self.count(irq, Counter::Injected);
+        self.hub.attend(irq).then_some(Injected::Pending)
+    }
+
+    /// The rest of an injection of an LPI whose vCPU takes none. The caller is pinned.
+    #[cold]
+    fn try_inject_disabled(&self, irq: &Irq, word: &PendingWord, lane: Lane) -> Option<Injected> {
+        if !self.is_enabled_meanwhile(irq, word, lane) {
             return Some(Injected::Unmapped);
         }
         self.count(irq, Counter::Injected);
@@ -168,20 +187,28 @@ impl<R: Reclaim> Shared<R> {
         !irq.intid().is_lpi() || self.hub.vcpu(irq.control().load().target()).gates().msis
     }
 
-    /// An LPI has become pending whose vCPU takes none: it is not pending any more. Returns true if it is, after all, as the vCPU takes LPIs by now.
+    /// An LPI has become pending whose vCPU takes none: it is not pending any more. Returns true if it is, after all, as the vCPU takes LPIs by now. The caller
+    /// then attends, and sees the interrupt under a pin.
     ///
     /// Another injection may have come meanwhile, for which this one's bit stands. If the vCPU took LPIs before that, so it does for this look: all change the pending word by
     /// read-modify-writes, and the clearing is the last of them. In the same way whoever has closed the gate and clears what is pending then misses nothing:
     /// an injection that sets the bit later finds the gate closed.
+    ///
+    /// Or the interrupt has died, and the INTID has been mapped again: then the bit is the new object's, whose vCPU may take LPIs, and
+    /// is given back. In the same way, who saw the new object and set the bit before the clearing had seen the old one's death, and so does this look.
     #[cold]
     fn is_enabled_meanwhile(&self, irq: &Irq, word: &PendingWord, lane: Lane) -> bool {
+        let takes = || {
+            let dead = irq.state.load().is_dead() && !cfg!(mutant = "successor_cleared");
+            dead || self.takes_msis(irq)
+        };
         loop {
             self.hub.clear(irq);
-            if !self.takes_msis(irq) || cfg!(mutant = "ignored_without_second_look") {
+            if !takes() || cfg!(mutant = "ignored_without_second_look") {
                 return false;
             }
             let _ = word.set(lane);
-            if self.takes_msis(irq) {
+            if takes() {
                 return true;
             }
         }
@@ -190,10 +217,13 @@ impl<R: Reclaim> Shared<R> {
     /// An LPI has a new target: if that takes none, it is not pending any more.
     ///
     /// Whoever disables LPIs there has a fence between that and its look at targets. Either it sees the new one, and clears the LPI, or this sees that it takes none.
-    pub(crate) fn settle_at_target(&self, irq: &Irq) {
+    pub(crate) fn settle_at_target(&self, irq: &Irq, pin: &Pin) {
         fence(Ordering::SeqCst);
-        if !self.takes_msis(irq) && self.is_enabled_meanwhile(irq, irq.pending(), irq.lane()) {
-            self.hub.attend(irq);
+        if !self.takes_msis(irq)
+            && self.is_enabled_meanwhile(irq, irq.pending(), irq.lane())
+            && !self.hub.attend(irq)
+        {
+            let _ = self.inject_into_successor(irq, pin);
         }
     }
 
@@ -205,6 +235,9 @@ impl<R: Reclaim> Shared<R> {
             return Injected::Unmapped;
         }
         while let Some(irq) = self.lpis.get(dead.intid(), pin) {
+            if !self.takes_msis(irq) && !self.is_enabled_meanwhile(irq, irq.pending(), irq.lane()) {
+                return Injected::Unmapped;
+            }
             if self.hub.attend(irq) {
                 return Injected::Pending;
             }
@@ -435,8 +468,9 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
         assert!(Arc::ptr_eq(&self.shared, &route.shared), "a route of another engine");
         route.prefetch();
         // What is kept is not dead, so there is no successor to look for.
+        let pin = || self.participant.pin();
         let kept = route.kept();
-        match kept.and_then(|(irq, word, lane)| self.shared.try_inject_at(irq, word, lane)) {
+        match kept.and_then(|(irq, word, lane)| self.shared.try_inject_at(irq, word, lane, pin)) {
             Some(injected) => injected,
             None => self.inject_remapped(route),
         }

@@ -73,7 +73,8 @@ fn guest() -> CpuInterface {
     cpu
 }
 
-fn calls_back(offers: bool) {
+/// An engine, and a route's LPI, which the route keeps from now on, pending in a list register if it is not `taken`.
+fn set_up(offers: bool, taken: bool) -> Vgic {
     let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), Arc::new(CallsBack { offers })).unwrap();
     let mut msi = vgic.msi().unwrap();
     msi.map(DEV, EV, Intid(LPI_BASE), VcpuId(0), LpiConfig::enabled(0xa0)).unwrap();
@@ -85,23 +86,47 @@ fn calls_back(offers: bool) {
     MSI.set(Some(msi));
     VCPU.set(Some((vcpu, guest())));
 
-    // The route keeps the LPI from now on.
     assert_eq!(inject(), Injected::Pending);
     VCPU.with_borrow_mut(|v| {
         let (vcpu, cpu) = v.as_mut().unwrap();
         vcpu.flush(cpu);
-        let intid = cpu.iar1();
-        let _ = cpu.eoir1(intid);
+        if taken {
+            let intid = cpu.iar1();
+            let _ = cpu.eoir1(intid);
+        }
         vcpu.fold(cpu);
     });
-    ARMED.set(true);
-    assert_eq!(inject(), Injected::Pending);
-    assert!(!ARMED.get(), "the host was called");
-    assert_eq!(vgic.usage().lpis, 0, "freed while it was being injected");
+    vgic
+}
+
+fn tear_down() {
     ROUTE.set(None);
     INJECTOR.set(None);
     MSI.set(None);
     VCPU.set(None);
+}
+
+fn calls_back(offers: bool) {
+    let vgic = set_up(offers, true);
+    ARMED.set(true);
+    assert_eq!(inject(), Injected::Pending);
+    assert!(!ARMED.get(), "the host was called");
+    assert_eq!(vgic.usage().lpis, 0, "freed while it was being injected");
+    tear_down();
+}
+
+/// The injection is ignored, as LPIs are disabled: what an earlier one has brought into a list register is taken back, and for that
+/// the host is called.
+fn calls_back_from_an_ignored_injection(offers: bool) {
+    let vgic = set_up(offers, false);
+    let disable = |gates| Gates { msis: false, ..gates };
+    INJECTOR.with_borrow(|i| i.as_ref().unwrap().update_gates(VcpuId(0), disable).unwrap());
+    ARMED.set(true);
+    assert_eq!(inject(), Injected::Unmapped);
+    assert!(!ARMED.get(), "the host was called");
+    MSI.with_borrow_mut(|m| m.as_mut().unwrap().collect());
+    assert_eq!(vgic.usage().lpis, 0, "freed after it was injected");
+    tear_down();
 }
 
 #[test]
@@ -112,6 +137,16 @@ fn a_kick_that_calls_back() {
 #[test]
 fn an_offer_that_calls_back() {
     calls_back(true);
+}
+
+#[test]
+fn a_kick_of_an_ignored_injection_that_calls_back() {
+    calls_back_from_an_ignored_injection(false);
+}
+
+#[test]
+fn an_offer_of_an_ignored_injection_that_calls_back() {
+    calls_back_from_an_ignored_injection(true);
 }
 
 /// Panics in one kick.
@@ -226,4 +261,26 @@ fn a_power_off_in_which_a_kick_panics() {
     a.open();
     assert_eq!(take_all(&mut a, &mut cpu_a), 0);
     drop((msi, routes));
+}
+
+/// The kick of an unmapping panics: the event is unmapped, and nothing of it is left.
+#[test]
+fn an_unmapping_whose_kick_panics() {
+    let host = Arc::new(Panics::default());
+    let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), host.clone()).unwrap();
+    let (mut msi, routes) = lpis(&vgic, 1);
+    let injector = vgic.injector().unwrap();
+    let (mut vcpu, mut cpu) = (vgic.vcpu(VcpuId(0)).unwrap(), guest());
+    vcpu.open();
+    assert_eq!(injector.inject_route(&routes[0]), Injected::Pending);
+    // In a list register, so that its vCPU has to be told.
+    vcpu.flush(&mut cpu);
+    vcpu.fold(&mut cpu);
+    host.0.store(true, Ordering::Relaxed);
+    assert!(catch_unwind(AssertUnwindSafe(|| msi.unmap(DEV, EV))).is_err());
+    assert_eq!(msi.unmap(DEV, EV), Err(Error::NotMapped));
+    assert_eq!(take_all(&mut vcpu, &mut cpu), 0);
+    drop((routes, vcpu));
+    (0..4).for_each(|_| msi.collect());
+    assert_eq!(vgic.usage(), Usage::default(), "something is left");
 }

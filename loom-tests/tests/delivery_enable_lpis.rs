@@ -221,3 +221,29 @@ fn msi_vs_disable_and_clear() {
         vm.end(cpu);
     });
 }
+
+/// An MSI that is being ignored, as its vCPU takes none, while its event is mapped anew to a vCPU that takes them: pending bits are
+/// those of INTIDs, so that the bit which it takes back may be another one's by then.
+#[test]
+fn ignored_msi_vs_remap_and_msi() {
+    model(2, 940, || {
+        let mut vm = Vm::new(2);
+        vm.map(0, A, ON);
+        let [early, late] = [vm.injector(), vm.injector()];
+        late.update_gates(A, |gates| Gates { lpis: false, msis: false, ..gates }).unwrap();
+        let mut cpu = vm.cpu(B);
+        let domain = vm.msi.domain();
+        let before = thread::spawn(move || {
+            let _ = early.inject(&domain, DEVICE, EVENT);
+            (early, domain)
+        });
+        vm.msi.unmap(DEVICE, EVENT).unwrap();
+        vm.map(0, B, ON);
+        let injected = late.inject(&vm.msi.domain(), DEVICE, EVENT);
+        assert_ne!(injected, Injected::Unmapped);
+        let before = before.join().unwrap();
+        assert_eq!(cpu.settle(), 1, "the one that came after is lost");
+        drop((before, late));
+        vm.end(cpu);
+    });
+}
