@@ -136,6 +136,25 @@ fn much_mail() {
     assert_eq!(take_all(&mut vcpu, &mut cpu), all(), "first come, first served");
 }
 
+/// What comes while the mail of before is taken in: its kick brings the vCPU back once, and that flush has other things to do.
+#[test]
+fn mail_behind_much_mail() {
+    let world = world(1);
+    let (mut vcpu, mut cpu) = (world.vgic.vcpu(VcpuId(0)).unwrap(), guest());
+    vcpu.open();
+    let (last, others) = world.routes.split_last().unwrap();
+    for route in others {
+        assert_eq!(world.injector.inject_route(route), Injected::Pending);
+    }
+    vcpu.flush(&mut cpu);
+    vcpu.fold(&mut cpu);
+    let _ = world.kicks();
+    assert_eq!(world.injector.inject_route(last), Injected::Pending);
+    assert_eq!(world.kicks(), 1);
+    enter_until_done(&world, &mut vcpu, &mut cpu);
+    assert_eq!(take_all(&mut vcpu, &mut cpu), all(), "first come, first served");
+}
+
 #[test]
 fn power_off_in_the_midst_of_much_mail() {
     let mut world = world(2);
@@ -168,6 +187,26 @@ fn a_scan_of_many() {
     assert!(world.count(|place| place == LpiPlace::Queued) <= SLICE, "opening is no exception");
     assert!(enter_until_done(&world, &mut vcpu, &mut cpu) > 3);
     assert_eq!(take_all(&mut vcpu, &mut cpu).len(), MANY as usize);
+}
+
+/// What waits in a bucket was cleared, and the mail that says so is not taken in yet.
+#[test]
+fn a_bucket_of_what_was_cleared() {
+    let mut world = world(1);
+    let (mut vcpu, mut cpu) = (world.vgic.vcpu(VcpuId(0)).unwrap(), guest());
+    vcpu.open();
+    world.inject_all();
+    enter_until_done(&world, &mut vcpu, &mut cpu);
+    vcpu.flush(&mut cpu);
+    while let intid @ Intid(LPI_BASE..) = cpu.iar1() {
+        let _ = cpu.eoir1(intid);
+    }
+    vcpu.fold(&mut cpu);
+    for n in 0..MANY {
+        world.msi.clear(DEV, EventId(n)).unwrap();
+    }
+    assert!(enter_until_done(&world, &mut vcpu, &mut cpu) > 3);
+    assert_eq!(take_all(&mut vcpu, &mut cpu), []);
 }
 
 /// A gate is opened by another thread's access, which does not look at LPIs at all.

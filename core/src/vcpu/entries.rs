@@ -234,13 +234,11 @@ impl<R: Reclaim> VcpuInterface<R> {
                 self.doubtful = false;
                 return;
             };
-            if self.doubtful || self.used == count {
-                // Something may have to be dropped, or moved, before one is found that can be offered.
-                left -= 1;
-                if left == 0 {
-                    self.left_over = true;
-                    return;
-                }
+            // Any number may have to be dropped, or moved, before one is found that can be offered: some have been cleared.
+            left -= 1;
+            if left == 0 {
+                self.left_over = true;
+                return;
             }
             if self.doubtful && !self.confirm_next() {
                 continue;
@@ -489,9 +487,20 @@ impl<R: Reclaim> VcpuInterface<R> {
                 kept += 1;
             }
         }
-        // Before the host is called, which may panic: what is in use is dense.
+        // Before the host is called, which may panic: what is in use is dense, and the next flush goes on with the rest.
         self.used = kept;
-        for n in kept..used {
+        let left_over = core::mem::replace(&mut self.left_over, true);
+        self.finish_rest(used);
+        self.left_over = left_over;
+        if review {
+            self.review_pending();
+        }
+    }
+
+    /// Lets those entries go, up to `until`, that are not in use any more.
+    #[inline(always)]
+    pub(super) fn finish_rest(&mut self, until: usize) {
+        for n in self.used..until {
             if let Some(Entry { owned, tied, recheck, .. }) = self.entries[n].take() {
                 owned.set_place(Place::Nowhere);
                 if tied {
@@ -499,9 +508,6 @@ impl<R: Reclaim> VcpuInterface<R> {
                 }
                 self.finish(owned, recheck);
             }
-        }
-        if review {
-            self.review_pending();
         }
     }
 

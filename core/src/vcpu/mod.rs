@@ -21,7 +21,6 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::collect::ON_REQUEST;
 use crate::control::Control;
 use crate::counters::Counter;
 use crate::engine::{Error, Flushed, Vcpu, Wired};
@@ -51,6 +50,8 @@ enum Verdict {
 pub struct VcpuInterface<R: Reclaim = Slots> {
     id: VcpuId,
     open: bool,
+    /// It is being powered off: the host may have panicked in the midst.
+    closing: bool,
     /// Between a flush and the fold after it: the list registers are the guest's.
     in_guest: bool,
     /// Something has begun to wait since the last flush, other than by mail.
@@ -103,6 +104,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         Ok(Self {
             id,
             open: false,
+            closing: false,
             in_guest: false,
             unflushed: false,
             fresh: true,
@@ -342,14 +344,12 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.reconsider_maintenance = true;
         let before = core::mem::replace(&mut self.groups, groups);
         if before.iter().zip(&groups).any(|(was, is)| *was && !is) {
-            self.review_all();
+            self.asked = self.asked.and(Requests::REVIEW);
         }
         if before.iter().zip(&groups).any(|(was, is)| !was && *is) {
-            self.scan.begin(&self.shared, self.id);
-            let pin = self.participant.pin();
-            self.scan.go_on(&self.shared, self.id, &pin);
-            self.left_over |= !self.scan.is_idle();
+            self.asked = self.asked.and(Requests::SCAN);
         }
+        self.left_over = true;
     }
 
     /// Takes in some of the mail, and fills the list registers.
@@ -358,11 +358,13 @@ impl<R: Reclaim> VcpuInterface<R> {
         // On their way while the mail is gone through.
         self.ready.prefetch(count.saturating_sub(self.used));
         let more = resumed && !self.mail.is_empty();
-        if more || self.mine.mailbox.drain(&mut self.mail) {
+        if more || self.mine.mailbox.drain(&mut self.mail) || resumed {
             // Until it is done: a host's kick can panic in the midst.
-            let left_over = core::mem::replace(&mut self.left_over, true);
+            self.left_over = true;
             let done = self.take_in_slice(count);
-            self.left_over = left_over || !done;
+            // What came behind the mail of before: its kick may have brought the vCPU to a flush that did not get that far.
+            let behind = more && self.mine.mailbox.has_mail();
+            self.left_over = !done || behind || !self.scan.is_idle();
         }
         if !(self.ready.is_empty() && self.spilled.is_empty()) {
             self.fill(count);
@@ -440,14 +442,21 @@ impl<R: Reclaim> VcpuInterface<R> {
 impl<R: Reclaim> Vcpu for VcpuInterface<R> {
     fn open(&mut self) {
         if !self.open {
+            if self.closing {
+                self.power_off();
+            }
             self.open = true;
+            // Until it is done: a host's kick can panic in the midst.
+            self.asked = Requests::SCAN;
+            self.left_over = true;
             // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
             let pin = self.participant.pin();
             self.mine.mailbox.open();
             self.scan.begin(&self.shared, self.id);
             self.scan.go_on(&self.shared, self.id, &pin);
             drop(pin);
-            self.left_over |= !self.scan.is_idle();
+            self.asked = Requests::default();
+            self.left_over = !self.scan.is_idle();
         }
     }
 
@@ -455,7 +464,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if self.in_guest {
             self.fold(lrs);
         }
-        if self.open {
+        if self.open || self.closing {
             self.power_off();
             self.write_back(lrs);
             self.maintenance = Maintenance::default();
@@ -470,17 +479,18 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if self.in_guest {
             self.fold(lrs);
         }
-        self.unflushed = false;
+        // Until it is done: the host can panic in the midst.
+        self.unflushed = true;
         if self.holds_wired() {
             self.expose();
-        }
-        let resumed = self.left_over;
-        if resumed || self.mine.has_requests() {
-            self.resume();
         }
         let groups = lrs.groups_enabled();
         if groups != self.groups {
             self.change_groups(groups);
+        }
+        let resumed = self.left_over || self.mine.has_requests();
+        if resumed {
+            self.resume();
         }
         let count = lrs.count().min(MAX_LRS);
         if self.fresh {
@@ -505,9 +515,9 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         }
         let pending = self.write_back(lrs);
         self.in_guest = true;
+        self.unflushed = self.left_over;
         if self.left_over {
             // It comes back for the rest, from the guest or instead of sleeping.
-            self.unflushed = true;
             self.shared.hub.kick(self.id);
         }
         Flushed { in_lrs: self.used, pending, waiting }
@@ -589,19 +599,5 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
     #[inline]
     fn has_mail(&self) -> bool {
         self.mine.mailbox.has_mail() || self.mine.has_requests() || self.unflushed || self.left_over
-    }
-}
-
-impl<R: Reclaim> Drop for VcpuInterface<R> {
-    fn drop(&mut self) {
-        if self.open {
-            self.power_off();
-        }
-        if self.exposed {
-            // What the guest has done since the flush is lost with its list registers.
-            self.conceal();
-        }
-        self.mine.return_interface();
-        let _ = self.shared.collect(&self.participant, ON_REQUEST);
     }
 }

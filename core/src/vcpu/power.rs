@@ -1,15 +1,21 @@
-//! What becomes of a vCPU's interrupts when it is powered off.
+//! What becomes of a vCPU's interrupts when it is powered off, or its interface is given back.
 
 use alloc::sync::Arc;
 
 use super::VcpuInterface;
 use super::slices::Scan;
+use crate::collect::ON_REQUEST;
+use crate::hub::Requests;
 use crate::reclaim::Reclaim;
 use crate::refs::{Owned, Posted};
 
 impl<R: Reclaim> VcpuInterface<R> {
     /// Everything that this vCPU has goes back to where others can have it.
     pub(super) fn power_off(&mut self) {
+        self.open = false;
+        // Until it is done: what is not given back because the host panics is still here for the next try.
+        self.closing = true;
+        self.left_over = true;
         let hub = Arc::clone(&self.shared.hub);
         // What is for another vCPU by now must not be left lying: hence the second look at each.
         let give_back = |posted: Posted| {
@@ -27,8 +33,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             let active = active && !cfg!(mutant = "close_forgets_active");
             irq.hand_over(active).map(give_back);
         };
-        // The rest of an earlier drain first, which may come back by way of the mailbox; then what is in there. What
-        // is not given back because the host panics is still here for the next try.
+        // The rest of an earlier drain first, which may come back by way of the mailbox; then what is in there.
         for drained in [false, true] {
             if drained {
                 self.mine.mailbox.close(&mut self.mail);
@@ -50,7 +55,38 @@ impl<R: Reclaim> VcpuInterface<R> {
             let_go(irq, false);
         }
         self.scan = Scan::default();
+        self.asked = Requests::default();
         self.left_over = false;
-        self.open = false;
+        self.closing = false;
+    }
+}
+
+impl<R: Reclaim> Drop for VcpuInterface<R> {
+    fn drop(&mut self) {
+        let ending = Ending(self);
+        if ending.0.open || ending.0.closing {
+            ending.0.power_off();
+        }
+        if ending.0.exposed {
+            // What the guest has done since the flush is lost with its list registers.
+            ending.0.conceal();
+        }
+        drop(ending);
+        let _ = self.shared.collect(&self.participant, ON_REQUEST);
+    }
+}
+
+/// The end of a vCPU's interface, also if the host panics meanwhile: then what is left is not told to anybody, but it is pending.
+struct Ending<'v, R: Reclaim>(&'v mut VcpuInterface<R>);
+
+impl<R: Reclaim> Drop for Ending<'_, R> {
+    fn drop(&mut self) {
+        for entry in self.0.entries.iter_mut().filter_map(Option::take) {
+            drop(entry.withdraw());
+        }
+        if self.0.exposed {
+            let _ = self.0.mine.conceal();
+        }
+        self.0.mine.return_interface();
     }
 }

@@ -8,6 +8,7 @@
 use super::{VcpuInterface, Verdict};
 use crate::hub::Requests;
 use crate::ids::VcpuId;
+use crate::lr::MAX_LRS;
 use crate::reclaim::{Participant, Pin, Reclaim};
 use crate::sync::{MODEL, Ordering, fence};
 use crate::vgic::Shared;
@@ -81,8 +82,12 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Does what others have asked for, and goes on with what was left over. The mail is gone on with after this.
     #[cold]
     pub(super) fn resume(&mut self) {
-        // Remembered until it is done: a host's kick can panic in the midst.
+        // Remembered until the mail is taken in: a host's kick can panic in the midst.
         self.left_over = true;
+        if self.closing {
+            return self.power_off();
+        }
+        self.finish_rest(MAX_LRS);
         self.asked = self.asked.and(self.mine.take_requests());
         if self.asked.includes(Requests::SCAN) {
             self.scan.begin(&self.shared, self.id);
@@ -95,7 +100,6 @@ impl<R: Reclaim> VcpuInterface<R> {
             let pin = self.participant.pin();
             self.scan.go_on(&self.shared, self.id, &pin);
         }
-        self.left_over = !self.scan.is_idle();
     }
 
     /// EOIs without a list register belong to the most urgent active interrupts that have none.
