@@ -140,9 +140,10 @@ impl Irq {
     /// Its owner shows that it has the interrupt (`LATCHED`) before it takes the pending bit, and gives the bit back before it
     /// stops showing that: so at each moment at which the interrupt is pending, one of the two says so. They are two words,
     /// and between a look at the one and a look at the other the interrupt can go from the second to the first. It
-    /// can do so only if `LATCHED` was set meanwhile, which counts (`State::takes`): then both are looked at again.
+    /// can do so only if `LATCHED` was set meanwhile, which counts (`State::takes`), or was set before, for what has been cleared since,
+    /// and is not set any more: then both are looked at again.
     ///
-    /// Lock-free: a look is repeated only if a vCPU has taken this very interrupt.
+    /// Lock-free: a look is repeated only if a vCPU has taken this very interrupt, or given it back.
     pub(crate) fn looks_pending_anywhere(&self) -> bool {
         let offered = |state: State| state.is_latched() && !self.is_taken_back();
         loop {
@@ -154,7 +155,9 @@ impl Irq {
             if offered(after) {
                 return true;
             }
-            if before.takes() == after.takes() {
+            let same = before.is_latched() == after.is_latched()
+                || cfg!(mutant = "given_back_between_looks");
+            if same && before.takes() == after.takes() {
                 return false;
             }
         }

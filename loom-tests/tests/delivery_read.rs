@@ -154,6 +154,36 @@ fn read_pending_vs_taking_and_displacement() {
     });
 }
 
+/// What was in the list register has been cleared, and has come again: the new one is taken, and then displaced, between a
+/// reader's looks.
+#[test]
+fn read_pending_vs_displacement_after_a_clear() {
+    model(4, 1_724, || {
+        let (mut vm, registers) = spi_vm(1);
+        vm.map(1, A, URGENT);
+        let urgent = vm.source(1);
+        let mut cpu = vm.cpu(A).with_one_lr();
+        pulse(&registers);
+        // In the one list register; the guest does not take it.
+        cpu.enter();
+        cpu.exit();
+        registers.clear_pulse(SPI).unwrap();
+        pulse(&registers);
+        assert_eq!(urgent.raise(), 1);
+        let reader = thread::spawn(move || {
+            assert_eq!(registers.is_pending(SPI), Ok(true), "pending all the time");
+            registers
+        });
+        cpu.enter();
+        assert_eq!(cpu.lrs.take(), 1);
+        cpu.exit();
+        let registers = reader.join().unwrap();
+        assert_eq!(cpu.settle(), 1);
+        drop((registers, urgent));
+        vm.end(cpu);
+    });
+}
+
 /// The same for an SGI of GICv2, which is pending by its sender.
 #[test]
 fn read_sender_vs_displacement() {
