@@ -12,7 +12,8 @@ use crate::lr::ListRegisters;
 /// After `kick(v)` returns, the thread of vCPU `v` must come back to [`Vcpu::flush`] without any
 /// further event: if it is in the guest it leaves it, if it sleeps it wakes, and if it is about to
 /// do either it does not. A kick is a token: one that arrives early is not lost
-/// ([`crate::wait::WaitCell`] is such a token).
+/// ([`crate::wait::WaitCell`] is such a token). Nor may it be left to a thread that has kicked the same vCPU before: that one
+/// may have been preempted before it did what it has to.
 ///
 /// Any thread may call it; it must not block, and must not call the engine back. Nothing is reclaimed while it runs, and
 /// others who make interrupts pending for the same vCPU rely on it.

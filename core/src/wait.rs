@@ -1,17 +1,20 @@
 //! A kick as a token: how a vCPU thread sleeps without losing a wake-up.
 //!
-//! One word, three values. The vCPU thread moves it `AWAKE -> ASLEEP` before it blocks and back to
-//! `AWAKE` afterwards; any thread moves it to `KICKED`. All are read-modify-writes of one word, so
-//! its modification order decides whether the sleeper or the kicker came first, and AcqRel is enough:
-//! there is no second word that either side could read too early.
+//! One word, two flags. The vCPU thread sets `ASLEEP` before it blocks, and clears both afterwards; any thread sets `KICKED`.
+//! All are read-modify-writes of one word, so its modification order decides whether the sleeper or the kicker came first,
+//! and AcqRel is enough: there is no second word that either side could read too early.
 //!
-//! Progress: [`WaitCell::kick`] is wait-free; [`WaitCell::sleep`] blocks only in its argument.
+//! Each kick of a thread that is asleep wakes it, not only the first: that one's thread may have been preempted before it did. Wake-ups
+//! are idempotent, and there are none once the sleeper has come out.
+//!
+//! Progress: [`WaitCell::kick`] is lock-free, and fails to go on only if the vCPU thread has fallen asleep or woken meanwhile, or
+//! another kick came first; [`WaitCell::sleep`] blocks only in its argument.
 
 use crate::sync::{AtomicU32, Ordering};
 
 const AWAKE: u32 = 0;
-const ASLEEP: u32 = 1;
-const KICKED: u32 = 2;
+const ASLEEP: u32 = 1 << 0;
+const KICKED: u32 = 1 << 1;
 
 /// The token of one vCPU thread. A [`crate::engine::Kick`] implementation keeps one per vCPU:
 ///
@@ -47,7 +50,7 @@ impl WaitCell {
         Self { state: AtomicU32::new(AWAKE) }
     }
 
-    /// Leaves a kick. Returns whether the vCPU thread sleeps, so that the caller must wake it.
+    /// Leaves a kick. Returns whether the vCPU thread sleeps, so that the caller must wake it, also if another thread was told the same.
     #[inline]
     #[must_use = "a sleeping vCPU must be woken"]
     pub fn kick(&self) -> bool {
@@ -55,13 +58,15 @@ impl WaitCell {
         // was done before the kick is seen by the thread that consumes it.
         let order =
             if cfg!(mutant = "kick_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
-        self.state.swap(KICKED, order) == ASLEEP
+        let old = self.state.fetch_or(KICKED, order);
+        let woken = cfg!(mutant = "waking_left_to_the_first") && old & KICKED != 0;
+        old & ASLEEP != 0 && !woken
     }
 
-    /// Takes a kick that has come since the last [`WaitCell::sleep`] or `take`, without sleeping.
+    /// Takes a kick that has come since the last [`WaitCell::sleep`] or `take`, without sleeping. For the thread that sleeps.
     pub fn take(&self) -> bool {
         // Acquire pairs with the kick's Release.
-        self.state.swap(AWAKE, Ordering::AcqRel) == KICKED
+        self.state.fetch_and(!KICKED, Ordering::AcqRel) & KICKED != 0
     }
 
     /// Returns as soon as there is a kick, one from before the call included, and consumes it.

@@ -2,7 +2,7 @@
 //!
 //! [`Lines`] is the engine's [`Kick`]. An interrupt that is offered to a vCPU calls it out of the guest, by one signal, if the vCPU
 //! is in the guest, its line is low, and its CPU interface would signal the interrupt; and costs no system call otherwise. The rules are
-//! [`LineCell`]'s. What others wait for calls it out in any case.
+//! [`LineCell`]'s: it is one signal if the first one is sent before the next thread looks. What others wait for calls it out in any case.
 //!
 //! # Why a line is driven by its vCPU's own thread only
 //!
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use kvm_ioctls::VmFd;
 use vgic_core::engine::{Kick, Wired};
 use vgic_core::ids::{Group, Priority, VcpuId};
-use vgic_core::line::{LineCell, Thresholds};
+use vgic_core::line::{Call, LineCell, Thresholds};
 
 use crate::exits::Exits;
 use crate::resample::Resampler;
@@ -148,15 +148,16 @@ impl Lines {
         }
     }
 
-    /// Calls a vCPU out of its guest, if `due`.
-    fn call(&self, vcpu: VcpuId, due: bool) {
-        if due {
+    /// Calls a vCPU out of its guest, if it has to be.
+    fn call(&self, vcpu: VcpuId, call: Option<Call>) {
+        if let Some(call) = call {
             let line = &self.lines[vcpu.index()];
             // Acquire: pairs with `attach`.
             let thread = line.thread.load(Ordering::Acquire);
             if thread != 0 {
                 line.signals.add();
                 signal::send(thread, self.signal);
+                line.cell.called(call);
             }
         }
     }

@@ -65,7 +65,7 @@ impl Kick for Host {
 /// The token alone: two kickers, whose change the sleeper has to see.
 #[test]
 fn kick_token_two_kickers() {
-    model(3, 3_758, || {
+    model(3, 3_858, || {
         let host = Host::new(1);
         let changes = Arc::new(AtomicUsize::new(0));
         let kickers = [(); 2].map(|()| {
@@ -106,7 +106,7 @@ fn kick_before_sleep() {
 /// One injector raises two LPIs for a vCPU that sleeps.
 #[test]
 fn kick_vs_sleep_one_injector() {
-    model(4, 1_819, || {
+    model(4, 1_820, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, ON);
@@ -125,7 +125,7 @@ fn kick_vs_sleep_one_injector() {
 /// Two injectors raise an LPI each for a vCPU that sleeps.
 #[test]
 fn kick_vs_sleep_two_injectors() {
-    model(3, 20_622, || {
+    model(3, 20_263, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, ON);
@@ -166,7 +166,7 @@ fn kick_vs_sleep_inject_and_enable() {
 /// An LPI is raised, and LPIs are enabled, by two threads, while the vCPU sleeps.
 #[test]
 fn kick_vs_sleep_inject_and_enable_lpis() {
-    model(2, 5_498, || {
+    model(2, 5_420, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, ON);

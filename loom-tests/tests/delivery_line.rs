@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vgic_core::engine::*;
 use vgic_core::ids::*;
-use vgic_core::line::{LineCell, Thresholds};
+use vgic_core::line::{Call, LineCell, Thresholds};
 use vgic_core::lr::ListRegisters;
 use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
@@ -16,6 +16,9 @@ use vgic_loom_tests::sched::thread;
 
 /// Everything is signaled.
 const OPEN: Thresholds = Thresholds { below: [0xf8; 2] };
+
+/// The thread that stops before it calls a vCPU out.
+const STALLS: &str = "stalls";
 
 /// What a guest lets through that keeps back what is not urgent.
 const URGENT: Thresholds = Thresholds { below: [0x80; 2] };
@@ -27,14 +30,24 @@ struct Port {
     signal: AtomicBool,
     /// Stands for the kernel that interrupts a guest, or wakes one that sleeps.
     notify: Notify,
+    /// What a thread that stops waits for.
+    go: Notify,
 }
 
 impl Port {
-    fn call(&self, due: bool) {
-        if due {
-            self.signal.swap(true, Ordering::AcqRel);
-            self.notify.notify();
+    fn call(&self, call: Option<Call>) {
+        if let Some(call) = call {
+            if thread::current().name() == Some(STALLS) {
+                self.go.wait();
+            }
+            self.signal();
+            self.cell.called(call);
         }
+    }
+
+    fn signal(&self) {
+        self.signal.swap(true, Ordering::AcqRel);
+        self.notify.notify();
     }
 
     fn offer(&self, priority: u8) {
@@ -82,6 +95,7 @@ impl Host {
             cell: LineCell::new(),
             signal: AtomicBool::new(false),
             notify: Notify::new(),
+            go: Notify::new(),
         };
         Arc::new(Self((0..vcpus).map(|_| port()).collect()))
     }
@@ -156,19 +170,19 @@ fn producers(priorities: [u8; 2], thresholds: Thresholds) {
 
 #[test]
 fn line_two_producers() {
-    model(2, 1_164, || producers([PRIORITY; 2], OPEN));
+    model(2, 1_873, || producers([PRIORITY; 2], OPEN));
 }
 
 /// One of them is not urgent enough.
 #[test]
 fn line_two_priorities() {
-    model(3, 1_898, || producers([0x40, 0xa0], URGENT));
+    model(3, 2_900, || producers([0x40, 0xa0], URGENT));
 }
 
 /// Two interrupts one after the other.
 #[test]
 fn line_one_injector() {
-    model(3, 7_431, || {
+    model(3, 8_881, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, ON);
@@ -184,10 +198,40 @@ fn line_one_injector() {
     });
 }
 
+/// A thread that stops before it calls the vCPU out holds up nobody else's interrupt: it goes on only when that has been taken.
+#[test]
+fn line_stalled_caller() {
+    model(2, 5_753, || {
+        let host = Host::new(1);
+        let mut vm = Vm::with(1, 0, host.clone());
+        vm.map(0, A, ON);
+        vm.map(1, A, ON);
+        let (first, second) = (vm.source(0), vm.source(1));
+        let mut cpu = vm.cpu(A);
+        let raise = |source: Source| move || (source.raise(), source);
+        let stalls = thread::Builder::new().name(STALLS.into()).spawn(raise(first));
+        let other = thread::spawn(raise(second));
+        let port = &host.0[0];
+        let mut done = false;
+        while !done {
+            port.enter(&mut cpu, OPEN);
+            cpu.enter();
+            done = cpu.lrs.offers(lpi(1));
+            cpu.lrs.take();
+            cpu.exit();
+        }
+        port.go.notify();
+        let sources = (stalls.unwrap().join().unwrap(), other.join().unwrap());
+        cpu.settle();
+        drop(sources);
+        vm.end(cpu);
+    });
+}
+
 /// An interrupt is raised while it is being enabled: whoever posts it, somebody offers it.
 #[test]
 fn line_inject_and_enable() {
-    model(2, 3_984, || {
+    model(2, 4_208, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, OFF);
@@ -213,7 +257,7 @@ fn line_inject_and_enable() {
 /// An LPI that is in a list register, where its guest keeps it back, becomes more urgent.
 #[test]
 fn line_priority_of_an_lpi_that_is_kept_back() {
-    model(2, 138, || {
+    model(2, 162, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 0, host.clone());
         vm.map(0, A, LpiConfig::enabled(0xa0));
@@ -238,7 +282,7 @@ fn line_priority_of_an_lpi_that_is_kept_back() {
 /// The same of an SPI.
 #[test]
 fn line_priority_of_an_spi_that_is_kept_back() {
-    model(2, 174, || {
+    model(2, 204, || {
         let host = Host::new(1);
         let mut vm = Vm::with(1, 1, host.clone());
         let spi = Wired::Spi(Intid(32));
@@ -269,7 +313,7 @@ fn line_priority_of_an_spi_that_is_kept_back() {
 /// An interrupt is moved to B while it is being posted to A, whose guest lets nothing through: A is called out to hand it over.
 #[test]
 fn line_moved_from_a_masked_vcpu() {
-    model(2, 10_459, || {
+    model(2, 10_961, || {
         let host = Host::new(2);
         let mut vm = Vm::with(2, 0, host.clone());
         vm.map(0, A, ON);
@@ -290,7 +334,7 @@ fn line_moved_from_a_masked_vcpu() {
         vm.msi.retarget(DEVICE, EVENT, B).unwrap();
         host.run(&mut b, 1);
         done.store(true, Ordering::Release);
-        host.0[0].call(true);
+        host.0[0].signal();
         let source = injector.join().unwrap();
         let mut a = masked.join().unwrap();
         assert_eq!(a.settle() + b.settle(), 0);
