@@ -193,9 +193,9 @@ impl<R: Reclaim> Shared<R> {
             let pin = participant.pin();
             for _ in 0..UNDER_ONE_PIN.min(*left) {
                 let Some(corpse) = chain.pop() else { break };
-                self.hub.graveyard.counts.freed(&corpse);
                 // SAFETY: unlinked, and a grace period has passed since.
                 unsafe { self.free(corpse, &pin) };
+                self.hub.graveyard.counts.freed(&corpse);
                 *left -= 1;
             }
             if chain.is_empty() {

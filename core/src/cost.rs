@@ -6,7 +6,7 @@
 
 use crate::block::Block;
 use crate::engine::{Config, Error};
-use crate::graveyard::{Count, Counts};
+use crate::graveyard::{Corpse, Count, Counts};
 use crate::irq::Irq;
 use crate::lpis;
 use crate::msi::Device;
@@ -26,6 +26,19 @@ const BLOCK: usize = heap(Block::BYTES, 64) + 64;
 const DEVICE: usize = heap(size_of::<Device>(), align_of::<Device>());
 /// A dead object's place in the list of those that wait for the end of a grace period, if it is alone there. The list grows by doubling.
 const WAITING: usize = 2 * size_of::<(u64, *const ())>();
+
+/// What a dead object takes up, and its place among those that wait.
+pub(crate) const fn of_dead(corpse: &Corpse) -> usize {
+    WAITING
+        + match corpse {
+            Corpse::Irq(_) => IRQ,
+            Corpse::Node(_) => NODE,
+            Corpse::Block(_) => BLOCK,
+            Corpse::Device(_) => DEVICE,
+            // The host's, as its route was.
+            Corpse::Hold(_) => 0,
+        }
+}
 
 /// The most that one mapping adds.
 pub(crate) fn of_one_mapping(config: &Config) -> usize {
@@ -56,11 +69,11 @@ impl Counts {
             + self.reserved.get()
     }
 
-    /// How much of it passes: what is dead, and LPIs that are not mapped any more, but for those that routes keep.
+    /// How much of it passes: what is dead, and LPIs that are not mapped any more, but for those that routes keep. (An LPI that
+    /// is mapped and kept as well is taken away twice: then it is less than what passes.)
     fn passing(&self) -> usize {
-        let irqs = self.irqs.get().saturating_sub(self.mapped.get() + self.kept.get());
-        let nodes = self.dead_nodes.get();
-        irqs * IRQ + nodes * (NODE + WAITING)
+        let stay = self.dead_irqs.get() + self.mapped.get() + self.kept.get();
+        self.dead_bytes.get() + self.irqs.get().saturating_sub(stay) * IRQ
     }
 
     /// Reserves what is about to be made.

@@ -67,8 +67,10 @@ pub(crate) struct Counts {
     pub(crate) kept: Count,
     /// Dead objects that are not freed yet.
     pub(crate) garbage: Count,
-    /// Those of them that are nodes.
-    pub(crate) dead_nodes: Count,
+    /// Those of them that are LPIs.
+    pub(crate) dead_irqs: Count,
+    /// What will be free when they are ([`crate::cost`]).
+    pub(crate) dead_bytes: Count,
     /// Those of them whose end gives a device back: devices, and slots that were held.
     pub(crate) dead_devices: Count,
     /// Bytes that others keep beside the mappings ([`MsiControl::count_bytes`](crate::engine::MsiControl)).
@@ -81,22 +83,22 @@ impl Counts {
     /// A dead object has come into the graveyard.
     fn buried(&self, corpse: &Corpse) {
         self.garbage.add(1);
-        if corpse.is_device() {
-            self.dead_devices.add(1);
-        }
-        if matches!(corpse, Corpse::Node(_)) {
-            self.dead_nodes.add(1);
+        self.dead_bytes.add(crate::cost::of_dead(corpse));
+        match corpse {
+            Corpse::Irq(_) => self.dead_irqs.add(1),
+            Corpse::Device(_) | Corpse::Hold(_) => self.dead_devices.add(1),
+            Corpse::Node(_) | Corpse::Block(_) => {}
         }
     }
 
-    /// A dead object is going to be freed.
+    /// A dead object has been freed. Not before: as long as it takes up room, it can be seen that this passes.
     pub(crate) fn freed(&self, corpse: &Corpse) {
         self.garbage.sub(1);
-        if corpse.is_device() {
-            self.dead_devices.sub(1);
-        }
-        if matches!(corpse, Corpse::Node(_)) {
-            self.dead_nodes.sub(1);
+        self.dead_bytes.sub(crate::cost::of_dead(corpse));
+        match corpse {
+            Corpse::Irq(_) => self.dead_irqs.sub(1),
+            Corpse::Device(_) | Corpse::Hold(_) => self.dead_devices.sub(1),
+            Corpse::Node(_) | Corpse::Block(_) => {}
         }
     }
 }
@@ -115,10 +117,6 @@ pub(crate) enum Corpse {
 const TAGS: usize = 7;
 
 impl Corpse {
-    const fn is_device(&self) -> bool {
-        matches!(self, Self::Device(_) | Self::Hold(_))
-    }
-
     fn tagged(self) -> *mut () {
         let (p, tag) = match self {
             Self::Irq(p) => (p.cast::<()>(), 0),

@@ -1,0 +1,90 @@
+//! A mapping that meets a bound while something dead takes up room is told that this passes.
+#![allow(clippy::disallowed_types)]
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use vgic_core::cpuif::CpuInterface;
+use vgic_core::engine::*;
+use vgic_core::ids::*;
+use vgic_core::{Msi, MsiRoute, Vgic};
+
+const KEPT: DeviceId = DeviceId(1);
+const FILLED: DeviceId = DeviceId(2);
+const A: VcpuId = VcpuId(0);
+
+type Work = Box<dyn FnOnce()>;
+
+thread_local! {
+    static WORK: RefCell<Option<Work>> = const { RefCell::new(None) };
+    static MSI: RefCell<Option<Msi>> = const { RefCell::new(None) };
+}
+
+/// Works in a kick: the injector that kicks is pinned until that is done, so that nothing is freed.
+struct Works;
+
+impl Kick for Works {
+    fn kick(&self, _: VcpuId) {
+        if let Some(work) = WORK.take() {
+            work();
+        }
+    }
+}
+
+fn map(msi: &mut Msi, device: DeviceId, event: u32, lpi: u32) -> Result<(), Error> {
+    msi.map(device, EventId(event), Intid(LPI_BASE + lpi), A, LpiConfig::enabled(0xa0))
+}
+
+/// Maps events until one is refused; returns how many there are.
+fn fill(msi: &mut Msi, first_lpi: u32) -> u32 {
+    let refused = (0..).find_map(|n| map(msi, FILLED, n, first_lpi + n).err().map(|e| (n, e)));
+    let (n, error) = refused.unwrap();
+    assert_eq!(error, Error::TooManyBytes, "nothing is dead");
+    n
+}
+
+fn dead_makes_room_beside(routes: u32) {
+    let bytes = Config { lpis: 1 << 13, event_bits: 12, device_bits: 8, ..Config::default() };
+    let config = Config { max_bytes: 300 * 128 + 8 * bytes.bytes_of_one(), ..bytes };
+    let vgic: Vgic = Vgic::new(&config, Arc::new(Works)).unwrap();
+    let (mut msi, injector) = (vgic.msi().unwrap(), vgic.injector().unwrap());
+    let (mut vcpu, mut lrs) = (vgic.vcpu(A).unwrap(), CpuInterface::new(4).unwrap());
+    vcpu.open();
+    map(&mut msi, DeviceId(0), 0, 0).unwrap();
+    // LPIs that are mapped, and that routes keep.
+    let route = |n| -> MsiRoute {
+        map(&mut msi, KEPT, n, 1 + n).unwrap();
+        let route = msi.route(KEPT, EventId(n)).unwrap();
+        assert_eq!(injector.inject_route(&route), Injected::Pending);
+        route
+    };
+    let routes: Vec<_> = (0..routes).map(route).collect();
+    let mapped = fill(&mut msi, 1 + routes.len() as u32);
+    assert!(mapped > 100, "{mapped} events");
+
+    // Its mailbox is empty, so that the next injection kicks.
+    vcpu.flush(&mut lrs);
+    vcpu.fold(&mut lrs);
+    let domain = msi.domain();
+    let gone = (0..100).map(EventId);
+    WORK.set(Some(Box::new(move || {
+        gone.for_each(|event| msi.unmap(FILLED, event).unwrap());
+        assert_eq!(map(&mut msi, FILLED, 0, 5000), Err(Error::TooMuchGarbage), "it passes");
+        assert_eq!(msi.check_bytes(config.bytes_of_one() as usize), Err(Error::TooMuchGarbage));
+        MSI.set(Some(msi));
+    })));
+    assert_eq!(injector.inject(&domain, DeviceId(0), EventId(0)), Injected::Pending);
+    assert!(WORK.take().is_none(), "the host was called");
+    let mut msi = MSI.take().unwrap();
+    assert_eq!(map(&mut msi, FILLED, 0, 5000), Ok(()), "it has passed");
+}
+
+#[test]
+fn the_dead_make_room() {
+    dead_makes_room_beside(0);
+}
+
+#[test]
+fn the_dead_make_room_beside_what_routes_keep() {
+    dead_makes_room_beside(150);
+}
