@@ -70,10 +70,12 @@ impl Counts {
     }
 
     /// How much of it passes: what is dead, and LPIs that are not mapped any more, but for those that routes keep. (An LPI that
-    /// is mapped and kept as well is taken away twice: then it is less than what passes.)
+    /// is mapped and kept as well is taken away twice: then it is less than what passes.) And what is reserved, which is the most
+    /// that others need.
     fn passing(&self) -> usize {
         let stay = self.dead_irqs.get() + self.mapped.get() + self.kept.get();
-        self.dead_bytes.get() + self.irqs.get().saturating_sub(stay) * IRQ
+        let irqs = self.irqs.get().saturating_sub(stay) * IRQ;
+        irqs + self.dead_bytes.get() + self.reserved.get()
     }
 
     /// Reserves what is about to be made.
@@ -87,10 +89,10 @@ impl Counts {
         if self.cost() <= most { Ok(reserved) } else { Err(Error::TooManyBytes) }
     }
 
-    /// Whether there will be room for so many bytes when what is dead has been freed.
+    /// Whether there will be room for so many bytes when what passes has passed. There may be by now.
     pub(crate) fn will_have_bytes(&self, config: &Config, bytes: usize) -> bool {
         let most = usize::try_from(config.max_bytes).unwrap_or(usize::MAX);
-        self.passing() > 0 && (self.cost() + bytes).saturating_sub(self.passing()) <= most
+        (self.cost() + bytes).saturating_sub(self.passing()) <= most
     }
 }
 
@@ -109,4 +111,25 @@ impl Drop for Reserved<'_> {
 /// Heap bytes of an entry of a B-tree: its nodes have room for 11, of which 5 are in use at least, and pointers to 12 others.
 pub(crate) const fn btree_entry<K, V>() -> usize {
     (size_of::<(K, V)>() + 8) * 11 / 5 + 8
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    /// Two that are about to make something can be in each other's way, and one of them is told to try again.
+    #[test]
+    fn what_others_have_reserved_passes() {
+        let one = of_one_mapping(&Config::default());
+        let config = Config { max_bytes: one as u64 * 3 / 2, ..Config::default() };
+        let counts = Counts::default();
+        let other = counts.reserve(&config, one);
+        assert!(other.is_ok());
+        assert_eq!(counts.reserve(&config, one).err(), Some(Error::TooManyBytes));
+        assert!(counts.will_have_bytes(&config, one), "then");
+        drop(other);
+        assert!(counts.will_have_bytes(&config, one), "by now");
+        counts.beside.add(one);
+        assert!(!counts.will_have_bytes(&config, one), "that stays");
+    }
 }
