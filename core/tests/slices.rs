@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use vgic_core::cpuif::CpuInterface;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
-use vgic_core::lr::{ListRegisters, Lr, Maintenance};
+use vgic_core::lr::{ListRegisters, Lr, LrState, Maintenance};
 use vgic_core::{Msi, MsiRoute, VcpuInterface, Vgic, VgicInjector};
 
 const DEV: DeviceId = DeviceId(1);
@@ -77,7 +77,11 @@ impl World {
 }
 
 fn guest() -> CpuInterface {
-    let mut cpu = CpuInterface::new(4).unwrap();
+    guest_with(4)
+}
+
+fn guest_with(list_registers: usize) -> CpuInterface {
+    let mut cpu = CpuInterface::new(list_registers).unwrap();
     cpu.set_pmr(0xff);
     cpu.set_igrpen1(1);
     cpu
@@ -153,6 +157,46 @@ fn mail_behind_much_mail() {
     assert_eq!(world.kicks(), 1);
     enter_until_done(&world, &mut vcpu, &mut cpu);
     assert_eq!(take_all(&mut vcpu, &mut cpu), all(), "first come, first served");
+}
+
+/// Two SPIs are made active and not active by registers, while the mail that says so waits behind other mail: that is taken over before
+/// the guest is entered, also of the one that gets the other one's list register.
+#[test]
+fn active_state_written_behind_much_mail() {
+    let world = world(1);
+    let (mut vcpu, mut cpu) = (world.vgic.vcpu(VcpuId(0)).unwrap(), guest_with(2));
+    vcpu.open();
+    let config = WiredConfig {
+        enabled: true,
+        priority: Priority::new(0x80),
+        group: Group::Group1,
+        trigger: Trigger::Edge,
+        target: VcpuId(0),
+    };
+    let [active, pending, waits] = [32, 33, 34].map(|n| Wired::Spi(Intid(n)));
+    for spi in [active, pending, waits] {
+        world.injector.configure(spi, config).unwrap();
+        let _ = world.injector.pulse(spi).unwrap();
+        vcpu.flush(&mut cpu);
+        if spi == active {
+            assert_eq!(cpu.iar1(), Intid(32));
+        }
+        vcpu.fold(&mut cpu);
+    }
+    world.inject_all();
+    vcpu.flush(&mut cpu);
+    vcpu.fold(&mut cpu);
+    world.injector.set_active(active, false).unwrap();
+    world.injector.set_active(waits, true).unwrap();
+    vcpu.flush(&mut cpu);
+    let lrs: Vec<_> = (0..2).map(|n| ListRegisters::read(&cpu, n)).collect();
+    let offered = lrs.iter().filter(|lr| lr.state() == LrState::Pending).map(|lr| lr.intid().0);
+    assert!(!offered.clone().any(|n| n == 34), "active, and offered");
+    assert!(offered.clone().any(|n| n == 33));
+    vcpu.fold(&mut cpu);
+    assert_eq!(world.injector.is_active(waits), Ok(true));
+    assert_eq!(world.injector.is_active(active), Ok(false));
+    enter_until_done(&world, &mut vcpu, &mut cpu);
 }
 
 #[test]

@@ -502,6 +502,10 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         self.take_in_mail(count, resumed);
         if self.exposed && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
             self.fill(count);
+            // Of what gets a list register only now, too. What that leaves free is filled at the next flush.
+            if self.take_changes() {
+                self.left_over = true;
+            }
         }
         let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
         if waiting || self.reconsider_maintenance {
