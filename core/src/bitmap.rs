@@ -131,16 +131,16 @@ impl PendingWord {
         Taken { pending: old & lane.pending() != 0, cleared: old & lane.cleared() != 0 }
     }
 
-    /// Makes the interrupt not pending, wherever its owner has it.
-    pub(crate) fn clear(&self, lane: Lane) {
+    /// Makes the interrupt not pending, wherever its owner has it. Returns whether it was pending here.
+    pub(crate) fn clear(&self, lane: Lane) -> bool {
         if cfg!(mutant = "clear_in_two_steps") {
             // Seeded bug: loses an injection of another lane.
             let w = self.0.load(Ordering::Acquire);
             self.0.store(w & !lane.pending() | lane.cleared(), Ordering::Release);
-            return;
+            return w & lane.pending() != 0;
         }
         // AcqRel: in the word's order with `set` and `take`.
-        update(&self.0, |w| {
+        let old = update(&self.0, |w| {
             if cfg!(mutant = "clear_without_mark") {
                 w & !lane.pending()
             } else if cfg!(mutant = "clear_keeps_pending") {
@@ -149,6 +149,7 @@ impl PendingWord {
                 w & !lane.pending() | lane.cleared()
             }
         });
+        old & lane.pending() != 0
     }
 
     /// Makes the interrupt not pending, and leaves no mark for an owner; returns whether it was.

@@ -606,6 +606,10 @@ pub trait MsiControl: Send + 'static {
     /// [`Error::NotMapped`].
     fn set_pending(&mut self, intid: Intid, pending: bool) -> Result<(), Error>;
 
+    /// If LPIs are disabled where an LPI goes ([`Gates::msis`]), it is not pending any more. If not, it stays as it is: it may
+    /// have moved there meanwhile. Returns whether they are.
+    fn silence(&mut self, intid: Intid) -> bool;
+
     /// Calls `f` with every LPI from `from` up that is mapped in any domain, in the order of their INTIDs, until it breaks. What is
     /// mapped or unmapped meanwhile may be left out.
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>);

@@ -482,15 +482,16 @@ impl Hub {
         old.owner()
     }
 
-    /// Makes an interrupt not pending, wherever it is waiting.
-    pub(crate) fn clear(&self, irq: &Irq) {
-        irq.pending().clear(irq.lane());
+    /// Makes an interrupt not pending, wherever it is waiting. Returns whether it was, and nobody had taken it.
+    pub(crate) fn clear(&self, irq: &Irq) -> bool {
+        let pending = irq.pending().clear(irq.lane());
         if cfg!(mutant = "clear_without_attend") {
-            return;
+            return pending;
         }
         // Its owner withdraws what it has taken already. Nothing else is left to do if there is none.
         if irq.state.load_ordered().owner().is_some() {
             self.attend(irq);
         }
+        pending
     }
 }

@@ -500,7 +500,7 @@ impl<R: Reclaim> Msi<R> {
         self.shared().hub.graveyard.counts.events.sub(1);
         if clear {
             // Before the references go: what is unmapped is not pending. The host may panic here.
-            self.shared().hub.clear(&irq);
+            let _ = self.shared().hub.clear(&irq);
         }
         if cfg!(mutant = "unmap_without_put") {
             let _ = irq.into_raw();
@@ -698,9 +698,15 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         if pending {
             let _ = shared.inject(irq, pin);
         } else {
-            shared.hub.clear(irq);
+            let _ = shared.hub.clear(irq);
         }
         Ok(())
+    }
+
+    fn silence(&mut self, intid: Intid) -> bool {
+        let pin = &*self.participant.pin();
+        let irq = self.shared().lpis.get(intid, pin);
+        irq.is_some_and(|irq| self.shared().silence(irq, pin))
     }
 
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
@@ -718,7 +724,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     }
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
-        self.with_event(device, event, |irq, _| self.shared().hub.clear(irq))
+        self.with_event(device, event, |irq, _| self.shared().hub.clear(irq)).map(drop)
     }
 
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {

@@ -203,7 +203,7 @@ impl<R: Reclaim> Shared<R> {
             dead || self.takes_msis(irq)
         };
         loop {
-            self.hub.clear(irq);
+            let _ = self.hub.clear(irq);
             if !takes() || cfg!(mutant = "ignored_without_second_look") {
                 return false;
             }
@@ -225,6 +225,25 @@ impl<R: Reclaim> Shared<R> {
         {
             let _ = self.inject_into_successor(irq, pin);
         }
+    }
+
+    /// Whoever disables LPIs has found one there: it is not pending any more, if it is still there. Returns whether it is.
+    ///
+    /// It may move away at any time, and what comes at its new target is not to be lost: if it was pending when it was cleared, it is so
+    /// again. What a vCPU has taken between the two looks at the target is lost all the same.
+    pub(crate) fn silence(&self, irq: &Irq, pin: &Pin) -> bool {
+        if self.takes_msis(irq) {
+            return false;
+        }
+        let pending = self.hub.clear(irq);
+        // If it has died meanwhile, the bit may be that of a new object.
+        if !self.takes_msis(irq) && !irq.state.load().is_dead() {
+            return true;
+        }
+        if pending && !irq.pending().set(irq.lane()) && !self.hub.attend(irq) {
+            let _ = self.inject_into_successor(irq, pin);
+        }
+        false
     }
 
     /// An injection found its interrupt unmapped, after it had set the pending bit. If the INTID has been mapped again
@@ -503,7 +522,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     }
 
     fn clear_pulse(&self, wired: Wired) -> Result<(), Error> {
-        self.shared.hub.clear(self.shared.wired(wired)?);
+        let _ = self.shared.hub.clear(self.shared.wired(wired)?);
         Ok(())
     }
 

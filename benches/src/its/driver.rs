@@ -333,6 +333,10 @@ impl<E: Engine> MsiControl for Driver<E> {
         }
     }
 
+    fn silence(&mut self, intid: Intid) -> bool {
+        self.host.silence(intid)
+    }
+
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
         self.host.lpis_from(from, f);
     }

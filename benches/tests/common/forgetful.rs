@@ -120,6 +120,10 @@ impl<M: MsiControl> MsiControl for ForgetfulMsi<M> {
         self.inner.set_pending(intid, pending)
     }
 
+    fn silence(&mut self, intid: Intid) -> bool {
+        self.inner.silence(intid)
+    }
+
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {
         self.inner.lpis_from(from, f);
     }

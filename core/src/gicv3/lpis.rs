@@ -190,9 +190,11 @@ impl<E: Engine> LpiControl<E> {
         });
         let done = work::LOOK * part.looked + work::CHANGE * mine.len() as u32;
         for intid in mine {
-            // Whether it looks pending or not: see `vgic::Shared::is_enabled_meanwhile`. Unmapped meanwhile: it is not pending.
-            let _ = direct.msi.set_pending(intid, false);
-            self.detach(direct, intid);
+            // Whether it looks pending or not: see `vgic::Shared::is_enabled_meanwhile`. It may have been unmapped meanwhile, or have moved to where LPIs are enabled,
+            // and is not this redistributor's any more.
+            if direct.msi.silence(intid) {
+                self.detach(direct, intid);
+            }
         }
         (done, part.next)
     }

@@ -358,14 +358,22 @@ impl Vm {
         }
     }
 
-    /// Makes an LPI not pending.
-    fn clear(&self, irq: &IrqRef) {
+    /// Makes an LPI not pending, if `which` says so. Returns what that says.
+    fn clear_if(&self, irq: &IrqRef, which: impl FnOnce(&IrqState) -> bool) -> bool {
         let mut state = irq.lock();
+        if !which(&state) {
+            return false;
+        }
         state.clear_pending();
         if state.vcpu().is_some() {
             let kick = self.attend(irq, state);
             self.kick(kick);
         }
+        true
+    }
+
+    fn clear(&self, irq: &IrqRef) {
+        let _ = self.clear_if(irq, |_| true);
     }
 }
 
@@ -505,6 +513,12 @@ impl MsiControl for LockedMsi {
             self.vm().kick(kick);
         }
         Ok(())
+    }
+
+    fn silence(&mut self, intid: Intid) -> bool {
+        let vm = self.vm();
+        let irq = vm.lpis.get(intid);
+        irq.is_some_and(|irq| vm.clear_if(&irq, |state| !vm.takes_msis(state)))
     }
 
     fn lpis_from(&self, from: Intid, f: &mut dyn FnMut(LpiState) -> ControlFlow<()>) {

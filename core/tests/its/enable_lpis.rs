@@ -1,9 +1,16 @@
 //! GICR_CTLR.EnableLPIs, cleared and set: what the pending table says is pending then, and nothing else (IHI 0069, 12.11, 5.1.2).
 
-use vgic_core::engine::{Config, Engine as _, Injected};
+#![allow(clippy::disallowed_types)] // a test's host, not the engine
+
+use std::sync::{Arc, Mutex};
+
+use vgic_core::engine::{Config, Engine as _, Injected, Kick};
+use vgic_core::gic::Gic;
+use vgic_core::ids::{DeviceId, EventId, VcpuId};
 use vgic_core::its::ItsConfig;
 use vgic_core::memory::GuestMemory;
 
+use crate::Engine;
 use crate::guest::*;
 use crate::world::{RAM, World, rd};
 
@@ -182,4 +189,76 @@ fn configurations_are_read_in_pieces() {
     while guest.world.r32(rd(0) + SYNCR) == 1 {}
     assert_eq!(guest.msi(1, 4095), Injected::Pending);
     assert_eq!(guest.take(0), [], "disabled");
+}
+
+type Others = Box<dyn FnOnce() + Send>;
+
+/// A host on which other threads do something in the midst of a kick: how many kicks are to come before.
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<(u32, Others)>>);
+
+impl Meanwhile {
+    fn due(&self) -> Option<Others> {
+        let mut others = self.0.lock().unwrap();
+        match &mut *others {
+            Some((0, _)) => others.take().map(|(_, others)| others),
+            Some((kicks, _)) => {
+                *kicks -= 1;
+                None
+            }
+            None => None,
+        }
+    }
+}
+
+impl Kick for Meanwhile {
+    fn kick(&self, _: VcpuId) {
+        if let Some(others) = self.due() {
+            std::thread::spawn(others).join().unwrap();
+        }
+    }
+}
+
+/// LPIs are disabled at vCPU 0. In the midst of that, another vCPU moves one of them to vCPU 1, and then its device sends an MSI: which is vCPU 1's.
+#[test]
+fn what_is_moved_away_meanwhile_is_not_cleared() {
+    let mut moved = 0;
+    for kicks in 0..3 {
+        let (host, log) = (Arc::new(Meanwhile::default()), Arc::new(Log::default()));
+        let mut setup = setup(2, ItsConfig::at(GITS), Config::default(), &log);
+        let ram = Guest::new(1).world.ram.clone();
+        setup.set_memory(ram.clone()).unwrap();
+        let gic: Gic<Engine> = setup.init(host.clone()).unwrap();
+        let (its, cpu) = (gic.its(0).unwrap(), |n| gic.cpu(VcpuId(n)).unwrap());
+        let mut guest =
+            Guest { world: World { cpus: vec![cpu(0), cpu(1)], gic, ram }, its, log, end: 0 };
+        guest.start();
+        (0..2).for_each(|n| guest.ok(mapc(n as u16, n)));
+        guest.ok(mapd(1, 2));
+        (0..2).for_each(|n| guest.ok(mapti(1, n, 8192 + n, 0)));
+        // The first one is in a list register: that it is not pending any more is a kick.
+        assert_eq!(guest.msi(1, 0), Injected::Pending);
+        guest.world.cpus[0].enter();
+        guest.world.cpus[0].exit();
+        guest.put(&movi(1, 1, 1).encode());
+        let (end, port) = (guest.end, guest.its.port());
+        let (bus, injector) = (guest.world.gic.bus().unwrap(), guest.world.gic.engine().injector());
+        let (injector, done) = (injector.unwrap(), Arc::new(Mutex::new(false)));
+        let others = {
+            let done = done.clone();
+            move || {
+                bus.write(VcpuId(1), CWRITER, &end.to_le_bytes()).unwrap();
+                let sent = port.inject(&injector, DeviceId(1), EventId(1));
+                *done.lock().unwrap() = sent == Injected::Pending;
+            }
+        };
+        *host.0.lock().unwrap() = Some((kicks, Box::new(others)));
+        disable(&mut guest.world, 0);
+        *host.0.lock().unwrap() = None;
+        if *done.lock().unwrap() {
+            assert_eq!(guest.take(1), [8193], "after {kicks} kicks");
+            moved += 1;
+        }
+    }
+    assert!(moved > 0);
 }
