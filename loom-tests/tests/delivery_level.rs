@@ -280,7 +280,7 @@ fn level_fall_vs_close_and_open() {
 /// and not offered before the guest has ended it.
 #[test]
 fn level_active_vs_close_and_open() {
-    model(3, 167_731, || {
+    model(2, 2_124, || {
         let (mut vm, line) = spi_vm(1);
         let mut cpu = vm.cpu(A);
         line.set(true);

@@ -187,7 +187,7 @@ fn read_pending_vs_displacement_after_a_clear() {
 /// The same for an SGI of GICv2, which is pending by its sender.
 #[test]
 fn read_sender_vs_displacement() {
-    model(4, 78_627, || {
+    model(3, 10_617, || {
         let mut vm = Vm::with_exits(1, 0);
         let registers = vm.injector();
         vm.map(1, A, URGENT);

@@ -156,19 +156,19 @@ fn look_up_vs_prune() {
 /// device again: the dead one is replaced or taken out, and the new one stays.
 #[test]
 fn device_collected_vs_mapped_again() {
-    model(1, 325, || {
+    model(1, 350, || {
         let vm = two_levels(4);
         let (mut one, mut two) = (vm.msi(), vm.msi());
         // It lived for a route only.
         drop(vm.route(&mut one, EV));
         let source = vm.source(&one, EV);
         let mut cpu = vm.cpu(A);
-        let other = thread::spawn(move || {
-            two.collect();
-            two
+        let mapper = thread::spawn(move || {
+            map(&mut one, EV, lpi(0));
+            one
         });
-        map(&mut one, EV, lpi(0));
-        let two = other.join().unwrap();
+        two.collect();
+        let one = mapper.join().unwrap();
         arrives(&source, &mut cpu);
         drop((source, cpu, one, two));
         vm.end();
