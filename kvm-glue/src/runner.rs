@@ -161,8 +161,8 @@ pub struct Runner {
     stats: RunStats,
 }
 
-/// Pieces of left-over work of redistributors before the guest is entered all the same: enough for 2^24 LPIs. What a piece waits
-/// for may be another vCPU's.
+/// Pieces of left-over work of redistributors before the guest is entered all the same: enough for 2^24 LPIs. A piece may wait for
+/// another vCPU, which may be stopped; from then on there is one piece at each entry, until all is done.
 const MOST_PIECES: u32 = 1 << 15;
 
 impl Runner {
@@ -291,15 +291,20 @@ impl Runner {
             if kicked {
                 self.follow_power()?;
             }
-            if self.go_on_with_lpis() && pieces < MOST_PIECES {
+            if !self.go_on_with_lpis() {
+                pieces = 0;
+            } else if pieces < MOST_PIECES {
                 // The rest before the guest: it may wait for what is found to be pending. A stop is seen in between.
                 pieces += 1;
+                if self.on {
+                    // Takes in this vCPU's mail: an unmapped LPI in it may be what a piece waits for.
+                    self.cpu.enter();
+                }
                 continue;
             }
             if !self.enter() {
                 continue;
             }
-            pieces = 0;
             let ran = self.vcpu.run();
             let kicked = self.lines.leave(self.cpu.id());
             self.stats.exits += 1;
