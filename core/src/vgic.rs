@@ -229,19 +229,30 @@ impl<R: Reclaim> Shared<R> {
 
     /// Whoever disables LPIs has found one there: it is not pending any more, if it is still there. Returns whether it is.
     ///
-    /// It may move away at any time, and what comes at its new target is not to be lost: if it was pending when it was cleared, it is so
-    /// again. What a vCPU has taken between the two looks at the target is lost all the same.
+    /// It may move away at any time, and what comes at its new target is not to be lost. The pending bit is taken by a read-modify-write: if that
+    /// takes the bit of an MSI to the new target, the look after it sees the new target, and the MSI is sent again. The same if the
+    /// interrupt has died: then the bit is that of the INTID's next mapping.
+    ///
+    /// The mark that withdraws what an owner has is left only if there is an owner, or was one that has just given the bit back. At any other time
+    /// it could meet what the new target has taken in since. If the owner was the old target all the while, what it has was sent before the
+    /// move. If not, the new target may have had something: the LPI then comes once too often, but is not lost.
     pub(crate) fn silence(&self, irq: &Irq, pin: &Pin) -> bool {
-        if self.takes_msis(irq) {
+        let target = irq.control().load().target();
+        let is_there = || !self.takes_msis(irq) && !irq.state.load().is_dead();
+        if !is_there() {
             return false;
         }
-        let pending = self.hub.clear(irq);
-        // If it has died meanwhile, the bit may be that of a new object.
-        if !self.takes_msis(irq) && !irq.state.load().is_dead() {
+        let mut sent = irq.pending().forget(irq.lane());
+        let owner = irq.state.load_ordered().owner();
+        if owner.is_some() || irq.looks_pending() {
+            sent |= self.hub.clear(irq);
+            sent |= owner != Some(target) || irq.state.load_ordered().owner() != owner;
+        }
+        if is_there() || cfg!(mutant = "silenced_wherever_it_is") {
             return true;
         }
-        if pending && !irq.pending().set(irq.lane()) && !self.hub.attend(irq) {
-            let _ = self.inject_into_successor(irq, pin);
+        if sent || cfg!(mutant = "moved_is_pending") {
+            let _ = self.inject(irq, pin);
         }
         false
     }

@@ -193,6 +193,49 @@ fn t04_movi_vs_disable_of_the_target() {
     });
 }
 
+/// Moved away while EnableLPIs of its vCPU is cleared, and then sent, if `sends`: that is for its new vCPU, which enters meanwhile.
+fn movi_vs_disable_on(at_least: usize, sends: bool, prepare: fn(&mut Machine, &mut Cpu)) {
+    model(2, at_least, move || {
+        let (mut machine, _log) = Machine::new(2);
+        machine.run(mapti(0, 0, 0));
+        let (source, guest) = (machine.route(0), machine.guest());
+        let mut cpus = [machine.cpu(0), machine.cpu(1)];
+        prepare(&mut machine, &mut cpus[0]);
+        let other = thread::spawn(move || {
+            guest.enable_lpis(0, false);
+            guest
+        });
+        machine.run(movi(0, 1));
+        if sends {
+            assert_ne!(source.send(), Injected::Unmapped, "its vCPU takes MSIs");
+            cpus[1].look();
+        }
+        let guest = other.join().unwrap();
+        let due = if sends { vec![lpi(0)] } else { vec![] };
+        assert_eq!(settle(&mut cpus), [vec![], due]);
+        drop((source, guest));
+        machine.end(cpus);
+    });
+}
+
+#[test]
+fn movi_and_msi_vs_disable() {
+    movi_vs_disable_on(1_329, true, |_, _| {});
+}
+
+#[test]
+fn movi_and_msi_vs_disable_of_what_is_in_a_list_register() {
+    movi_vs_disable_on(1_134, true, |machine, cpu| {
+        machine.run(int(0));
+        cpu.look();
+    });
+}
+
+#[test]
+fn movi_vs_disable_of_what_is_not_pending() {
+    movi_vs_disable_on(1_058, false, |_, _| {});
+}
+
 /// Moved away and back while EnableLPIs of its vCPU is cleared and set again, and the vCPU enters.
 #[test]
 fn t04_movi_there_and_back_vs_toggle() {
