@@ -135,7 +135,7 @@ fn targets_one_stops_and_one_begins() {
 
 #[test]
 fn any_one_stops_and_one_begins() {
-    model(4, 699, || one_stops_and_one_begins(Model::V3));
+    model(4, 336, || one_stops_and_one_begins(Model::V3));
 }
 
 /// An SPI gets its choice while a vCPU stops taking it.
@@ -156,5 +156,5 @@ fn targets_route_written_while_one_stops() {
 
 #[test]
 fn any_route_written_while_one_stops() {
-    model(3, 876, || route_written_while_one_stops(Model::V3));
+    model(3, 130, || route_written_while_one_stops(Model::V3));
 }

@@ -36,6 +36,12 @@ impl Takes {
         self.0 & GROUPS[group as usize] != 0
             && u64::from(priority.byte()) < self.0 >> MASK_SHIFT & 0xff
     }
+
+    /// How many of the highest levels of priority pass in a group.
+    pub(crate) fn levels(self, group: Group) -> usize {
+        let mask = Priority::new((self.0 >> MASK_SHIFT) as u8);
+        if self.0 & GROUPS[group as usize] != 0 { mask.level() } else { 0 }
+    }
 }
 
 /// How many SPIs have a choice of targets. Whoever changes what a vCPU takes looks here whether there

@@ -8,3 +8,4 @@ pub(crate) mod lpis;
 pub(crate) mod redist;
 pub(crate) mod state;
 pub(crate) mod sysregs;
+mod takers;

@@ -23,7 +23,8 @@
 //! `ctlr`, `vcpus` and `spis` hold what was written. Any thread changes them, each change is one read-modify-write.
 //! Whoever has changed one makes the engine's state what follows from them ([`settle`]), and looks whether it still
 //! does; if not, someone else has changed something meanwhile, and it begins again. So this is lock-free, and when all
-//! are done, the engine's state is what follows from the words:
+//! are done, the engine's state is what follows from the words. Between the words of vCPUs and the engine's of SPIs are bitmaps
+//! (`takers`). They are brought up to date in the same way, before the engine is: so what is said of a vCPU's word below holds of them.
 //!
 //! The engine's state is one word for each vCPU and SPI, which is replaced by acquire-release read-modify-writes.
 //! Take the last of them, and a change of a word here. Who made the change has either brought the engine up to date
@@ -34,11 +35,12 @@
 
 use alloc::boxed::Box;
 
+use super::takers::Takers;
 use crate::engine::{Engine, Gates, Injector, Wired, WiredConfig};
 use crate::gic::takers::{Choices, Takes};
 use crate::gic::{Affinity, Cx, Machine};
 use crate::ids::{ESPI_BASE, Group, Intid, PRIVATE_INTIDS, VcpuId};
-use crate::sync::{AtomicU64, Ordering, fence, update};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, fence, update};
 
 /// GICD_CTLR.EnableGrp0.
 const ENABLE_GRP0: u64 = 1 << 0;
@@ -76,6 +78,12 @@ pub(crate) struct State {
     count: u32,
     /// SPIs that any vCPU may take (GICD_IROUTER.IRM).
     choices: Choices,
+    /// Who would take them: as `vcpus` say, once it `follows` them.
+    takers: Takers,
+    /// Whether there has ever been such an SPI.
+    follows: AtomicBool,
+    /// Whether all of `takers` has been brought up to date since.
+    followed: AtomicBool,
 }
 
 /// Brings the engine's state up to what `wanted` says, until it says the same afterwards.
@@ -84,7 +92,9 @@ pub(crate) fn settle<T: PartialEq>(wanted: impl Fn() -> T, apply: impl Fn(&T)) {
     loop {
         apply(&want);
         // Between `apply` and the second look: see the module's documentation.
-        fence(Ordering::SeqCst);
+        if !cfg!(mutant = "choice_without_fence") {
+            fence(Ordering::SeqCst);
+        }
         let now = wanted();
         if now == want || cfg!(mutant = "settled_once") {
             return;
@@ -106,6 +116,9 @@ impl State {
             spis: (0..spis).map(|_| AtomicU64::new(route)).collect(),
             count: machine.spis.into(),
             choices: Choices::default(),
+            takers: Takers::new(if spis > 0 { machine.affinities.len() } else { 0 }),
+            follows: AtomicBool::new(false),
+            followed: AtomicBool::new(false),
         }
     }
 
@@ -144,8 +157,8 @@ impl State {
         if flag != Flag::On {
             self.settle_gates(injector, vcpu);
         }
-        if flag != Flag::Lpis {
-            self.choose_anew(machine, injector);
+        if takes_part(old) != takes_part(new(old)) {
+            self.vcpu_changed(machine, injector, vcpu);
         }
     }
 
@@ -158,27 +171,52 @@ impl State {
         takes: Takes,
     ) {
         let old = update(&self.vcpus[vcpu.index()], |old| old & !Takes::BITS | takes.bits());
-        if Takes::of(old) != takes {
-            self.choose_anew(machine, injector);
+        // Whoever lets it take part again sees what it takes then.
+        if Takes::of(old) != takes && takes_part(old) {
+            self.vcpu_changed(machine, injector, vcpu);
         }
     }
 
-    /// A vCPU's word has changed: what any vCPU may take goes to where it belongs now. Compared with where the engine has it, and not
-    /// with where it belonged before: of two vCPUs that change at once, neither may see a difference to that.
-    fn choose_anew<I: Injector>(&self, machine: &Machine, injector: &I) {
-        // A guest that changes PMR for every critical section, and has no such SPI, pays no more.
-        if !self.choices.is_any() {
-            return;
-        }
-        for n in 0..self.spis.len() {
-            let spi = self.intid(n);
-            if self.spis[n].load(Ordering::Acquire) & IRM == 0 {
-                continue;
+    /// A vCPU's word has changed.
+    fn vcpu_changed<I: Injector>(&self, machine: &Machine, injector: &I, vcpu: VcpuId) {
+        fence(Ordering::SeqCst);
+        // Relaxed: ordered by the fence. A guest that changes PMR for every critical section, and has never had an SPI that any vCPU may take, pays no
+        // more.
+        if self.follows.load(Ordering::Relaxed) {
+            self.settle_takers(vcpu.index());
+            if self.choices.is_any() {
+                self.choose_anew(machine, injector);
             }
-            let Ok(config) = injector.config(Wired::Spi(spi)) else { continue };
-            let (enabled, target) = self.wanted(machine, config, n);
-            if with_route(config, enabled, target) != config {
-                self.settle_spi(machine, injector, n);
+        }
+    }
+
+    /// The bitmaps follow the words of vCPUs from now on.
+    fn follow<I: Injector>(&self, machine: &Machine, injector: &I) {
+        self.follows.swap(true, Ordering::AcqRel);
+        // Who has changed a vCPU's word either sees that, or the word is seen here. Pairs with the fence in `vcpu_changed`.
+        fence(Ordering::SeqCst);
+        (0..self.vcpus.len()).for_each(|vcpu| self.settle_takers(vcpu));
+        // Release: pairs with `set_route`.
+        self.followed.swap(true, Ordering::AcqRel);
+        // Others may have chosen meanwhile.
+        self.choose_anew(machine, injector);
+    }
+
+    /// Brings the bitmaps up to what a vCPU's word says.
+    fn settle_takers(&self, vcpu: usize) {
+        let takes = || {
+            let word = self.vcpus[vcpu].load(Ordering::Acquire);
+            takes_part(word).then(|| Takes::of(word))
+        };
+        settle(takes, |takes| self.takers.set(vcpu, *takes));
+    }
+
+    /// What any vCPU may take goes to where it belongs now.
+    fn choose_anew<I: Injector>(&self, machine: &Machine, injector: &I) {
+        // There is a fence between the change and this look: in `settle_takers`.
+        for (n, word) in self.spis.iter().enumerate() {
+            if word.load(Ordering::Acquire) & IRM != 0 {
+                self.settle_spi_now(machine, injector, n);
             }
         }
     }
@@ -248,23 +286,40 @@ impl State {
     pub(crate) fn set_route<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, value: u64, mask: u64) {
         let Some(n) = self.position(spi) else { return };
         let mask = mask & ROUTER;
+        let mut begins = false;
         self.choices.change(|| {
             let new = |old| old & !mask | value & mask;
             let old = update(&self.spis[n], new);
+            begins = old & IRM == 0 && new(old) & IRM != 0;
             (old & IRM != 0, new(old) & IRM != 0)
         });
+        // Acquire: pairs with `follow`. While another thread is at that, this one does it as well, and does not wait.
+        if begins && !self.followed.load(Ordering::Acquire) {
+            self.follow(cx.machine, cx.injector);
+        }
         self.settle_spi(cx.machine, cx.injector, n);
     }
 
+    /// An SPI's word has changed, or what else decides where it goes.
     fn settle_spi<I: Injector>(&self, machine: &Machine, injector: &I, n: usize) {
-        let irq = Wired::Spi(self.intid(n));
         fence(Ordering::SeqCst);
+        self.settle_spi_now(machine, injector, n);
+    }
+
+    /// The same after a fence. Compared with where the engine has it, and not with where it belonged before: of two vCPUs that change at once, neither may see
+    /// a difference to that.
+    fn settle_spi_now<I: Injector>(&self, machine: &Machine, injector: &I, n: usize) {
+        let irq = Wired::Spi(self.intid(n));
         // The interrupt exists.
-        let wanted = || injector.config(irq).map(|config| self.wanted(machine, config, n));
-        settle(wanted, |&wanted| {
-            let Ok((enabled, target)) = wanted else { return };
+        while let Ok(config) = injector.config(irq) {
+            let (enabled, target) = self.wanted(machine, config, n);
+            if with_route(config, enabled, target) == config {
+                return;
+            }
             let _ = injector.update(irq, |old| with_route(old, enabled, target));
-        });
+            // As in `settle`.
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// Whether an SPI is enabled, and where it goes, if anywhere.
@@ -279,23 +334,14 @@ impl State {
 
     /// The vCPU that takes an interrupt that any of them may take.
     fn any(&self, spi: Intid, config: WiredConfig) -> Option<VcpuId> {
-        let count = self.vcpus.len();
-        let first = spi.0 as usize % count.max(1);
-        let mut second_best = None;
-        for n in (first..count).chain(0..first) {
-            let word = self.vcpus[n].load(Ordering::Acquire);
-            let both = Flag::On as u64 | Flag::Awake as u64;
-            if word & both != both {
-                continue;
-            }
-            let vcpu = Some(VcpuId(n as u16));
-            if Takes::of(word).passes(config.group, config.priority) {
-                return vcpu;
-            }
-            second_best = second_best.or(vcpu);
-        }
-        second_best
+        self.takers.choose(config, spi.0 as usize % self.vcpus.len())
     }
+}
+
+/// Whether a vCPU with this word takes SPIs that any vCPU may take.
+fn takes_part(word: u64) -> bool {
+    let both = Flag::On as u64 | Flag::Awake as u64;
+    word & both == both
 }
 
 /// The engine's configuration that follows from an SPI's bit in GICD_ISENABLER and from where it goes. One that goes nowhere is

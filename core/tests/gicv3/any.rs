@@ -90,3 +90,78 @@ fn its_group_decides() {
     world.look();
     assert_eq!(world.take0(1), [40]);
 }
+
+/// While no SPI is for any vCPU, nobody keeps in mind who would take one.
+#[test]
+fn what_has_changed_while_there_was_no_such_spi() {
+    let mut world = world();
+    let route = GICD + 0x6000 + 8 * u64::from(SPI);
+    for (pmr, taker) in [(0, 1), (0xff, 0), (0x80, 1)] {
+        world.w64(route, 0);
+        world.icc(0, SysReg::ICC_PMR_EL1, pmr);
+        world.w64(route, ANY);
+        world.edge(SPI);
+        assert_eq!(taken(&mut world, taker), [40], "PMR {pmr:#x}");
+    }
+}
+
+/// More vCPUs than a word has bits: the first that would take it, from the one that the INTID says.
+#[test]
+fn of_many() {
+    const VCPUS: usize = 130;
+    let mut world = World::running(VCPUS as u32);
+    world.enable_spi(SPI);
+    world.w64(GICD + 0x6000 + 8 * u64::from(SPI), ANY);
+    let order: Vec<usize> = (40..VCPUS).chain(0..40).collect();
+    for &n in &order {
+        world.edge(SPI);
+        assert_eq!(taken(&mut world, n), [40], "vCPU {n}");
+        world.icc(n, SysReg::ICC_PMR_EL1, 0);
+    }
+    for &n in order.iter().rev() {
+        world.icc(n, SysReg::ICC_PMR_EL1, 0xff);
+        world.edge(SPI);
+        assert_eq!(taken(&mut world, n), [40], "vCPU {n}");
+    }
+}
+
+/// All at once: routes, and what vCPUs take. When all are done, everything is where it belongs.
+#[test]
+fn with_threads() {
+    const VCPUS: usize = 4;
+    const TAKER: usize = 2;
+    let spis = 40..72_u32;
+    for round in 0..30_u64 {
+        let mut world = World::running(VCPUS as u32);
+        spis.clone().for_each(|spi| world.enable_spi(spi));
+        let bus = world.gic.bus().unwrap();
+        std::thread::scope(|scope| {
+            for (n, cpu) in world.cpus.iter_mut().enumerate() {
+                scope.spawn(move || {
+                    for step in 0..50 {
+                        let value = if (step ^ round) % 3 == 0 { 0 } else { 0xff };
+                        cpu.icc_write(SysReg::ICC_PMR_EL1, value).unwrap();
+                    }
+                    let last = if n == TAKER { 0xff } else { 0 };
+                    cpu.icc_write(SysReg::ICC_PMR_EL1, last).unwrap();
+                });
+            }
+            let spis = spis.clone();
+            scope.spawn(move || {
+                let route = |spi: u32, value: u64| {
+                    let at = GICD + 0x6000 + 8 * u64::from(spi);
+                    bus.write(vgic_core::ids::VcpuId(0), at, &value.to_le_bytes()).unwrap();
+                };
+                for spi in (0..8).flat_map(|_| spis.clone()) {
+                    route(spi, ANY);
+                    route(spi, 0);
+                }
+                spis.for_each(|spi| route(spi, ANY));
+            });
+        });
+        spis.clone().for_each(|spi| world.edge(spi));
+        let mut all = taken(&mut world, TAKER);
+        all.sort_unstable();
+        assert_eq!(all, spis.clone().map(u64::from).collect::<Vec<_>>(), "round {round}");
+    }
+}
