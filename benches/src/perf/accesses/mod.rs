@@ -1,6 +1,6 @@
 //! Single accesses of a guest that has set up as much as it can: what each costs at most.
 //!
-//! An [`Access`] is one exit of a vCPU: an access to a register, an entry, or a piece of the host's own work for the guest. A [`Scene`] is a
+//! An access is one exit of a vCPU: an access to a register, an entry, or a piece of the host's own work for the guest. A [`Scene`] is a
 //! machine and what a guest does to it. Every access of interest goes through [`counted`], and is named on standard output before: a program that
 //! counts instructions between that function's begin and its end (`cargo xtask count`) puts the two together.
 
