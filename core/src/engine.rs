@@ -627,7 +627,7 @@ pub trait MsiControl: Send + 'static {
     /// The event need not be mapped yet.
     ///
     /// # Errors
-    /// A range error, or [`Error::TooManyDevices`].
+    /// A range error, [`Error::TooManyDevices`], [`Error::TooManyBytes`], [`Error::TooMuchGarbage`].
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<Self::Route, Error>;
 
     /// Whether there is room for `bytes` more ([`Config::max_bytes`]), for who keeps something beside the domain that is a part of the

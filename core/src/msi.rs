@@ -30,7 +30,7 @@ use crate::sync::{AtomicPtr, Canary, MODEL, relax};
 use crate::tree::{HeldSlot, Tree};
 use crate::vgic::Shared;
 
-/// How often a mapping is tried again, while something that is dead may be freed, before it is refused.
+/// How often what needs room is tried again, while something that is dead may be freed, before it is refused.
 const RETRIES: usize = if MODEL { 1 } else { 16 };
 
 /// A device: its events.
@@ -364,20 +364,28 @@ impl<R: Reclaim> Msi<R> {
         self.check(device, event)?;
         self.shared().lpis.key(intid)?;
         self.tidy();
-        let mut tries = RETRIES;
-        loop {
-            match self.try_map(device, event, intid, new) {
-                // What is dead counts until it is freed. A thread that is looking at it may have been preempted: it is
-                // let run before the mapping is refused.
-                Err(error) if self.passes(error) && tries > 0 => {
-                    tries -= 1;
+        self.retry(|| self.try_map(device, event, intid, new), |error| self.passes(error))
+    }
+
+    /// Tries what needs room until it is done, or refused by something that does not pass.
+    ///
+    /// What is dead counts until it is freed. A thread that is looking at it may have been preempted: it is let run before anything is
+    /// refused. Nor does one collection end a grace period, with crossbeam-epoch.
+    fn retry<T>(
+        &self,
+        f: impl Fn() -> Result<T, Error>,
+        passes: impl Fn(Error) -> bool,
+    ) -> Result<T, Error> {
+        for _ in 0..RETRIES {
+            match f() {
+                Err(error) if passes(error) => {
                     let _ = self.shared().collect(&self.participant, ON_THE_SIDE);
                     relax();
                 }
-                Err(error) if self.passes(error) => return Err(Error::TooMuchGarbage),
                 done => return done,
             }
         }
+        f().map_err(|error| if passes(error) { Error::TooMuchGarbage } else { error })
     }
 
     /// Whether what refuses a mapping passes by itself, as something that is unmapped is still to be freed.
@@ -730,31 +738,14 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {
         self.check(device, event)?;
         self.tidy();
-        match self.check_garbage().and_then(|()| self.try_route(device, event)) {
-            // What is dead counts until it is freed.
-            Err(Error::TooManyDevices | Error::TooManyBytes | Error::TooMuchGarbage) => {
-                let _ = self.shared().collect(&self.participant, ON_THE_SIDE);
-                self.check_garbage()?;
-                let refused =
-                    |error| if self.passes(error) { Error::TooMuchGarbage } else { error };
-                self.try_route(device, event).map_err(refused)
-            }
-            done => done,
-        }
+        let make = || self.check_garbage().and_then(|()| self.try_route(device, event));
+        self.retry(make, |error| self.passes(error))
     }
 
     fn check_bytes(&mut self, bytes: usize) -> Result<(), Error> {
-        let check = || {
-            let counts = &self.shared().hub.graveyard.counts;
-            counts.reserve(&self.shared().config, bytes).map(drop)
-        };
-        if check().is_ok() {
-            return Ok(());
-        }
-        let _ = self.shared().collect(&self.participant, ON_THE_SIDE);
-        let counts = &self.shared().hub.graveyard.counts;
-        let passes = || counts.will_have_bytes(&self.shared().config, bytes);
-        check().map_err(|error| if passes() { Error::TooMuchGarbage } else { error })
+        let (config, counts) = (&self.shared().config, &self.shared().hub.graveyard.counts);
+        let check = || counts.reserve(config, bytes).map(drop);
+        self.retry(check, |_| counts.will_have_bytes(config, bytes))
     }
 
     fn count_bytes(&mut self, more: usize, less: usize) {

@@ -2,12 +2,14 @@
 #![allow(clippy::disallowed_types)]
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use vgic_core::cpuif::CpuInterface;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
-use vgic_core::{Msi, MsiRoute, Vgic};
+use vgic_core::reclaim::{Epoch, Reclaim, Slots};
+use vgic_core::{Msi, MsiDomain, MsiRoute, Vgic};
 
 const KEPT: DeviceId = DeviceId(1);
 const FILLED: DeviceId = DeviceId(2);
@@ -87,4 +89,64 @@ fn the_dead_make_room() {
 #[test]
 fn the_dead_make_room_beside_what_routes_keep() {
     dead_makes_room_beside(150);
+}
+
+/// With nobody pinned any more: what was unmapped while an injector was pinned makes room at once, for all that asks for it.
+fn room_when_nobody_is_pinned<R: Reclaim>(
+    config: Config,
+    events: u32,
+    ask: fn(&mut Msi<R>, &Config) -> Result<(), Error>,
+) where
+    Vgic<R>: Engine<Msi = Msi<R>>,
+    <Vgic<R> as Engine>::Injector: Injector<Domain = MsiDomain<R>>,
+{
+    let vgic: Vgic<R> = Vgic::new(&config, Arc::new(Works)).unwrap();
+    let (mut msi, injector) = (vgic.msi().unwrap(), vgic.injector().unwrap());
+    let mut vcpu = vgic.vcpu(A).unwrap();
+    vcpu.open();
+    let map = |msi: &mut Msi<R>, device, event: u32| {
+        let intid = Intid(LPI_BASE + event);
+        msi.map(device, EventId(event), intid, A, LpiConfig::enabled(0xa0))
+    };
+    map(&mut msi, KEPT, 0).unwrap();
+    let mapped = (1..events).take_while(|&n| map(&mut msi, FILLED, n).is_ok()).count();
+    let (domain, back) = (msi.domain(), Rc::new(RefCell::new(None)));
+    WORK.set(Some(Box::new({
+        let (back, config) = (back.clone(), config.clone());
+        move || {
+            assert_eq!(msi.unmap_device(FILLED), mapped);
+            assert_eq!(ask(&mut msi, &config), Err(Error::TooMuchGarbage), "one is pinned");
+            *back.borrow_mut() = Some(msi);
+        }
+    })));
+    assert_eq!(injector.inject(&domain, KEPT, EventId(0)), Injected::Pending);
+    let mut msi = back.take().expect("the host was called");
+    assert_eq!(ask(&mut msi, &config), Ok(()));
+}
+
+#[test]
+fn a_route_waits_for_what_is_dead() {
+    let config = Config { max_garbage: 60, ..Config::default() };
+    fn ask<R: Reclaim>(msi: &mut Msi<R>, _: &Config) -> Result<(), Error>
+    where
+        Msi<R>: MsiControl,
+    {
+        msi.route(DeviceId(3), EventId(0)).map(drop)
+    }
+    room_when_nobody_is_pinned::<Slots>(config.clone(), 100, ask);
+    room_when_nobody_is_pinned::<Epoch>(config, 100, ask);
+}
+
+#[test]
+fn bytes_beside_the_mappings_wait_for_what_is_dead() {
+    let one = Config::default().bytes_of_one();
+    let config = Config { max_bytes: 2 * one + 300 * 128, ..Config::default() };
+    fn ask<R: Reclaim>(msi: &mut Msi<R>, config: &Config) -> Result<(), Error>
+    where
+        Msi<R>: MsiControl,
+    {
+        msi.check_bytes(config.bytes_of_one() as usize)
+    }
+    room_when_nobody_is_pinned::<Slots>(config.clone(), 1000, ask);
+    room_when_nobody_is_pinned::<Epoch>(config, 1000, ask);
 }
