@@ -1,9 +1,9 @@
 //! Collection: from the graveyard to free memory. See [`crate::graveyard`] for the life of one piece of garbage.
 //!
-//! Anyone on the control path may collect, and several threads at once: each takes what there is to do, does a bounded
-//! part of it, and puts the rest back. So a thread that is preempted while it collects keeps nobody else from
-//! collecting what dies from then on, and no call goes on for as long as others make garbage. Nothing here is on the
-//! injection or the entry/exit path.
+//! Anyone on the control path may collect, and several threads at once: each takes all that there is to do, does a bounded
+//! part of it, and puts the rest back. So no call goes on for as long as others make garbage. A thread that is preempted while
+//! it collects has the whole backlog with it: nobody frees that before it goes on, but others collect what dies meanwhile.
+//! Nothing here is on the injection or the entry/exit path.
 //!
 //! The way of the dead through a [`Work`]: `dead` -> (unlinked) `unlinked` -> (a grace period begins) `waiting` -> (it is
 //! over) `expired` -> freed. There are few grace periods at a time ([`MOST_GRACES`]): each has all that was unlinked while the
@@ -66,8 +66,8 @@ impl<G> Work<G> {
     }
 }
 
-/// Where the work lies while no thread is at it. A thread that stops in the midst of its part keeps that part to itself: it
-/// counts as garbage until the thread goes on.
+/// Where the work lies while no thread is at it. A thread that stops in the midst of its part has all the work that it took,
+/// not only that part: it counts as garbage until the thread goes on.
 pub(crate) struct Limbo<R: Reclaim>(AtomicPtr<Work<R::Grace>>);
 
 impl<R: Reclaim> Limbo<R> {
