@@ -13,6 +13,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::cost::btree_entry;
 use crate::engine::{Config, Engine, Error, LpiConfig, LpiPlace, MsiControl, Part};
 use crate::ids::{DeviceId, EventId, Intid, LPI_BASE, Priority, VcpuId};
 use crate::memory::{GuestMemory, MemoryError};
@@ -60,13 +61,39 @@ pub(super) mod work {
     pub(in crate::gicv3) const MOST: u32 = 8192;
 }
 
+/// Heap bytes of an LPI's place in [`Direct::known`].
+const KNOWN: usize = btree_entry::<u32, ()>();
+
 /// The domain of LPIs that are mapped by no ITS.
-struct Direct<M> {
+struct Direct<M: MsiControl> {
     msi: M,
     /// What is mapped there.
     known: BTreeSet<u32>,
     /// Where the sweep is.
     swept: u32,
+}
+
+impl<M: MsiControl> Direct<M> {
+    fn add(&mut self, intid: Intid) {
+        if self.known.insert(intid.0) {
+            self.msi.count_bytes(KNOWN, 0);
+        }
+    }
+
+    /// Returns whether it was known.
+    fn remove(&mut self, intid: Intid) -> bool {
+        let was = self.known.remove(&intid.0);
+        if was {
+            self.msi.count_bytes(0, KNOWN);
+        }
+        was
+    }
+}
+
+impl<M: MsiControl> Drop for Direct<M> {
+    fn drop(&mut self) {
+        self.msi.count_bytes(0, self.known.len() * KNOWN);
+    }
 }
 
 /// The control side of a machine's LPIs, as far as it is the redistributors'.
@@ -116,7 +143,7 @@ impl<E: Engine> LpiControl<E> {
 
     fn detach(&self, direct: &mut Direct<E::Msi>, intid: Intid) {
         // Usually there is none.
-        if direct.known.remove(&intid.0) {
+        if direct.remove(intid) {
             let (device, event) = self.event(intid);
             let _ = direct.msi.detach(device, event);
         }
@@ -348,8 +375,13 @@ impl<E: Engine> LpiControl<E> {
             self.sweep_some(direct);
             let _configuring = self.configuring();
             let config = self.config(tables, intid);
-            direct.msi.map(device, event, intid, tables.vcpu, config)?;
-            direct.known.insert(intid.0);
+            // First, so that the mapping is refused if there is no room for both.
+            direct.add(intid);
+            let mapped = direct.msi.map(device, event, intid, tables.vcpu, config);
+            if mapped.is_err() {
+                let _ = direct.remove(intid);
+            }
+            mapped?;
         } else if target != Some(tables.vcpu) {
             // It is an ITS's, which says where it goes.
             return Ok(false);

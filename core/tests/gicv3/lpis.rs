@@ -15,6 +15,8 @@ const INVALLR: u64 = 0xb0;
 /// 16-bit INTIDs.
 const IDBITS: u64 = 15;
 const PTZ: u64 = 1 << 62;
+/// GICR_CTLR.RWP.
+const RWP: u32 = 1 << 3;
 
 /// The pending table of a vCPU.
 fn pending_table(vcpu: usize) -> u64 {
@@ -177,4 +179,31 @@ fn t24_any_intid() {
     }
     assert_eq!(world.take(0), []);
     assert_eq!(world.gic.engine().usage().lpis, 0);
+}
+
+/// What is known of LPIs that are set directly counts as memory, for as long as it is known.
+#[test]
+fn what_is_set_directly_counts() {
+    const LPIS: u32 = 1000;
+    let bytes = |world: &World| {
+        world.gic.engine().msi().unwrap().collect();
+        world.gic.engine().usage().bytes
+    };
+    let mut world = world(1);
+    world.w32(rd(0), 1);
+    let before = bytes(&world);
+    (0..LPIS).for_each(|n| world.w64(rd(0) + SETLPIR, (8192 + n).into()));
+    let direct = bytes(&world) - before;
+    world.w32(rd(0), 0);
+    while world.r32(rd(0)) & RWP != 0 {}
+    world.look();
+    assert_eq!(bytes(&world), before, "it ends with EnableLPIs");
+    // The same mappings.
+    let mut msi = world.gic.engine().msi().unwrap();
+    for n in 0..LPIS {
+        let (intid, config) = (Intid(8192 + n), LpiConfig::enabled(0));
+        msi.map(DeviceId(0), EventId(n), intid, VcpuId(0), config).unwrap();
+    }
+    let mapped = bytes(&world) - before;
+    assert!(direct >= mapped + LPIS as usize * size_of::<u32>(), "{direct} and {mapped}");
 }
