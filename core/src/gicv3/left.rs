@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | GICR_CTLR.EnableLPIs := 0 | MSIs have no effect from then on. LPIs of this redistributor are cleared, and those that no ITS has mapped are unmapped | GICR_CTLR.RWP is 1 until that is done |
 //! | GICR_CTLR.EnableLPIs := 1 | MSIs have an effect, as soon as all is cleared. Configurations are read anew, and the pending table is read | nothing: what is pending there comes when it is read |
+//! | GICR_SETLPIR, while what is dead takes up the room | the LPI is mapped and made pending | nothing: it comes then |
 //! | GICR_INVALLR | configurations are read anew | GICR_SYNCR.Busy is 1 until that is done |
 //!
 //! (IHI 0069, 12.11. Software waits for RWP after it has cleared EnableLPIs, and before it sets it again or writes the addresses of tables.)
@@ -25,6 +26,9 @@ const CONFIGURING: u64 = 1 << 2;
 /// The pending table is being read.
 const READING: u64 = 1 << 3;
 
+/// LPIs that the guest has set wait to be made pending.
+const SETTING: u64 = 1 << 4;
+
 /// Nothing of the pending table is left to be read.
 const ALL_READ: u32 = u32::MAX;
 
@@ -39,6 +43,8 @@ struct Rest {
     configure: Option<Intid>,
     /// The first LPI whose bit of the pending table is to be read.
     read: Option<u32>,
+    /// LPIs wait that the guest has set.
+    set: bool,
 }
 
 /// What a redistributor has left to do.
@@ -104,6 +110,7 @@ impl Left {
             (rest.enable, ENABLING),
             (rest.configure.is_some(), CONFIGURING),
             (rest.read.is_some(), READING),
+            (rest.set, SETTING),
         ];
         let busy = flags.iter().filter(|(set, _)| *set).fold(0, |busy, (_, flag)| busy | flag);
         // Release: pairs with `busy` and `unread`. Swaps, as all changes of these words are.
@@ -137,6 +144,11 @@ impl Left {
         self.change(|rest| rest.configure = Some(Intid(LPI_BASE)));
     }
 
+    /// An LPI that the guest has set waits for the memory of the dead.
+    pub(super) fn set(&self) {
+        self.change(|rest| rest.set = true);
+    }
+
     /// Does a part of it, of bounded length.
     pub(super) fn work<E: Engine>(&self, vcpu: VcpuId, lpis: &LpiControl<E>, to: &impl Switch) {
         if !self.is_any() {
@@ -152,7 +164,7 @@ impl Left {
             } else if rest.enable {
                 let reads = to.enable();
                 let (configure, read) = (Some(Intid(LPI_BASE)), reads.then_some(LPI_BASE));
-                *rest = Rest { configure, read, ..Rest::default() };
+                *rest = Rest { configure, read, set: rest.set, ..Rest::default() };
                 work::LOOK
             } else if let Some(first) = rest.configure {
                 let (done, next) = lpis.configure_some(to.tables(), first, left);
@@ -161,6 +173,10 @@ impl Left {
             } else if let Some(first) = rest.read {
                 let (done, next) = lpis.read_some(to.tables(), first, left);
                 rest.read = next;
+                done
+            } else if rest.set {
+                let (done, more) = lpis.set_late(to.tables(), left);
+                rest.set = more;
                 done
             } else {
                 break;

@@ -38,6 +38,9 @@ pub(crate) struct Tables {
     pub(crate) unread: u32,
 }
 
+/// How many LPIs wait at a time to be made pending. Those that a guest sets beyond that, before something is freed, are refused.
+const LATE: usize = 1024;
+
 /// How many LPIs are looked at while `direct` is locked.
 const BATCH: usize = 256;
 
@@ -71,6 +74,8 @@ struct Direct<M: MsiControl> {
     known: BTreeSet<u32>,
     /// Where the sweep is.
     swept: u32,
+    /// LPIs that are to be pending at a redistributor, but wait for the memory of the dead. At most [`LATE`].
+    late: BTreeMap<u32, VcpuId>,
 }
 
 impl<M: MsiControl> Direct<M> {
@@ -116,7 +121,8 @@ impl<E: Engine> LpiControl<E> {
         memory: Arc<dyn GuestMemory>,
     ) -> Result<Self, Error> {
         let (end, event_bits) = (LPI_BASE + config.lpis, config.event_bits);
-        let direct = Direct { msi: engine.msi()?, known: BTreeSet::new(), swept: 0 };
+        let direct =
+            Direct { msi: engine.msi()?, known: BTreeSet::new(), swept: 0, late: BTreeMap::new() };
         let (direct, configuring) = (Mutex::new(direct), Mutex::new(()));
         let (refused, _engine) = (Tally::default(), engine.clone());
         Ok(Self { direct, configuring, refused, memory, end, event_bits, _engine })
@@ -208,6 +214,7 @@ impl<E: Engine> LpiControl<E> {
     /// many as `most` units of work are enough for, and one more. Returns the work, and where to go on.
     pub(super) fn clear_some(&self, vcpu: VcpuId, first: Intid, most: u32) -> (u32, Option<Intid>) {
         let direct = &mut *self.direct.lock();
+        direct.late.retain(|_, at| *at != vcpu);
         let mut mine = Vec::with_capacity(BATCH);
         let batch = (most / work::CHANGE).clamp(1, BATCH as u32);
         let part = direct.msi.some_lpis(first, batch, &mut |lpi| {
@@ -338,18 +345,58 @@ impl<E: Engine> LpiControl<E> {
         }
     }
 
-    /// GICR_SETLPIR: an LPI becomes pending.
-    pub(crate) fn set(&self, tables: Tables, intid: Intid) {
-        if self.make_pending(&mut self.direct.lock(), tables, intid).is_err() {
-            self.refused.add_one();
+    /// GICR_SETLPIR: an LPI becomes pending. Returns whether it has to wait for the memory of the dead: see [`LpiControl::set_late`].
+    pub(crate) fn set(&self, tables: Tables, intid: Intid) -> bool {
+        if !self.exists(tables, intid) {
+            return false;
         }
+        let direct = &mut *self.direct.lock();
+        // Set anew: it goes to this redistributor.
+        direct.late.remove(&intid.0);
+        match self.make_pending(direct, tables, intid) {
+            Ok(_) => false,
+            // That passes.
+            Err(Error::TooMuchGarbage) if direct.late.len() < LATE => {
+                direct.late.insert(intid.0, tables.vcpu);
+                true
+            }
+            Err(_) => {
+                self.refused.add_one();
+                false
+            }
+        }
+    }
+
+    /// Makes LPIs of a redistributor pending that have waited, until `most` units of work are done. Returns the work, and whether any still wait.
+    pub(super) fn set_late(&self, tables: Tables, most: u32) -> (u32, bool) {
+        let direct = &mut *self.direct.lock();
+        let mine = direct.late.iter().filter(|&(_, &at)| at == tables.vcpu);
+        let mine: Vec<u32> = mine.map(|(&intid, _)| intid).collect();
+        let mut done = work::LOOK;
+        for intid in mine {
+            if done >= most {
+                return (done, true);
+            }
+            done += work::MAP;
+            match self.make_pending(direct, tables, Intid(intid)) {
+                Ok(_) => {}
+                // That still passes.
+                Err(Error::TooMuchGarbage) => return (most, true),
+                Err(_) => self.refused.add_one(),
+            }
+            direct.late.remove(&intid);
+        }
+        (done, false)
     }
 
     /// GICR_CLRLPIR: an LPI is no longer pending.
     pub(crate) fn clear(&self, tables: Tables, intid: Intid) {
-        let msi = &mut self.direct.lock().msi;
-        if msi.target_of(intid) == Some(tables.vcpu) {
-            let _ = msi.set_pending(intid, false);
+        let direct = &mut *self.direct.lock();
+        if direct.late.get(&intid.0) == Some(&tables.vcpu) {
+            direct.late.remove(&intid.0);
+        }
+        if direct.msi.target_of(intid) == Some(tables.vcpu) {
+            let _ = direct.msi.set_pending(intid, false);
         }
     }
 
@@ -408,6 +455,9 @@ impl<E: Engine> LpiControl<E> {
                 }
             });
             next = part.next;
+        }
+        for (&intid, &at) in &self.direct.lock().late {
+            *pending.entry((at, intid / 64)).or_default() |= 1 << (intid % 64);
         }
         let save = |tables: &Tables| {
             let bits = |word| pending.get(&(tables.vcpu, word)).copied().unwrap_or(0);

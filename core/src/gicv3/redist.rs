@@ -145,19 +145,15 @@ impl Redist {
     }
 
     /// A write that names an LPI: without effect unless LPIs are enabled (12.11).
-    fn direct<E: Engine>(
+    fn direct<E: Engine, T>(
         &self,
         cx: &Cx<'_, E>,
         value: u64,
         mask: u64,
-        f: fn(&LpiControl<E>, Tables, Intid),
-    ) {
-        if let Some(lpis) = cx.lpis
-            && mask & PINTID == PINTID
-            && self.has_lpis()
-        {
-            f(lpis, self.tables(), Intid((value & PINTID) as u32));
-        }
+        f: fn(&LpiControl<E>, Tables, Intid) -> T,
+    ) -> Option<T> {
+        let lpis = cx.lpis.filter(|_| mask & PINTID == PINTID && self.has_lpis())?;
+        Some(f(lpis, self.tables(), Intid((value & PINTID) as u32)))
     }
 
     /// Writes GICR_PROPBASER or GICR_PENDBASER. Shareability 0b11 is reserved: kept as 0.
@@ -221,9 +217,13 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
             Gicr::Ctlr if cx.machine.lpis == 0 => {}
             Gicr::Ctlr => self.enable_lpis(cx, value & ENABLE_LPIS != 0),
             Gicr::Setlpir | Gicr::Clrlpir if !cx.machine.has_direct_lpis() => {}
-            Gicr::Setlpir => self.direct(cx, value, mask, LpiControl::set),
-            Gicr::Clrlpir => self.direct(cx, value, mask, LpiControl::clear),
-            Gicr::Invlpir => self.direct(cx, value, mask, LpiControl::invalidate),
+            Gicr::Setlpir => {
+                if self.direct(cx, value, mask, LpiControl::set) == Some(true) {
+                    self.left.set();
+                }
+            }
+            Gicr::Clrlpir => self.direct(cx, value, mask, LpiControl::clear).unwrap_or(()),
+            Gicr::Invlpir => self.direct(cx, value, mask, LpiControl::invalidate).unwrap_or(()),
             Gicr::Invallr if self.has_lpis() => self.left.configure(),
             Gicr::Invallr => {}
             Gicr::Statusr => self.status.clear(value),

@@ -1,6 +1,6 @@
 //! LPIs at the redistributors: their tables in guest memory, and those that the guest makes pending without an ITS.
 
-use vgic_core::engine::{Engine, Injected, Injector, LpiConfig, MsiControl};
+use vgic_core::engine::{Config, Engine, Injected, Injector, LpiConfig, MsiControl};
 use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
 use vgic_core::memory::GuestMemory;
 
@@ -179,6 +179,62 @@ fn t24_any_intid() {
     }
     assert_eq!(world.take(0), []);
     assert_eq!(world.gic.engine().usage().lpis, 0);
+}
+
+/// A machine whose bounds are met at once, in which an LPI is dead, but counts until its vCPU looks.
+fn world_with_a_dead_lpi() -> World {
+    let mut setup = setup(&[0, 1]);
+    setup.set_bounds(Config { max_lpis: 1, ..Config::default() });
+    let mut world = World::of(setup, 2);
+    world.start();
+    for n in 0..2 {
+        world.w64(rd(n) + PROPBASER, RAM | IDBITS);
+        world.w64(rd(n) + PENDBASER, pending_table(n) | PTZ);
+        world.w32(rd(n), 1);
+    }
+    (8192..8200).for_each(|intid| world.property(intid, 0xa1));
+    world.w64(rd(0) + SETLPIR, 8192);
+    world.w32(rd(0), 0);
+    world.w32(rd(0), 1);
+    world
+}
+
+/// An LPI that meets the dead waits for them: it is neither lost, nor does the vCPU wait.
+#[test]
+fn set_while_the_dead_take_up_the_room() {
+    let mut world = world_with_a_dead_lpi();
+    world.w64(rd(1) + SETLPIR, 8193);
+    assert_eq!(world.take(1), []);
+    let table = pending_table(1) + 8193 / 8;
+    world.gic.save_pending_tables().unwrap();
+    let mut byte = [0];
+    world.ram.read(table, &mut byte).unwrap();
+    assert_eq!(byte, [1 << (8193 % 8)], "saved as pending");
+    assert_eq!(world.take(0), []);
+    // An access goes on.
+    world.r32(rd(1));
+    assert_eq!([world.take(0), world.take(1)], [vec![], vec![8193]]);
+    world.r32(rd(1));
+    assert_eq!([world.take(0), world.take(1)], [vec![], vec![]], "once");
+}
+
+/// What waits is pending, and ends as such.
+#[test]
+fn cleared_while_the_dead_take_up_the_room() {
+    for (register, value) in [(CLRLPIR, 8193), (0, 0)] {
+        let mut world = world_with_a_dead_lpi();
+        world.w64(rd(1) + SETLPIR, 8193);
+        if register == CLRLPIR {
+            world.w64(rd(1) + register, value);
+        } else {
+            world.w32(rd(1), 0);
+            world.w32(rd(1), 1);
+        }
+        world.w64(rd(1) + SETLPIR, 8194);
+        assert_eq!(world.take(0), []);
+        world.r32(rd(1));
+        assert_eq!(world.take(1), [8194]);
+    }
 }
 
 /// What is known of LPIs that are set directly counts as memory, for as long as it is known.

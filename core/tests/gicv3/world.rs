@@ -110,7 +110,7 @@ impl World {
         Self::of(setup, affinities.len())
     }
 
-    fn of(mut setup: Setup, vcpus: usize) -> Self {
+    pub(crate) fn of(mut setup: Setup, vcpus: usize) -> Self {
         setup.set_distributor(GICD).unwrap();
         setup.add_redistributors(GICR, vcpus as u32).unwrap();
         Self::init(&setup, vcpus)
