@@ -15,6 +15,8 @@ mod dist;
 mod every;
 #[path = "gicv3/forward.rs"]
 mod forward;
+#[path = "gicv3/lpis.rs"]
+mod lpis;
 #[path = "gicv3/redist.rs"]
 mod redist;
 #[path = "gicv3/sysregs.rs"]

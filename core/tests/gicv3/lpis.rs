@@ -204,6 +204,11 @@ fn world_with_a_dead_lpi() -> World {
 fn set_while_the_dead_take_up_the_room() {
     let mut world = world_with_a_dead_lpi();
     world.w64(rd(1) + SETLPIR, 8193);
+    if crate::Engine::NAME == "locked" {
+        // That takes an LPI which is not offered yet off its list at once.
+        assert_eq!(world.take(1), [8193]);
+        return;
+    }
     assert_eq!(world.take(1), []);
     let table = pending_table(1) + 8193 / 8;
     world.gic.save_pending_tables().unwrap();
