@@ -494,7 +494,13 @@ pub trait Vcpu: Send + 'static {
 
     /// Powers the vCPU off. What it held goes back to where it is pending or active; while it
     /// is closed, interrupts for it stay pending. No effect if it is closed.
-    fn close<L: ListRegisters>(&mut self, lrs: &mut L);
+    fn close<L: ListRegisters>(&mut self, lrs: &mut L) {
+        while !self.close_some(lrs) {}
+    }
+
+    /// The same in pieces of bounded length; returns whether all is done. From the first one on the vCPU is offered nothing. In between, its thread does what it
+    /// likes, but does not flush: that would do all the rest, as [`Vcpu::open`] does.
+    fn close_some<L: ListRegisters>(&mut self, lrs: &mut L) -> bool;
 
     /// Before the guest is entered: takes in what has changed, and fills the list registers.
     fn flush<L: ListRegisters>(&mut self, lrs: &mut L) -> Flushed;

@@ -222,6 +222,48 @@ fn power_off_in_the_midst_of_much_mail() {
     }
 }
 
+/// Powered off in pieces, wherever everything is at that moment. What is injected in between is kept.
+#[test]
+fn power_off_in_pieces() {
+    for slices in [0, 2, 20] {
+        let mut world = world(2);
+        let [mut a, mut b] = [0, 1].map(|n| world.vgic.vcpu(VcpuId(n)).unwrap());
+        let (mut cpu_a, mut cpu_b) = (guest(), guest());
+        a.open();
+        b.open();
+        world.inject_all();
+        for _ in 0..slices {
+            a.flush(&mut cpu_a);
+            a.fold(&mut cpu_a);
+        }
+        let given_back = || world.count(|place| place == LpiPlace::Idle);
+        let mut pieces = 1;
+        loop {
+            let before = given_back();
+            let done = a.close_some(&mut cpu_a);
+            assert!(given_back() - before <= SLICE, "{before} and more, after {slices} slices");
+            world.inject_all();
+            if done {
+                break;
+            }
+            assert!(a.has_mail(), "it has to come back");
+            pieces += 1;
+        }
+        assert!(pieces > 3, "{pieces} after {slices} slices");
+        assert!(a.close_some(&mut cpu_a), "that has no effect");
+        assert_eq!(given_back(), MANY as usize);
+        let _ = world.msi.move_all(VcpuId(0), VcpuId(1)).unwrap();
+        assert_eq!(take_all(&mut b, &mut cpu_b).len(), MANY as usize, "after {slices} slices");
+        // Powered on in the midst.
+        let _ = world.msi.move_all(VcpuId(1), VcpuId(0)).unwrap();
+        a.open();
+        world.inject_all();
+        assert!(!a.close_some(&mut cpu_a));
+        a.open();
+        assert_eq!(take_all(&mut a, &mut guest()).len(), MANY as usize);
+    }
+}
+
 #[test]
 fn a_scan_of_many() {
     let world = world(1);

@@ -155,6 +155,8 @@ pub struct Runner {
     /// Of a GICv3.
     traps: Option<VcpuTraps>,
     on: bool,
+    /// It is off, and still has interrupts to give back.
+    going_off: bool,
     /// What KVM was told of its lines.
     irq: bool,
     fiq: bool,
@@ -206,6 +208,7 @@ impl Runner {
             cpu_interface: gic.cpu_interface(),
             traps: gic.traps(),
             on,
+            going_off: false,
             irq: false,
             fiq: false,
             stats: RunStats::default(),
@@ -290,6 +293,11 @@ impl Runner {
             }
             if kicked {
                 self.follow_power()?;
+            }
+            if self.going_off {
+                // In pieces: a stop is seen in between.
+                self.going_off = !self.cpu.power_off_some();
+                continue;
             }
             if !self.go_on_with_lpis() {
                 pieces = 0;
@@ -444,12 +452,16 @@ impl Runner {
         let off = arch::is_off(&self.vcpu).map_err(kvm("asking for a vCPU's power state"))?;
         if off && self.on {
             self.set_lines(false, false);
-            self.cpu.power_off();
+            self.going_off = !self.cpu.power_off_some();
             self.on = false;
             if let Some(traps) = &mut self.traps {
                 traps.start(&self.vcpu)?;
             }
         } else if !off && !self.on {
+            if self.going_off {
+                self.going_off = false;
+                self.cpu.power_off();
+            }
             self.cpu.power_on();
             self.on = true;
         }

@@ -74,15 +74,24 @@ impl<E: Engine> GicCpu<E> {
 
     /// Powers the vCPU off, and resets its CPU interface. What is pending for it stays so. No effect if it is off.
     pub fn power_off(&mut self) {
+        while !self.power_off_some() {}
+    }
+
+    /// The same in pieces of bounded length, whatever the vCPU has: returns whether all is done. Until then the vCPU is neither entered nor powered on, and
+    /// its CPU interface is as it was.
+    pub fn power_off_some(&mut self) -> bool {
         // Before: what any vCPU may take goes to another one.
         self.tell_power(false);
-        self.vcpu.close(&mut self.cpu);
+        let done = self.vcpu.close_some(&mut self.cpu);
         self.entered = false;
-        if let Some(cpu) = CpuInterface::new(self.bus.gic.0.lrs) {
-            self.cpu = cpu;
+        if done {
+            if let Some(cpu) = CpuInterface::new(self.bus.gic.0.lrs) {
+                self.cpu = cpu;
+            }
+            self.v2 = CpuV2::default();
+            self.tell_takes();
         }
-        self.v2 = CpuV2::default();
-        self.tell_takes();
+        done
     }
 
     /// What several vCPUs may take goes to one that would take it (`takers`).

@@ -113,15 +113,17 @@ impl Vcpu for LockedVcpu {
         vm.lpis.for_each(|irq| vm.requeue(irq, Some(me)));
     }
 
-    fn close<L: ListRegisters>(&mut self, lrs: &mut L) {
+    /// In one go: the baseline has no slices.
+    fn close_some<L: ListRegisters>(&mut self, lrs: &mut L) -> bool {
         if !self.entry.open {
-            return;
+            return true;
         }
         let vm = &*self.participant.vm;
         self.entry.fold(vm, lrs);
         self.entry.clear_lrs(lrs, 0);
         self.entry.set_maintenance(lrs, Maintenance::default());
         self.entry.shut(vm);
+        true
     }
 
     #[inline]

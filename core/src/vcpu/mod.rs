@@ -460,17 +460,20 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         }
     }
 
-    fn close<L: ListRegisters>(&mut self, lrs: &mut L) {
+    fn close_some<L: ListRegisters>(&mut self, lrs: &mut L) -> bool {
         if self.in_guest {
             self.fold(lrs);
         }
         if self.open || self.closing {
-            self.power_off();
+            if !self.power_off_some() {
+                return false;
+            }
             self.write_back(lrs);
             self.maintenance = Maintenance::default();
             self.reconsider_maintenance = true;
             lrs.set_maintenance(self.maintenance);
         }
+        true
     }
 
     #[inline]

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use super::VcpuInterface;
-use super::slices::Scan;
+use super::slices::{SLICE, Scan};
 use crate::collect::ON_REQUEST;
 use crate::hub::Requests;
 use crate::reclaim::Reclaim;
@@ -12,6 +12,11 @@ use crate::refs::{Owned, Posted};
 impl<R: Reclaim> VcpuInterface<R> {
     /// Everything that this vCPU has goes back to where others can have it.
     pub(super) fn power_off(&mut self) {
+        while !self.power_off_some() {}
+    }
+
+    /// Goes on with that, for a slice; returns whether all is done.
+    pub(super) fn power_off_some(&mut self) -> bool {
         self.open = false;
         // Until it is done: what is not given back because the host panics is still here for the next try.
         self.closing = true;
@@ -33,14 +38,21 @@ impl<R: Reclaim> VcpuInterface<R> {
             let active = active && !cfg!(mutant = "close_forgets_active");
             irq.hand_over(active).map(give_back);
         };
+        let mut left = SLICE;
         // The rest of an earlier drain first, which may come back by way of the mailbox; then what is in there.
         for drained in [false, true] {
             if drained {
                 self.mine.mailbox.close(&mut self.mail);
             }
-            let _ = self.mail.turn(usize::MAX, &self.mine.mailbox);
-            for posted in self.mail.by_ref() {
+            if !self.mail.turn(SLICE, &self.mine.mailbox) {
+                return false;
+            }
+            for posted in self.mail.by_ref().take(left) {
+                left -= 1;
                 give_back(posted);
+            }
+            if !self.mail.is_empty() {
+                return false;
             }
         }
         self.used = 0;
@@ -48,16 +60,22 @@ impl<R: Reclaim> VcpuInterface<R> {
             let active = entry.want.is_active();
             let_go(entry.withdraw(), active);
         }
-        while let Some(irq) = self.spilled.pop() {
-            let_go(irq, true);
-        }
-        while let Some(irq) = self.ready.pop() {
-            let_go(irq, false);
+        for (queue, active) in [(&mut self.spilled, true), (&mut self.ready, false)] {
+            while left > 0
+                && let Some(irq) = queue.pop()
+            {
+                left -= 1;
+                let_go(irq, active);
+            }
+            if !queue.is_empty() {
+                return false;
+            }
         }
         self.scan = Scan::default();
         self.asked = Requests::default();
         self.left_over = false;
         self.closing = false;
+        true
     }
 }
 

@@ -74,14 +74,14 @@ pub(super) fn pending(size: Size) {
             guest.enter(0, &format!("{name}: entry"));
         }
     }
-    let (off, on) = ("power off", "power on");
-    access(&format!("{off}, all waiting at the vCPU"), || guest.cpus[0].power_off());
+    let on = "power on";
+    power_off(&mut guest, ", all waiting at the vCPU");
     access(on, || guest.cpus[0].power_on());
     guest.icc(0, "after power on: ICC_PMR := 0xff", SysReg::ICC_PMR_EL1, 0xff);
     guest.icc(0, "after power on: ICC_IGRPEN1 := 1", SysReg::ICC_IGRPEN1_EL1, 1);
-    access(&format!("{off}, all waiting at the vCPU"), || guest.cpus[0].power_off());
+    power_off(&mut guest, ", all waiting at the vCPU");
     access(on, || guest.cpus[0].power_on());
-    access(&format!("{off}, in the midst"), || guest.cpus[0].power_off());
+    power_off(&mut guest, ", in the midst");
     // All in the mailbox.
     access("GICR_CTLR.EnableLPIs := 0, powered off", || guest.w32(rd, 0));
     while access("GICR_CTLR.EnableLPIs := 0, powered off", || guest.r32(rd)) & RWP != 0 {}
@@ -89,8 +89,12 @@ pub(super) fn pending(size: Size) {
     guest.w32(rd, 1);
     while guest.bus.work(VcpuId(0)) {}
     guest.inject_all();
-    access(&format!("{off}, full mailbox"), || guest.cpus[0].power_off());
+    power_off(&mut guest, ", full mailbox");
     guest.cpus[0].power_on();
+}
+
+fn power_off(guest: &mut Guest, how: &str) {
+    while !access(&format!("power off{how}"), || guest.cpus[0].power_off_some()) {}
 }
 
 fn take_one(guest: &mut Guest) {
