@@ -162,7 +162,9 @@ impl Guest {
         let (size, itt) = (15, self.layout.itt(DeviceId(0)));
         // Its memory is there before the ITS writes to it.
         (0..8 << 16).step_by(0x1_0000).for_each(|at| self.ram.store(itt + at, 0));
-        [self.layout.devices, self.layout.collections].map(|table| self.ram.store(table, 0));
+        for table in [self.layout.devices, self.layout.collections] {
+            self.ram.store(table, 0);
+        }
         let devices = self.size.lpis.div_ceil(1 << 16);
         let mapd = |device| Command::Mapd { device, valid: true, size, itt };
         self.run((0..devices).map(DeviceId).map(mapd));
