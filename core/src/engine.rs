@@ -500,6 +500,7 @@ pub trait Vcpu: Send + 'static {
 
     /// The same in pieces of bounded length; returns whether all is done. From the first one on the vCPU is offered nothing. In between, its thread does what it
     /// likes, but does not flush: that would do all the rest, as [`Vcpu::open`] does.
+    #[must_use]
     fn close_some<L: ListRegisters>(&mut self, lrs: &mut L) -> bool;
 
     /// Before the guest is entered: takes in what has changed, and fills the list registers.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vgic_core::cpuif::CpuInterface;
 use vgic_core::engine::*;
+use vgic_core::gic::{Affinity, Gic, Model, Setup};
 use vgic_core::ids::*;
 use vgic_core::lr::{ListRegisters, Lr, LrState, Maintenance};
 use vgic_core::{Msi, MsiRoute, VcpuInterface, Vgic, VgicInjector};
@@ -376,4 +377,44 @@ impl ListRegisters for Busy {
         0
     }
     fn set_maintenance(&mut self, _: Maintenance) {}
+}
+
+/// A vCPU that is powered on, or entered, before it is quite off comes up with a CPU interface that has been reset.
+#[test]
+fn power_on_in_the_midst_of_a_power_off() {
+    for entered in [false, true] {
+        let mut setup = Setup::new(40);
+        setup.create(Model::V3).unwrap();
+        setup.add_vcpu(Affinity(0)).unwrap();
+        setup.set_distributor(0x0800_0000).unwrap();
+        setup.add_redistributors(0x0900_0000, 1).unwrap();
+        let gic: Gic<Vgic> = setup.init(Arc::new(Kicks::default())).unwrap();
+        let (mut msi, injector) = (gic.engine().msi().unwrap(), gic.engine().injector().unwrap());
+        injector.update_gates(VcpuId(0), |_| Gates::OPEN).unwrap();
+        let mut cpu = gic.cpu(VcpuId(0)).unwrap();
+        cpu.power_on();
+        cpu.cpu_interface().set_pmr(0xf0);
+        cpu.cpu_interface().set_igrpen1(1);
+        for n in 0..MANY {
+            let (event, intid) = (EventId(n), Intid(LPI_BASE + n));
+            msi.map(DEV, event, intid, VcpuId(0), LpiConfig::enabled(0xa0)).unwrap();
+            let _ = injector.inject(&msi.domain(), DEV, event);
+        }
+        while cpu.cpu_interface().iar1() == Intid(SPURIOUS) {
+            assert!(cpu.has_mail(), "nothing comes");
+            cpu.exit();
+            cpu.enter();
+        }
+        cpu.exit();
+        assert!(!cpu.power_off_some(), "there is more than a piece");
+        assert!(cpu.is_going_off());
+        if entered {
+            cpu.enter();
+            cpu.exit();
+        }
+        cpu.power_on();
+        assert!(!cpu.is_going_off());
+        let interface = cpu.cpu_interface();
+        assert_eq!((interface.pmr(), interface.igrpen1(), interface.rpr()), (0, 0, 0xff));
+    }
 }

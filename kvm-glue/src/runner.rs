@@ -155,8 +155,6 @@ pub struct Runner {
     /// Of a GICv3.
     traps: Option<VcpuTraps>,
     on: bool,
-    /// It is off, and still has interrupts to give back.
-    going_off: bool,
     /// What KVM was told of its lines.
     irq: bool,
     fiq: bool,
@@ -208,7 +206,6 @@ impl Runner {
             cpu_interface: gic.cpu_interface(),
             traps: gic.traps(),
             on,
-            going_off: false,
             irq: false,
             fiq: false,
             stats: RunStats::default(),
@@ -294,9 +291,9 @@ impl Runner {
             if kicked {
                 self.follow_power()?;
             }
-            if self.going_off {
+            if self.cpu.is_going_off() {
                 // In pieces: a stop is seen in between.
-                self.going_off = !self.cpu.power_off_some();
+                let _ = self.cpu.power_off_some();
                 continue;
             }
             if !self.go_on_with_lpis() {
@@ -452,16 +449,12 @@ impl Runner {
         let off = arch::is_off(&self.vcpu).map_err(kvm("asking for a vCPU's power state"))?;
         if off && self.on {
             self.set_lines(false, false);
-            self.going_off = !self.cpu.power_off_some();
+            let _ = self.cpu.power_off_some();
             self.on = false;
             if let Some(traps) = &mut self.traps {
                 traps.start(&self.vcpu)?;
             }
         } else if !off && !self.on {
-            if self.going_off {
-                self.going_off = false;
-                self.cpu.power_off();
-            }
             self.cpu.power_on();
             self.on = true;
         }

@@ -27,6 +27,8 @@ pub struct GicCpu<E: Engine> {
     v2: CpuV2,
     /// Between an entry and an exit: the list registers hold what the engine thinks they do.
     entered: bool,
+    /// A power-off has been begun and not finished.
+    going_off: bool,
     /// What the distributor knows of the CPU interface.
     told: Takes,
     bus: GicBus<E>,
@@ -42,6 +44,7 @@ impl<E: Engine> GicCpu<E> {
             cpu,
             v2: CpuV2::default(),
             entered: false,
+            going_off: false,
             told: Takes::default(),
             bus: gic.bus()?,
         })
@@ -66,8 +69,9 @@ impl<E: Engine> GicCpu<E> {
         &mut self.cpu
     }
 
-    /// Powers the vCPU on. No effect if it is on.
+    /// Powers the vCPU on. No effect if it is on. If it is going off ([`GicCpu::power_off_some`]), it is powered off before.
     pub fn power_on(&mut self) {
+        self.finish_power_off();
         self.vcpu.open();
         self.tell_power(true);
     }
@@ -77,11 +81,13 @@ impl<E: Engine> GicCpu<E> {
         while !self.power_off_some() {}
     }
 
-    /// The same in pieces of bounded length, whatever the vCPU has: returns whether all is done. Until then the vCPU is neither entered nor powered on, and
-    /// its CPU interface is as it was.
+    /// The same in pieces of bounded length, whatever the vCPU has: returns whether all is done. Until then the CPU interface is as it was.
+    /// An entry, or [`GicCpu::power_on`], does all the rest first.
+    #[must_use]
     pub fn power_off_some(&mut self) -> bool {
         // Before: what any vCPU may take goes to another one.
         self.tell_power(false);
+        self.going_off = true;
         let done = self.vcpu.close_some(&mut self.cpu);
         self.entered = false;
         if done {
@@ -89,9 +95,22 @@ impl<E: Engine> GicCpu<E> {
                 self.cpu = cpu;
             }
             self.v2 = CpuV2::default();
+            self.going_off = false;
             self.tell_takes();
         }
         done
+    }
+
+    /// Whether a power-off has been begun and not finished ([`GicCpu::power_off_some`]).
+    pub fn is_going_off(&self) -> bool {
+        self.going_off
+    }
+
+    #[inline]
+    fn finish_power_off(&mut self) {
+        if self.going_off {
+            self.power_off();
+        }
     }
 
     /// What several vCPUs may take goes to one that would take it (`takers`).
@@ -125,6 +144,7 @@ impl<E: Engine> GicCpu<E> {
 
     /// Before the guest is entered: offers it what has become pending.
     pub fn enter(&mut self) -> Flushed {
+        self.finish_power_off();
         self.entered = true;
         // The host may have restored it.
         self.tell_takes();
