@@ -87,7 +87,10 @@ pub trait Kick: Send + Sync + 'static {
 
     /// An access to the redistributor of vCPU `vcpu` has begun something that takes longer than one access may: LPIs are cleared, configured or read from a pending table. The next
     /// accesses to its registers go on with it. A host that would rather not leave it to the guest calls [`GicBus::work`](crate::gic::GicBus::work) until that returns
-    /// false, from any thread, but not from here. Does nothing by default.
+    /// false, from any thread, but not from here.
+    ///
+    /// At the bound on dead objects, a piece waits for unmapped LPIs that lie in vCPUs' mailboxes. So a vCPU's own thread enters and
+    /// exits ([`GicCpu::enter`](crate::gic::GicCpu::enter)) between two calls, and another thread calls again later, not in a loop. Does nothing by default.
     fn lpis_left(&self, vcpu: VcpuId) {
         let _ = vcpu;
     }
