@@ -264,6 +264,13 @@ impl Hub {
         self.kick.deactivate_phys(pintid);
     }
 
+    /// Deactivates the physical interrupt of one that another thread has ended while its owner gave it up (`Owned::hand_over`).
+    pub(crate) fn deactivate_ended(&self, ended: bool, phys: Option<u16>) {
+        if let Some(pintid) = phys.filter(|_| ended) {
+            self.deactivate_phys(pintid);
+        }
+    }
+
     /// Makes sure that a vCPU looks at the interrupt again. Returns whether the interrupt still lives.
     ///
     /// The caller sees it under a pin, or holds a reference to it.

@@ -421,9 +421,10 @@ impl Posted {
 
 impl Owned {
     /// Gives the interrupt up to whom it now belongs, active or not: the result, if any, must be posted there. If there is
-    /// none, the interrupt is in a mailbox already.
+    /// none, the interrupt is in a mailbox already. And whether another thread has ended it, which was `active`: its physical interrupt is then
+    /// the caller's to deactivate.
     #[track_caller]
-    pub(crate) fn hand_over(self, active: bool) -> Option<Posted> {
+    pub(crate) fn hand_over(self, active: bool) -> (Option<Posted>, bool) {
         trace(Trace::Disown, &self);
         let active = if active { ACTIVE } else { 0 };
         let (old, _) = self.state.update(|old| {
@@ -431,15 +432,16 @@ impl Owned {
             let active = if old & CHANGED != 0 { old & ACTIVE } else { active };
             disowned(old) & !(OWNED | ACTIVE) | active | SIGNALED
         });
+        let ended = active != 0 && old.0 & CHANGED != 0 && !old.is_active();
         // If it was signaled, it is the mailbox's now, and may be gone: not to be looked at any more.
         let irq = self.into_raw();
         // Seeded bug: in two mailboxes at once.
         if old.is_signaled() && !cfg!(mutant = "hand_over_posts_twice") {
-            return None;
+            return (None, ended);
         }
         let posted = Posted(irq);
         trace(Trace::Post, &posted);
-        Some(posted)
+        (Some(posted), ended)
     }
 
     /// Whether someone else has made it active or not active since its owner looked; which, once.

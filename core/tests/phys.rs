@@ -74,6 +74,20 @@ fn deactivated_by_a_write_while_its_vcpu_is_off() {
     assert_eq!(host.ended.load(Ordering::Relaxed), 1);
 }
 
+/// The vCPU goes off before it has looked: the end is not forgotten with what it has.
+#[test]
+fn deactivated_by_a_write_right_before_its_vcpu_goes_off() {
+    for trigger in [Trigger::Edge, Trigger::Level] {
+        let (host, injector, mut vcpu, mut guest) = taken(trigger);
+        vcpu.fold(&mut guest);
+        injector.set_active(SPI, false).unwrap();
+        assert_eq!(host.ended.load(Ordering::Relaxed), 0, "it is its owner's to end");
+        vcpu.close(&mut guest);
+        assert_eq!(injector.is_active(SPI), Ok(false));
+        assert_eq!(host.ended.load(Ordering::Relaxed), 1);
+    }
+}
+
 #[test]
 fn deactivated_by_a_write_after_it_was_untied() {
     let (host, injector, mut vcpu, mut guest) = taken(Trigger::Edge);

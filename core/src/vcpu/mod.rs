@@ -193,15 +193,19 @@ impl<R: Reclaim> VcpuInterface<R> {
         if control.target() == self.id {
             owned.control().update(|c| c.with_active_group(c.group()));
             self.spilled.push_front(control.priority().level() as u8, owned);
-        } else if let Some(posted) = owned.hand_over(true) {
-            self.shared.hub.post(posted);
+        } else {
+            let (posted, ended) = owned.hand_over(true);
+            if let Some(posted) = posted {
+                self.shared.hub.post(posted);
+            }
+            self.shared.hub.deactivate_ended(ended, control.phys());
         }
     }
 
     /// Gives an interrupt to the vCPU that it is for now.
     fn hand_over(&self, owned: Owned) {
         self.mine.counters.add(Counter::HandedOver, 1);
-        if let Some(posted) = owned.hand_over(false) {
+        if let (Some(posted), _) = owned.hand_over(false) {
             self.shared.hub.post(posted);
         }
     }

@@ -34,9 +34,14 @@ impl<R: Reclaim> VcpuInterface<R> {
                 hub.post(posted);
             }
         };
-        let let_go = |irq: Owned, active: bool| {
+        // `phys` is what it was tied to when it was offered.
+        let let_go = |irq: Owned, active: bool, phys: Option<u16>| {
             let active = active && !cfg!(mutant = "close_forgets_active");
-            irq.hand_over(active).map(give_back);
+            let (posted, ended) = irq.hand_over(active);
+            if let Some(posted) = posted {
+                give_back(posted);
+            }
+            hub.deactivate_ended(ended, phys);
         };
         let mut left = SLICE;
         // The rest of an earlier drain first, which may come back by way of the mailbox; then what is in there.
@@ -57,15 +62,16 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
         self.used = 0;
         for entry in self.entries.iter_mut().filter_map(Option::take) {
-            let active = entry.want.is_active();
-            let_go(entry.withdraw(), active);
+            let (active, phys) = (entry.want.is_active(), entry.want.hw());
+            let_go(entry.withdraw(), active, phys);
         }
         for (queue, active) in [(&mut self.spilled, true), (&mut self.ready, false)] {
             while left > 0
                 && let Some(irq) = queue.pop()
             {
                 left -= 1;
-                let_go(irq, active);
+                let phys = irq.control().load().phys();
+                let_go(irq, active, phys);
             }
             if !queue.is_empty() {
                 return false;
