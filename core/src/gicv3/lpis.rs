@@ -445,6 +445,10 @@ impl<E: Engine> LpiControl<E> {
     pub(crate) fn save_pending(&self, redists: &[Tables]) -> Result<(), MemoryError> {
         // By vCPU, and by INTID / 64.
         let mut pending: BTreeMap<(VcpuId, u32), u64> = BTreeMap::new();
+        // Before the others: one that is made pending meanwhile is seen there, or twice.
+        for (&intid, &at) in &self.direct.lock().late {
+            *pending.entry((at, intid / 64)).or_default() |= 1 << (intid % 64);
+        }
         let mut next = Some(Intid(LPI_BASE));
         while let Some(first) = next {
             // Others come in between.
@@ -455,9 +459,6 @@ impl<E: Engine> LpiControl<E> {
                 }
             });
             next = part.next;
-        }
-        for (&intid, &at) in &self.direct.lock().late {
-            *pending.entry((at, intid / 64)).or_default() |= 1 << (intid % 64);
         }
         let save = |tables: &Tables| {
             let bits = |word| pending.get(&(tables.vcpu, word)).copied().unwrap_or(0);

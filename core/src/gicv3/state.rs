@@ -196,7 +196,7 @@ impl State {
         // Who has changed a vCPU's word either sees that, or the word is seen here. Pairs with the fence in `vcpu_changed`.
         fence(Ordering::SeqCst);
         (0..self.vcpus.len()).for_each(|vcpu| self.settle_takers(vcpu));
-        // Release: pairs with `set_route`.
+        // Release: pairs with `settle_spi`.
         self.followed.swap(true, Ordering::AcqRel);
         // Others may have chosen meanwhile.
         self.choose_anew(machine, injector);
@@ -286,22 +286,21 @@ impl State {
     pub(crate) fn set_route<E: Engine>(&self, cx: &Cx<'_, E>, spi: Intid, value: u64, mask: u64) {
         let Some(n) = self.position(spi) else { return };
         let mask = mask & ROUTER;
-        let mut begins = false;
         self.choices.change(|| {
             let new = |old| old & !mask | value & mask;
             let old = update(&self.spis[n], new);
-            begins = old & IRM == 0 && new(old) & IRM != 0;
             (old & IRM != 0, new(old) & IRM != 0)
         });
-        // Acquire: pairs with `follow`. While another thread is at that, this one does it as well, and does not wait.
-        if begins && !self.followed.load(Ordering::Acquire) {
-            self.follow(cx.machine, cx.injector);
-        }
         self.settle_spi(cx.machine, cx.injector, n);
     }
 
     /// An SPI's word has changed, or what else decides where it goes.
     fn settle_spi<I: Injector>(&self, machine: &Machine, injector: &I, n: usize) {
+        // Acquire: pairs with `follow`. While another thread is at that, this one does it as well, and does not wait.
+        if self.spis[n].load(Ordering::Acquire) & IRM != 0 && !self.followed.load(Ordering::Acquire)
+        {
+            self.follow(machine, injector);
+        }
         fence(Ordering::SeqCst);
         self.settle_spi_now(machine, injector, n);
     }
