@@ -292,7 +292,7 @@ impl<E: Engine> GicBus<E> {
     }
 
     /// Goes on for a guest whose redistributor of vCPU `of` has work left ([`crate::engine::Kick::lpis_left`]): does a part of it, of bounded length. Returns
-    /// whether there is more, which may have to wait for the vCPUs: [`Kick::lpis_left`](crate::engine::Kick::lpis_left) says how to go on.
+    /// whether there is more, which may have to wait for the vCPUs: [`Kick::lpis_left`] says how to go on.
     pub fn work(&self, of: VcpuId) -> bool {
         let shared = &*self.gic.0;
         let (machine, lpis) = (&shared.machine, shared.lpis.as_ref());
