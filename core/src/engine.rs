@@ -501,8 +501,8 @@ pub trait Vcpu: Send + 'static {
         while !self.close_some(lrs) {}
     }
 
-    /// The same in pieces of bounded length; returns whether all is done. From the first one on the vCPU is offered nothing. In between, its thread does what it
-    /// likes, but does not flush: that would do all the rest, as [`Vcpu::open`] does.
+    /// The same in pieces of bounded length; returns whether all is done. From the first one on the vCPU is offered nothing. A flush, or
+    /// [`Vcpu::open`], in between does all the rest at once.
     #[must_use]
     fn close_some<L: ListRegisters>(&mut self, lrs: &mut L) -> bool;
 

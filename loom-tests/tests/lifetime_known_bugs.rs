@@ -1,5 +1,5 @@
 //! Bugs that other interrupt controllers have had, where the life of an LPI is concerned. The numbers are those
-//! of the project's list of known bugs; several have a CVE.
+//! of `docs/known-bugs.md`; several have a CVE.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;

@@ -182,8 +182,19 @@ fn compare(counted: &[(String, Cost)], text: &str, about: &str) -> Result<()> {
             ));
         }
     }
+    judge(&worse, &format!("{} operations", counted.len()), "instructions.md", text, about)
+}
+
+/// Fails if anything is worse than the table `name` says, whose text is `text`.
+pub(super) fn judge(
+    worse: &[String],
+    counted: &str,
+    name: &str,
+    text: &str,
+    about: &str,
+) -> Result<()> {
     if worse.is_empty() {
-        println!("{} operations, none over its bound", counted.len());
+        println!("{counted}, none over its bound");
         return Ok(());
     }
     let worse = worse.join("\n  ");
@@ -193,7 +204,7 @@ fn compare(counted: &[(String, Cost)], text: &str, about: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "over the bounds of perf-reports/instructions.md:\n  {worse}\nIf that is meant, write them anew with `cargo xtask count --update`."
+        "over the bounds of perf-reports/{name}:\n  {worse}\nIf that is meant, write them anew with `cargo xtask count --update`."
     )
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Guest {
     end: u64,
 }
 
-/// What a machine has beside its vCPUs.
+/// The parts of a machine beside its vCPUs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Has {
     Its,

@@ -1,4 +1,4 @@
-//! A redistributor whose guest has as many LPIs as there can be: accesses to its registers, and its vCPU's entries.
+//! Accesses to the registers of a redistributor with as many LPIs as there can be, and entries of its vCPU.
 
 use vgic_core::gic::SysReg;
 use vgic_core::ids::{LPI_BASE, VcpuId};

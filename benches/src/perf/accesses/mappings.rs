@@ -1,4 +1,4 @@
-//! An ITS whose guest has mapped everything: accesses to its registers.
+//! Accesses to the registers of an ITS in which the guest has mapped every event.
 
 use vgic_core::ids::DeviceId;
 use vgic_core::its::{CollectionId, Command, RdBase};
@@ -62,7 +62,7 @@ fn all_pending(guest: &mut Guest) {
     guest.enter(0, "entry after MAPC V=1, all pending");
     guest.count("MAPD V=0, all pending", [unmapd(0)]);
     guest.enter(0, "entry after MAPD V=0, all pending");
-    // What is dead is freed by who comes next.
+    // The next access frees the dead LPIs.
     guest.count("SYNC after all have died", [Command::Sync(RdBase(0))]);
     guest.count("DISCARD after all have died", [discard(70_000)]);
 }

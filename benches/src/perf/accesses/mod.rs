@@ -1,4 +1,4 @@
-//! Single accesses of a guest that has set up as much as it can: what each costs at most.
+//! Measures the most expensive single accesses of a guest that has set up as much as it can.
 //!
 //! An access is one exit of a vCPU: an access to a register, an entry, or a piece of the host's own work for the guest. A [`Scene`] is a
 //! machine and what a guest does to it. Every access of interest goes through [`counted`], and is named on standard output before: a program that
@@ -43,7 +43,7 @@ impl Size {
     }
 }
 
-/// A machine, and what a guest does to it.
+/// A machine and the accesses of its guest.
 pub type Scene = fn(Size);
 
 /// All of them.

@@ -15,7 +15,7 @@ const IRM: u64 = 1 << 31;
 /// ICC_SGI1R_EL1.IRM.
 const ALL_OTHERS: u64 = 1 << 40;
 
-/// Words of GICD with a bit for each interrupt, and what is written to them.
+/// Words of GICD with a bit for each interrupt, and the values written to them.
 const WORDS: &[(&str, u64)] = &[
     ("ISENABLER", 0x100),
     ("ISPENDR", 0x200),
