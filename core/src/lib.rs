@@ -3,50 +3,35 @@
 
 extern crate alloc;
 
-mod bitmap;
-mod block;
-mod collect;
-mod control;
-mod cost;
-#[cfg(all(feature = "count-ops", not(any(loom, shuttle))))]
-pub mod counted;
-pub mod counters;
-pub mod cpuif;
+mod arch;
 pub mod engine;
+mod frames;
 pub mod gic;
-mod gicv2;
-mod gicv3;
-mod graveyard;
-mod hub;
-pub mod ids;
-mod irq;
-pub mod its;
-pub mod line;
+mod host;
 #[cfg(feature = "locked")]
 pub mod locked;
-mod lpis;
-pub mod lr;
-mod mailbox;
-pub mod memory;
-mod mmio;
-mod msi;
-#[cfg(all(feature = "probe", not(any(loom, shuttle))))]
-pub mod probe;
-mod ready;
-pub mod reclaim;
-mod refcount;
-mod refs;
+mod lockfree;
+mod observe;
 mod sync;
-pub mod trace;
-mod tree;
-mod vcpu;
-mod vgic;
-pub mod wait;
 
+/// The Interrupt Translation Service (IHI 0069, chapter 5): its set-up, handles, counters and dumps.
+pub mod its {
+    pub use crate::frames::its::*;
+    pub use crate::gic::{CollectionDump, DeviceDump, EventDump, GicDump, Its, ItsDump, ItsEntry};
+}
+
+pub use arch::{cpuif, ids, lr};
+pub use frames::mmio::MmioError;
+pub use host::{line, memory, wait};
+pub use lockfree::injector::VgicInjector;
+pub use lockfree::msi::{Msi, MsiDomain, MsiRoute};
+#[cfg(all(feature = "probe", not(any(loom, shuttle))))]
+pub use lockfree::probe;
+pub use lockfree::reclaim;
+pub use lockfree::vcpu::VcpuInterface;
+pub use lockfree::vgic::Vgic;
+pub use observe::{counters, trace};
 #[cfg(any(loom, shuttle))]
 pub use sync::Turns;
-
-pub use mmio::MmioError;
-pub use msi::{Msi, MsiDomain, MsiRoute};
-pub use vcpu::VcpuInterface;
-pub use vgic::{Vgic, VgicInjector};
+#[cfg(all(feature = "count-ops", not(any(loom, shuttle))))]
+pub use sync::counted;

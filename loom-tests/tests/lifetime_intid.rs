@@ -1,7 +1,7 @@
 //! One INTID, more than one life: events that share an LPI, and an INTID that is mapped again while its old object dies
 //! and injectors still see that.
 //!
-//! Pending bits belong to INTIDs and outlive the objects (`core/src/lpis.rs`), so each model asks two things: is an
+//! Pending bits belong to INTIDs and outlive the objects (`core/src/lockfree/map/lpis.rs`), so each model asks two things: is an
 //! injection that began after `map` returned delivered, whatever stale injectors left behind? And does
 //! nothing of the old life reach the new one?
 #![cfg(any(loom, shuttle))]

@@ -1,16 +1,18 @@
 //! One vCPU: its interface to the engine, its CPU interface, and its view of the frames.
 
-use super::takers::Takes;
-use super::{Access, Frames, Gic, GicBus, Machine, Place};
-use crate::cpuif::{CpuInterface, Deactivation};
-use crate::engine::{Engine, Error, Flushed, Injector, Vcpu, Wired};
-use crate::gicv2::cpu::CpuV2;
-use crate::gicv3::state::Flag;
-use crate::gicv3::sysregs::{self, SysReg};
-use crate::ids::{Group, Intid, VcpuId};
-use crate::line::Thresholds;
-use crate::lr::ListRegisters;
-use crate::mmio::{self, MmioError};
+use super::{Access, Frames, Gic, GicBus, Place};
+use crate::arch::cpuif::{CpuInterface, Deactivation};
+use crate::arch::ids::{Group, Intid, VcpuId};
+use crate::arch::lr::ListRegisters;
+use crate::engine::{Engine, Error, Flushed, Injector, Vcpu};
+use crate::frames::cpu_host::CpuHost;
+use crate::frames::gicv2::cpu::{CpuFrame, CpuHostV2, CpuV2};
+use crate::frames::gicv3::icc::{self, SysReg};
+use crate::frames::gicv3::routing::Flag;
+use crate::frames::machine::Machine;
+use crate::frames::mmio::{self, MmioError};
+use crate::frames::targets::Takes;
+use crate::host::line::Thresholds;
 
 /// One vCPU of a [`Gic`], owned by the thread that runs it: not Clone, not Sync.
 ///
@@ -209,7 +211,7 @@ impl<E: Engine> GicCpu<E> {
         }
     }
 
-    /// What the vCPU's [`LineCell`](crate::line::LineCell) has to know for as long as the guest runs, with its lines at [`GicCpu::irq_line`] and
+    /// What the vCPU's [`LineCell`](crate::host::line::LineCell) has to know for as long as the guest runs, with its lines at [`GicCpu::irq_line`] and
     /// [`GicCpu::fiq_line`].
     pub fn thresholds(&self) -> Thresholds {
         let fiqs = match self.bus.gic.0.frames {
@@ -244,8 +246,8 @@ impl<E: Engine> GicCpu<E> {
         let (place, offset) = found.ok_or(MmioError::Unmapped(address))?;
         let result = if place == Place::Cpu {
             self.at_cpu_interface(|cpu| match access {
-                Access::Read(data) => mmio::read(cpu, &(), offset, data),
-                Access::Write(data) => mmio::write(cpu, &(), offset, data),
+                Access::Read(data) => mmio::read(&mut CpuFrame(cpu), &(), offset, data),
+                Access::Write(data) => mmio::write(&mut CpuFrame(cpu), &(), offset, data),
             })
         } else {
             // Who waits for other vCPUs' list registers must not be waited for.
@@ -260,7 +262,7 @@ impl<E: Engine> GicCpu<E> {
     pub fn icc_read(&mut self, reg: SysReg) -> Option<u64> {
         match self.bus.gic.0.frames {
             Frames::V2 { .. } => None,
-            Frames::V3 { .. } => self.at_cpu_interface(|cpu| sysregs::read(cpu, reg)),
+            Frames::V3 { .. } => self.at_cpu_interface(|cpu| icc::read(cpu, reg)),
         }
     }
 
@@ -268,46 +270,46 @@ impl<E: Engine> GicCpu<E> {
     pub fn icc_write(&mut self, reg: SysReg, value: u64) -> Option<()> {
         match self.bus.gic.0.frames {
             Frames::V2 { .. } => None,
-            Frames::V3 { .. } => self.at_cpu_interface(|cpu| sysregs::write(cpu, reg, value)),
+            Frames::V3 { .. } => self.at_cpu_interface(|cpu| icc::write(cpu, reg, value)),
         }
     }
+}
 
-    pub(crate) fn machine(&self) -> &Machine {
+impl<E: Engine> CpuHost for GicCpu<E> {
+    type Injector = E::Injector;
+
+    fn id(&self) -> VcpuId {
+        self.id
+    }
+
+    fn machine(&self) -> &Machine {
         &self.bus.gic.0.machine
     }
 
-    pub(crate) fn parts(&mut self) -> (&mut CpuV2, &mut CpuInterface) {
-        (&mut self.v2, &mut self.cpu)
+    fn injector(&self) -> &E::Injector {
+        self.bus.injector()
     }
 
-    /// What follows from a write to a DIR register of an INTID that can be deactivated: wherever it is active.
-    pub(crate) fn deactivate(&mut self, intid: Intid) {
-        self.deactivate_listed(intid, intid);
+    fn cpu_interface(&mut self) -> &mut CpuInterface {
+        &mut self.cpu
     }
 
-    /// The same for an interrupt that a list register knows as `listed`: GICv2's SGIs have their sources there.
-    pub(crate) fn deactivate_listed(&mut self, listed: Intid, intid: Intid) {
-        if let Some(done) = self.cpu.deactivate(listed) {
-            return self.end_phys(Some(done));
-        }
-        if !self.deactivate_here(intid) && intid.is_spi() {
-            // An SPI may be active at another vCPU (IHI 0069, 4.1; IHI 0048B, 3.2.1). If it does not exist, nothing follows.
-            let _ = self.bus.injector().set_active(Wired::Spi(intid), false);
-        }
-    }
-
-    /// Deactivates an interrupt that this vCPU has active without a list register. Returns whether it has.
-    pub(crate) fn deactivate_here(&mut self, intid: Intid) -> bool {
+    fn deactivate_here(&mut self, intid: Intid) -> bool {
         // Nothing waits for this vCPU while it waits for another.
         self.exit();
         self.vcpu.deactivate(intid)
     }
 
-    /// The physical interrupt goes with its virtual one. Where the CPU interface is hardware, that does it.
-    pub(crate) fn end_phys(&self, done: Option<Deactivation>) {
+    fn end_phys(&self, done: Option<Deactivation>) {
         if let Some(pintid) = done.and_then(|done| done.hw) {
             self.bus.gic.0.host.deactivate_phys(pintid);
         }
+    }
+}
+
+impl<E: Engine> CpuHostV2 for GicCpu<E> {
+    fn parts(&mut self) -> (&mut CpuV2, &mut CpuInterface) {
+        (&mut self.v2, &mut self.cpu)
     }
 }
 

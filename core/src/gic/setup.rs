@@ -4,17 +4,18 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Affinity, Frames, Gic, Machine, Place, Shared};
-use crate::engine::{Config, Engine, Error, Gates, Injector, Kick};
-use crate::gicv2::{dist::DistV2, v2m::V2m};
-use crate::gicv3::lpis::LpiControl;
-use crate::gicv3::{dist::DistV3, redist::Redist};
-use crate::ids::{PRIVATE_INTIDS, VcpuId};
-use crate::its::unit::Unit;
-use crate::its::{FRAME, ItsConfig, ItsTrace};
-use crate::lr::MAX_LRS;
-use crate::memory::GuestMemory;
-use crate::mmio::bus::Regions;
+use super::{Affinity, Frames, Gic, MsiFrame, Place, SetupError, Shared};
+use crate::arch::ids::{PRIVATE_INTIDS, VcpuId};
+use crate::arch::lr::MAX_LRS;
+use crate::engine::{Config, Engine, Gates, Injector, Kick};
+use crate::frames::gicv2::{dist::DistV2, v2m::V2m};
+use crate::frames::gicv3::{dist::DistV3, redist::Redist};
+use crate::frames::its::unit::Unit;
+use crate::frames::its::{FRAME, ItsConfig, ItsTrace};
+use crate::frames::lpi_tables::LpiControl;
+use crate::frames::machine::Machine;
+use crate::frames::regions::Regions;
+use crate::host::memory::GuestMemory;
 
 /// Which architecture version the guest sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,78 +38,6 @@ impl TryFrom<u32> for Model {
             other => Err(SetupError::UnknownType(other)),
         }
     }
-}
-
-/// Why a machine cannot be set up like this. Nothing has changed when one is returned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SetupError {
-    /// The model has been chosen already.
-    #[error("the model has been chosen already")]
-    AlreadyCreated,
-    /// The model must be chosen first.
-    #[error("no model has been chosen")]
-    NotCreated,
-    /// That is no interrupt controller that can be had here.
-    #[error("device type {0} is not known")]
-    UnknownType(u32),
-    /// The model must be chosen before there are vCPUs.
-    #[error("there are vCPUs already")]
-    VcpusCreated,
-    /// The model cannot have that many vCPUs.
-    #[error("this model has at most {0} vCPUs")]
-    TooManyVcpus(u16),
-    /// Another vCPU has that affinity.
-    #[error("two vCPUs have affinity {0:?}")]
-    AffinityTaken(Affinity),
-    /// The frame's address has been set already.
-    #[error("the address has been set already")]
-    AddressSet,
-    /// The frame does not exist in this model.
-    #[error("the model has no such frame")]
-    WrongModel,
-    /// The frame does not lie in the address space.
-    #[error("{0:#x} is not in the address space")]
-    OutOfRange(u64),
-    /// The frame's address is not a multiple of what it must be.
-    #[error("{base:#x} is not a multiple of {align:#x}")]
-    Misaligned {
-        /// The address.
-        base: u64,
-        /// What it must be a multiple of.
-        align: u64,
-    },
-    /// Something else is there.
-    #[error("the frame at {base:#x} overlaps the one at {other:#x}")]
-    Overlap {
-        /// The frame's address.
-        base: u64,
-        /// The address of what is there.
-        other: u64,
-    },
-    /// A frame that the model needs has no address, or not all vCPUs have a redistributor.
-    #[error("not initialised: {0}")]
-    NotInitialised(&'static str),
-    /// The number is not one that it can be.
-    #[error("{0} is out of its range")]
-    Value(&'static str),
-    /// The machine and its host need more handles than there can be: this many, and there can be 65,535.
-    #[error("{0} handles of the interrupt controller are needed, and there can be 65,535")]
-    Participants(usize),
-    /// The engine would not have it.
-    #[error(transparent)]
-    Engine(#[from] Error),
-}
-
-/// A GICv2m frame: MSIs as SPIs (Arm Server Base System Architecture, appendix E), which are edge-triggered after a reset.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MsiFrame {
-    /// Address of its 4 KiB.
-    pub base: u64,
-    /// The first SPI (as an INTID) that its MSIs become.
-    pub first: u16,
-    /// The number of SPIs.
-    pub count: u16,
 }
 
 /// Size and alignment of a GICD or GICC frame of GICv2.
@@ -236,7 +165,7 @@ impl Setup {
     pub fn add_vcpu(&mut self, affinity: Affinity) -> Result<VcpuId, SetupError> {
         let most = match self.model.ok_or(SetupError::NotCreated)? {
             Model::V2 => 8,
-            Model::V3 => crate::ids::MAX_VCPUS,
+            Model::V3 => crate::arch::ids::MAX_VCPUS,
         };
         let id = self.affinities.len() as u16;
         if id == most {
@@ -322,7 +251,7 @@ impl Setup {
         self.model(Model::V3)?;
         let first = self.redists.len() as u32;
         let end = first.saturating_add(count);
-        if count == 0 || end > crate::ids::MAX_VCPUS.into() {
+        if count == 0 || end > crate::arch::ids::MAX_VCPUS.into() {
             return Err(SetupError::Value("number of redistributors"));
         }
         // All or none.

@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::irq::{Irq, IrqState, SortKey};
 use super::kref::IrqRef;
 use super::spin::{SpinGuard, SpinLock};
+use crate::arch::ids::{EPPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::engine::Gates;
-use crate::ids::{EPPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 
 /// In `Cpu::entries`: somebody waits for the end of the entry.
 const WAITED: u64 = 1 << 63;

@@ -5,8 +5,8 @@ use super::kref::IrqRef;
 use super::msi::{LockedDomain, LockedRoute};
 use super::spin::SpinGuard;
 use super::{Participant, Vm};
+use crate::arch::ids::{DeviceId, EventId, Intid, SGIS, VcpuId};
 use crate::engine::{Error, Gates, Injected, Injector, Trigger, Wired, WiredConfig};
-use crate::ids::{DeviceId, EventId, Intid, SGIS, VcpuId};
 
 /// Physical interrupts that a wired one can be tied to: all but SGIs, in the 13 bits of a list register.
 const PINTIDS: core::ops::Range<u16> = SGIS as u16..1 << 13;

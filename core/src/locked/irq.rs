@@ -7,9 +7,9 @@ use super::kref::{IrqRef, Kref};
 use super::lpis::LpiTable;
 use super::own::Own;
 use super::spin::{SpinGuard, SpinLock};
+use crate::arch::ids::{Group, Intid, Priority, VcpuId};
+use crate::arch::lr::{Lr, LrState};
 use crate::engine::{Gates, Trigger, WiredConfig};
-use crate::ids::{Group, Intid, Priority, VcpuId};
-use crate::lr::{Lr, LrState};
 
 /// An interrupt: an SGI, PPI or SPI, which exists from the start, or an LPI, which lives as long as there are
 /// references to it: one of each event that is mapped to it, and one of the `ap_list` that it is on.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::irq::Irq;
 use super::kref::{IrqRef, Slot};
+use crate::arch::ids::{Intid, LPI_BASE, VcpuId};
 use crate::engine::Error;
-use crate::ids::{Intid, LPI_BASE, VcpuId};
 
 /// The table. It does not keep its LPIs alive: an LPI takes itself out with its last reference.
 pub(super) struct LpiTable {

@@ -92,8 +92,8 @@ use kref::IrqRef;
 use lpis::LpiTable;
 use spin::SpinGuard;
 
+use crate::arch::ids::{ESPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::engine::{Config, Engine, Error, Kick, Usage, Wired};
-use crate::ids::{ESPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::sync::CachePadded;
 
 /// An interrupt controller built with locks.

@@ -11,8 +11,8 @@ use super::kref::IrqRef;
 use super::lpis::LpiTable;
 use super::spin::SpinLock;
 use super::{Participant, Vm};
+use crate::arch::ids::{DeviceId, EventId, Intid, VcpuId};
 use crate::engine::{Error, Injected, LpiConfig, LpiPlace, LpiState, MsiControl, Part};
-use crate::ids::{DeviceId, EventId, Intid, VcpuId};
 use crate::sync::CachePadded;
 
 /// An event of a device: what a route keeps, whatever is mapped there.

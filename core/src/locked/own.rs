@@ -1,6 +1,6 @@
 //! What only LPIs have, and what only wired interrupts have, in one word.
 
-use crate::ids::Group;
+use crate::arch::ids::Group;
 
 /// An interrupt fits into a cache line only if the two share their space.
 ///

@@ -5,12 +5,12 @@ mod wired;
 use std::sync::{Arc, Mutex};
 
 use super::{LockedDomain, LockedInjector, LockedMsi, LockedVcpu, LockedVgic};
+use crate::arch::ids::{DeviceId, EventId, Group, Intid, LPI_BASE, Priority, VcpuId};
+use crate::arch::lr::{ListRegisters, Lr, LrState, Maintenance};
 use crate::engine::{
     Config, Engine, Error, Injected, Injector, Kick, LpiConfig, MsiControl, Trigger, Vcpu, Wired,
     WiredConfig,
 };
-use crate::ids::{DeviceId, EventId, Group, Intid, LPI_BASE, Priority, VcpuId};
-use crate::lr::{ListRegisters, Lr, LrState, Maintenance};
 
 const V0: VcpuId = VcpuId(0);
 const V1: VcpuId = VcpuId(1);

@@ -6,9 +6,9 @@ use super::cpu::{ApList, Cpu, Listed};
 use super::irq::{IrqState, Place, SortKey};
 use super::kref::IrqRef;
 use super::{Participant, Vm};
+use crate::arch::ids::{Intid, VcpuId};
+use crate::arch::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
 use crate::engine::{Error, Flushed, Trigger, Vcpu, Wired};
-use crate::ids::{Intid, VcpuId};
-use crate::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
 
 /// A vCPU's own side.
 pub struct LockedVcpu {

@@ -6,7 +6,7 @@
 //! # Turns
 //!
 //! A thread takes the next number, and its turn comes when that number is served. Both numbers are in one word, so that the numbers' order is the
-//! word's modification order. With `std` (and in models) a thread whose turn has not come sleeps on a condition variable. Its row is its number modulo [`ROWS`], so that few wake in vain.
+//! word's modification order. With `std` (and in models) a thread whose turn has not come sleeps on a condition variable. Its row is its number modulo `ROWS`, so that few wake in vain.
 //! The gate is held only to look at the word and fall asleep, or to call. No call is lost: the caller changes the word, then passes through the gate. A
 //! sleeper that looked before that is asleep by then, and one that looks later sees its number.
 //!

@@ -1,0 +1,432 @@
+//! What the guest has mapped: devices, events, collections. The ITS's own copy, which commands alone change.
+//!
+//! An event is in the engine ([`MsiControl`]) while injections through it count, which is while its collection is mapped. An event whose
+//! collection is unmapped may have a pending LPI, which stays where it is, and moves with the collection once that is mapped again: until
+//! then the event is *parked* in a second domain, which nobody injects into.
+
+use alloc::collections::BTreeMap;
+use core::ops::Bound;
+
+use super::command::{CollectionId, Fault};
+use super::events::Events;
+use super::exec::{Exec, Stop};
+use super::job::{Long, Lost, Place};
+use crate::arch::ids::{DeviceId, EventId, Intid, VcpuId};
+use crate::engine::{Engine, Error, MsiControl};
+use crate::lockfree::cost::btree_entry;
+
+/// Where the engine has an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Link {
+    /// In the domain that MSIs are translated with.
+    Live,
+    /// In the domain that nobody injects into.
+    Parked,
+    /// Nowhere.
+    None,
+}
+
+/// A mapped event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    pub(crate) intid: Intid,
+    pub(crate) collection: CollectionId,
+    pub(crate) link: Link,
+}
+
+/// Where a walk over the events has stopped.
+pub(crate) enum Walk {
+    /// At one that is wanted.
+    Event(DeviceId, EventId, Event),
+    /// Before this place: enough have been looked at.
+    Pause(Place),
+    /// There are no more.
+    End,
+}
+
+/// A mapped device.
+#[derive(Debug)]
+pub(crate) struct Device {
+    /// One less than its number of EventID bits.
+    pub(crate) size: u8,
+    /// Address of its interrupt translation table.
+    pub(crate) itt: u64,
+    pub(crate) events: Events,
+}
+
+/// Heap bytes of a device without its events.
+pub(crate) const DEVICE: usize = btree_entry::<DeviceId, Device>();
+/// Heap bytes of a mapped collection.
+pub(crate) const COLLECTION: usize = btree_entry::<CollectionId, VcpuId>();
+/// Heap bytes of a collection that has events.
+const MEMBERS: usize = btree_entry::<CollectionId, u32>();
+
+/// All of it.
+pub(crate) struct Maps<E: Engine> {
+    pub(crate) msi: E::Msi,
+    parked: E::Msi,
+    pub(crate) devices: BTreeMap<DeviceId, Device>,
+    pub(crate) collections: BTreeMap<CollectionId, VcpuId>,
+    /// How many events belong to each collection, mapped or not, that has any.
+    members: BTreeMap<CollectionId, u32>,
+    /// Events of all devices.
+    events: u32,
+    /// The command that is being performed, if it takes more than one slice.
+    pub(crate) long: Option<Long>,
+    /// What has been taken away, and is still to be unmapped.
+    pub(crate) lost: Lost,
+    /// Bytes that the engine has been told of.
+    counted: usize,
+}
+
+impl<E: Engine> Drop for Maps<E> {
+    fn drop(&mut self) {
+        self.count_bytes(0, self.counted);
+    }
+}
+
+/// What a refusal of the engine is to a command.
+fn stop(error: Error) -> Stop {
+    match error {
+        Error::TooMuchGarbage => Stop::Again,
+        Error::TooManyEvents => Fault::TooManyEvents.into(),
+        Error::TooManyDevices => Fault::TooManyDevices.into(),
+        Error::TooManyBytes => Fault::TooManyBytes.into(),
+        _ => Fault::TooManyLpis.into(),
+    }
+}
+
+impl<E: Engine> Maps<E> {
+    pub(crate) fn new(engine: &E) -> Result<Self, Error> {
+        Ok(Self {
+            msi: engine.msi()?,
+            parked: engine.msi()?,
+            devices: BTreeMap::new(),
+            collections: BTreeMap::new(),
+            members: BTreeMap::new(),
+            events: 0,
+            long: None,
+            lost: Lost::default(),
+            counted: 0,
+        })
+    }
+
+    /// A mapped event, in whatever state.
+    pub(crate) fn event(&self, device: DeviceId, event: EventId) -> Option<Event> {
+        self.devices.get(&device)?.events.get(event.0)
+    }
+
+    /// Collections that events belong to, but that are not mapped.
+    pub(crate) fn unmapped_collections(&self) -> impl Iterator<Item = CollectionId> {
+        self.members.keys().copied().filter(|id| !self.collections.contains_key(id))
+    }
+
+    /// How many devices, collections and events are mapped.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        [self.devices.len(), self.collections.len(), self.events as usize]
+    }
+
+    fn set_link(&mut self, device: DeviceId, event: EventId, link: Link) {
+        if let Some(device) = self.devices.get_mut(&device)
+            && let Some(found) = device.events.get(event.0)
+        {
+            device.events.insert(event.0, Event { link, ..found });
+        }
+    }
+
+    fn joins(&mut self, collection: CollectionId) {
+        let members = self.members.entry(collection).or_default();
+        *members += 1;
+        if *members == 1 {
+            self.count_bytes(MEMBERS, 0);
+        }
+        self.events += 1;
+    }
+
+    fn leaves(&mut self, collection: CollectionId) {
+        if let Some(members) = self.members.get_mut(&collection) {
+            *members -= 1;
+            if *members == 0 {
+                self.members.remove(&collection);
+                self.count_bytes(0, MEMBERS);
+            }
+        }
+        self.events -= 1;
+    }
+
+    /// Puts an event into the engine, so that MSIs of it have an effect.
+    fn attach(
+        &mut self,
+        exec: &Exec<'_, E>,
+        device: DeviceId,
+        event: EventId,
+        (intid, target): (Intid, VcpuId),
+    ) -> Result<(), Stop> {
+        exec.lpis.sweep();
+        let configuring = exec.lpis.configuring();
+        let config = exec.lpis.config(exec.tables(target), intid);
+        let mapped = self.msi.map(device, event, intid, target, config);
+        drop(configuring);
+        mapped.map_err(stop)?;
+        // From now on it is the ITS's.
+        exec.lpis.forget_direct(intid);
+        Ok(())
+    }
+
+    /// Maps an event that is not mapped, of a device that is.
+    pub(crate) fn add_event(
+        &mut self,
+        exec: &Exec<'_, E>,
+        device: DeviceId,
+        event: EventId,
+        (intid, collection): (Intid, CollectionId),
+    ) -> Result<(), Stop> {
+        if self.events >= exec.config.max_events {
+            return Err(Fault::TooManyEvents.into());
+        }
+        self.check_bytes(Events::MOST_NEW + MEMBERS)?;
+        let mut link = Link::None;
+        if let Some(&target) = self.collections.get(&collection) {
+            self.attach(exec, device, event, (intid, target))?;
+            link = Link::Live;
+        }
+        if let Some(device) = self.devices.get_mut(&device) {
+            let before = device.events.bytes();
+            device.events.insert(event.0, Event { intid, collection, link });
+            let after = device.events.bytes();
+            self.count_bytes(after, before);
+            self.joins(collection);
+        }
+        Ok(())
+    }
+
+    /// Unmaps an event.
+    pub(crate) fn remove_event(&mut self, device: DeviceId, event: EventId) {
+        let Some(events) = self.devices.get_mut(&device).map(|device| &mut device.events) else {
+            return;
+        };
+        let before = events.bytes();
+        let removed = events.remove(event.0);
+        let after = events.bytes();
+        self.count_bytes(after, before);
+        let Some(Event { link, collection, .. }) = removed else { return };
+        self.leaves(collection);
+        // It is there: that is what its link says.
+        let _ = match link {
+            Link::Live if cfg!(mutant = "discard_without_clear") => self.msi.detach(device, event),
+            Link::Live => self.msi.unmap(device, event),
+            Link::Parked => self.parked.unmap(device, event),
+            Link::None => Ok(()),
+        };
+    }
+
+    /// Moves an event to a collection that is mapped, and its LPI to where that is.
+    pub(crate) fn move_event(
+        &mut self,
+        exec: &Exec<'_, E>,
+        device: DeviceId,
+        event: EventId,
+        (collection, target): (CollectionId, VcpuId),
+    ) -> Result<(), Fault> {
+        let events = self.devices.get_mut(&device).map(|device| &mut device.events);
+        let events = events.ok_or(Fault::EventUnmapped)?;
+        let found = events.get(event.0).ok_or(Fault::EventUnmapped)?;
+        if found.link != Link::Live {
+            return Err(Fault::CollectionUnmapped);
+        }
+        let (old, intid) = (found.collection, found.intid);
+        events.insert(event.0, Event { collection, ..found });
+        self.leaves(old);
+        self.joins(collection);
+        self.send_to(exec, device, event, (intid, target));
+        Ok(())
+    }
+
+    /// An event's LPI is delivered there from now on, configured as that redistributor's table says.
+    fn send_to(
+        &mut self,
+        exec: &Exec<'_, E>,
+        device: DeviceId,
+        event: EventId,
+        (intid, target): (Intid, VcpuId),
+    ) {
+        if self.msi.target_of(intid) != Some(target) {
+            let _configuring = exec.lpis.configuring();
+            // First, as it calls the host, who may not come back.
+            let config = exec.lpis.config(exec.tables(target), intid);
+            // The event is there, and so is the vCPU.
+            let _ = self.msi.retarget(device, event, target);
+            let _ = self.msi.set_config(intid, config);
+        }
+    }
+
+    /// Maps a device that is not mapped.
+    pub(crate) fn insert_device(&mut self, device: DeviceId, size: u8, itt: u64) {
+        self.devices.insert(device, Device { size, itt, events: Events::default() });
+        self.count_bytes(DEVICE, 0);
+    }
+
+    /// Unmaps a device whose events are unmapped. Returns whether it was mapped.
+    pub(crate) fn remove_device(&mut self, device: DeviceId) -> bool {
+        let removed = self.devices.remove(&device).is_some();
+        self.count_bytes(0, if removed { DEVICE } else { 0 });
+        removed
+    }
+
+    /// The device with the highest number.
+    pub(crate) fn last_device(&self) -> Option<DeviceId> {
+        self.devices.last_key_value().map(|(&id, _)| id)
+    }
+
+    /// The event of a device with the highest number.
+    pub(crate) fn last_event(&self, device: DeviceId) -> Option<(EventId, Event)> {
+        let (number, event) = self.devices.get(&device)?.events.last()?;
+        Some((EventId(number), event))
+    }
+
+    /// The mapped collection with the highest number.
+    pub(crate) fn last_collection(&self) -> Option<CollectionId> {
+        self.collections.last_key_value().map(|(&id, _)| id)
+    }
+
+    /// Maps a collection, or says that it goes elsewhere from now on.
+    pub(crate) fn insert_collection(
+        &mut self,
+        collection: CollectionId,
+        target: VcpuId,
+    ) -> Result<(), Stop> {
+        if !self.collections.contains_key(&collection) {
+            self.check_bytes(COLLECTION)?;
+            self.count_bytes(COLLECTION, 0);
+        }
+        self.collections.insert(collection, target);
+        Ok(())
+    }
+
+    pub(crate) fn remove_collection(&mut self, collection: CollectionId) {
+        if self.collections.remove(&collection).is_some() {
+            self.count_bytes(0, COLLECTION);
+        }
+    }
+
+    /// Tells the engine how much memory is in use here. What is in use at the end is given back then.
+    fn count_bytes(&mut self, more: usize, less: usize) {
+        self.counted = self.counted + more - less;
+        self.msi.count_bytes(more, less);
+    }
+
+    /// Whether the VM has room for so many bytes of these maps.
+    pub(crate) fn check_bytes(&mut self, bytes: usize) -> Result<(), Stop> {
+        self.msi.check_bytes(bytes).map_err(stop)
+    }
+
+    /// Whether the VM has room for the first event of a collection, if this would be it.
+    pub(crate) fn check_member(&mut self, collection: CollectionId) -> Result<(), Stop> {
+        if self.members.contains_key(&collection) { Ok(()) } else { self.check_bytes(MEMBERS) }
+    }
+
+    /// Whether an event belongs to a collection from this one on.
+    pub(crate) fn has_members(&self, first: CollectionId) -> bool {
+        self.members.range(first..).next().is_some()
+    }
+
+    /// Whether an event belongs to this collection.
+    pub(crate) fn has_member(&self, collection: CollectionId) -> bool {
+        self.members.contains_key(&collection)
+    }
+
+    /// The first event from a place on that is wanted, among the `most` that are looked at: and how many
+    /// events and devices were.
+    pub(crate) fn walk(
+        &self,
+        from: Place,
+        most: u32,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> (u32, Walk) {
+        let mut looked = 0;
+        let pause = |place: Option<Place>| place.map_or(Walk::End, Walk::Pause);
+        for (&id, device) in self.devices.range(from.device..) {
+            let first = if id == from.device { from.event } else { 0 };
+            looked += 1;
+            for (number, event) in device.events.above(Bound::Included(first)) {
+                looked += 1;
+                if wanted(&event) {
+                    return (looked, Walk::Event(id, EventId(number), event));
+                }
+                if looked >= most {
+                    return (looked, pause(Place::after(id, EventId(number))));
+                }
+            }
+            if looked >= most {
+                return (looked, pause(Place::after_device(id)));
+            }
+        }
+        (looked, Walk::End)
+    }
+
+    /// Makes an event of a collection that has been mapped have an effect there. Fails if a bound
+    /// refuses it; it stays without effect then.
+    pub(crate) fn bring(
+        &mut self,
+        exec: &Exec<'_, E>,
+        (device, event): (DeviceId, EventId),
+        found: Event,
+        target: VcpuId,
+    ) -> Result<(), Stop> {
+        if found.link == Link::Live {
+            self.send_to(exec, device, event, (found.intid, target));
+            return Ok(());
+        }
+        if cfg!(mutant = "unpark_drops_first") && found.link == Link::Parked {
+            let _ = self.parked.detach(device, event);
+        }
+        self.attach(exec, device, event, (found.intid, target))?;
+        if found.link == Link::Parked {
+            // Another event of this ITS has its LPI now, which stays as it is.
+            let _ = self.parked.detach(device, event);
+        }
+        self.set_link(device, event, Link::Live);
+        Ok(())
+    }
+
+    /// Takes an event out of the domain that MSIs are translated with. If a bound of the VM does not let it be parked, its LPI is no
+    /// longer pending, which is counted.
+    ///
+    /// The LPI's configuration and target stay as they are, and are not even looked at: they are changed through other domains, too.
+    pub(crate) fn park(
+        &mut self,
+        exec: &Exec<'_, E>,
+        device: DeviceId,
+        event: EventId,
+        intid: Intid,
+    ) -> Result<(), Stop> {
+        if cfg!(mutant = "park_detaches_first") {
+            let _ = self.msi.detach(device, event);
+        }
+        let link = match self.parked.share(device, event, intid) {
+            Ok(()) if cfg!(mutant = "parked_stays_live") => Link::Parked,
+            Ok(()) if cfg!(mutant = "park_clears") => {
+                let _ = self.msi.unmap(device, event);
+                Link::Parked
+            }
+            Ok(()) => {
+                let _ = self.msi.detach(device, event);
+                Link::Parked
+            }
+            Err(Error::TooMuchGarbage) => return Err(Stop::Again),
+            Err(_) => {
+                self.drop_pending(exec, device, event);
+                return Ok(());
+            }
+        };
+        self.set_link(device, event, link);
+        Ok(())
+    }
+
+    /// Takes an event out of the engine.
+    fn drop_pending(&mut self, exec: &Exec<'_, E>, device: DeviceId, event: EventId) {
+        exec.counters.unparked();
+        let _ = self.msi.unmap(device, event);
+        self.set_link(device, event, Link::None);
+    }
+}

@@ -1,0 +1,156 @@
+//! What mappings cost, in bytes of the heap: the bound [`Config::max_bytes`] is in these.
+//!
+//! What exists is counted anyhow, object by object ([`Counts`]). So the bytes are a sum, made on the control plane when
+//! something is about to be made. Who makes something reserves the most that it can need, so that several do not take the
+//! same last bytes.
+
+use crate::engine::{Config, Error};
+use crate::lockfree::irq::Irq;
+use crate::lockfree::map::lpis;
+use crate::lockfree::map::radix::{self, Node};
+use crate::lockfree::msi::Device;
+use crate::lockfree::pending::block::Block;
+use crate::lockfree::reclaim::retired::{Corpse, Count, Counts};
+
+/// What a usual heap needs for an object: a word beside it, all rounded up to two words; and for one whose alignment is
+/// more than that, room to align it.
+const fn heap(size: usize, align: usize) -> usize {
+    let words = 2 * size_of::<usize>();
+    let rounded = (size + size_of::<usize>()).next_multiple_of(words);
+    if align > words { rounded.next_multiple_of(align) } else { rounded }
+}
+
+const IRQ: usize = heap(size_of::<Irq>(), align_of::<Irq>());
+const NODE: usize = heap(size_of::<Node>(), align_of::<Node>());
+const BLOCK: usize = heap(Block::BYTES, 64) + 64;
+const DEVICE: usize = heap(size_of::<Device>(), align_of::<Device>());
+/// A dead object's place in the list of those that wait for the end of a grace period, if it is alone there. The list grows by doubling.
+const WAITING: usize = 2 * size_of::<(u64, *const ())>();
+
+/// What a dead object takes up, and its place among those that wait.
+pub(crate) const fn of_dead(corpse: &Corpse) -> usize {
+    WAITING
+        + match corpse {
+            Corpse::Irq(_) => IRQ,
+            Corpse::Node(_) => NODE,
+            Corpse::Block(_) => BLOCK,
+            Corpse::Device(_) => DEVICE,
+            // The host's, as its route was.
+            Corpse::Hold(_) => 0,
+        }
+}
+
+/// The most that one mapping adds.
+pub(crate) fn of_one_mapping(config: &Config) -> usize {
+    let (lpis, blocks) = lpis::key_bits_of(config.lpis);
+    let keys = [config.device_bits.into(), config.event_bits.into(), lpis, blocks];
+    let nodes: u32 = keys.into_iter().map(|bits| radix::levels(bits) - 1).sum();
+    IRQ + BLOCK + DEVICE + NODE * nodes as usize
+}
+
+impl Config {
+    /// The most bytes that mapping one event costs: an LPI, a device, and nodes of their own in all trees. Less than that for
+    /// [`Config::max_bytes`], and nothing could be mapped.
+    pub fn bytes_of_one(&self) -> u64 {
+        of_one_mapping(self) as u64
+    }
+
+    /// Checks every bound that the fields' descriptions state.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the first field that is out of its range.
+    pub fn check(&self) -> Result<(), Error> {
+        self.check_ranges()?;
+        let least = self.bytes_of_one();
+        if self.lpis > 0 && self.max_bytes < least {
+            return Err(Error::Needs { field: "max_bytes", least });
+        }
+        Ok(())
+    }
+}
+
+impl Counts {
+    /// Heap bytes, without what the heap needs for itself.
+    pub(crate) fn bytes(&self) -> usize {
+        self.irqs.get() * size_of::<Irq>()
+            + self.nodes.get() * size_of::<Node>()
+            + self.blocks.get() * Block::BYTES
+            + self.devices.get() * size_of::<Device>()
+            + self.beside.get()
+    }
+
+    /// All of it.
+    fn cost(&self) -> usize {
+        self.irqs.get() * IRQ
+            + self.nodes.get() * NODE
+            + self.blocks.get() * BLOCK
+            + self.devices.get() * DEVICE
+            + self.garbage.get() * WAITING
+            + self.beside.get()
+            + self.reserved.get()
+    }
+
+    /// How much of it passes: what is dead, and LPIs that are not mapped any more, but for those that routes keep. (An LPI that
+    /// is mapped and kept as well is taken away twice: then it is less than what passes.) And what is reserved, which is the most
+    /// that others need.
+    fn passing(&self) -> usize {
+        let stay = self.dead_irqs.get() + self.mapped.get() + self.kept.get();
+        let irqs = self.irqs.get().saturating_sub(stay) * IRQ;
+        irqs + self.dead_bytes.get() + self.reserved.get()
+    }
+
+    /// Reserves what is about to be made.
+    ///
+    /// # Errors
+    /// [`Error::TooManyBytes`].
+    pub(crate) fn reserve(&self, config: &Config, bytes: usize) -> Result<Reserved<'_>, Error> {
+        self.reserved.add(bytes);
+        let reserved = Reserved { count: &self.reserved, bytes };
+        let most = usize::try_from(config.max_bytes).unwrap_or(usize::MAX);
+        if self.cost() <= most { Ok(reserved) } else { Err(Error::TooManyBytes) }
+    }
+
+    /// Whether there will be room for so many bytes when what passes has passed. There may be by now.
+    pub(crate) fn will_have_bytes(&self, config: &Config, bytes: usize) -> bool {
+        let most = usize::try_from(config.max_bytes).unwrap_or(usize::MAX);
+        (self.cost() + bytes).saturating_sub(self.passing()) <= most
+    }
+}
+
+/// Bytes that are going to be used, or not.
+pub(crate) struct Reserved<'c> {
+    count: &'c Count,
+    bytes: usize,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.count.sub(self.bytes);
+    }
+}
+
+/// Heap bytes of an entry of a B-tree: its nodes have room for 11, of which 5 are in use at least, and pointers to 12 others.
+pub(crate) const fn btree_entry<K, V>() -> usize {
+    (size_of::<(K, V)>() + 8) * 11 / 5 + 8
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    /// Two that are about to make something can be in each other's way, and one of them is told to try again.
+    #[test]
+    fn what_others_have_reserved_passes() {
+        let one = of_one_mapping(&Config::default());
+        let config = Config { max_bytes: one as u64 * 3 / 2, ..Config::default() };
+        let counts = Counts::default();
+        let other = counts.reserve(&config, one);
+        assert!(other.is_ok());
+        assert_eq!(counts.reserve(&config, one).err(), Some(Error::TooManyBytes));
+        assert!(counts.will_have_bytes(&config, one), "then");
+        drop(other);
+        assert!(counts.will_have_bytes(&config, one), "by now");
+        counts.beside.add(one);
+        assert!(!counts.will_have_bytes(&config, one), "that stays");
+    }
+}

@@ -1,0 +1,524 @@
+//! Interrupts in list registers: from the offer to the fold that finds them finished.
+
+#![allow(unsafe_code)] // A seeded bug.
+
+use core::ptr::NonNull;
+
+use super::VcpuInterface;
+use super::slices::SLICE;
+use crate::arch::lr::{Lr, LrState};
+use crate::engine::{Trigger, Wired};
+use crate::lockfree::irq::control::Control;
+use crate::lockfree::irq::refs::Owned;
+use crate::lockfree::irq::{Irq, Place};
+use crate::lockfree::reclaim::Reclaim;
+use crate::observe::counters::Counter;
+use crate::sync::prefetch_write;
+
+/// Why an interrupt is pending in a list register, if not only because its line is high.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Latch {
+    None,
+    /// Its pending bit was taken.
+    Bit,
+    /// It was taken from this sender.
+    Sender(u8),
+}
+
+/// An interrupt in a list register.
+pub(super) struct Entry {
+    pub(super) owned: Owned,
+    /// What the register is to hold.
+    pub(super) want: Lr,
+    pub(super) latch: Latch,
+    /// Its INTID names its sender, so it stands for no other one.
+    sent: bool,
+    /// It is tied to a physical interrupt, which the guest deactivates with it.
+    tied: bool,
+    /// When it is deactivated, it may still be pending.
+    pub(super) recheck: bool,
+}
+
+impl Entry {
+    /// Someone must hear of the interrupt's end, and not only whoever signals it next.
+    fn ask_for_end(&mut self) {
+        self.want = self.want.with_eoi_maintenance();
+        self.recheck = true;
+    }
+
+    /// Makes the interrupt pending again where others can take it, if it is pending here.
+    fn give_back_latch(&mut self) {
+        if cfg!(mutant = "withdraw_without_restore") {
+            return;
+        }
+        match core::mem::replace(&mut self.latch, Latch::None) {
+            Latch::None => {}
+            Latch::Bit if self.owned.intid().is_lpi() => {
+                self.owned.pending().restore(self.owned.lane());
+            }
+            Latch::Bit => self.owned.pending().restore_wired(self.owned.lane()),
+            Latch::Sender(sender) => {
+                self.owned.control().update(|c| c.with_sender_back(sender));
+            }
+        }
+    }
+
+    /// Takes over what has become pending, or was taken back, since the last look.
+    fn take_pending(&mut self, control: Control) {
+        let lane = self.owned.lane();
+        if self.owned.pending().is_pending(lane) {
+            self.owned.publish_latched();
+        }
+        let taken = if self.owned.intid().is_lpi() {
+            self.owned.pending().take(lane)
+        } else {
+            self.owned.pending().take_wired(lane)
+        };
+        if let Latch::Sender(sender) = self.latch {
+            let recalled = control.is_recalled(sender);
+            if !recalled && control.senders() & 1 << sender != 0 {
+                // Sent again before it was acknowledged: one delivery stands for both.
+                self.owned.control().update(|c| c.without_sender(sender));
+            }
+            if recalled || control.senders() & ((1 << sender) - 1) != 0 {
+                self.take_next_sender(sender);
+            }
+            if taken.pending {
+                // Not of this sender: for later.
+                self.owned.pending().restore_wired(lane);
+            }
+        } else if taken.pending {
+            self.latch = Latch::Bit;
+        } else if taken.cleared {
+            self.latch = Latch::None;
+        }
+        if self.sent {
+            // The next sender's turn comes when this one's is over.
+            self.ask_for_end();
+        }
+        self.publish();
+    }
+
+    /// The lowest sender goes first, as long as the guest has not seen another one.
+    #[cold]
+    fn take_next_sender(&mut self, instead_of: u8) {
+        // Without effect on a sender who has taken it back.
+        let (old, now) =
+            self.owned.control().update(|c| c.with_sender_back(instead_of).with_sender_taken());
+        self.latch = Latch::None;
+        if old.with_sender_back(instead_of).senders() != 0 {
+            self.latch = Latch::Sender(now.sender());
+            self.want = self.want.with_source(now.sender());
+        }
+    }
+
+    /// Ends the entry.
+    pub(super) fn withdraw(mut self) -> Owned {
+        self.give_back_latch();
+        self.owned
+    }
+
+    /// Shows others what the guest left.
+    pub(super) fn publish(&self) {
+        self.owned.publish(self.want.is_active(), self.latch != Latch::None);
+    }
+}
+
+impl<R: Reclaim> VcpuInterface<R> {
+    /// Makes a list-register entry agree with the interrupt's state, or takes it out.
+    pub(super) fn review(&mut self, n: usize) {
+        let Some(entry) = &self.entries[n] else { return };
+        let control = entry.owned.control().load();
+        let willing = self.willing(&entry.owned, control, entry.owned.state.load());
+        let Some(entry) = &mut self.entries[n] else { return };
+        entry.take_pending(control);
+        if entry.want.is_active() {
+            // A level is sampled again when the interrupt is deactivated, not before. And one that is tied to a physical
+            // interrupt cannot be pending and active (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
+            let again = !entry.sent && entry.want.hw().is_none();
+            if willing && control.trigger() == Trigger::Edge && again {
+                let latched = entry.latch != Latch::None;
+                let state = if latched { LrState::PendingActive } else { LrState::Active };
+                entry.want = entry.want.with_state(state);
+                // Its priority stays until it is deactivated, as the running priority does.
+                entry.recheck |= control.priority() != entry.want.priority()
+                    || control.group() != entry.want.group();
+                if control.asserted() {
+                    // An SGI that has senders, too.
+                    entry.ask_for_end();
+                }
+            } else {
+                entry.give_back_latch();
+                // Whoever is to have it next must hear of its end: the guest may stay in for long after that.
+                entry.want = entry.want.with_state(LrState::Active);
+                entry.ask_for_end();
+            }
+            return;
+        }
+        if control.trigger() == Trigger::Level || (!entry.sent && control.asserted()) {
+            // It may have been edge-triggered when it was offered; or an SGI without a sender, which has one now.
+            entry.ask_for_end();
+        }
+        let offered = willing
+            && (entry.latch != Latch::None || (control.asserted() && !entry.sent))
+            && control.priority() == entry.want.priority()
+            && control.group() == entry.want.group();
+        if !offered && let Some(entry) = self.remove_entry(n) {
+            let owned = entry.withdraw();
+            self.settle(owned);
+        }
+    }
+
+    /// Someone else has made an interrupt active or not active that is in a list register.
+    #[cold]
+    pub(super) fn activate(&mut self, n: usize, active: bool) {
+        let Some(entry) = &mut self.entries[n] else { return };
+        if entry.want.is_active() == active {
+            // What it was told may have come with an injection.
+            return self.review(n);
+        }
+        if active {
+            if entry.owned.control().load().target() == self.id {
+                entry.want = entry.want.with_state(LrState::Active);
+                self.review(n);
+            } else if let Some(entry) = self.remove_entry(n) {
+                self.settle_active(entry.withdraw());
+            }
+            return;
+        }
+        if let Some(entry) = self.remove_entry(n) {
+            let phys = entry.want.hw();
+            let owned = entry.withdraw();
+            self.end_phys(&owned, phys);
+            self.settle(owned);
+        }
+    }
+
+    /// Takes an entry out; those behind it move up.
+    fn remove_entry(&mut self, n: usize) -> Option<Entry> {
+        let entry = self.entries[n].take()?;
+        entry.owned.set_place(Place::Nowhere);
+        self.entries[n..self.used].rotate_left(1);
+        self.used -= 1;
+        for (i, entry) in self.entries[n..self.used].iter().enumerate() {
+            if let Some(entry) = entry {
+                entry.owned.set_place(Place::InLr((n + i) as u8));
+            }
+        }
+        Some(entry)
+    }
+
+    #[inline]
+    fn push_entry(&mut self, entry: Entry) {
+        entry.owned.set_place(Place::InLr(self.used as u8));
+        self.entries[self.used] = Some(entry);
+        self.used += 1;
+    }
+
+    /// Fills `count` list registers, the most urgent first.
+    // Most entries have one interrupt to deliver, which needs no bucket: they do not come here.
+    #[inline(never)]
+    pub(super) fn fill(&mut self, count: usize) {
+        let mut left = SLICE;
+        loop {
+            let ready = self.ready.highest();
+            // Active interrupts come back into list registers before what they keep waiting.
+            if let Some(level) = self.spilled.highest()
+                && ready.is_none_or(|ready| level <= ready)
+                && (self.used < count || self.make_room_for_active(level))
+            {
+                self.restore_spilled();
+                continue;
+            }
+            let Some(level) = ready else {
+                self.doubtful = false;
+                return;
+            };
+            // Any number may have to be dropped, or moved, before one is found that can be offered: some have been cleared.
+            left -= 1;
+            if left == 0 {
+                self.left_over = true;
+                return;
+            }
+            if self.doubtful && !self.confirm_next() {
+                continue;
+            }
+            if self.used == count {
+                // An LPI that was cleared before it came in is not to be waited for (`line_up`).
+                let gone = |o: &Owned| o.intid().is_lpi() && !o.pending().is_pending(o.lane());
+                if self.ready.peek(gone) == Some(true) {
+                    drop(self.ready.pop());
+                    continue;
+                }
+                if !self.make_room(level) {
+                    self.ready.prefetch_second();
+                    return;
+                }
+            }
+            // Anew: an LPI that lost its list register may be the most urgent now.
+            if let Some(level) = self.ready.highest()
+                && let Some(owned) = self.ready.pop()
+            {
+                let control = owned.control().load();
+                self.offer(level, owned, control);
+            }
+        }
+    }
+
+    /// Puts a waiting interrupt into the next list register.
+    // For an LPI this is one read-modify-write and a few stores, in the middle of every entry.
+    #[inline(always)]
+    pub(super) fn offer(&mut self, level: u8, owned: Owned, control: Control) {
+        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
+        if !owned.intid().is_lpi() {
+            return self.offer_wired(lr, owned, control);
+        }
+        if owned.pending().take(owned.lane()).pending {
+            let (sent, tied, recheck) = (false, false, false);
+            self.push_entry(Entry { owned, want: lr, latch: Latch::Bit, sent, tied, recheck });
+        }
+        // Otherwise it was cleared, since it was taken in or before.
+    }
+
+    /// The same for what may have a level, senders, or a physical interrupt, and whose state others read.
+    #[inline(never)]
+    fn offer_wired(&mut self, lr: Lr, owned: Owned, control: Control) {
+        self.expose();
+        if control.senders() != 0 || owned.pending().is_pending(owned.lane()) {
+            owned.publish_latched();
+        }
+        let (mut latch, mut want, mut more) = (Latch::None, lr, false);
+        if control.senders() != 0 {
+            let (before, now) = owned.control().update(Control::with_sender_taken);
+            if before.senders() != 0 {
+                latch = Latch::Sender(now.sender());
+                want = lr.with_source(now.sender());
+                more = now.senders() != 0 || owned.pending().is_pending(owned.lane());
+            }
+        }
+        if latch == Latch::None && owned.pending().take_wired(owned.lane()).pending {
+            latch = Latch::Bit;
+        }
+        if let Some(pintid) = control.phys() {
+            want = want.with_hw(pintid);
+        }
+        let level = control.trigger() == Trigger::Level;
+        if latch == Latch::None && !(level && control.line()) {
+            // Cleared since it was taken in.
+            return drop(owned);
+        }
+        let sent = matches!(latch, Latch::Sender(_));
+        if control.is_sent() && !sent {
+            owned.control().update(|c| c.with_sent(false));
+        }
+        let tied = want.hw().is_some();
+        let mut entry = Entry { owned, want, latch, sent, tied, recheck: sent };
+        if more || (level && !cfg!(mutant = "level_not_sampled_again")) {
+            entry.ask_for_end();
+        }
+        self.push_entry(entry);
+    }
+
+    #[cold]
+    fn restore_spilled(&mut self) {
+        let Some(level) = self.spilled.highest() else { return };
+        let Some(owned) = self.spilled.pop() else { return };
+        self.expose();
+        let control = owned.control().load();
+        let sent = control.is_sent();
+        let group = control.active_group();
+        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), group);
+        let lr = match control.phys() {
+            Some(pintid) => lr.with_hw(pintid),
+            None if sent => lr.with_source(control.sender()),
+            None => lr,
+        };
+        let want = lr.with_state(LrState::Active);
+        let tied = want.hw().is_some();
+        let mut entry = Entry { owned, want, latch: Latch::None, sent, tied, recheck: true };
+        entry.ask_for_end();
+        self.push_entry(entry);
+        self.review(self.used - 1);
+    }
+
+    /// The youngest of the least urgent list registers that are active, or that are not: its level, and which.
+    fn least_urgent(&self, active: bool) -> Option<(u8, usize)> {
+        let entries = self.entries[..self.used].iter().flatten().enumerate();
+        entries
+            .filter(|(_, e)| e.want.is_active() == active)
+            .map(|(n, e)| (e.want.priority().level() as u8, n))
+            .max()
+    }
+
+    /// Takes a less urgent interrupt out of the full list registers, rather a pending one. Returns whether there was one.
+    ///
+    /// If all of them are active, the least urgent one goes in any case: the guest may have dropped its priority long ago, and
+    /// be ready for what waits (T32).
+    #[cold]
+    fn make_room(&mut self, level: u8) -> bool {
+        let (pending, active) = (self.least_urgent(false), self.least_urgent(true));
+        let starving = pending.is_none();
+        let victim = pending
+            .filter(|&(worst, _)| worst > level)
+            .or(active.filter(|&(worst, _)| worst > level || starving));
+        victim.map(|(_, n)| self.displace(n)).is_some()
+    }
+
+    /// The same for an active interrupt, which goes before what is pending at its level, but leaves one pending.
+    #[cold]
+    fn make_room_for_active(&mut self, level: u8) -> bool {
+        let entries = self.entries[..self.used].iter().flatten();
+        let spare = entries.filter(|e| !e.want.is_active()).count() > 1;
+        let victim = self
+            .least_urgent(false)
+            .filter(|&(worst, _)| spare && worst >= level)
+            .or(self.least_urgent(true).filter(|&(worst, _)| worst > level));
+        victim.map(|(_, n)| self.displace(n)).is_some()
+    }
+
+    /// Takes an interrupt's list register away.
+    #[cold]
+    pub(super) fn displace(&mut self, n: usize) {
+        let Some(entry) = self.remove_entry(n) else { return };
+        let (active, level) = (entry.want.is_active(), entry.want.priority().level() as u8);
+        let group = entry.want.group();
+        let owned = entry.withdraw();
+        owned.publish(active, false);
+        if active {
+            owned.control().update(|c| c.with_active_group(group));
+            self.spilled.push_front(level, owned);
+        } else {
+            // Older than everything in its bucket.
+            self.ready.push_front(level, owned);
+        }
+    }
+
+    /// Takes back what the guest did with one list register.
+    #[inline]
+    pub(super) fn fold_entry(&mut self, n: usize, lr: Lr) {
+        let Some(entry) = &mut self.entries[n] else { return };
+        // An LPI has no active state (IHI 0069, 4.1.2): once it has been acknowledged, here is nothing left of it, whether or not its
+        // guest ends it. An end without a list register drops a priority, and is not counted (12.4, `ICH_HCR_EL2`).
+        let lpi = entry.owned.intid().is_lpi();
+        let lr = if lpi { lr.without_active() } else { lr };
+        let was = entry.want;
+        if was.is_pending() && !lr.is_pending() {
+            entry.latch = Latch::None;
+            if cfg!(mutant = "fold_clears_pending") {
+                let _ = entry.owned.pending().take(entry.owned.lane());
+            }
+            self.mine.counters.add(Counter::Delivered, 1);
+        }
+        entry.want = lr;
+        if lr.state() == LrState::Invalid {
+            // It is let go as soon as all list registers have been looked at: so their lines come at the same time.
+            prefetch_write(&entry.owned.state);
+        }
+        if cfg!(mutant = "put_in_fold") && was.state() == LrState::Pending && lr.is_active() {
+            // The ancestor's bug: the reference ends with the fold, while the interrupt is still in its place.
+            // SAFETY: none; this is a seeded bug.
+            drop(unsafe { Owned::from_raw(NonNull::from(&*entry.owned)) });
+        }
+    }
+
+    /// An interrupt is no longer active.
+    #[inline(always)]
+    pub(super) fn finish(&mut self, owned: Owned, recheck: bool) {
+        // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
+        if recheck {
+            self.finish_and_settle(owned);
+        } else {
+            drop(owned);
+        }
+    }
+
+    #[inline(never)]
+    fn finish_and_settle(&mut self, owned: Owned) {
+        self.unflushed = true;
+        self.settle(owned);
+    }
+
+    /// Asks for the level of an interrupt whose physical one the guest has deactivated.
+    #[cold]
+    fn sample(&self, owned: &Owned) {
+        if owned.control().load().trigger() != Trigger::Level {
+            return;
+        }
+        let mut asked = None;
+        // The host may have set the level between its answer and the update, which must not undo that: it is asked once more.
+        while let Some(high) = self.shared.hub.input_level(self.wired(owned))
+            && asked != Some(high)
+        {
+            owned.control().update(|c| c.with_line(high));
+            asked = Some(high);
+        }
+    }
+
+    /// Deactivates the physical interrupt of one that was deactivated without a list register.
+    pub(super) fn end_phys(&self, owned: &Owned, phys: Option<u16>) {
+        if let Some(pintid) = phys {
+            self.shared.hub.deactivate_phys(pintid);
+            self.sample(owned);
+        }
+    }
+
+    /// The same for one that has lost its list register: as it is tied now.
+    pub(super) fn end_spilled(&self, owned: &Owned) {
+        self.end_phys(owned, owned.control().load().phys());
+    }
+
+    fn wired(&self, irq: &Irq) -> Wired {
+        let intid = irq.intid();
+        if intid.is_private() { Wired::Private(self.id, intid) } else { Wired::Spi(intid) }
+    }
+
+    /// Takes out the entries that the guest is done with, and looks again at those whose turn was put off.
+    #[inline(always)]
+    pub(super) fn finish_gone(&mut self) {
+        let (used, mut kept, mut review) = (self.used, 0, false);
+        for n in 0..used {
+            let Some(entry) = &self.entries[n] else { continue };
+            if entry.want.state() != LrState::Invalid {
+                review |= entry.recheck && !entry.want.is_active();
+                if kept != n {
+                    entry.owned.set_place(Place::InLr(kept as u8));
+                    self.entries.swap(kept, n);
+                }
+                kept += 1;
+            }
+        }
+        // Before the host is called, which may panic: what is in use is dense, and the next flush goes on with the rest.
+        self.used = kept;
+        let left_over = core::mem::replace(&mut self.left_over, true);
+        self.finish_rest(used);
+        self.left_over = left_over;
+        if review {
+            self.review_pending();
+        }
+    }
+
+    /// Lets those entries go, up to `until`, that are not in use any more.
+    #[inline(always)]
+    pub(super) fn finish_rest(&mut self, until: usize) {
+        for n in self.used..until {
+            if let Some(Entry { owned, tied, recheck, .. }) = self.entries[n].take() {
+                owned.set_place(Place::Nowhere);
+                if tied {
+                    self.sample(&owned);
+                }
+                self.finish(owned, recheck);
+            }
+        }
+    }
+
+    /// Looks again at what is pending in list registers.
+    #[cold]
+    fn review_pending(&mut self) {
+        // From the end: a review can take its entry out.
+        for n in (0..self.used).rev() {
+            if self.entries[n].as_ref().is_some_and(|e| e.want.state() == LrState::Pending) {
+                self.review(n);
+            }
+        }
+    }
+}

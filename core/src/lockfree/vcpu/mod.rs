@@ -1,0 +1,616 @@
+//! The vCPU thread's side: from the mailbox to the list registers and back.
+//!
+//! An interrupt that a [`VcpuInterface`] owns is in exactly one place: waiting in a bucket ([`ReadyQueue`]), in a list
+//! register ([`Entry`]), or active without one (`spilled`). The way in is `take_in`, for every interrupt of the mailbox (`take_in_alone` if it is the only one);
+//! the way out is dropping its [`Owned`], which is the prune of the ancestor: the reference that was taken
+//! when the interrupt was queued ends there, and not when a list register is folded.
+//!
+//! Everything is re-evaluated from scratch (`verdict`, `review`): no event says what changed.
+//!
+//! Costs: a flush takes as long as the number of interrupts in the mailbox plus the number of list registers; how many
+//! wait in the buckets does not matter. What is longer than a slice is gone on with at the next flush (`slices`).
+
+#![allow(unsafe_code)] // Interrupts found through the mailbox that this vCPU owns already.
+
+mod entries;
+mod power;
+mod ready;
+mod slices;
+
+use alloc::sync::Arc;
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use crate::arch::ids::{Intid, VcpuId};
+use crate::arch::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
+use crate::engine::{Error, Flushed, Vcpu, Wired};
+use crate::lockfree::irq::control::Control;
+use crate::lockfree::irq::refs::{Claim, Owned, Posted};
+use crate::lockfree::irq::state::State;
+use crate::lockfree::irq::{Irq, Place};
+use crate::lockfree::notify::mailbox::Mail;
+use crate::lockfree::notify::{Requests, VcpuRef};
+use crate::lockfree::reclaim::{Participant, Reclaim, Slots};
+use crate::lockfree::vcpu::ready::ReadyQueue;
+use crate::lockfree::vm::Shared;
+use crate::observe::counters::Counter;
+use entries::Entry;
+use slices::{SLICE, Scan};
+
+/// What is to become of an interrupt that this vCPU has.
+enum Verdict {
+    /// It is to be offered, at this level.
+    Offer(u8),
+    /// It is pending, for another vCPU.
+    Elsewhere,
+    /// There is nothing to do.
+    Idle,
+}
+
+/// A vCPU's own side of the engine. Owned by the thread that runs the vCPU: not Clone, not Sync.
+pub struct VcpuInterface<R: Reclaim = Slots> {
+    id: VcpuId,
+    open: bool,
+    /// It is being powered off: the host may have panicked in the midst.
+    closing: bool,
+    /// Between a flush and the fold after it: the list registers are the guest's.
+    in_guest: bool,
+    /// Something has begun to wait since the last flush, other than by mail.
+    unflushed: bool,
+    /// Nothing is known yet of what the list registers hold.
+    fresh: bool,
+    /// Who wants to know about wired interrupts of this vCPU waits until the fold.
+    exposed: bool,
+    /// What the guest has enabled at its CPU interface, as of the last flush.
+    groups: [bool; 2],
+    /// Drained, and not taken in yet.
+    mail: Mail,
+    /// How far a look through all LPIs has come.
+    scan: Scan,
+    /// What others have asked for, and is not done yet.
+    asked: Requests,
+    /// Something in the buckets may not be offered any more.
+    doubtful: bool,
+    /// A slice was not enough for something, or the host panicked in the midst: the next flush goes on.
+    left_over: bool,
+    ready: ReadyQueue,
+    /// Active, and in no list register: the newest of a level first.
+    spilled: ReadyQueue,
+    /// The first `used` are in use, and the older of two pending ones of a priority comes first.
+    entries: [Option<Entry>; MAX_LRS],
+    used: usize,
+    /// What the list registers hold, as far as we know; those from `written` on hold nothing.
+    held: [Lr; MAX_LRS],
+    written: usize,
+    maintenance: Maintenance,
+    /// What maintenance is wanted may have changed since.
+    reconsider_maintenance: bool,
+    participant: R::Participant,
+    /// Its mailbox and gates.
+    mine: VcpuRef,
+    /// Last: everything above points to it.
+    shared: Arc<Shared<R>>,
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+impl<R: Reclaim> VcpuInterface<R> {
+    pub(crate) fn new(shared: Arc<Shared<R>>, id: VcpuId) -> Result<Self, Error> {
+        if !shared.hub.has_vcpu(id) {
+            return Err(Error::NoSuchVcpu(id));
+        }
+        let participant = shared.reclaim.register().ok_or(Error::TooManyParticipants)?;
+        if !shared.hub.vcpu(id).take_interface() {
+            return Err(Error::VcpuInUse(id));
+        }
+        Ok(Self {
+            id,
+            open: false,
+            closing: false,
+            in_guest: false,
+            unflushed: false,
+            fresh: true,
+            exposed: false,
+            groups: [true; 2],
+            mail: Mail::new(),
+            scan: Scan::default(),
+            asked: Requests::default(),
+            doubtful: false,
+            left_over: false,
+            ready: ReadyQueue::new(Place::Ready),
+            spilled: ReadyQueue::new(Place::Spilled),
+            entries: [const { None }; MAX_LRS],
+            used: 0,
+            held: [Lr::EMPTY; MAX_LRS],
+            written: 0,
+            maintenance: Maintenance::default(),
+            reconsider_maintenance: true,
+            participant,
+            mine: VcpuRef::new(&shared.hub, id),
+            shared,
+            _not_sync: PhantomData,
+        })
+    }
+
+    /// Which vCPU this is.
+    pub fn id(&self) -> VcpuId {
+        self.id
+    }
+
+    /// Whether an interrupt with this configuration may be offered by this vCPU, if it is pending.
+    #[inline]
+    fn willing(&self, irq: &Irq, control: Control, state: State) -> bool {
+        if !control.enabled() || control.target() != self.id {
+            return false;
+        }
+        let lpi = irq.intid().is_lpi();
+        // "Unmapped" can be a moment old: who maps it attends.
+        (!lpi || state.is_mapped())
+            && self.groups[control.group() as usize]
+            // A look: after a gate is opened, the owner is asked to scan.
+            && self.mine.gates().pass(control.group(), lpi)
+    }
+
+    #[inline]
+    fn verdict(&self, irq: &Irq, state: State) -> Verdict {
+        let control = irq.control().load();
+        if !irq.pending().is_pending(irq.lane()) && !control.asserted() {
+            Verdict::Idle
+        } else if control.target() != self.id {
+            Verdict::Elsewhere
+        } else if self.willing(irq, control, state) {
+            Verdict::Offer(control.priority().level() as u8)
+        } else {
+            Verdict::Idle
+        }
+    }
+
+    /// Puts an interrupt where it belongs that has had a place here, and is neither active nor pending in a list register any more.
+    fn settle(&mut self, owned: Owned) {
+        owned.publish(false, false);
+        let state = owned.state.load();
+        self.settle_in(owned, state);
+    }
+
+    /// Puts an interrupt where it belongs, whose state the caller has just read.
+    // Most LPIs do not come here (`line_up`, `take_in_alone`), and entries are quicker without it.
+    #[inline(never)]
+    fn settle_in(&mut self, owned: Owned, state: State) {
+        if state.is_active() {
+            // It was active when its vCPU was powered off, or someone has made it so.
+            return self.settle_active(owned);
+        }
+        match self.verdict(&owned, state) {
+            Verdict::Offer(level) => self.ready.push_back(level, owned),
+            Verdict::Elsewhere if cfg!(mutant = "elsewhere_dropped") => drop(owned),
+            Verdict::Elsewhere => self.hand_over(owned),
+            Verdict::Idle => drop(owned),
+        }
+    }
+
+    /// Puts an interrupt where it belongs that is active, but not through this vCPU's guest: to its target.
+    #[cold]
+    fn settle_active(&mut self, owned: Owned) {
+        let control = owned.control().load();
+        if control.target() == self.id {
+            owned.control().update(|c| c.with_active_group(c.group()));
+            self.spilled.push_front(control.priority().level() as u8, owned);
+        } else {
+            let (posted, ended) = owned.hand_over(true);
+            if let Some(posted) = posted {
+                self.shared.hub.post(posted);
+            }
+            self.shared.hub.deactivate_ended(ended, control.phys());
+        }
+    }
+
+    /// Gives an interrupt to the vCPU that it is for now.
+    fn hand_over(&self, owned: Owned) {
+        self.mine.counters.add(Counter::HandedOver, 1);
+        if let (Some(posted), _) = owned.hand_over(false) {
+            self.shared.hub.post(posted);
+        }
+    }
+
+    /// Takes in an interrupt from the mailbox: something about it has changed.
+    // Out of the way of the single one, which most entries have (`take_in_alone`).
+    #[inline(never)]
+    fn take_in(&mut self, posted: Posted) {
+        if cfg!(mutant = "verdict_before_claim")
+            && matches!(self.verdict(&posted, posted.state.load()), Verdict::Idle)
+        {
+            return drop(posted);
+        }
+        match posted.claim(self.id) {
+            Claim::New(owned, state) if owned.intid().is_lpi() => self.line_up(owned, state),
+            Claim::New(owned, state) => self.settle_in(owned, state),
+            Claim::Mine(irq, changed) => self.reconsider(irq, changed),
+            Claim::Elsewhere(posted) => self.pass_on(posted),
+        }
+    }
+
+    /// Puts an LPI that has just come into its bucket. Its pending bit is looked at when it is taken: the injector may still be writing
+    /// others of the same cache line.
+    #[inline]
+    fn line_up(&mut self, owned: Owned, state: State) {
+        let control = owned.control().load();
+        if !state.is_active() && self.willing(&owned, control, state) {
+            self.ready.push_back(control.priority().level() as u8, owned);
+        } else {
+            self.settle_in(owned, state);
+        }
+    }
+
+    /// Takes in the only thing that waits for a list register, of which one is free: without the detour of a bucket.
+    #[inline]
+    fn take_in_alone(&mut self, posted: Posted) {
+        match posted.claim(self.id) {
+            Claim::New(owned, state) if !state.is_active() => {
+                let control = owned.control().load();
+                if self.willing(&owned, control, state) {
+                    self.offer(control.priority().level() as u8, owned, control);
+                } else {
+                    self.settle_in(owned, state);
+                }
+            }
+            Claim::New(owned, state) => self.settle_in(owned, state),
+            Claim::Mine(irq, changed) => self.reconsider(irq, changed),
+            Claim::Elsewhere(posted) => self.pass_on(posted),
+        }
+    }
+
+    /// Passes on what another vCPU has.
+    #[cold]
+    fn pass_on(&self, posted: Posted) {
+        self.shared.hub.post(posted);
+    }
+
+    /// Looks once more at an interrupt that this vCPU has, and that someone else may have made active or not active.
+    fn reconsider(&mut self, irq: NonNull<Irq>, changed: Option<bool>) {
+        // SAFETY: this vCPU owns it: `claim` says so, and nobody else ends that.
+        let owned = unsafe { Owned::borrow(irq) };
+        match owned.place() {
+            Place::Ready(level) if changed == Some(true) => {
+                // SAFETY: its place says so.
+                let owned = unsafe { self.ready.remove(level, irq) };
+                self.settle_active(owned);
+            }
+            Place::Ready(level) => {
+                // One that stays at its level keeps its turn.
+                if !matches!(self.verdict(&owned, owned.state.load()), Verdict::Offer(now) if now == level)
+                {
+                    // SAFETY: its place says so.
+                    let owned = unsafe { self.ready.remove(level, irq) };
+                    self.settle(owned);
+                }
+            }
+            Place::InLr(n) => match changed {
+                Some(active) if !cfg!(mutant = "write_to_active_ignored") => {
+                    self.activate(n as usize, active);
+                }
+                _ => self.review(n as usize),
+            },
+            Place::Spilled(level) if changed == Some(false) => {
+                // SAFETY: its place says so.
+                let owned = unsafe { self.spilled.remove(level, irq) };
+                self.end_spilled(&owned);
+                self.settle(owned);
+            }
+            // It is looked at when it is deactivated, or gets a list register again.
+            Place::Spilled(_) => {}
+            Place::Nowhere => debug_assert!(false, "owned, but nowhere"),
+        }
+    }
+
+    /// Before the guest can change a wired interrupt in a list register: whoever wants to know waits from now on.
+    #[inline]
+    fn expose(&mut self) {
+        if !self.exposed {
+            self.exposed = true;
+            self.mine.expose();
+        }
+    }
+
+    /// Takes over what others have written to the active state of what is in list registers: one who found this vCPU concealed
+    /// does not wait, and the mail that says so may not have come yet, if someone else is about to post it.
+    fn take_changes(&mut self) -> bool {
+        let mut changed = false;
+        // From the end: an entry can be taken out.
+        for n in (0..self.used).rev() {
+            let change = self.entries[n].as_ref().and_then(|entry| entry.owned.take_change());
+            if let Some(active) = change {
+                self.activate(n, active);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Shows others what the guest has done, and lets them look.
+    #[cold]
+    fn conceal(&mut self) {
+        let early = cfg!(mutant = "conceal_before_publish").then(|| self.mine.conceal());
+        self.entries[..self.used].iter().flatten().for_each(Entry::publish);
+        self.exposed = false;
+        if early.unwrap_or_else(|| self.mine.conceal()) {
+            self.shared.hub.tell_exit(self.id);
+        }
+    }
+
+    /// Whether a wired interrupt is in a list register, or active without one.
+    #[inline]
+    fn holds_wired(&self) -> bool {
+        let wired = |entry: &Entry| !entry.owned.intid().is_lpi();
+        self.entries[..self.used].iter().flatten().any(wired) || !self.spilled.is_empty()
+    }
+
+    /// The guest has enabled or disabled a group at its CPU interface.
+    #[cold]
+    fn change_groups(&mut self, groups: [bool; 2]) {
+        self.reconsider_maintenance = true;
+        let before = core::mem::replace(&mut self.groups, groups);
+        if before.iter().zip(&groups).any(|(was, is)| *was && !is) {
+            self.asked = self.asked.and(Requests::REVIEW);
+        }
+        if before.iter().zip(&groups).any(|(was, is)| !was && *is) {
+            self.asked = self.asked.and(Requests::SCAN);
+        }
+        self.left_over = true;
+    }
+
+    /// Takes in some of the mail, and fills the list registers.
+    #[inline]
+    fn take_in_mail(&mut self, count: usize, resumed: bool) {
+        // On their way while the mail is gone through.
+        self.ready.prefetch(count.saturating_sub(self.used));
+        let more = resumed && !self.mail.is_empty();
+        if more || self.mine.mailbox.drain(&mut self.mail) || resumed {
+            // Until it is done: a host's kick can panic in the midst.
+            self.left_over = true;
+            let done = self.take_in_slice(count);
+            // What came behind the mail of before: its kick may have brought the vCPU to a flush that did not get that far.
+            let behind = more && self.mine.mailbox.has_mail();
+            self.left_over = !done || behind || !self.scan.is_idle();
+        }
+        if !(self.ready.is_empty() && self.spilled.is_empty()) {
+            self.fill(count);
+        }
+    }
+
+    /// Takes in a slice of the mail; returns whether nothing is left.
+    #[inline]
+    fn take_in_slice(&mut self, count: usize) -> bool {
+        if !self.mail.turn(SLICE, &self.mine.mailbox) {
+            return false;
+        }
+        for _ in 0..SLICE {
+            let Some(posted) = self.mail.next() else { return true };
+            let alone = self.mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
+            if alone && self.used < count {
+                self.take_in_alone(posted);
+            } else {
+                self.take_in(posted);
+            }
+        }
+        self.mail.is_empty()
+    }
+
+    /// Clears what an earlier user of the list registers may have left in them.
+    #[cold]
+    fn clear_registers<L: ListRegisters>(&mut self, lrs: &mut L, count: usize) {
+        for n in 0..count {
+            lrs.write(n, Lr::EMPTY);
+        }
+        lrs.set_maintenance(self.maintenance);
+        let _ = lrs.take_eoi_count();
+        self.fresh = false;
+    }
+
+    /// What to be told while more is waiting than the list registers hold.
+    fn wanted_maintenance(&mut self, count: usize) -> Maintenance {
+        let waiting = !self.ready.is_empty();
+        let offered = |e: &Entry| e.want.state() == LrState::Pending;
+        let pending = waiting && self.entries[..self.used].iter().flatten().any(offered);
+        if waiting && !pending {
+            // All list registers are active: "none is pending" would hold at once, for ever. What waits
+            // is not more urgent than they are, so it can wait until one is deactivated.
+            for entry in self.entries[..self.used].iter_mut().flatten() {
+                entry.want = entry.want.with_eoi_maintenance();
+            }
+        }
+        Maintenance {
+            // "At most one in use" would hold at once with a single list register.
+            underflow: waiting && count > 1,
+            no_pending: pending,
+            not_present: !self.spilled.is_empty(),
+            trap_dir: !self.spilled.is_empty(),
+            group_enabled: self.groups.map(|enabled| !enabled),
+        }
+    }
+
+    /// Writes what has changed; returns the number of pending entries.
+    #[inline]
+    fn write_back<L: ListRegisters>(&mut self, lrs: &mut L) -> usize {
+        let mut pending = 0;
+        for n in 0..self.used.max(self.written) {
+            let want = self.entries[n].as_ref().map_or(Lr::EMPTY, |entry| entry.want);
+            pending += usize::from(want.is_pending());
+            if want != self.held[n] {
+                lrs.write(n, want);
+                self.held[n] = want;
+            }
+        }
+        self.written = self.used;
+        pending
+    }
+}
+
+impl<R: Reclaim> Vcpu for VcpuInterface<R> {
+    fn open(&mut self) {
+        if !self.open {
+            if self.closing {
+                self.power_off();
+            }
+            self.open = true;
+            // Until it is done: a host's kick can panic in the midst.
+            self.asked = Requests::SCAN;
+            self.left_over = true;
+            // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
+            let pin = self.participant.pin();
+            self.mine.mailbox.open();
+            self.scan.begin(&self.shared, self.id);
+            self.scan.go_on(&self.shared, self.id, &pin);
+            drop(pin);
+            self.asked = Requests::default();
+            self.left_over = !self.scan.is_idle();
+        }
+    }
+
+    fn close_some<L: ListRegisters>(&mut self, lrs: &mut L) -> bool {
+        if self.in_guest {
+            self.fold(lrs);
+        }
+        if self.open || self.closing {
+            if !self.power_off_some() {
+                return false;
+            }
+            self.write_back(lrs);
+            self.maintenance = Maintenance::default();
+            self.reconsider_maintenance = true;
+            lrs.set_maintenance(self.maintenance);
+        }
+        true
+    }
+
+    #[inline]
+    fn flush<L: ListRegisters>(&mut self, lrs: &mut L) -> Flushed {
+        self.mine.counters.add(Counter::Entries, 1);
+        if self.in_guest {
+            self.fold(lrs);
+        }
+        // Until it is done: the host can panic in the midst.
+        self.unflushed = true;
+        if self.holds_wired() {
+            self.expose();
+        }
+        let groups = lrs.groups_enabled();
+        if groups != self.groups {
+            self.change_groups(groups);
+        }
+        let resumed = self.left_over || self.mine.has_requests();
+        if resumed {
+            self.resume();
+        }
+        let count = lrs.count().min(MAX_LRS);
+        if self.fresh {
+            self.clear_registers(lrs, count);
+        }
+        while self.used > count {
+            self.displace(self.used - 1);
+        }
+        self.take_in_mail(count, resumed);
+        if self.exposed && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
+            self.fill(count);
+            // Of what gets a list register only now, too. What that leaves free is filled at the next flush.
+            if self.take_changes() {
+                self.left_over = true;
+            }
+        }
+        let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
+        if waiting || self.reconsider_maintenance {
+            // While something waits, it depends on what is in the list registers.
+            self.reconsider_maintenance = waiting;
+            let maintenance = self.wanted_maintenance(count);
+            if maintenance != self.maintenance {
+                self.maintenance = maintenance;
+                lrs.set_maintenance(maintenance);
+            }
+        }
+        let pending = self.write_back(lrs);
+        self.in_guest = true;
+        self.unflushed = self.left_over;
+        if self.left_over {
+            // It comes back for the rest, from the guest or instead of sleeping.
+            self.shared.hub.kick(self.id);
+        }
+        Flushed { in_lrs: self.used, pending, waiting }
+    }
+
+    #[inline]
+    fn fold<L: ListRegisters>(&mut self, lrs: &mut L) {
+        let mut changed = false;
+        self.in_guest = false;
+        for n in 0..self.written {
+            let lr = lrs.read(n);
+            if lr != self.held[n] {
+                self.held[n] = lr;
+                changed = true;
+                self.fold_entry(n, lr);
+            }
+        }
+        if changed {
+            self.finish_gone();
+        }
+        let eois = lrs.take_eoi_count();
+        if eois > 0 {
+            self.end_spilled_by_eois(eois);
+        }
+        if self.exposed {
+            self.conceal();
+        }
+    }
+
+    fn deactivate(&mut self, intid: Intid) -> bool {
+        let wired =
+            if intid.is_private() { Wired::Private(self.id, intid) } else { Wired::Spi(intid) };
+        let Ok(irq) = self.shared.wired(wired) else { return false };
+        let state = irq.state.load();
+        match state.owner() {
+            Some(owner) if owner == self.id => {}
+            // Made active, and not taken in yet: the mailbox has it.
+            None if state.is_active() && irq.control().load().target() == self.id => {
+                // Without waiting, as this vCPU may be waited for.
+                self.shared.hub.write_active(irq, false);
+                return true;
+            }
+            _ => return false,
+        }
+        let irq = NonNull::from(irq);
+        // SAFETY: this vCPU is its owner, and only this thread could change that.
+        let owned = unsafe { Owned::borrow(irq) };
+        match owned.place() {
+            Place::Spilled(level) => {
+                // SAFETY: its place says so.
+                let owned = unsafe { self.spilled.remove(level, irq) };
+                self.end_spilled(&owned);
+                self.finish(owned, true);
+                true
+            }
+            // While the guest has the list registers, deactivation there is the CPU interface's.
+            Place::InLr(_) if self.in_guest => false,
+            Place::InLr(n) => {
+                let Some(entry) = &mut self.entries[n as usize] else { return false };
+                let state = entry.want.state();
+                if !state.is_active() {
+                    return false;
+                }
+                entry.want = entry.want.with_state(match state {
+                    LrState::PendingActive => LrState::Pending,
+                    _ => LrState::Invalid,
+                });
+                entry.recheck = true;
+                let phys = entry.want.hw();
+                self.end_phys(&owned, phys);
+                self.finish_gone();
+                self.entries[..self.used].iter().flatten().for_each(Entry::publish);
+                true
+            }
+            Place::Ready(_) | Place::Nowhere => false,
+        }
+    }
+
+    #[inline]
+    fn has_mail(&self) -> bool {
+        self.mine.mailbox.has_mail() || self.mine.has_requests() || self.unflushed || self.left_over
+    }
+}

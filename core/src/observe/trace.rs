@@ -1,0 +1,61 @@
+//! Reference tracing: who takes and who gives back which kind of reference, and where.
+//!
+//! Compiled out unless the feature `trace` is on. Mapping references (`Get`, `Put`), mailbox references (`Post`,
+//! `Unpost`) and owner references (`Own`, `Disown`) are told apart, so that each kind can be checked for symmetry.
+
+use crate::arch::ids::Intid;
+use crate::lockfree::irq::Irq;
+
+/// What happened to a reference.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Trace {
+    /// A counted reference was taken.
+    Get,
+    /// A counted reference was given back.
+    Put,
+    /// A route began to keep an interrupt's memory.
+    Keep,
+    /// A route no longer keeps it.
+    Unkeep,
+    /// A mailbox's reference was taken.
+    Post,
+    /// A mailbox's reference was given back.
+    Unpost,
+    /// A vCPU's reference was taken.
+    Own,
+    /// A vCPU's reference was given back.
+    Disown,
+}
+
+/// One event. Where a reference ends by leaving its scope, `site` is in the code that ends it.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceEvent {
+    /// What happened.
+    pub kind: Trace,
+    /// To which interrupt.
+    pub intid: Intid,
+    /// Where.
+    pub site: &'static core::panic::Location<'static>,
+}
+
+/// Receives every event, on the thread on which it happens. Must not call the engine.
+pub trait Tracer: Send + Sync + 'static {
+    /// One event.
+    fn event(&self, event: &TraceEvent);
+}
+
+#[cfg(feature = "trace")]
+#[track_caller]
+pub(crate) fn trace(kind: Trace, irq: &Irq) {
+    if let Some(tracer) = &irq.hub().tracer {
+        tracer.event(&TraceEvent {
+            kind,
+            intid: irq.intid(),
+            site: core::panic::Location::caller(),
+        });
+    }
+}
+
+#[cfg(not(feature = "trace"))]
+#[inline(always)]
+pub(crate) fn trace(_kind: Trace, _irq: &Irq) {}
