@@ -1,4 +1,4 @@
-//! Collection: from the graveyard to free memory. See [`crate::lockfree::reclaim::retired`] for the life of one piece of garbage.
+//! Collection: from the retired to free memory. See [`crate::lockfree::reclaim::retired`] for the life of one piece of garbage.
 //!
 //! Anyone on the control path may collect, and several threads at once: each takes all that there is to do, does a bounded
 //! part of it, and puts the rest back. So no call goes on for as long as others make garbage. A thread that is preempted while
@@ -16,7 +16,7 @@
 use alloc::boxed::Box;
 
 use crate::lockfree::reclaim::limbo::Work;
-use crate::lockfree::reclaim::retired::{Chain, Corpse};
+use crate::lockfree::reclaim::retired::{Chain, Retired};
 use crate::lockfree::reclaim::{Participant, Pin, Reclaim};
 use crate::lockfree::vm::Shared;
 use crate::sync::free;
@@ -60,7 +60,7 @@ impl<R: Reclaim> Shared<R> {
         participant: &R::Participant,
         left: &mut usize,
     ) {
-        let fresh = self.hub.graveyard.take();
+        let fresh = self.dispatcher.retired.take();
         if !fresh.is_empty() {
             work.dead.push_back(fresh);
         }
@@ -68,9 +68,9 @@ impl<R: Reclaim> Shared<R> {
         while let Some(chain) = work.dead.front_mut() {
             let pin = participant.pin();
             for _ in 0..UNDER_ONE_PIN.min(*left) {
-                let Some(corpse) = chain.pop() else { break };
-                self.unlink(corpse, &pin);
-                unlinked.push(corpse);
+                let Some(object) = chain.pop() else { break };
+                self.unlink(object, &pin);
+                unlinked.push(object);
                 *left -= 1;
             }
             if chain.is_empty() {
@@ -107,10 +107,10 @@ impl<R: Reclaim> Shared<R> {
         while let Some(chain) = work.expired.front_mut() {
             let pin = participant.pin();
             for _ in 0..UNDER_ONE_PIN.min(*left) {
-                let Some(corpse) = chain.pop() else { break };
+                let Some(object) = chain.pop() else { break };
                 // SAFETY: unlinked, and a grace period has passed since.
-                unsafe { self.free(corpse, &pin) };
-                self.hub.graveyard.counts.freed(&corpse);
+                unsafe { self.free(object, &pin) };
+                self.dispatcher.retired.counts.freed(&object);
                 *left -= 1;
             }
             if chain.is_empty() {
@@ -123,53 +123,53 @@ impl<R: Reclaim> Shared<R> {
     }
 
     /// Takes one of the dead out of its tree.
-    fn unlink(&self, corpse: Corpse, pin: &Pin) {
-        match corpse {
-            Corpse::Irq(irq) => {
-                // SAFETY: in the graveyard, so not freed.
+    fn unlink(&self, object: Retired, pin: &Pin) {
+        match object {
+            Retired::Irq(irq) => {
+                // SAFETY: in the retired, so not freed.
                 if let Ok(key) = self.lpis.key(unsafe { irq.as_ref() }.intid()) {
                     // False if a new object has taken its place.
                     let _ = self.lpis.irqs.remove(key, irq, pin);
                 }
             }
-            Corpse::Block(block) => {
+            Retired::Block(block) => {
                 // SAFETY: as above.
                 let _ = self.lpis.blocks.remove(unsafe { block.as_ref() }.key, block, pin);
             }
             // SAFETY: as above.
-            Corpse::Device(device) => unsafe { device.as_ref() }.unlink(pin),
+            Retired::Device(device) => unsafe { device.as_ref() }.unlink(pin),
             // SAFETY: as above.
-            Corpse::Hold(hold) => unsafe { hold.as_ref() }.release(pin),
-            Corpse::Node(_) => {}
+            Retired::Hold(hold) => unsafe { hold.as_ref() }.release(pin),
+            Retired::Node(_) => {}
         }
     }
 
     /// # Safety
     /// Nobody else can reach it any more.
-    unsafe fn free(&self, corpse: Corpse, pin: &Pin) {
-        let counts = &self.hub.graveyard.counts;
-        match corpse {
+    unsafe fn free(&self, object: Retired, pin: &Pin) {
+        let counts = &self.dispatcher.retired.counts;
+        match object {
             // SAFETY: the caller has the only pointer.
-            Corpse::Irq(irq) => unsafe { self.lpis.free(irq, pin) },
-            Corpse::Node(node) => {
+            Retired::Irq(irq) => unsafe { self.lpis.free(irq, pin) },
+            Retired::Node(node) => {
                 // SAFETY: boxed where it was made; the caller has the only pointer.
                 let node = unsafe { Box::from_raw(node.as_ptr()) };
                 node.freed();
                 free(node);
                 counts.nodes.sub(1);
             }
-            Corpse::Block(block) => {
+            Retired::Block(block) => {
                 // SAFETY: as above.
                 let block = unsafe { Box::from_raw(block.as_ptr()) };
                 block.freed();
                 free(block);
                 counts.blocks.sub(1);
             }
-            Corpse::Hold(hold) => {
+            Retired::Hold(hold) => {
                 // SAFETY: as above.
                 drop(unsafe { Box::from_raw(hold.as_ptr()) });
             }
-            Corpse::Device(device) => {
+            Retired::Device(device) => {
                 // SAFETY: as above.
                 let mut device = unsafe { Box::from_raw(device.as_ptr()) };
                 device.freed();
@@ -184,30 +184,30 @@ impl<R: Reclaim> Shared<R> {
         if let Some(work) = self.limbo.take() {
             let Work { dead, unlinked, waiting, expired, .. } = *work;
             for mut chain in dead {
-                while let Some(corpse) = chain.pop() {
-                    self.unlink(corpse, pin);
+                while let Some(object) = chain.pop() {
+                    self.unlink(object, pin);
                     // SAFETY: `&mut self`.
-                    unsafe { self.free(corpse, pin) };
+                    unsafe { self.free(object, pin) };
                 }
             }
             let waiting = waiting.into_iter().flat_map(|(_, chains)| chains);
             for mut chain in unlinked.into_iter().chain(waiting).chain(expired) {
-                while let Some(corpse) = chain.pop() {
+                while let Some(object) = chain.pop() {
                     // SAFETY: `&mut self`.
-                    unsafe { self.free(corpse, pin) };
+                    unsafe { self.free(object, pin) };
                 }
             }
         }
         loop {
             // What is dead but not buried is still in its tree.
-            let mut chain = self.hub.graveyard.take();
+            let mut chain = self.dispatcher.retired.take();
             if chain.is_empty() {
                 break;
             }
-            while let Some(corpse) = chain.pop() {
-                self.unlink(corpse, pin);
+            while let Some(object) = chain.pop() {
+                self.unlink(object, pin);
                 // SAFETY: `&mut self`.
-                unsafe { self.free(corpse, pin) };
+                unsafe { self.free(object, pin) };
             }
         }
     }

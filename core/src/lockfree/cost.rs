@@ -10,7 +10,7 @@ use crate::lockfree::map::lpis;
 use crate::lockfree::map::radix::{self, Node};
 use crate::lockfree::msi::Device;
 use crate::lockfree::pending::block::Block;
-use crate::lockfree::reclaim::retired::{Corpse, Count, Counts};
+use crate::lockfree::reclaim::retired::{Count, Counts, Retired};
 
 /// What a usual heap needs for an object: a word beside it, all rounded up to two words; and for one whose alignment is
 /// more than that, room to align it.
@@ -28,15 +28,15 @@ const DEVICE: usize = heap(size_of::<Device>(), align_of::<Device>());
 const WAITING: usize = 2 * size_of::<(u64, *const ())>();
 
 /// What a dead object takes up, and its place among those that wait.
-pub(crate) const fn of_dead(corpse: &Corpse) -> usize {
+pub(crate) const fn of_retired(object: &Retired) -> usize {
     WAITING
-        + match corpse {
-            Corpse::Irq(_) => IRQ,
-            Corpse::Node(_) => NODE,
-            Corpse::Block(_) => BLOCK,
-            Corpse::Device(_) => DEVICE,
+        + match object {
+            Retired::Irq(_) => IRQ,
+            Retired::Node(_) => NODE,
+            Retired::Block(_) => BLOCK,
+            Retired::Device(_) => DEVICE,
             // The host's, as its route was.
-            Corpse::Hold(_) => 0,
+            Retired::Hold(_) => 0,
         }
 }
 

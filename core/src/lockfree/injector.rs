@@ -19,7 +19,7 @@ pub struct VgicInjector<R: Reclaim = Slots> {
 
 impl<R: Reclaim> VgicInjector<R> {
     /// An interrupt that can be tied to a physical one.
-    fn tieable(&self, wired: Wired) -> Result<&Irq, Error> {
+    fn hw_mappable(&self, wired: Wired) -> Result<&Irq, Error> {
         let irq = self.shared.wired(wired)?;
         if irq.intid().is_sgi() { Err(Error::IntidRange(irq.intid())) } else { Ok(irq) }
     }
@@ -73,7 +73,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
             Trigger::Level if high && cfg!(mutant = "rise_without_attend") => {}
             Trigger::Level if !high && cfg!(mutant = "fall_without_attend") => {}
             Trigger::Level => {
-                self.shared.hub.attend(irq);
+                self.shared.dispatcher.schedule(irq);
             }
             Trigger::Edge if high && !old.line() => {
                 let _ = self.shared.inject(irq, &self.participant.pin());
@@ -89,12 +89,12 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     }
 
     fn clear_pulse(&self, wired: Wired) -> Result<(), Error> {
-        let _ = self.shared.hub.clear(self.shared.wired(wired)?);
+        let _ = self.shared.dispatcher.clear(self.shared.wired(wired)?);
         Ok(())
     }
 
     fn configure(&self, wired: Wired, config: WiredConfig) -> Result<(), Error> {
-        if matches!(wired, Wired::Spi(_)) && !self.shared.hub.has_vcpu(config.target) {
+        if matches!(wired, Wired::Spi(_)) && !self.shared.dispatcher.has_vcpu(config.target) {
             self.shared.wired(wired)?;
             return Err(Error::NoSuchVcpu(config.target));
         }
@@ -120,12 +120,12 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
                 .with_priority(config.priority)
                 .with_group(config.group)
                 .with_trigger(trigger);
-            let target = spi && self.shared.hub.has_vcpu(config.target);
+            let target = spi && self.shared.dispatcher.has_vcpu(config.target);
             if target { c.with_target(config.target) } else { c }
         });
-        self.shared.hub.attend(irq);
+        self.shared.dispatcher.schedule(irq);
         if old.target() != new.target() {
-            self.shared.hub.moved(irq, old.target());
+            self.shared.dispatcher.moved(irq, old.target());
         }
         Ok(new.config())
     }
@@ -136,45 +136,45 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn is_pending(&self, wired: Wired) -> Result<bool, Error> {
         let irq = self.shared.wired(wired)?;
-        let _ = self.shared.hub.publish(irq);
+        let _ = self.shared.dispatcher.publish(irq);
         Ok(irq.looks_pending_anywhere())
     }
 
     fn is_active(&self, wired: Wired) -> Result<bool, Error> {
         let irq = self.shared.wired(wired)?;
-        let known = self.shared.hub.publish(irq);
+        let known = self.shared.dispatcher.publish(irq);
         let state = irq.state.load_ordered();
         // The guest may have acknowledged what it had in a list register. Who asks wants to know that it is done with it.
-        Ok(state.is_active() || (!known && state.is_latched()))
+        Ok(state.is_active() || (!known && state.is_lr_pending()))
     }
 
     fn set_active(&self, wired: Wired, active: bool) -> Result<(), Error> {
-        self.shared.hub.set_active(self.shared.wired(wired)?, active);
+        self.shared.dispatcher.set_active(self.shared.wired(wired)?, active);
         Ok(())
     }
 
     fn pulse_from(&self, vcpu: VcpuId, sgi: Intid, senders: u8) -> Result<(), Error> {
         let irq = self.shared.sgi(vcpu, sgi)?;
         irq.control().update(|c| c.sent_by(senders));
-        self.shared.hub.attend(irq);
+        self.shared.dispatcher.schedule(irq);
         Ok(())
     }
 
     fn clear_from(&self, vcpu: VcpuId, sgi: Intid, senders: u8) -> Result<(), Error> {
         let irq = self.shared.sgi(vcpu, sgi)?;
         irq.control().update(|c| c.recalled_by(senders));
-        self.shared.hub.attend(irq);
+        self.shared.dispatcher.schedule(irq);
         Ok(())
     }
 
     fn senders(&self, vcpu: VcpuId, sgi: Intid) -> Result<u8, Error> {
         let irq = self.shared.sgi(vcpu, sgi)?;
-        let _ = self.shared.hub.publish(irq);
+        let _ = self.shared.dispatcher.publish(irq);
         Ok(irq.senders_anywhere())
     }
 
     fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error> {
-        let irq = self.tieable(wired)?;
+        let irq = self.hw_mappable(wired)?;
         // SGIs come from software, and the list register has room for 13 bits (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
         if pintid < SGIS as u16 || pintid >= 1 << 13 {
             return Err(Error::IntidRange(Intid(pintid.into())));
@@ -184,23 +184,23 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     }
 
     fn unmap_phys(&self, wired: Wired) -> Result<(), Error> {
-        self.tieable(wired)?.control().update(|c| c.with_phys(None));
+        self.hw_mappable(wired)?.control().update(|c| c.with_phys(None));
         Ok(())
     }
 
     fn phys(&self, wired: Wired) -> Result<Option<u16>, Error> {
-        Ok(self.tieable(wired)?.control().load().phys())
+        Ok(self.hw_mappable(wired)?.control().load().phys())
     }
 
     fn update_gates(&self, vcpu: VcpuId, f: impl Fn(Gates) -> Gates) -> Result<(), Error> {
-        let hub = &self.shared.hub;
-        if !hub.has_vcpu(vcpu) {
+        let dispatcher = &self.shared.dispatcher;
+        if !dispatcher.has_vcpu(vcpu) {
             return Err(Error::NoSuchVcpu(vcpu));
         }
-        let shared = hub.vcpu(vcpu);
+        let shared = dispatcher.vcpu(vcpu);
         if cfg!(mutant = "requests_before_gates") {
-            shared.request(Requests::REVIEW.and(Requests::SCAN));
-            hub.kick(vcpu);
+            shared.request(Requests::REEVALUATE.and(Requests::SCAN));
+            dispatcher.kick(vcpu);
         }
         let (old, new) = shared.update_gates(f);
         let mut requests = Requests::default();
@@ -208,11 +208,11 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
             requests = requests.and(Requests::SCAN);
         }
         if old.opens_more_than(new) {
-            requests = requests.and(Requests::REVIEW);
+            requests = requests.and(Requests::REEVALUATE);
         }
         if requests != Requests::default() && !cfg!(mutant = "requests_before_gates") {
             shared.request(requests);
-            hub.kick(vcpu);
+            dispatcher.kick(vcpu);
         }
         Ok(())
     }

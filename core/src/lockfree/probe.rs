@@ -13,8 +13,8 @@ use crate::arch::ids::{Intid, LPI_BASE, VcpuId};
 use crate::engine::Kick;
 use crate::lockfree::irq::Irq;
 use crate::lockfree::irq::control::Control;
-use crate::lockfree::irq::refs::Posted;
-use crate::lockfree::notify::Hub;
+use crate::lockfree::irq::refs::QueuedRef;
+use crate::lockfree::notify::Dispatcher;
 use crate::lockfree::notify::mailbox::{self, Mailbox, Push};
 use crate::lockfree::pending::word::{BLOCK, LANES, Lane, PendingBlock, PendingWord};
 
@@ -30,7 +30,7 @@ pub struct Mail {
     irqs: Vec<NonNull<Irq>>,
     inside: Vec<bool>,
     _block: Box<PendingBlock>,
-    _hub: Arc<Hub>,
+    _hub: Arc<Dispatcher>,
 }
 
 impl Mail {
@@ -40,21 +40,22 @@ impl Mail {
     /// If there are more than fit in one block of pending bits.
     pub fn new(irqs: u32) -> Self {
         assert!(irqs as usize <= BLOCK, "too many interrupts");
-        let hub = Arc::new(Hub::new(1, Arc::new(NoKick)));
+        let dispatcher = Arc::new(Dispatcher::new(1, Arc::new(NoKick)));
         let block = Box::new(PendingBlock::new());
         let make = |n: u32| {
             let (word, lane) = block.locate(n as usize);
             let bit = (NonNull::from(word), lane);
-            // SAFETY: the block and the hub are kept beside the interrupts, which `drop` frees.
-            let irq =
-                unsafe { Irq::new(Intid(LPI_BASE + n), Control::RESET, bit, NonNull::from(&*hub)) };
+            // SAFETY: the block and the dispatcher are kept beside the interrupts, which `drop` frees.
+            let irq = unsafe {
+                Irq::new(Intid(LPI_BASE + n), Control::RESET, bit, NonNull::from(&*dispatcher))
+            };
             NonNull::from(Box::leak(Box::new(irq)))
         };
         let irqs: Vec<_> = (0..irqs).map(make).collect();
         let mailbox = Mailbox::new();
         mailbox.open();
         let inside = irqs.iter().map(|_| false).collect();
-        Self { mailbox, irqs, inside, _block: block, _hub: hub }
+        Self { mailbox, irqs, inside, _block: block, _hub: dispatcher }
     }
 
     /// Puts an interrupt in; returns whether a kick is due.
@@ -66,7 +67,7 @@ impl Mail {
         let inside = &mut self.inside[n as usize];
         assert!(!core::mem::replace(inside, true), "it is in the mailbox");
         // SAFETY: the mailbox's reference exists once, as `inside` says; `drain` takes it back.
-        let posted = unsafe { Posted::from_raw(self.irqs[n as usize]) };
+        let posted = unsafe { QueuedRef::from_raw(self.irqs[n as usize]) };
         match self.mailbox.push(posted) {
             Push::First(batch) => {
                 self.mailbox.kicked(batch);

@@ -7,7 +7,7 @@ use crate::engine::{Config, Engine, Error, Kick, Usage};
 use crate::lockfree::injector::VgicInjector;
 use crate::lockfree::map::lpis::Lpis;
 use crate::lockfree::msi::{Msi, MsiDomain, MsiRoute};
-use crate::lockfree::notify::Hub;
+use crate::lockfree::notify::Dispatcher;
 use crate::lockfree::reclaim::limbo::Limbo;
 use crate::lockfree::reclaim::{Reclaim, Slots};
 use crate::lockfree::vcpu::VcpuInterface;
@@ -56,15 +56,15 @@ impl<R: Reclaim> Clone for Vgic<R> {
 }
 
 impl<R: Reclaim> Vgic<R> {
-    fn build(config: &Config, hub: Hub) -> Self {
-        let hub = Arc::new(hub);
+    fn build(config: &Config, dispatcher: Dispatcher) -> Self {
+        let dispatcher = Arc::new(dispatcher);
         Self(Arc::new(Shared {
             config: config.clone(),
-            lpis: Lpis::new(config.lpis, config.max_lpis, &hub),
+            lpis: Lpis::new(config.lpis, config.max_lpis, &dispatcher),
             limbo: Limbo::new(),
-            wired: WiredIrqs::new(config, &hub),
+            wired: WiredIrqs::new(config, &dispatcher),
             reclaim: R::new(config.participants),
-            hub,
+            dispatcher,
         }))
     }
 
@@ -79,15 +79,15 @@ impl<R: Reclaim> Vgic<R> {
         tracer: Arc<dyn crate::observe::trace::Tracer>,
     ) -> Result<Self, Error> {
         config.check()?;
-        let mut hub = Hub::new(config.vcpus, kick);
-        hub.tracer = Some(tracer);
-        Ok(Self::build(config, hub))
+        let mut dispatcher = Dispatcher::new(config.vcpus, kick);
+        dispatcher.tracer = Some(tracer);
+        Ok(Self::build(config, dispatcher))
     }
 
     /// The counters of a vCPU; `None` if there is no such vCPU.
     #[cfg(feature = "counters")]
     pub fn counters(&self, vcpu: VcpuId) -> Option<crate::observe::counters::VcpuCounters> {
-        self.0.hub.has_vcpu(vcpu).then(|| self.0.hub.vcpu(vcpu).counters.get())
+        self.0.dispatcher.has_vcpu(vcpu).then(|| self.0.dispatcher.vcpu(vcpu).counters.get())
     }
 }
 
@@ -102,7 +102,7 @@ impl<R: Reclaim> Engine for Vgic<R> {
 
     fn new(config: &Config, kick: Arc<dyn Kick>) -> Result<Self, Error> {
         config.check()?;
-        Ok(Self::build(config, Hub::new(config.vcpus, kick)))
+        Ok(Self::build(config, Dispatcher::new(config.vcpus, kick)))
     }
 
     fn vcpu(&self, vcpu: VcpuId) -> Result<VcpuInterface<R>, Error> {
@@ -119,7 +119,7 @@ impl<R: Reclaim> Engine for Vgic<R> {
     }
 
     fn usage(&self) -> Usage {
-        let counts = &self.0.hub.graveyard.counts;
+        let counts = &self.0.dispatcher.retired.counts;
         Usage { lpis: counts.irqs.get(), garbage: counts.garbage.get(), bytes: counts.bytes() }
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::{Config, Error, Injected, Wired};
 use crate::lockfree::irq::Irq;
 use crate::lockfree::irq::control::Control;
 use crate::lockfree::map::lpis::Lpis;
-use crate::lockfree::notify::Hub;
+use crate::lockfree::notify::Dispatcher;
 use crate::lockfree::pending::block::Block;
 use crate::lockfree::pending::word::{BLOCK, LANES, LINES, Lane, PendingBlock, PendingWord};
 use crate::lockfree::reclaim::limbo::Limbo;
@@ -28,7 +28,7 @@ pub(crate) struct Shared<R: Reclaim> {
     pub(super) wired: WiredIrqs,
     pub(crate) reclaim: R,
     /// Last: everything above points to it.
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) dispatcher: Arc<Dispatcher>,
 }
 
 /// SGIs and PPIs of each vCPU that exist.
@@ -58,17 +58,22 @@ fn position(intid: Intid, base: u32, count: usize, extended: u32) -> Option<usiz
 }
 
 impl WiredIrqs {
-    pub(super) fn new(config: &Config, hub: &Arc<Hub>) -> Self {
+    pub(super) fn new(config: &Config, dispatcher: &Arc<Dispatcher>) -> Self {
         let (spis, espis) = (usize::from(config.spis), usize::from(config.espis));
         let privates = PRIVATE + usize::from(config.eppis);
         let private_bits: Arc<[CachePadded<[PendingWord; 3]>]> =
             (0..config.vcpus).map(|_| CachePadded::default()).collect();
         let spi_bits: Arc<[PendingBlock]> =
             (0..(spis + espis).div_ceil(BLOCK)).map(|_| PendingBlock::new()).collect();
-        // SAFETY: the bits are kept by this struct, and the hub by `Shared`, for longer than the interrupts.
+        // SAFETY: the bits are kept by this struct, and the dispatcher by `Shared`, for longer than the interrupts.
         let make = |intid, target, bit: (&PendingWord, Lane)| unsafe {
             let control = Control::RESET.with_target(target);
-            Irq::new(Intid(intid), control, (NonNull::from(bit.0), bit.1), NonNull::from(&**hub))
+            Irq::new(
+                Intid(intid),
+                control,
+                (NonNull::from(bit.0), bit.1),
+                NonNull::from(&**dispatcher),
+            )
         };
         let intid = |n: usize, base: u32, count, extended: u32| match n.checked_sub(count) {
             Some(n) => extended + n as u32,
@@ -105,7 +110,9 @@ impl<R: Reclaim> Shared<R> {
     /// A wired interrupt.
     pub(crate) fn wired(&self, wired: Wired) -> Result<&Irq, Error> {
         match wired {
-            Wired::Private(vcpu, _) if !self.hub.has_vcpu(vcpu) => Err(Error::NoSuchVcpu(vcpu)),
+            Wired::Private(vcpu, _) if !self.dispatcher.has_vcpu(vcpu) => {
+                Err(Error::NoSuchVcpu(vcpu))
+            }
             Wired::Private(vcpu, intid) => {
                 let n = position(intid, 0, PRIVATE, EPPI_BASE);
                 n.and_then(|n| self.wired.of(vcpu).get(n)).ok_or(Error::IntidRange(intid))
@@ -150,7 +157,7 @@ impl<R: Reclaim> Shared<R> {
     ) -> Option<Injected> {
         if cfg!(mutant = "attend_before_pending") && !irq.looks_pending() {
             // Seeded bug: notifies before it publishes.
-            let lives = self.hub.attend(irq);
+            let lives = self.dispatcher.schedule(irq);
             let _ = word.set(lane);
             return lives.then_some(Injected::Pending);
         }
@@ -164,7 +171,7 @@ impl<R: Reclaim> Shared<R> {
             return self.try_inject_disabled(irq, word, lane);
         }
         self.count(irq, Counter::Injected);
-        self.hub.attend(irq).then_some(Injected::Pending)
+        self.dispatcher.schedule(irq).then_some(Injected::Pending)
     }
 
     /// The rest of an injection of an LPI whose vCPU takes none. The caller is pinned.
@@ -174,13 +181,13 @@ impl<R: Reclaim> Shared<R> {
             return Some(Injected::Unmapped);
         }
         self.count(irq, Counter::Injected);
-        self.hub.attend(irq).then_some(Injected::Pending)
+        self.dispatcher.schedule(irq).then_some(Injected::Pending)
     }
 
     /// Whether an interrupt can become pending: of LPIs, their vCPU says so ([`Gates::msis`](crate::engine::Gates::msis)).
     #[inline(always)]
     fn takes_msis(&self, irq: &Irq) -> bool {
-        !irq.intid().is_lpi() || self.hub.vcpu(irq.control().load().target()).gates().msis
+        !irq.intid().is_lpi() || self.dispatcher.vcpu(irq.control().load().target()).gates().msis
     }
 
     /// An LPI has become pending whose vCPU takes none: it is not pending any more. Returns true if it is, after all, as the vCPU takes LPIs by now. The caller
@@ -199,7 +206,7 @@ impl<R: Reclaim> Shared<R> {
             dead || self.takes_msis(irq)
         };
         loop {
-            let _ = self.hub.clear(irq);
+            let _ = self.dispatcher.clear(irq);
             if !takes() || cfg!(mutant = "ignored_without_second_look") {
                 return false;
             }
@@ -217,7 +224,7 @@ impl<R: Reclaim> Shared<R> {
         fence(Ordering::SeqCst);
         if !self.takes_msis(irq)
             && self.is_enabled_meanwhile(irq, irq.pending(), irq.lane())
-            && !self.hub.attend(irq)
+            && !self.dispatcher.schedule(irq)
         {
             let _ = self.inject_into_successor(irq, pin);
         }
@@ -240,7 +247,7 @@ impl<R: Reclaim> Shared<R> {
         let mut sent = irq.pending().forget(irq.lane());
         let owner = irq.state.load_ordered().owner();
         if owner.is_some() || irq.looks_pending() {
-            sent |= self.hub.clear(irq);
+            sent |= self.dispatcher.clear(irq);
             sent |= owner.is_some() || irq.state.load_ordered().owner().is_some();
         }
         if is_there() || cfg!(mutant = "silenced_wherever_it_is") {
@@ -263,7 +270,7 @@ impl<R: Reclaim> Shared<R> {
             if !self.takes_msis(irq) && !self.is_enabled_meanwhile(irq, irq.pending(), irq.lane()) {
                 return Injected::Unmapped;
             }
-            if self.hub.attend(irq) {
+            if self.dispatcher.schedule(irq) {
                 return Injected::Pending;
             }
         }
@@ -273,14 +280,14 @@ impl<R: Reclaim> Shared<R> {
     #[inline(always)]
     fn count(&self, irq: &Irq, counter: Counter) {
         if cfg!(feature = "counters") {
-            self.hub.vcpu(irq.control().load().target()).counters.add(counter, 1);
+            self.dispatcher.vcpu(irq.control().load().target()).counters.add(counter, 1);
         }
     }
 
     /// Attends to the wired interrupts that may be waiting for a vCPU, which has just become willing to take them.
     pub(crate) fn scan_wired(&self, vcpu: VcpuId) {
-        self.wired.of(vcpu).iter().for_each(|irq| self.attend_if_waiting(vcpu, irq));
-        self.wired.shared.iter().for_each(|irq| self.attend_if_waiting(vcpu, irq));
+        self.wired.of(vcpu).iter().for_each(|irq| self.schedule_if_waiting(vcpu, irq));
+        self.wired.shared.iter().for_each(|irq| self.schedule_if_waiting(vcpu, irq));
     }
 
     /// The same for the LPIs of some blocks, from key `from` up to `until`. Stops after about `most` looks. Returns where to
@@ -306,7 +313,7 @@ impl<R: Reclaim> Shared<R> {
             let mut from = 0;
             while let Some(i) = block.pending.next_pending(from) {
                 if let Some(irq) = self.lpis.irqs.get(key * BLOCK as u64 + i as u64, pin) {
-                    self.attend_if_waiting(vcpu, irq);
+                    self.schedule_if_waiting(vcpu, irq);
                 }
                 looks += 1;
                 from = i + 1;
@@ -316,10 +323,10 @@ impl<R: Reclaim> Shared<R> {
         next
     }
 
-    fn attend_if_waiting(&self, vcpu: VcpuId, irq: &Irq) {
+    fn schedule_if_waiting(&self, vcpu: VcpuId, irq: &Irq) {
         let waits = irq.looks_pending() || irq.state.load().is_active();
         if waits && irq.control().load().target() == vcpu {
-            self.hub.attend(irq);
+            self.dispatcher.schedule(irq);
         }
     }
 }

@@ -47,7 +47,7 @@ pub trait Tracer: Send + Sync + 'static {
 #[cfg(feature = "trace")]
 #[track_caller]
 pub(crate) fn trace(kind: Trace, irq: &Irq) {
-    if let Some(tracer) = &irq.hub().tracer {
+    if let Some(tracer) = &irq.dispatcher().tracer {
         tracer.event(&TraceEvent {
             kind,
             intid: irq.intid(),

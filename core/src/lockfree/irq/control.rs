@@ -19,7 +19,7 @@
 //! | 63:56 | recalled: senders who have taken it back, for the owner who may have it in a list register |
 //!
 //! Written by any thread through compare-exchange, read by any thread. A writer attends to the
-//! interrupt afterwards (see `hub`), which is what makes the change take effect.
+//! interrupt afterwards (see `dispatcher`), which is what makes the change take effect.
 
 use crate::arch::ids::{Group, Priority, VcpuId};
 use crate::engine::{Trigger, WiredConfig};
@@ -216,7 +216,7 @@ impl ControlWord {
     #[inline]
     pub(crate) fn load(&self) -> Control {
         // Acquire: pairs with `update`. What makes a *missed* update harmless is not this load
-        // but the attend that follows every update.
+        // but the schedule that follows every update.
         Control(self.0.load(Ordering::Acquire))
     }
 

@@ -4,13 +4,13 @@
 //! |---|---|---|
 //! | `state` | references, signaled, owner ([`state`]) | anyone |
 //! | `control` | enabled, priority, target ... ([`control`]) | anyone |
-//! | `link` | next in the mailbox, or in the graveyard | holder of `Posted`; who made it dead |
+//! | `link` | next in the mailbox, or in the retired | holder of `QueuedRef`; who made it dead |
 //! | `place`, `links` | where the owner has it | the owner |
-//! | `pending`, `hub`, `id` | constant | |
+//! | `pending`, `dispatcher`, `id` | constant | |
 //!
 //! The pending bit is elsewhere ([`crate::lockfree::pending::word`]): injections that coalesce do not touch this line.
 
-#![allow(unsafe_code)] // Owner-only fields, and the pointer to the hub that outlives every interrupt.
+#![allow(unsafe_code)] // Owner-only fields, and the pointer to the dispatcher that outlives every interrupt.
 
 pub(crate) mod control;
 pub(crate) mod refs;
@@ -20,9 +20,9 @@ use core::ptr::NonNull;
 
 use crate::arch::ids::{Intid, Priority, VcpuId};
 use crate::lockfree::irq::control::{Control, ControlWord};
-use crate::lockfree::irq::refs::Owned;
+use crate::lockfree::irq::refs::OwnerRef;
 use crate::lockfree::irq::state::{State, StateWord};
-use crate::lockfree::notify::Hub;
+use crate::lockfree::notify::Dispatcher;
 use crate::lockfree::pending::word::{Lane, PendingWord};
 use crate::lockfree::reclaim::retired::Counts;
 use crate::sync::{AtomicPtr, Canary, UnsafeCell};
@@ -54,7 +54,7 @@ pub(crate) struct Irq {
     control: ControlWord,
     pub(crate) link: AtomicPtr<Irq>,
     pending: NonNull<PendingWord>,
-    hub: NonNull<Hub>,
+    dispatcher: NonNull<Dispatcher>,
     links: UnsafeCell<Links>,
     place: UnsafeCell<Place>,
     /// Bits 23:0 the INTID, bits 31:24 the lane.
@@ -66,8 +66,8 @@ pub(crate) struct Irq {
 const _: () = assert!(size_of::<Irq>() == 64);
 
 // SAFETY: every field that several threads use is atomic or constant. `links` and `place` are used only
-// by the thread that holds `Owned`, of which there is at most one (refs, rule 4), and which receives it through
-// the state word's acquire-release chain. `pending` and `hub` point to objects that outlive this one
+// by the thread that holds `OwnerRef`, of which there is at most one (refs, rule 4), and which receives it through
+// the state word's acquire-release chain. `pending` and `dispatcher` point to objects that outlive this one
 // (see `new`), and are Sync.
 unsafe impl Send for Irq {}
 // SAFETY: as above.
@@ -77,19 +77,19 @@ impl Irq {
     /// An interrupt with one reference, which is the caller's to wrap.
     ///
     /// # Safety
-    /// `pending` and `hub` must stay valid for as long as this object does.
+    /// `pending` and `dispatcher` must stay valid for as long as this object does.
     pub(crate) unsafe fn new(
         intid: Intid,
         control: Control,
         pending: (NonNull<PendingWord>, Lane),
-        hub: NonNull<Hub>,
+        dispatcher: NonNull<Dispatcher>,
     ) -> Self {
         Self {
             state: StateWord::new(),
             control: ControlWord::new(control),
             link: AtomicPtr::new(core::ptr::null_mut()),
             pending: pending.0,
-            hub,
+            dispatcher,
             links: UnsafeCell::new(Links {
                 prev: core::ptr::null_mut(),
                 next: core::ptr::null_mut(),
@@ -126,13 +126,13 @@ impl Irq {
     /// What is counted of all interrupts of its VM.
     pub(crate) fn counts(&self) -> &Counts {
         // SAFETY: `new` requires it to outlive this object.
-        &unsafe { self.hub.as_ref() }.graveyard.counts
+        &unsafe { self.dispatcher.as_ref() }.retired.counts
     }
 
     #[cfg(feature = "trace")]
-    pub(crate) fn hub(&self) -> &Hub {
+    pub(crate) fn dispatcher(&self) -> &Dispatcher {
         // SAFETY: `new` requires it to outlive this object.
-        unsafe { self.hub.as_ref() }
+        unsafe { self.dispatcher.as_ref() }
     }
 
     /// Whether it is pending, by latch or by line, as a plain look (see [`PendingWord::is_pending`]).
@@ -142,15 +142,15 @@ impl Irq {
 
     /// Whether it is pending, in a list register or out of it, as far as has been published. For wired interrupts.
     ///
-    /// Its owner shows that it has the interrupt (`LATCHED`) before it takes the pending bit, and gives the bit back before it
+    /// Its owner shows that it has the interrupt (`LR_PENDING`) before it takes the pending bit, and gives the bit back before it
     /// stops showing that: so at each moment at which the interrupt is pending, one of the two says so. They are two words,
     /// and between a look at the one and a look at the other the interrupt can go from the second to the first. It
-    /// can do so only if `LATCHED` was set meanwhile, which counts (`State::takes`), or was set before, for what has been cleared since,
+    /// can do so only if `LR_PENDING` was set meanwhile, which counts (`State::takes`), or was set before, for what has been cleared since,
     /// and is not set any more: then both are looked at again.
     ///
     /// Lock-free: a look is repeated only if a vCPU has taken this very interrupt, or given it back.
     pub(crate) fn looks_pending_anywhere(&self) -> bool {
-        let offered = |state: State| state.is_latched() && !self.is_taken_back();
+        let offered = |state: State| state.is_lr_pending() && !self.is_taken_back();
         loop {
             let before = self.state.load_ordered();
             if offered(before) || self.looks_pending() {
@@ -160,7 +160,7 @@ impl Irq {
             if offered(after) {
                 return true;
             }
-            let same = before.is_latched() == after.is_latched()
+            let same = before.is_lr_pending() == after.is_lr_pending()
                 || cfg!(mutant = "given_back_between_looks");
             if same && before.takes() == after.takes() {
                 return false;
@@ -176,7 +176,7 @@ impl Irq {
             let control = self.control().load();
             let after = self.state.load_ordered();
             if before.takes() == after.takes() {
-                let offered = before.is_latched()
+                let offered = before.is_lr_pending()
                     && control.is_sent()
                     && !control.is_recalled(control.sender());
                 let offered = if offered { 1 << control.sender() } else { 0 };
@@ -200,15 +200,15 @@ impl Irq {
         self.state.load().owner().unwrap_or_else(|| self.control().load().target())
     }
 
-    /// Hands an object that has just become dead to the graveyard.
+    /// Hands an object that has just become dead to the retired.
     ///
     /// # Safety
     /// The caller made `irq`'s state dead, and does not use it afterwards.
-    pub(crate) unsafe fn bury(irq: NonNull<Irq>) {
-        // SAFETY: dead but not yet in the graveyard, so it is the caller's alone.
-        let hub = unsafe { irq.as_ref().hub };
-        // SAFETY: the hub outlives every interrupt.
-        unsafe { hub.as_ref() }.graveyard.push_irq(irq);
+    pub(crate) unsafe fn retire(irq: NonNull<Irq>) {
+        // SAFETY: dead but not yet in the retired, so it is the caller's alone.
+        let dispatcher = unsafe { irq.as_ref().dispatcher };
+        // SAFETY: the dispatcher outlives every interrupt.
+        unsafe { dispatcher.as_ref() }.retired.push_irq(irq);
     }
 
     /// A use of the object, for models (see [`Canary`]).
@@ -223,7 +223,7 @@ impl Irq {
     }
 }
 
-impl Owned {
+impl OwnerRef {
     /// Where the owner has it.
     #[inline(always)]
     pub(crate) fn place(&self) -> Place {

@@ -13,24 +13,24 @@ use crate::observe::trace::{Trace, trace};
 use crate::sync::{Ordering, prefetch_write};
 
 /// What came of signaling an interrupt.
-pub(crate) enum Signal {
+pub(crate) enum MarkQueued {
     /// It has no references any more.
     Dead,
     /// It is in a mailbox already: whoever drains that sees what the caller did before.
     Already,
     /// The caller holds the mailbox's reference, and must post it: to this owner, if there was one.
-    New(Posted, Option<VcpuId>),
+    New(QueuedRef, Option<VcpuId>),
 }
 
 /// What came of claiming an interrupt.
 pub(crate) enum Claim {
     /// Another vCPU owns it.
-    Elsewhere(Posted),
+    Elsewhere(QueuedRef),
     /// The claiming vCPU owns it already; the mailbox's reference is gone. If someone else has made it active or not
     /// active meanwhile: which.
     Mine(NonNull<Irq>, Option<bool>),
     /// The claiming vCPU owns it now. The state is that of the moment of claiming.
-    New(Owned, State),
+    New(OwnerRef, State),
 }
 
 /// Takes away the holder that the caller stands for.
@@ -47,7 +47,7 @@ unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: fn(u64) -> u64) {
         if !new.has_holder() {
             state.0.swap(DEAD, Ordering::AcqRel);
             // SAFETY: none; this is a seeded bug.
-            unsafe { Irq::bury(irq) };
+            unsafe { Irq::retire(irq) };
         }
         return;
     }
@@ -57,7 +57,7 @@ unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: fn(u64) -> u64) {
     }
     if new.is_dead() {
         // SAFETY: as above; rule 3: only one update makes the word dead.
-        unsafe { Irq::bury(irq) };
+        unsafe { Irq::retire(irq) };
     }
 }
 
@@ -87,15 +87,15 @@ impl Irq {
     ///
     /// The caller sees `self` under a pin, or holds another reference.
     #[track_caller]
-    pub(crate) fn try_keep(&self) -> Option<Kept> {
-        let full = |state: u64| state & KEEPS >= MOST_KEEPS;
+    pub(crate) fn try_weak(&self) -> Option<WeakRef> {
+        let full = |state: u64| state & WEAK >= MOST_WEAK;
         let (old, _) = self
             .state
-            .update(|old| if State(old).is_dead() || full(old) { old } else { old + ONE_KEEP });
+            .update(|old| if State(old).is_dead() || full(old) { old } else { old + ONE_WEAK });
         if old.is_dead() || full(old.0) {
             return None;
         }
-        let kept = Kept(NonNull::from(self));
+        let kept = WeakRef(NonNull::from(self));
         trace(Trace::Keep, &kept);
         Some(kept)
     }
@@ -105,21 +105,21 @@ impl Irq {
     /// The caller sees `self` under a pin, or holds another reference.
     #[inline]
     #[track_caller]
-    pub(crate) fn signal(&self) -> Signal {
+    pub(crate) fn mark_queued(&self) -> MarkQueued {
         self.touch();
         // AcqRel: see "Happens-before" above.
         let order =
             if cfg!(mutant = "signal_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
         prefetch_write(&self.state.0);
-        let old = State(self.state.0.fetch_or(SIGNALED, order));
+        let old = State(self.state.0.fetch_or(QUEUED, order));
         if old.is_dead() && !cfg!(mutant = "post_dead") {
-            Signal::Dead
-        } else if old.is_signaled() {
-            Signal::Already
+            MarkQueued::Dead
+        } else if old.is_queued() {
+            MarkQueued::Already
         } else {
-            let posted = Posted(NonNull::from(self));
+            let posted = QueuedRef(NonNull::from(self));
             trace(Trace::Post, &posted);
-            Signal::New(posted, old.owner())
+            MarkQueued::New(posted, old.owner())
         }
     }
 }
@@ -131,7 +131,7 @@ macro_rules! reference {
         pub(crate) struct $name(NonNull<Irq>);
 
         // SAFETY: a counted reference to an object whose every field is atomic, or belongs to the
-        // owner, who is the one holder of `Owned`.
+        // owner, who is the one holder of `OwnerRef`.
         unsafe impl Send for $name {}
 
         impl $name {
@@ -187,19 +187,19 @@ reference! {
 }
 reference! {
     /// A reference to the memory alone, a route's or a passing one: the interrupt may be unmapped, and mapped again.
-    Kept, ONE_KEEP, unchanged, Trace::Unkeep
+    WeakRef, ONE_WEAK, unchanged, Trace::Unkeep
 }
 reference! {
     /// The mailbox's reference. Dropping it withdraws the interrupt from where it was to go.
-    Posted, SIGNALED, unchanged, Trace::Unpost
+    QueuedRef, QUEUED, unchanged, Trace::Unpost
 }
 reference! {
     /// The owner's reference: this vCPU has the interrupt in a bucket or a list register.
     /// Dropping it leaves the interrupt unowned.
-    Owned, OWNED, disowned, Trace::Disown
+    OwnerRef, OWNED, disowned, Trace::Disown
 }
 
-impl Posted {
+impl QueuedRef {
     /// Makes `vcpu` the owner, if nobody is, and ends the mailbox's reference, if `vcpu` is then the owner.
     #[inline]
     #[track_caller]
@@ -207,10 +207,10 @@ impl Posted {
         let mine = OWNED | (vcpu.0 as u64) << OWNER_SHIFT;
         let (old, new) = self.state.update(|old| match State(old).owner() {
             Some(owner) if owner != vcpu => old,
-            Some(_) => old & !(SIGNALED | CHANGED),
-            None => old & !SIGNALED | mine,
+            Some(_) => old & !(QUEUED | ACTIVE_WRITTEN),
+            None => old & !QUEUED | mine,
         });
-        if new.is_signaled() {
+        if new.is_queued() {
             return Claim::Elsewhere(self);
         }
         // Given up before the tracer is called, which may panic: the word says already that it is gone.
@@ -219,10 +219,10 @@ impl Posted {
             Some(_) => {
                 // SAFETY: this vCPU owns it.
                 trace(Trace::Unpost, unsafe { irq.as_ref() });
-                Claim::Mine(irq, (old.0 & CHANGED != 0).then_some(old.is_active()))
+                Claim::Mine(irq, (old.0 & ACTIVE_WRITTEN != 0).then_some(old.is_active()))
             }
             None => {
-                let owned = Owned(irq);
+                let owned = OwnerRef(irq);
                 trace(Trace::Unpost, &owned);
                 trace(Trace::Own, &owned);
                 Claim::New(owned, new)
@@ -233,56 +233,56 @@ impl Posted {
     /// Takes the interrupt back from a mailbox that would not have it, keeping it alive for another look.
     ///
     /// Not by a counted reference: that would look like a mapping (`State::is_mapped`).
-    pub(crate) fn withdraw(self) -> Kept {
-        let _ = self.state.update(|old| (old & !SIGNALED) + ONE_KEEP);
-        let kept = Kept(self.into_raw());
+    pub(crate) fn withdraw(self) -> WeakRef {
+        let _ = self.state.update(|old| (old & !QUEUED) + ONE_WEAK);
+        let kept = WeakRef(self.into_raw());
         trace(Trace::Keep, &kept);
         trace(Trace::Unpost, &kept);
         kept
     }
 }
 
-impl Owned {
+impl OwnerRef {
     /// Gives the interrupt up to whom it now belongs, active or not: the result, if any, must be posted there. If there is
     /// none, the interrupt is in a mailbox already. And whether another thread has ended it, which was `active`: its physical interrupt is then
     /// the caller's to deactivate.
     #[track_caller]
-    pub(crate) fn hand_over(self, active: bool) -> (Option<Posted>, bool) {
+    pub(crate) fn hand_over(self, active: bool) -> (Option<QueuedRef>, bool) {
         trace(Trace::Disown, &self);
         let active = if active { ACTIVE } else { 0 };
         let (old, _) = self.state.update(|old| {
             // What others have written counts.
-            let active = if old & CHANGED != 0 { old & ACTIVE } else { active };
-            disowned(old) & !(OWNED | ACTIVE) | active | SIGNALED
+            let active = if old & ACTIVE_WRITTEN != 0 { old & ACTIVE } else { active };
+            disowned(old) & !(OWNED | ACTIVE) | active | QUEUED
         });
-        let ended = active != 0 && old.0 & CHANGED != 0 && !old.is_active();
+        let ended = active != 0 && old.0 & ACTIVE_WRITTEN != 0 && !old.is_active();
         // If it was signaled, it is the mailbox's now, and may be gone: not to be looked at any more.
         let irq = self.into_raw();
         // Seeded bug: in two mailboxes at once.
-        if old.is_signaled() && !cfg!(mutant = "hand_over_posts_twice") {
+        if old.is_queued() && !cfg!(mutant = "hand_over_posts_twice") {
             return (None, ended);
         }
-        let posted = Posted(irq);
+        let posted = QueuedRef(irq);
         trace(Trace::Post, &posted);
         (Some(posted), ended)
     }
 
     /// Whether someone else has made it active or not active since its owner looked; which, once.
     pub(crate) fn take_change(&self) -> Option<bool> {
-        // A look: what comes later is in the mailbox, or waits (see `hub::VcpuShared::expose`).
-        if self.state.load().0 & CHANGED == 0 {
+        // A look: what comes later is in the mailbox, or waits (see `dispatcher::VcpuShared::open_window`).
+        if self.state.load().0 & ACTIVE_WRITTEN == 0 {
             return None;
         }
-        let (old, _) = self.state.update(|old| old & !CHANGED);
+        let (old, _) = self.state.update(|old| old & !ACTIVE_WRITTEN);
         Some(old.is_active())
     }
 
     /// Before its pending bit or sender is taken for a list register: so that who looks at those, and then here, does not find it
     /// in neither.
-    pub(crate) fn publish_latched(&self) {
-        if !self.intid().is_lpi() && !self.state.load().is_latched() {
+    pub(crate) fn publish_lr_pending(&self) {
+        if !self.intid().is_lpi() && !self.state.load().is_lr_pending() {
             // In the word's chain, and before the taking.
-            let _ = self.state.update(with_latched);
+            let _ = self.state.update(with_lr_pending);
         }
     }
 
@@ -292,15 +292,15 @@ impl Owned {
         if self.intid().is_lpi() {
             return;
         }
-        let want = if active { ACTIVE } else { 0 } | if latched { LATCHED } else { 0 };
-        // A look: only the owner changes LATCHED, and ACTIVE only with CHANGED, which it does not overwrite.
-        if self.state.load().0 & (ACTIVE | LATCHED) == want {
+        let want = if active { ACTIVE } else { 0 } | if latched { LR_PENDING } else { 0 };
+        // A look: only the owner changes LR_PENDING, and ACTIVE only with ACTIVE_WRITTEN, which it does not overwrite.
+        if self.state.load().0 & (ACTIVE | LR_PENDING) == want {
             return;
         }
         let _ = self.state.update(|old| {
-            let mine = if old & CHANGED != 0 { 0 } else { ACTIVE };
+            let mine = if old & ACTIVE_WRITTEN != 0 { 0 } else { ACTIVE };
             let new = old & !mine | want & mine;
-            if want & LATCHED != 0 { with_latched(new) } else { new & !LATCHED }
+            if want & LR_PENDING != 0 { with_lr_pending(new) } else { new & !LR_PENDING }
         });
     }
 }

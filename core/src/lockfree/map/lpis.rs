@@ -12,7 +12,7 @@
 //! * the injector, when it finds the object dead, looks the INTID up again, and attends to the new object if there
 //!   is one (`vgic::Shared::inject_into_successor`);
 //! * whoever takes a mapping reference, to a new object or an existing one, looks at the bit afterwards, by a
-//!   read-modify-write, and attends if it is set ([`crate::lockfree::notify::Hub::attend_unless_idle`]).
+//!   read-modify-write, and attends if it is set ([`crate::lockfree::notify::Dispatcher::schedule_if_busy`]).
 //!
 //! The two read-modify-writes of the pending word are ordered: either the mapper sees the bit, or the injector sees
 //! the new object. So no bit is lost.
@@ -33,7 +33,7 @@ use crate::lockfree::irq::Irq;
 use crate::lockfree::irq::control::Control;
 use crate::lockfree::irq::refs::IrqRef;
 use crate::lockfree::map::radix::Tree;
-use crate::lockfree::notify::Hub;
+use crate::lockfree::notify::Dispatcher;
 use crate::lockfree::pending::block::Block;
 use crate::lockfree::pending::word::{BLOCK, Lane, PendingWord};
 use crate::lockfree::reclaim::Pin;
@@ -45,7 +45,7 @@ use crate::sync::free;
 pub(crate) struct Lpis {
     pub(crate) irqs: Tree<Irq>,
     pub(crate) blocks: Tree<Block>,
-    hub: Arc<Hub>,
+    dispatcher: Arc<Dispatcher>,
     /// Number of INTIDs.
     intids: u32,
     /// Most that may be mapped.
@@ -64,14 +64,14 @@ pub(crate) fn key_bits_of(intids: u32) -> (u32, u32) {
 }
 
 impl Lpis {
-    pub(crate) fn new(intids: u32, max: u32, hub: &Arc<Hub>) -> Self {
+    pub(crate) fn new(intids: u32, max: u32, dispatcher: &Arc<Dispatcher>) -> Self {
         let (irqs, blocks) = key_bits_of(intids);
         Self {
-            // SAFETY: the hub, which has the graveyard, is kept alive by `self.hub`.
-            irqs: unsafe { Tree::new(irqs, &hub.graveyard) },
+            // SAFETY: the dispatcher, which has the retired, is kept alive by `self.dispatcher`.
+            irqs: unsafe { Tree::new(irqs, &dispatcher.retired) },
             // SAFETY: as above.
-            blocks: unsafe { Tree::new(blocks, &hub.graveyard) },
-            hub: Arc::clone(hub),
+            blocks: unsafe { Tree::new(blocks, &dispatcher.retired) },
+            dispatcher: Arc::clone(dispatcher),
             intids,
             max: max as usize,
         }
@@ -147,7 +147,7 @@ impl Lpis {
     /// [`Error::TooManyLpis`]. If fewer LPIs are mapped than there may be, others are dead, or in a mailbox or list register:
     /// there will be room.
     pub(crate) fn check_room(&self, intid: Intid, pin: &Pin) -> Result<(), Error> {
-        let counts = &self.hub.graveyard.counts;
+        let counts = &self.dispatcher.retired.counts;
         let exists = |irq: &Irq| !irq.state.load().is_dead();
         let found = self.key(intid).ok().and_then(|key| self.irqs.get(key, pin));
         let room = match found.filter(|irq| exists(irq)) {
@@ -160,12 +160,12 @@ impl Lpis {
 
     /// Whether LPIs that are not mapped any more will make room.
     pub(crate) fn will_have_room(&self) -> bool {
-        self.hub.graveyard.counts.mapped.get() < self.max
+        self.dispatcher.retired.counts.mapped.get() < self.max
     }
 
     /// Most objects that may exist at the moment.
     fn most(&self) -> usize {
-        self.max + self.hub.graveyard.counts.kept.get()
+        self.max + self.dispatcher.retired.counts.kept.get()
     }
 
     /// Forgets the pending bit of an INTID to which nothing is mapped, and which the caller is about to map: it was left by
@@ -184,7 +184,7 @@ impl Lpis {
             && let Some(irq) = self.get(intid, pin)
         {
             let _ = word.set(lane);
-            self.hub.attend(irq);
+            self.dispatcher.schedule(irq);
         }
     }
 
@@ -196,16 +196,16 @@ impl Lpis {
         control: Control,
         pin: &'l Pin,
     ) -> Result<Fresh<'l>, Error> {
-        if !self.hub.graveyard.counts.irqs.add_below(self.most()) {
+        if !self.dispatcher.retired.counts.irqs.add_below(self.most()) {
             return Err(Error::TooManyLpis);
         }
         let block = self.block(Self::block_key(key), pin);
         let (word, lane) = block.pending.locate(key as usize);
         self.forget_leftover(intid, (word, lane), pin);
-        let hub = NonNull::from(&*self.hub);
+        let dispatcher = NonNull::from(&*self.dispatcher);
         // SAFETY: the block is kept by the reference that goes into `Fresh`, and then with the object until
-        // `collect` frees it; the hub outlives the trees and everything in them.
-        let irq = unsafe { Irq::new(intid, control, (NonNull::from(word), lane), hub) };
+        // `collect` frees it; the dispatcher outlives the trees and everything in them.
+        let irq = unsafe { Irq::new(intid, control, (NonNull::from(word), lane), dispatcher) };
         let irq = NonNull::from(Box::leak(Box::new(irq)));
         let _ = block.into_raw();
         Ok(Fresh(irq, self, pin))
@@ -218,8 +218,9 @@ impl Lpis {
             if let Some(block) = found.and_then(Ref::try_new) {
                 return block;
             }
-            // SAFETY: the graveyard outlives the trees and everything in them.
-            let fresh = Box::leak(Box::new(unsafe { Block::new(key, &self.hub.graveyard) })).into();
+            // SAFETY: the retired outlives the trees and everything in them.
+            let fresh =
+                Box::leak(Box::new(unsafe { Block::new(key, &self.dispatcher.retired) })).into();
             let put = match found {
                 // SAFETY: a block is freed by `collect`, after it was unlinked and a grace period.
                 Some(dead) => unsafe { self.blocks.replace(key, NonNull::from(dead), fresh, pin) },
@@ -227,7 +228,7 @@ impl Lpis {
                 None => unsafe { self.blocks.insert(key, fresh, pin) }.is_ok(),
             };
             if put {
-                self.hub.graveyard.counts.blocks.add(1);
+                self.dispatcher.retired.counts.blocks.add(1);
                 // SAFETY: the reference that it was made with.
                 return unsafe { Ref::from_raw(fresh) };
             }
@@ -246,7 +247,7 @@ impl Lpis {
         irq.freed();
         let intid = irq.intid();
         free(irq);
-        self.hub.graveyard.counts.irqs.sub(1);
+        self.dispatcher.retired.counts.irqs.sub(1);
         if let Ok(key) = self.key(intid)
             && let Some(block) = self.blocks.get(Self::block_key(key), pin)
         {

@@ -29,7 +29,7 @@ use core::ptr::{self, NonNull};
 
 use crate::lockfree::reclaim::Pin;
 use crate::lockfree::reclaim::refcount::RefCount;
-use crate::lockfree::reclaim::retired::{Counts, Graveyard};
+use crate::lockfree::reclaim::retired::{Counts, RetiredList};
 use crate::sync::{AtomicPtr, Canary, FirstLook, MODEL, Ordering, free};
 
 /// Bits of the key that one level consumes.
@@ -40,7 +40,7 @@ pub(crate) const SLOTS: usize = 1 << BITS;
 /// One node. `()` stands for a node or a value, by level.
 pub(crate) struct Node {
     used: RefCount,
-    /// Next in the graveyard.
+    /// Next in the retired.
     pub(crate) link: AtomicPtr<()>,
     slots: [AtomicPtr<()>; SLOTS],
     canary: Canary,
@@ -92,7 +92,7 @@ pub(crate) struct Tree<T> {
     levels: u32,
     key_bits: u32,
     counts: NonNull<Counts>,
-    graveyard: NonNull<Graveyard>,
+    retired: NonNull<RetiredList>,
     _values: PhantomData<*mut T>,
 }
 
@@ -130,14 +130,14 @@ impl<T> Tree<T> {
     /// An empty tree.
     ///
     /// # Safety
-    /// `graveyard` and its counts must outlive the tree.
-    pub(crate) unsafe fn new(key_bits: u32, graveyard: &Graveyard) -> Self {
+    /// `retired` and its counts must outlive the tree.
+    pub(crate) unsafe fn new(key_bits: u32, retired: &RetiredList) -> Self {
         Self {
             root: Node::new(),
             levels: levels(key_bits),
             key_bits,
-            counts: NonNull::from(&graveyard.counts),
-            graveyard: NonNull::from(graveyard),
+            counts: NonNull::from(&retired.counts),
+            retired: NonNull::from(retired),
             _values: PhantomData,
         }
     }
@@ -256,8 +256,8 @@ impl<T> Tree<T> {
         if cut {
             // The slot's use. The caller has another, so this is not the last.
             let _ = parent.unreserve();
-            // SAFETY: the graveyard outlives the tree; this is the one thread that unlinked the node.
-            unsafe { self.graveyard.as_ref().push_node(NonNull::new_unchecked(dead)) };
+            // SAFETY: the retired outlives the tree; this is the one thread that unlinked the node.
+            unsafe { self.retired.as_ref().push_node(NonNull::new_unchecked(dead)) };
         }
     }
 

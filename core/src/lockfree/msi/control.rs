@@ -39,7 +39,7 @@ impl<R: Reclaim> Msi<R> {
         let participant = shared.reclaim.register().ok_or(Error::TooManyParticipants)?;
         let bits = shared.config.device_bits.into();
         // SAFETY: whoever has the devices has the engine, too; the fields' order ends the devices first.
-        let tree = unsafe { Tree::new(bits, &shared.hub.graveyard) };
+        let tree = unsafe { Tree::new(bits, &shared.dispatcher.retired) };
         Ok(Self { participant, domain: MsiDomain { devices: Arc::new(Devices { tree }), shared } })
     }
 
@@ -106,13 +106,13 @@ impl<R: Reclaim> Msi<R> {
 
     /// Refuses to make more while too much waits to be reclaimed.
     fn check_garbage(&self) -> Result<(), Error> {
-        let garbage = self.shared().hub.graveyard.counts.garbage.get();
+        let garbage = self.shared().dispatcher.retired.counts.garbage.get();
         let most = self.shared().config.max_garbage as usize;
         if garbage < most { Ok(()) } else { Err(Error::TooMuchGarbage) }
     }
 
     fn check_vcpu(&self, vcpu: VcpuId) -> Result<(), Error> {
-        if self.shared().hub.has_vcpu(vcpu) { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
+        if self.shared().dispatcher.has_vcpu(vcpu) { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
     }
 
     /// Maps an event to an LPI: as it is to be from now on, or as it is.
@@ -154,12 +154,12 @@ impl<R: Reclaim> Msi<R> {
     fn passes(&self, error: Error) -> bool {
         match error {
             Error::TooManyLpis => self.shared().lpis.will_have_room(),
-            Error::TooManyDevices => self.shared().hub.graveyard.counts.dead_devices.get() > 0,
+            Error::TooManyDevices => self.shared().dispatcher.retired.counts.dead_devices.get() > 0,
             Error::TooMuchGarbage => true,
             Error::TooManyBytes => {
                 let config = &self.shared().config;
                 let bytes = crate::lockfree::cost::of_one_mapping(config);
-                self.shared().hub.graveyard.counts.will_have_bytes(config, bytes)
+                self.shared().dispatcher.retired.counts.will_have_bytes(config, bytes)
             }
             _ => false,
         }
@@ -189,11 +189,11 @@ impl<R: Reclaim> Msi<R> {
         if new.is_some() {
             shared.lpis.check_room(intid, pin)?;
         }
-        let events = &shared.hub.graveyard.counts.events;
+        let events = &shared.dispatcher.retired.counts.events;
         if events.get() >= shared.config.max_events as usize {
             return Err(Error::TooManyEvents);
         }
-        let counts = &shared.hub.graveyard.counts;
+        let counts = &shared.dispatcher.retired.counts;
         let bytes = crate::lockfree::cost::of_one_mapping(&shared.config);
         let _reserved = counts.reserve(&shared.config, bytes)?;
         let device = match found {
@@ -236,9 +236,9 @@ impl<R: Reclaim> Msi<R> {
         if !cfg!(mutant = "map_without_attend") {
             // SAFETY: seen under the pin.
             let irq = unsafe { irq.as_ref() };
-            shared.hub.attend_unless_idle(irq);
+            shared.dispatcher.schedule_if_busy(irq);
             if let Some(before) = left {
-                shared.hub.moved(irq, before);
+                shared.dispatcher.moved(irq, before);
                 shared.settle_at_target(irq, pin);
             }
         }
@@ -249,7 +249,7 @@ impl<R: Reclaim> Msi<R> {
         let pin = &*self.participant.pin();
         let shared = self.shared();
         let bytes = crate::lockfree::cost::of_one_mapping(&shared.config);
-        let _reserved = shared.hub.graveyard.counts.reserve(&shared.config, bytes)?;
+        let _reserved = shared.dispatcher.retired.counts.reserve(&shared.config, bytes)?;
         let device = self.domain.find_or_make(device, pin)?;
         let slot = device.events.hold_slot(event.0.into(), pin);
         let hold = Box::new(Hold { link: AtomicPtr::new(ptr::null_mut()), device, event });
@@ -267,10 +267,10 @@ impl<R: Reclaim> Msi<R> {
         let irq = unsafe { IrqRef::from_raw(NonNull::from(irq)) };
         // SAFETY: the mapped event's reference to its device, given up in `try_map`.
         let _device = unsafe { Ref::from_raw(NonNull::from(device)) };
-        self.shared().hub.graveyard.counts.events.sub(1);
+        self.shared().dispatcher.retired.counts.events.sub(1);
         if clear {
             // Before the references go: what is unmapped is not pending. The host may panic here.
-            let _ = self.shared().hub.clear(&irq);
+            let _ = self.shared().dispatcher.clear(&irq);
         }
         if cfg!(mutant = "unmap_without_put") {
             let _ = irq.into_raw();
@@ -304,7 +304,7 @@ impl<R: Reclaim> Msi<R> {
     /// pinned, and have been preempted.
     fn tidy(&self) {
         const WORTH: usize = if MODEL { 1 } else { 128 };
-        let garbage = &self.shared().hub.graveyard.counts.garbage;
+        let garbage = &self.shared().dispatcher.retired.counts.garbage;
         if garbage.get() < WORTH {
             return;
         }
@@ -348,7 +348,7 @@ fn lpi_state(irq: &Irq) -> Option<LpiState> {
     let (state, control) = (irq.state.load(), irq.control().load());
     let place = match state.owner() {
         Some(vcpu) => LpiPlace::Held(vcpu),
-        None if state.is_signaled() => LpiPlace::Queued,
+        None if state.is_queued() => LpiPlace::Queued,
         None => LpiPlace::Idle,
     };
     state.is_mapped().then(|| LpiState {
@@ -409,9 +409,9 @@ impl<R: Reclaim> MsiControl for Msi<R> {
             if cfg!(mutant = "retarget_without_attend") {
                 return;
             }
-            self.shared().hub.attend_unless_idle(irq);
+            self.shared().dispatcher.schedule_if_busy(irq);
             if old.target() != target {
-                self.shared().hub.moved(irq, old.target());
+                self.shared().dispatcher.moved(irq, old.target());
                 self.shared().settle_at_target(irq, pin);
             }
         })
@@ -439,8 +439,8 @@ impl<R: Reclaim> MsiControl for Msi<R> {
                 return;
             }
             if (old.target() == from || all) && irq.state.load().is_mapped() {
-                self.shared().hub.attend_unless_idle(irq);
-                self.shared().hub.moved(irq, from);
+                self.shared().dispatcher.schedule_if_busy(irq);
+                self.shared().dispatcher.moved(irq, from);
                 self.shared().settle_at_target(irq, pin);
                 moved += 1;
             }
@@ -452,7 +452,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         let pin = &*self.participant.pin();
         let irq = self.shared().lpis.get(intid, pin).ok_or(Error::NotMapped)?;
         irq.control().update(|c| c.with_enabled(config.enabled).with_priority(config.priority));
-        self.shared().hub.attend_unless_idle(irq);
+        self.shared().dispatcher.schedule_if_busy(irq);
         Ok(())
     }
 
@@ -468,7 +468,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
         if pending {
             let _ = shared.inject(irq, pin);
         } else {
-            let _ = shared.hub.clear(irq);
+            let _ = shared.dispatcher.clear(irq);
         }
         Ok(())
     }
@@ -494,7 +494,7 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     }
 
     fn clear(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
-        self.with_event(device, event, |irq, _| self.shared().hub.clear(irq)).map(drop)
+        self.with_event(device, event, |irq, _| self.shared().dispatcher.clear(irq)).map(drop)
     }
 
     fn route(&mut self, device: DeviceId, event: EventId) -> Result<MsiRoute<R>, Error> {
@@ -505,13 +505,13 @@ impl<R: Reclaim> MsiControl for Msi<R> {
     }
 
     fn check_bytes(&mut self, bytes: usize) -> Result<(), Error> {
-        let (config, counts) = (&self.shared().config, &self.shared().hub.graveyard.counts);
+        let (config, counts) = (&self.shared().config, &self.shared().dispatcher.retired.counts);
         let check = || counts.reserve(config, bytes).map(drop);
         self.retry(check, |_| counts.will_have_bytes(config, bytes))
     }
 
     fn count_bytes(&mut self, more: usize, less: usize) {
-        let beside = &self.shared().hub.graveyard.counts.beside;
+        let beside = &self.shared().dispatcher.retired.counts.beside;
         beside.add(more);
         beside.sub(less);
     }

@@ -11,7 +11,7 @@ use crate::engine::Error;
 use crate::lockfree::irq::Irq;
 use crate::lockfree::map::radix::Tree;
 use crate::lockfree::reclaim::refcount::{Counted, Ref, RefCount};
-use crate::lockfree::reclaim::retired::Graveyard;
+use crate::lockfree::reclaim::retired::RetiredList;
 use crate::lockfree::reclaim::{Pin, Reclaim, Slots};
 use crate::lockfree::vm::Shared;
 use crate::sync::{AtomicPtr, Canary};
@@ -19,16 +19,16 @@ use crate::sync::{AtomicPtr, Canary};
 /// A device: its events.
 pub(crate) struct Device {
     count: RefCount,
-    /// Next in the graveyard.
+    /// Next in the retired.
     pub(crate) link: AtomicPtr<()>,
     id: DeviceId,
     pub(super) events: Tree<Irq>,
     domain: Arc<Devices>,
-    graveyard: NonNull<Graveyard>,
+    retired: NonNull<RetiredList>,
     canary: Canary,
 }
 
-// SAFETY: everything in it is atomic or constant, and `graveyard`, which is Sync, outlives it (see `MsiDomain::find_or_make`).
+// SAFETY: everything in it is atomic or constant, and `retired`, which is Sync, outlives it (see `MsiDomain::find_or_make`).
 unsafe impl Send for Device {}
 
 // SAFETY: as above.
@@ -40,10 +40,10 @@ impl Counted for Device {
         &self.count
     }
 
-    unsafe fn bury(this: NonNull<Self>) {
-        // SAFETY: dead but not yet in the graveyard, so it is the caller's alone; the graveyard outlives it.
-        let graveyard = unsafe { this.as_ref().graveyard.as_ref() };
-        graveyard.push_device(this);
+    unsafe fn retire(this: NonNull<Self>) {
+        // SAFETY: dead but not yet in the retired, so it is the caller's alone; the retired outlives it.
+        let retired = unsafe { this.as_ref().retired.as_ref() };
+        retired.push_device(this);
     }
 }
 
@@ -105,23 +105,23 @@ impl<R: Reclaim> MsiDomain<R> {
     /// A reference to a device, made if there is none.
     pub(super) fn find_or_make(&self, device: DeviceId, pin: &Pin) -> Result<Ref<Device>, Error> {
         let key = u64::from(device.0);
-        let graveyard = &self.shared.hub.graveyard;
+        let retired = &self.shared.dispatcher.retired;
         loop {
             let found = self.devices.tree.get_to_change(key, pin);
             if let Some(device) = found.and_then(Ref::try_new) {
                 return Ok(device);
             }
-            if !graveyard.counts.devices.add_below(self.shared.config.max_devices as usize) {
+            if !retired.counts.devices.add_below(self.shared.config.max_devices as usize) {
                 return Err(Error::TooManyDevices);
             }
             let fresh = NonNull::from(Box::leak(Box::new(Device {
                 count: RefCount::new(),
                 link: AtomicPtr::new(ptr::null_mut()),
                 id: device,
-                // SAFETY: devices are freed by `collect`, or with the engine; the graveyard is there until then.
-                events: unsafe { Tree::new(self.shared.config.event_bits.into(), graveyard) },
+                // SAFETY: devices are freed by `collect`, or with the engine; the retired is there until then.
+                events: unsafe { Tree::new(self.shared.config.event_bits.into(), retired) },
                 domain: Arc::clone(&self.devices),
-                graveyard: NonNull::from(graveyard),
+                retired: NonNull::from(retired),
                 canary: Canary::default(),
             })));
             let put = match found {
@@ -136,7 +136,7 @@ impl<R: Reclaim> MsiDomain<R> {
                 // SAFETY: the reference that it was made with.
                 return Ok(unsafe { Ref::from_raw(fresh) });
             }
-            graveyard.counts.devices.sub(1);
+            retired.counts.devices.sub(1);
             // SAFETY: never shared.
             drop(unsafe { Box::from_raw(fresh.as_ptr()) });
         }

@@ -10,7 +10,7 @@ use core::ptr::{self, NonNull};
 use super::domain::Device;
 use crate::arch::ids::EventId;
 use crate::lockfree::irq::Irq;
-use crate::lockfree::irq::refs::Kept;
+use crate::lockfree::irq::refs::WeakRef;
 use crate::lockfree::map::radix::HeldSlot;
 use crate::lockfree::pending::word::{Lane, PendingWord};
 use crate::lockfree::reclaim::refcount::Ref;
@@ -27,20 +27,20 @@ use crate::sync::AtomicPtr;
 pub struct MsiRoute<R: Reclaim = Slots> {
     pub(super) slot: HeldSlot<Irq>,
     /// What the slot held last.
-    pub(super) kept: Cell<Option<KeptRaw>>,
+    pub(super) kept: Cell<Option<WeakRaw>>,
     /// Keeps the slot where it is, until it is collected. `None` only while this is dropped.
     pub(super) hold: Option<Box<Hold>>,
     /// Last: what the others point to is kept alive by this.
     pub(crate) shared: Arc<Shared<R>>,
 }
 
-/// A `Kept` that was given up, and where the pending bit of its LPI is.
-type KeptRaw = (NonNull<Irq>, NonNull<PendingWord>, Lane);
+/// A `WeakRef` that was given up, and where the pending bit of its LPI is.
+type WeakRaw = (NonNull<Irq>, NonNull<PendingWord>, Lane);
 
 /// What a route holds: a slot of its device's tree of events. Made with the route, so that dropping one allocates nothing;
-/// given up through the graveyard, as releasing a slot can prune the tree.
+/// given up through the retired, as releasing a slot can prune the tree.
 pub(crate) struct Hold {
-    /// Next in the graveyard.
+    /// Next in the retired.
     pub(crate) link: AtomicPtr<()>,
     pub(super) device: Ref<Device>,
     pub(super) event: EventId,
@@ -65,7 +65,7 @@ impl<R: Reclaim> MsiRoute<R> {
         let (kept, word, lane) = self.kept.get()?;
         // SAFETY: `hold` keeps the device, and so its tree of events, and the slot in it.
         let now = unsafe { self.slot.load() };
-        // SAFETY: the `Kept` that `kept` stands for is ended only by `keep`, which takes this route's LPI out of
+        // SAFETY: the `WeakRef` that `kept` stands for is ended only by `keep`, which takes this route's LPI out of
         // use first, and by dropping the route.
         let kept = unsafe { kept.as_ref() };
         // SAFETY: the block of pending bits is there for as long as the interrupt's memory is (`lpis::Lpis::make`).
@@ -91,7 +91,7 @@ impl<R: Reclaim> MsiRoute<R> {
         let kept = if cfg!(mutant = "kept_without_reference") {
             now.map(NonNull::from)
         } else {
-            now.and_then(Irq::try_keep).map(Kept::into_raw)
+            now.and_then(Irq::try_weak).map(WeakRef::into_raw)
         };
         let kept = kept.map(|kept| {
             // SAFETY: kept, or (a seeded bug) seen under the pin.
@@ -99,19 +99,19 @@ impl<R: Reclaim> MsiRoute<R> {
             (kept, NonNull::from(irq.pending()), irq.lane())
         });
         if kept.is_some() {
-            self.shared.hub.graveyard.counts.kept.add(1);
+            self.shared.dispatcher.retired.counts.kept.add(1);
         }
         self.end(self.kept.replace(kept));
         now
     }
 
-    fn end(&self, kept: Option<KeptRaw>) {
+    fn end(&self, kept: Option<WeakRaw>) {
         let Some((kept, ..)) = kept else { return };
         if !cfg!(mutant = "kept_without_reference") {
             // SAFETY: given up in `keep`, and taken out of `self.kept` by the caller.
-            drop(unsafe { Kept::from_raw(kept) });
+            drop(unsafe { WeakRef::from_raw(kept) });
         }
-        self.shared.hub.graveyard.counts.kept.sub(1);
+        self.shared.dispatcher.retired.counts.kept.sub(1);
     }
 }
 
@@ -119,7 +119,7 @@ impl<R: Reclaim> Drop for MsiRoute<R> {
     fn drop(&mut self) {
         self.end(self.kept.take());
         if let Some(hold) = self.hold.take() {
-            self.shared.hub.graveyard.push_hold(NonNull::from(Box::leak(hold)));
+            self.shared.dispatcher.retired.push_hold(NonNull::from(Box::leak(hold)));
         }
     }
 }

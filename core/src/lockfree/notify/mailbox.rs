@@ -4,7 +4,7 @@
 //! or `CLOSED`. Producers push by compare-exchange; the owner takes everything with one swap, so there is no ABA.
 //! A push learns whether the owner has to be kicked.
 //!
-//! An interrupt is in at most one mailbox: its [`Posted`] reference exists once.
+//! An interrupt is in at most one mailbox: its [`QueuedRef`] reference exists once.
 //!
 //! Beside the head are the addresses of what was posted lately ([`Recent`]): hints for the owner's CPU, through which nothing is published.
 //!
@@ -44,7 +44,7 @@
 use core::ptr::{self, NonNull};
 
 use crate::lockfree::irq::Irq;
-use crate::lockfree::irq::refs::Posted;
+use crate::lockfree::irq::refs::QueuedRef;
 use crate::sync::{AtomicPtr, AtomicU64, FirstLook, Ordering, Recent, prefetch_write};
 
 /// A mailbox.
@@ -80,7 +80,7 @@ pub(crate) enum Push {
     /// It is in, and the owner has been kicked.
     Announced,
     /// The mailbox is closed.
-    Closed(Posted),
+    Closed(QueuedRef),
 }
 
 /// The head of a closed mailbox: an address at which no interrupt can be.
@@ -102,7 +102,7 @@ impl Mailbox {
 
     /// Puts an interrupt in.
     #[inline]
-    pub(crate) fn push(&self, posted: Posted) -> Push {
+    pub(crate) fn push(&self, posted: QueuedRef) -> Push {
         prefetch_write(&self.head);
         let irq = ptr::from_ref::<Irq>(&posted).cast_mut();
         // Acquire: pairs with `count_batch`. Before the push: see "Kicks" above.
@@ -112,7 +112,7 @@ impl Mailbox {
             self.recent.note(irq);
         }
         loop {
-            // No ordering needed: who is refused looks again, after a fence (`hub::Hub::look_again`).
+            // No ordering needed: who is refused looks again, after a fence (`dispatcher::Dispatcher::recheck_after_closed`).
             if head == closed() {
                 return Push::Closed(posted);
             }
@@ -196,7 +196,7 @@ impl Mailbox {
 
     pub(crate) fn is_closed(&self) -> bool {
         // Acquire: pairs with `open` and `close`. Who must not miss an `open` holds the chain
-        // through the interrupt's state word (see `hub::Hub::look_again`).
+        // through the interrupt's state word (see `dispatcher::Dispatcher::recheck_after_closed`).
         self.head.load(Ordering::Acquire) == closed()
     }
 
@@ -261,7 +261,7 @@ impl Mail {
             let link = unsafe { &irq.as_ref().link };
             // The line comes from the thread that posted it; the rest of it is written when it is claimed.
             prefetch_write(link);
-            // Relaxed: acquired by the drain; nobody else uses the link while `Posted` exists.
+            // Relaxed: acquired by the drain; nobody else uses the link while `QueuedRef` exists.
             self.rest = link.load(Ordering::Relaxed);
             if self.next.is_null() && !self.rest.is_null() {
                 mailbox.recent.prefetch();
@@ -275,16 +275,16 @@ impl Mail {
 
 /// The oldest of what is turned around.
 impl Iterator for Mail {
-    type Item = Posted;
+    type Item = QueuedRef;
 
     #[inline]
-    fn next(&mut self) -> Option<Posted> {
+    fn next(&mut self) -> Option<QueuedRef> {
         let irq = NonNull::new(self.next)?;
         // SAFETY: as in `turn`. The link is read before the reference is handed out: its end lets
         // others use the link.
         self.next = unsafe { irq.as_ref() }.link.load(Ordering::Relaxed);
         // SAFETY: `push` gave this reference up to the mailbox.
-        Some(unsafe { Posted::from_raw(irq) })
+        Some(unsafe { QueuedRef::from_raw(irq) })
     }
 }
 

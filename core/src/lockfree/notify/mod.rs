@@ -1,10 +1,10 @@
-//! Where every change of an interrupt goes: the mailboxes of a VM, and *attend*.
+//! Where every change of an interrupt goes: the mailboxes of a VM, and *schedule*.
 //!
 //! Whatever can change what a vCPU should be offered (an injection, a line, an enable, a priority, a target,
 //! a CLEAR) does two things: it changes the shared state with one atomic operation, then it attends to the
-//! interrupt: sets `SIGNALED`, and if it was clear, posts the interrupt to its owner's mailbox, or to its
-//! target's if nobody owns it. The vCPU that drains the mailbox clears `SIGNALED` first and reads the state
-//! afterwards, so it sees every change whose attend found `SIGNALED` set.
+//! interrupt: sets `QUEUED`, and if it was clear, posts the interrupt to its owner's mailbox, or to its
+//! target's if nobody owns it. The vCPU that drains the mailbox clears `QUEUED` first and reads the state
+//! afterwards, so it sees every change whose schedule found `QUEUED` set.
 //!
 //! # Closed mailboxes
 //!
@@ -12,9 +12,9 @@
 //! whatever else makes a vCPU willing (enabling its LPIs), scans for what is pending and attends to it.
 //! There are two windows between an injector I, which found the mailbox closed, and an opener O, which scans:
 //!
-//! * O finds SIGNALED set, and leaves the interrupt to I. So I, once it has cleared SIGNALED, looks at the mailbox once
-//!   more. O's look at SIGNALED and I's clearing are read-modify-writes of one word, O's first (it saw
-//!   SIGNALED), and O opened the mailbox before: so I sees it open, and attends again.
+//! * O finds QUEUED set, and leaves the interrupt to I. So I, once it has cleared QUEUED, looks at the mailbox once
+//!   more. O's look at QUEUED and I's clearing are read-modify-writes of one word, O's first (it saw
+//!   QUEUED), and O opened the mailbox before: so I sees it open, and attends again.
 //! * O does not see the pending bit yet (or the LPI itself, or its block of bits). O has a fence between opening and
 //!   scanning, and I one between the bit and its second look: one of the fences comes first, and whoever has the
 //!   other one sees what the first did before its own.
@@ -31,9 +31,9 @@ use core::ptr::NonNull;
 use crate::arch::ids::VcpuId;
 use crate::engine::{Gates, Kick, Wired};
 use crate::lockfree::irq::Irq;
-use crate::lockfree::irq::refs::{Posted, Signal};
+use crate::lockfree::irq::refs::{MarkQueued, QueuedRef};
 use crate::lockfree::notify::mailbox::{Mailbox, Push};
-use crate::lockfree::reclaim::retired::Graveyard;
+use crate::lockfree::reclaim::retired::RetiredList;
 use crate::observe::counters::{Counter, Counters};
 use crate::sync::{AtomicBool, AtomicU64, CachePadded, Ordering, fence, update};
 
@@ -48,7 +48,7 @@ const fn unpack(gates: u64) -> Gates {
     Gates { groups, lpis: gates & 4 != 0, msis: gates & 8 != 0 }
 }
 
-/// In `VcpuShared::exposure`: somebody waits for the vCPU to be concealed.
+/// In `VcpuShared::window`: somebody waits for the vCPU to be concealed.
 const WAITED: u64 = 1 << 63;
 
 /// What others ask of the owner of a vCPU. A set.
@@ -57,7 +57,7 @@ pub(crate) struct Requests(u64);
 
 impl Requests {
     /// To look once more at everything that it has: a gate has been closed.
-    pub(crate) const REVIEW: Self = Self(1 << 0);
+    pub(crate) const REEVALUATE: Self = Self(1 << 0);
     /// To look for everything that is pending for it: a gate has been opened.
     pub(crate) const SCAN: Self = Self(1 << 1);
 
@@ -79,7 +79,7 @@ pub(crate) struct VcpuShared {
     requests: AtomicU64,
     /// Odd from before the owner takes a wired interrupt's pending bit for a list register, or lets the guest have one
     /// that is there already, until it has taken back what the guest did. Only the owner counts; others set [`WAITED`].
-    exposure: AtomicU64,
+    window: AtomicU64,
     /// Someone has the vCPU's interface.
     taken: AtomicBool,
     pub(crate) counters: Counters,
@@ -91,7 +91,7 @@ impl VcpuShared {
             mailbox: CachePadded::new(Mailbox::new()),
             gates: AtomicU64::new(pack(Gates::OPEN)),
             requests: AtomicU64::new(0),
-            exposure: AtomicU64::new(0),
+            window: AtomicU64::new(0),
             taken: AtomicBool::new(false),
             counters: Counters::new(),
         }
@@ -113,10 +113,10 @@ impl VcpuShared {
 
     /// From now on, who wants to know about wired interrupts of this vCPU waits. For the owner.
     ///
-    /// A read-modify-write, and so is [`VcpuShared::exposure`]: of the two, one comes first. Either the other side sees
+    /// A read-modify-write, and so is [`VcpuShared::window`]: of the two, one comes first. Either the other side sees
     /// that it must wait, or the owner, which looks after this, sees what the other side wrote before.
-    pub(crate) fn expose(&self) {
-        self.exposure.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn open_window(&self) {
+        self.window.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Nobody has to wait any more: what the guest did has been published. For the owner. Returns whether somebody waits, who is to be told.
@@ -124,31 +124,31 @@ impl VcpuShared {
     /// Who waits marks the word while it is odd, by a read-modify-write: before this one, which then finds the mark, or after it, and then it
     /// finds that the wait is over.
     #[must_use]
-    pub(crate) fn conceal(&self) -> bool {
-        // Release: pairs with `exposure_is_past` and `exposure`.
+    pub(crate) fn close_window(&self) -> bool {
+        // Release: pairs with `window_is_past` and `window`.
         // No model misses it: the reader's read-modify-write of the state comes after its look here, and loom performs both in
         // that order. Hardware need not.
-        let waited = self.exposure.fetch_add(1, Ordering::AcqRel) & WAITED != 0;
+        let waited = self.window.fetch_add(1, Ordering::AcqRel) & WAITED != 0;
         if waited {
             // AcqRel, as all changes of this word. Who marks the word from here on waits for the next time.
-            self.exposure.fetch_and(!WAITED, Ordering::AcqRel);
+            self.window.fetch_and(!WAITED, Ordering::AcqRel);
         }
         waited && !cfg!(mutant = "concealed_without_a_word")
     }
 
     /// How often it was exposed and concealed: odd if it is exposed, and then the caller is told when it is concealed ([`Kick::exited`]).
-    pub(crate) fn exposure(&self) -> u64 {
+    pub(crate) fn window(&self) -> u64 {
         if cfg!(mutant = "exposure_by_load") {
-            return self.exposure.load(Ordering::Acquire) & !WAITED;
+            return self.window.load(Ordering::Acquire) & !WAITED;
         }
-        // AcqRel: see `expose`.
-        update(&self.exposure, |n| if n & 1 != 0 { n | WAITED } else { n }) & !WAITED
+        // AcqRel: see `open_window`.
+        update(&self.window, |n| if n & 1 != 0 { n | WAITED } else { n }) & !WAITED
     }
 
     /// Whether that has changed.
-    pub(crate) fn exposure_is_past(&self, seen: u64) -> bool {
-        // Acquire: pairs with `conceal`; what is said there of models holds here, too.
-        self.exposure.load(Ordering::Acquire) & !WAITED != seen
+    pub(crate) fn window_is_past(&self, seen: u64) -> bool {
+        // Acquire: pairs with `close_window`; what is said there of models holds here, too.
+        self.window.load(Ordering::Acquire) & !WAITED != seen
     }
 
     /// Asks the owner for something. The caller kicks.
@@ -183,25 +183,25 @@ impl VcpuShared {
     }
 }
 
-/// A vCPU's own part of the hub, at hand.
+/// A vCPU's own part of the dispatcher, at hand.
 pub(crate) struct VcpuRef {
     vcpu: NonNull<VcpuShared>,
     /// Keeps it.
-    _hub: Arc<Hub>,
+    _hub: Arc<Dispatcher>,
 }
 
-// SAFETY: as good as a reference to the vCPU, and the hub, which it shares: both are Sync (checked below).
+// SAFETY: as good as a reference to the vCPU, and the dispatcher, which it shares: both are Sync (checked below).
 unsafe impl Send for VcpuRef {}
 
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
-    shared::<Hub>();
+    shared::<Dispatcher>();
     shared::<VcpuShared>();
 };
 
 impl VcpuRef {
-    pub(crate) fn new(hub: &Arc<Hub>, vcpu: VcpuId) -> Self {
-        Self { vcpu: NonNull::from(hub.vcpu(vcpu)), _hub: Arc::clone(hub) }
+    pub(crate) fn new(dispatcher: &Arc<Dispatcher>, vcpu: VcpuId) -> Self {
+        Self { vcpu: NonNull::from(dispatcher.vcpu(vcpu)), _hub: Arc::clone(dispatcher) }
     }
 }
 
@@ -209,29 +209,29 @@ impl Deref for VcpuRef {
     type Target = VcpuShared;
     #[inline(always)]
     fn deref(&self) -> &VcpuShared {
-        // SAFETY: the hub keeps its vCPUs where they are for as long as it lives.
+        // SAFETY: the dispatcher keeps its vCPUs where they are for as long as it lives.
         unsafe { self.vcpu.as_ref() }
     }
 }
 
-/// The mailboxes of a VM, its way to kick, and its graveyard. Outlives every interrupt.
-pub(crate) struct Hub {
+/// The mailboxes of a VM, its way to kick, and its retired. Outlives every interrupt.
+pub(crate) struct Dispatcher {
     vcpus: Box<[CachePadded<VcpuShared>]>,
     kick: Arc<dyn Kick>,
-    /// The host takes offers: see [`Hub::announce`].
+    /// The host takes offers: see [`Dispatcher::announce`].
     offers: bool,
-    pub(crate) graveyard: Graveyard,
+    pub(crate) retired: RetiredList,
     #[cfg(feature = "trace")]
     pub(crate) tracer: Option<Arc<dyn crate::observe::trace::Tracer>>,
 }
 
-impl Hub {
+impl Dispatcher {
     pub(crate) fn new(vcpus: u16, kick: Arc<dyn Kick>) -> Self {
         Self {
             vcpus: (0..vcpus).map(|_| CachePadded::new(VcpuShared::new())).collect(),
             offers: kick.wants_offers(),
             kick,
-            graveyard: Graveyard::new(),
+            retired: RetiredList::new(),
             #[cfg(feature = "trace")]
             tracer: None,
         }
@@ -266,7 +266,7 @@ impl Hub {
         self.kick.deactivate_phys(pintid);
     }
 
-    /// Deactivates the physical interrupt of one that another thread has ended while its owner gave it up (`Owned::hand_over`).
+    /// Deactivates the physical interrupt of one that another thread has ended while its owner gave it up (`OwnerRef::hand_over`).
     pub(crate) fn deactivate_ended(&self, ended: bool, phys: Option<u16>) {
         if let Some(pintid) = phys.filter(|_| ended) {
             self.deactivate_phys(pintid);
@@ -279,14 +279,14 @@ impl Hub {
     // Small enough to be a part of every injection: what hosts that take offers need is out of line.
     #[inline(always)]
     #[track_caller]
-    pub(crate) fn attend(&self, irq: &Irq) -> bool {
-        match irq.signal() {
-            Signal::Dead => return false,
-            Signal::Already if self.offers => {
+    pub(crate) fn schedule(&self, irq: &Irq) -> bool {
+        match irq.mark_queued() {
+            MarkQueued::Dead => return false,
+            MarkQueued::Already if self.offers => {
                 self.announce(irq);
             }
-            Signal::Already => {}
-            Signal::New(posted, owner) => {
+            MarkQueued::Already => {}
+            MarkQueued::New(posted, owner) => {
                 let to = owner.unwrap_or_else(|| irq.control().load().target());
                 if self.offers {
                     self.post_and_announce(posted, to, irq);
@@ -299,14 +299,14 @@ impl Hub {
     }
 
     /// Puts an interrupt into the mailbox of whom it concerns.
-    pub(crate) fn post(&self, posted: Posted) {
+    pub(crate) fn post(&self, posted: QueuedRef) {
         let to = posted.destination();
         self.post_to(posted, to);
     }
 
     /// The same, for a caller who has just seen whom it concerns. If that is no longer so, who drains passes it on.
     #[inline]
-    fn post_to(&self, posted: Posted, to: VcpuId) {
+    fn post_to(&self, posted: QueuedRef, to: VcpuId) {
         let (mut posted, mut to) = (posted, to);
         loop {
             if cfg!(mutant = "kick_before_push") && !self.vcpu(to).mailbox.has_mail() {
@@ -317,14 +317,14 @@ impl Hub {
             match self.vcpu(to).mailbox.push(posted) {
                 Push::First(batch) => {
                     self.kick(to);
-                    // The hub's: not the interrupt's, which may be gone.
+                    // The dispatcher's: not the interrupt's, which may be gone.
                     return self.vcpu(to).mailbox.kicked(batch);
                 }
                 Push::Unannounced => return self.kick(to),
                 // A host that takes offers has not been told of all that is there.
                 Push::Announced if self.offers => return self.kick(to),
                 Push::Announced => return,
-                Push::Closed(back) => match self.look_again(back) {
+                Push::Closed(back) => match self.recheck_after_closed(back) {
                     Some(again) => (posted, to) = again,
                     None => return,
                 },
@@ -334,10 +334,10 @@ impl Hub {
 
     /// Posts an interrupt for a host that takes offers.
     #[inline(never)]
-    fn post_and_announce(&self, posted: Posted, to: VcpuId, irq: &Irq) {
+    fn post_and_announce(&self, posted: QueuedRef, to: VcpuId, irq: &Irq) {
         let (mut posted, mut to) = (posted, to);
         while let Push::Closed(back) = self.vcpu(to).mailbox.push(posted) {
-            match self.look_again(back) {
+            match self.recheck_after_closed(back) {
                 Some(again) => (posted, to) = again,
                 None => return,
             }
@@ -355,7 +355,7 @@ impl Hub {
     pub(crate) fn moved(&self, irq: &Irq, old: VcpuId) {
         if self.offers && !cfg!(mutant = "moved_without_kick") {
             fence(Ordering::SeqCst);
-            if irq.state.load_ordered().is_signaled() && irq.control().load().target() != old {
+            if irq.state.load_ordered().is_queued() && irq.control().load().target() != old {
                 self.kick(old);
             }
         }
@@ -363,7 +363,7 @@ impl Hub {
 
     /// Tells the host of a vCPU about an interrupt that is in its mailbox, or is about to be put there by another thread.
     ///
-    /// Two threads can be about one interrupt: I, whose change set SIGNALED, posts it and then looks at it; J, whose change found SIGNALED
+    /// Two threads can be about one interrupt: I, whose change set QUEUED, posts it and then looks at it; J, whose change found QUEUED
     /// set, only looks at it. Each has a fence before its look. If J's comes first, I's look sees J's change. If
     /// I's comes first, the interrupt was posted before J's look, and the vCPU that J tells finds it. Either way somebody tells of it as it is
     /// in the end, and after it has been posted; so a look may conclude that there is nothing to tell.
@@ -388,7 +388,7 @@ impl Hub {
                 let lpi = irq.intid().is_lpi();
                 // In a list register it may be one that the guest's thresholds kept back, until it got another priority. Of an LPI
                 // only its owner knows whether it is in one.
-                let offered = state.is_latched() || (lpi && owner.is_some());
+                let offered = state.is_lr_pending() || (lpi && owner.is_some());
                 let offered = offered && !cfg!(mutant = "announce_forgets_list_registers");
                 let waits = pending || control.asserted() || offered;
                 if waits
@@ -404,7 +404,7 @@ impl Hub {
 
     /// After a mailbox was found closed: see "Closed mailboxes" above.
     #[cold]
-    pub(crate) fn look_again(&self, posted: Posted) -> Option<(Posted, VcpuId)> {
+    pub(crate) fn recheck_after_closed(&self, posted: QueuedRef) -> Option<(QueuedRef, VcpuId)> {
         let irq = posted.withdraw();
         if cfg!(mutant = "closed_without_second_look") {
             return None;
@@ -421,9 +421,9 @@ impl Hub {
             }
             return None;
         }
-        match irq.signal() {
-            Signal::New(posted, _) => Some((posted, to)),
-            Signal::Already | Signal::Dead => None,
+        match irq.mark_queued() {
+            MarkQueued::New(posted, _) => Some((posted, to)),
+            MarkQueued::Already | MarkQueued::Dead => None,
         }
     }
 
@@ -432,18 +432,18 @@ impl Hub {
     ///
     /// Two read-modify-writes instead of two looks: if the first sees no pending bit, any injection it missed comes later
     /// and reads the new control word; if the second sees no holder, any later claim does.
-    pub(crate) fn attend_unless_idle(&self, irq: &Irq) {
+    pub(crate) fn schedule_if_busy(&self, irq: &Irq) {
         if cfg!(mutant = "attend_by_looks") {
             let state = irq.state.load();
-            if irq.looks_pending() || state.is_signaled() || state.owner().is_some() {
-                self.attend(irq);
+            if irq.looks_pending() || state.is_queued() || state.owner().is_some() {
+                self.schedule(irq);
             }
             return;
         }
         let pending = irq.pending().is_pending_ordered(irq.lane());
         let state = irq.state.load_ordered();
-        if pending || state.is_signaled() || state.owner().is_some() {
-            self.attend(irq);
+        if pending || state.is_queued() || state.owner().is_some() {
+            self.schedule(irq);
         }
     }
 
@@ -451,13 +451,13 @@ impl Hub {
     /// if it is in the guest. Waits for one fold at most. Returns whether there was one: not if the host has ended the wait.
     fn await_fold(&self, vcpu: VcpuId) -> bool {
         let shared = self.vcpu(vcpu);
-        let seen = shared.exposure();
+        let seen = shared.window();
         if seen.is_multiple_of(2) || cfg!(mutant = "no_wait_for_fold") {
             return true;
         }
         self.kick(vcpu);
-        self.kick.wait_for_exit(vcpu, &|| shared.exposure_is_past(seen));
-        shared.exposure_is_past(seen)
+        self.kick.wait_for_exit(vcpu, &|| shared.window_is_past(seen));
+        shared.window_is_past(seen)
     }
 
     /// Before a wired interrupt is looked at: what its guest has done to it up to now has been published when this returns. If its
@@ -487,7 +487,7 @@ impl Hub {
             // Nobody else does.
             self.deactivate_phys(pintid);
         }
-        self.attend(irq);
+        self.schedule(irq);
         old.owner()
     }
 
@@ -499,7 +499,7 @@ impl Hub {
         }
         // Its owner withdraws what it has taken already. Nothing else is left to do if there is none.
         if irq.state.load_ordered().owner().is_some() {
-            self.attend(irq);
+            self.schedule(irq);
         }
         pending
     }

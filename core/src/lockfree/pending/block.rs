@@ -6,22 +6,22 @@ use core::ptr::{self, NonNull};
 
 use crate::lockfree::pending::word::PendingBlock;
 use crate::lockfree::reclaim::refcount::{Counted, RefCount};
-use crate::lockfree::reclaim::retired::Graveyard;
+use crate::lockfree::reclaim::retired::RetiredList;
 use crate::sync::{AtomicPtr, Canary};
 
 /// Pending bits with a count: one reference for each LPI object whose bit is here, until its memory is freed.
 pub(crate) struct Block {
     count: RefCount,
-    /// Next in the graveyard.
+    /// Next in the retired.
     pub(crate) link: AtomicPtr<()>,
     /// Which block it is: its key in the tree of blocks.
     pub(crate) key: u64,
-    graveyard: NonNull<Graveyard>,
+    retired: NonNull<RetiredList>,
     pub(crate) pending: PendingBlock,
     canary: Canary,
 }
 
-// SAFETY: everything in it is atomic or constant; the graveyard outlives it (`new`) and is Sync.
+// SAFETY: everything in it is atomic or constant; the retired outlives it (`new`) and is Sync.
 unsafe impl Send for Block {}
 // SAFETY: as above.
 unsafe impl Sync for Block {}
@@ -33,13 +33,13 @@ impl Block {
     /// With one reference, the caller's.
     ///
     /// # Safety
-    /// `graveyard` must outlive the block.
-    pub(crate) unsafe fn new(key: u64, graveyard: &Graveyard) -> Self {
+    /// `retired` must outlive the block.
+    pub(crate) unsafe fn new(key: u64, retired: &RetiredList) -> Self {
         Self {
             count: RefCount::new(),
             link: AtomicPtr::new(ptr::null_mut()),
             key,
-            graveyard: NonNull::from(graveyard),
+            retired: NonNull::from(retired),
             pending: PendingBlock::new(),
             canary: Canary::default(),
         }
@@ -57,9 +57,9 @@ impl Counted for Block {
         &self.count
     }
 
-    unsafe fn bury(this: NonNull<Self>) {
-        // SAFETY: dead but not yet in the graveyard, so it is the caller's alone; the graveyard outlives it.
-        let graveyard = unsafe { this.as_ref().graveyard.as_ref() };
-        graveyard.push_block(this);
+    unsafe fn retire(this: NonNull<Self>) {
+        // SAFETY: dead but not yet in the retired, so it is the caller's alone; the retired outlives it.
+        let retired = unsafe { this.as_ref().retired.as_ref() };
+        retired.push_block(this);
     }
 }

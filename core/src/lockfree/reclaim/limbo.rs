@@ -15,7 +15,7 @@ pub(crate) type Chains = VecDeque<Chain>;
 
 /// Work that is left to do for the dead.
 pub(crate) struct Work<G> {
-    /// Taken from the graveyard.
+    /// Taken from the retired.
     pub(crate) dead: Chains,
     pub(crate) unlinked: Chains,
     /// Oldest first.

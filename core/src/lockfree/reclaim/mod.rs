@@ -3,7 +3,7 @@
 //! A thread that follows shared pointers is *pinned* meanwhile. A *grace period* that began after an object was
 //! unlinked is over when every thread that was pinned at its beginning has unpinned since; then nobody can hold
 //! the object. That is the whole facade: pin, begin a grace period, ask whether it is over. What
-//! waits, and who frees it, is the same for both backends (`graveyard`, `collect`).
+//! waits, and who frees it, is the same for both backends (`retired`, `collect`).
 //!
 //! * [`Slots`], the default: epochs with one slot for each registered participant, `no_std`. Small enough to be modelled
 //!   exhaustively. A pin runs its own few instructions and nothing else.

@@ -1,7 +1,7 @@
 //! The reference count of everything that is not an interrupt: tree nodes, blocks of pending bits, devices.
 //!
 //! The rules are those of `refs`: a count becomes `DEAD` in the same step that takes the last reference
-//! away, is never revived, and who made it dead hands the object to the graveyard.
+//! away, is never revived, and who made it dead hands the object to the retired.
 //!
 //! Progress: lock-free.
 
@@ -56,7 +56,7 @@ pub(crate) trait Counted {
     ///
     /// # Safety
     /// The caller made it dead, and does not use it afterwards.
-    unsafe fn bury(this: NonNull<Self>);
+    unsafe fn retire(this: NonNull<Self>);
 }
 
 /// A reference to a counted object.
@@ -99,7 +99,7 @@ impl<T: Counted> Drop for Ref<T> {
     fn drop(&mut self) {
         if self.count().put() {
             // SAFETY: this value stands for a reference, and ends here; `put` says that it was the last.
-            unsafe { T::bury(self.0) };
+            unsafe { T::retire(self.0) };
         }
     }
 }

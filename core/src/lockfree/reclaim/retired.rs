@@ -4,7 +4,7 @@
 //!
 //! **Death.** The last reference of an LPI (or of a block of pending bits, or a device) goes away, anywhere: on a
 //! vCPU's exit path as well as in a command. Or a tree node is emptied. There and then, one push puts it
-//! on the graveyard, an intrusive stack through a link of its own: no allocation, no system call.
+//! on the retired, an intrusive stack through a link of its own: no allocation, no system call.
 //!
 //! **Burial.** A thread on the control path collects ([`crate::lockfree::collect`]): takes the whole stack, unlinks from
 //! their trees what is still linked there (a look-up treats the dead as absent meanwhile), a bounded number at a
@@ -80,32 +80,32 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// A dead object has come into the graveyard.
-    fn buried(&self, corpse: &Corpse) {
+    /// A dead object has come into the retired.
+    fn added(&self, object: &Retired) {
         self.garbage.add(1);
-        self.dead_bytes.add(crate::lockfree::cost::of_dead(corpse));
-        match corpse {
-            Corpse::Irq(_) => self.dead_irqs.add(1),
-            Corpse::Device(_) | Corpse::Hold(_) => self.dead_devices.add(1),
-            Corpse::Node(_) | Corpse::Block(_) => {}
+        self.dead_bytes.add(crate::lockfree::cost::of_retired(object));
+        match object {
+            Retired::Irq(_) => self.dead_irqs.add(1),
+            Retired::Device(_) | Retired::Hold(_) => self.dead_devices.add(1),
+            Retired::Node(_) | Retired::Block(_) => {}
         }
     }
 
     /// A dead object has been freed. Not before: as long as it takes up room, it can be seen that this passes.
-    pub(crate) fn freed(&self, corpse: &Corpse) {
+    pub(crate) fn freed(&self, object: &Retired) {
         self.garbage.sub(1);
-        self.dead_bytes.sub(crate::lockfree::cost::of_dead(corpse));
-        match corpse {
-            Corpse::Irq(_) => self.dead_irqs.sub(1),
-            Corpse::Device(_) | Corpse::Hold(_) => self.dead_devices.sub(1),
-            Corpse::Node(_) | Corpse::Block(_) => {}
+        self.dead_bytes.sub(crate::lockfree::cost::of_retired(object));
+        match object {
+            Retired::Irq(_) => self.dead_irqs.sub(1),
+            Retired::Device(_) | Retired::Hold(_) => self.dead_devices.sub(1),
+            Retired::Node(_) | Retired::Block(_) => {}
         }
     }
 }
 
 /// A dead object.
 #[derive(Clone, Copy)]
-pub(crate) enum Corpse {
+pub(crate) enum Retired {
     Irq(NonNull<Irq>),
     Node(NonNull<Node>),
     Block(NonNull<Block>),
@@ -116,7 +116,7 @@ pub(crate) enum Corpse {
 
 const TAGS: usize = 7;
 
-impl Corpse {
+impl Retired {
     fn tagged(self) -> *mut () {
         let (p, tag) = match self {
             Self::Irq(p) => (p.cast::<()>(), 0),
@@ -157,26 +157,26 @@ impl Corpse {
 }
 
 /// The stack of the dead.
-pub(crate) struct Graveyard {
+pub(crate) struct RetiredList {
     head: AtomicPtr<()>,
     pub(crate) counts: Counts,
 }
 
-impl Graveyard {
+impl RetiredList {
     pub(crate) fn new() -> Self {
         Self { head: AtomicPtr::new(ptr::null_mut()), counts: Counts::default() }
     }
 
-    fn push(&self, corpse: Corpse) {
-        self.counts.buried(&corpse);
+    fn push(&self, object: Retired) {
+        self.counts.added(&object);
         let mut head = self.head.first_look();
         loop {
             // Relaxed: published by the compare-exchange.
-            corpse.link().store(head, Ordering::Relaxed);
+            object.link().store(head, Ordering::Relaxed);
             // Release: pairs with the Acquire of `take`: what was done to the object comes before its burial.
             match self.head.compare_exchange_weak(
                 head,
-                corpse.tagged(),
+                object.tagged(),
                 Ordering::Release,
                 Ordering::Relaxed,
             ) {
@@ -187,25 +187,25 @@ impl Graveyard {
     }
 
     pub(crate) fn push_irq(&self, irq: NonNull<Irq>) {
-        self.push(Corpse::Irq(irq));
+        self.push(Retired::Irq(irq));
     }
 
     /// # Safety
     /// The caller unlinked the node, and is the only one who did.
     pub(crate) unsafe fn push_node(&self, node: NonNull<Node>) {
-        self.push(Corpse::Node(node));
+        self.push(Retired::Node(node));
     }
 
     pub(crate) fn push_block(&self, block: NonNull<Block>) {
-        self.push(Corpse::Block(block));
+        self.push(Retired::Block(block));
     }
 
     pub(crate) fn push_hold(&self, hold: NonNull<Hold>) {
-        self.push(Corpse::Hold(hold));
+        self.push(Retired::Hold(hold));
     }
 
     pub(crate) fn push_device(&self, device: NonNull<Device>) {
-        self.push(Corpse::Device(device));
+        self.push(Retired::Device(device));
     }
 
     /// Takes all of it.
@@ -236,16 +236,16 @@ impl Chain {
     }
 
     /// Takes one out.
-    pub(crate) fn pop(&mut self) -> Option<Corpse> {
-        let corpse = Corpse::from_tagged(self.0)?;
+    pub(crate) fn pop(&mut self) -> Option<Retired> {
+        let object = Retired::from_tagged(self.0)?;
         // Relaxed (here and below): acquired with the chain, and only its holder uses the links.
-        self.0 = corpse.link().load(Ordering::Relaxed);
-        Some(corpse)
+        self.0 = object.link().load(Ordering::Relaxed);
+        Some(object)
     }
 
     /// Puts one in that was taken out of a chain.
-    pub(crate) fn push(&mut self, corpse: Corpse) {
-        corpse.link().store(self.0, Ordering::Relaxed);
-        self.0 = corpse.tagged();
+    pub(crate) fn push(&mut self, object: Retired) {
+        object.link().store(self.0, Ordering::Relaxed);
+        self.0 = object.tagged();
     }
 }

@@ -9,7 +9,7 @@ use super::slices::SLICE;
 use crate::arch::lr::{Lr, LrState};
 use crate::engine::{Trigger, Wired};
 use crate::lockfree::irq::control::Control;
-use crate::lockfree::irq::refs::Owned;
+use crate::lockfree::irq::refs::OwnerRef;
 use crate::lockfree::irq::{Irq, Place};
 use crate::lockfree::reclaim::Reclaim;
 use crate::observe::counters::Counter;
@@ -27,14 +27,14 @@ pub(super) enum Latch {
 
 /// An interrupt in a list register.
 pub(super) struct Entry {
-    pub(super) owned: Owned,
+    pub(super) owned: OwnerRef,
     /// What the register is to hold.
     pub(super) want: Lr,
     pub(super) latch: Latch,
     /// Its INTID names its sender, so it stands for no other one.
     sent: bool,
     /// It is tied to a physical interrupt, which the guest deactivates with it.
-    tied: bool,
+    hw_mapped: bool,
     /// When it is deactivated, it may still be pending.
     pub(super) recheck: bool,
 }
@@ -67,7 +67,7 @@ impl Entry {
     fn take_pending(&mut self, control: Control) {
         let lane = self.owned.lane();
         if self.owned.pending().is_pending(lane) {
-            self.owned.publish_latched();
+            self.owned.publish_lr_pending();
         }
         let taken = if self.owned.intid().is_lpi() {
             self.owned.pending().take(lane)
@@ -113,7 +113,7 @@ impl Entry {
     }
 
     /// Ends the entry.
-    pub(super) fn withdraw(mut self) -> Owned {
+    pub(super) fn withdraw(mut self) -> OwnerRef {
         self.give_back_latch();
         self.owned
     }
@@ -126,7 +126,7 @@ impl Entry {
 
 impl<R: Reclaim> VcpuInterface<R> {
     /// Makes a list-register entry agree with the interrupt's state, or takes it out.
-    pub(super) fn review(&mut self, n: usize) {
+    pub(super) fn reevaluate(&mut self, n: usize) {
         let Some(entry) = &self.entries[n] else { return };
         let control = entry.owned.control().load();
         let willing = self.willing(&entry.owned, control, entry.owned.state.load());
@@ -165,7 +165,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             && control.group() == entry.want.group();
         if !offered && let Some(entry) = self.remove_entry(n) {
             let owned = entry.withdraw();
-            self.settle(owned);
+            self.requeue(owned);
         }
     }
 
@@ -175,14 +175,14 @@ impl<R: Reclaim> VcpuInterface<R> {
         let Some(entry) = &mut self.entries[n] else { return };
         if entry.want.is_active() == active {
             // What it was told may have come with an injection.
-            return self.review(n);
+            return self.reevaluate(n);
         }
         if active {
             if entry.owned.control().load().target() == self.id {
                 entry.want = entry.want.with_state(LrState::Active);
-                self.review(n);
+                self.reevaluate(n);
             } else if let Some(entry) = self.remove_entry(n) {
-                self.settle_active(entry.withdraw());
+                self.requeue_active(entry.withdraw());
             }
             return;
         }
@@ -190,7 +190,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             let phys = entry.want.hw();
             let owned = entry.withdraw();
             self.end_phys(&owned, phys);
-            self.settle(owned);
+            self.requeue(owned);
         }
     }
 
@@ -244,8 +244,8 @@ impl<R: Reclaim> VcpuInterface<R> {
                 continue;
             }
             if self.used == count {
-                // An LPI that was cleared before it came in is not to be waited for (`line_up`).
-                let gone = |o: &Owned| o.intid().is_lpi() && !o.pending().is_pending(o.lane());
+                // An LPI that was cleared before it came in is not to be waited for (`enqueue_lpi`).
+                let gone = |o: &OwnerRef| o.intid().is_lpi() && !o.pending().is_pending(o.lane());
                 if self.ready.peek(gone) == Some(true) {
                     drop(self.ready.pop());
                     continue;
@@ -268,24 +268,24 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Puts a waiting interrupt into the next list register.
     // For an LPI this is one read-modify-write and a few stores, in the middle of every entry.
     #[inline(always)]
-    pub(super) fn offer(&mut self, level: u8, owned: Owned, control: Control) {
-        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), control.group());
+    pub(super) fn offer(&mut self, level: u8, owned: OwnerRef, control: Control) {
+        let lr = Lr::pending(owned.intid(), OwnerRef::priority_of(level), control.group());
         if !owned.intid().is_lpi() {
             return self.offer_wired(lr, owned, control);
         }
         if owned.pending().take(owned.lane()).pending {
-            let (sent, tied, recheck) = (false, false, false);
-            self.push_entry(Entry { owned, want: lr, latch: Latch::Bit, sent, tied, recheck });
+            let (sent, hw_mapped, recheck) = (false, false, false);
+            self.push_entry(Entry { owned, want: lr, latch: Latch::Bit, sent, hw_mapped, recheck });
         }
         // Otherwise it was cleared, since it was taken in or before.
     }
 
     /// The same for what may have a level, senders, or a physical interrupt, and whose state others read.
     #[inline(never)]
-    fn offer_wired(&mut self, lr: Lr, owned: Owned, control: Control) {
-        self.expose();
+    fn offer_wired(&mut self, lr: Lr, owned: OwnerRef, control: Control) {
+        self.open_window();
         if control.senders() != 0 || owned.pending().is_pending(owned.lane()) {
-            owned.publish_latched();
+            owned.publish_lr_pending();
         }
         let (mut latch, mut want, mut more) = (Latch::None, lr, false);
         if control.senders() != 0 {
@@ -311,8 +311,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         if control.is_sent() && !sent {
             owned.control().update(|c| c.with_sent(false));
         }
-        let tied = want.hw().is_some();
-        let mut entry = Entry { owned, want, latch, sent, tied, recheck: sent };
+        let hw_mapped = want.hw().is_some();
+        let mut entry = Entry { owned, want, latch, sent, hw_mapped, recheck: sent };
         if more || (level && !cfg!(mutant = "level_not_sampled_again")) {
             entry.ask_for_end();
         }
@@ -323,22 +323,22 @@ impl<R: Reclaim> VcpuInterface<R> {
     fn restore_spilled(&mut self) {
         let Some(level) = self.spilled.highest() else { return };
         let Some(owned) = self.spilled.pop() else { return };
-        self.expose();
+        self.open_window();
         let control = owned.control().load();
         let sent = control.is_sent();
         let group = control.active_group();
-        let lr = Lr::pending(owned.intid(), Owned::priority_of(level), group);
+        let lr = Lr::pending(owned.intid(), OwnerRef::priority_of(level), group);
         let lr = match control.phys() {
             Some(pintid) => lr.with_hw(pintid),
             None if sent => lr.with_source(control.sender()),
             None => lr,
         };
         let want = lr.with_state(LrState::Active);
-        let tied = want.hw().is_some();
-        let mut entry = Entry { owned, want, latch: Latch::None, sent, tied, recheck: true };
+        let hw_mapped = want.hw().is_some();
+        let mut entry = Entry { owned, want, latch: Latch::None, sent, hw_mapped, recheck: true };
         entry.ask_for_end();
         self.push_entry(entry);
-        self.review(self.used - 1);
+        self.reevaluate(self.used - 1);
     }
 
     /// The youngest of the least urgent list registers that are active, or that are not: its level, and which.
@@ -417,13 +417,13 @@ impl<R: Reclaim> VcpuInterface<R> {
         if cfg!(mutant = "put_in_fold") && was.state() == LrState::Pending && lr.is_active() {
             // The ancestor's bug: the reference ends with the fold, while the interrupt is still in its place.
             // SAFETY: none; this is a seeded bug.
-            drop(unsafe { Owned::from_raw(NonNull::from(&*entry.owned)) });
+            drop(unsafe { OwnerRef::from_raw(NonNull::from(&*entry.owned)) });
         }
     }
 
     /// An interrupt is no longer active.
     #[inline(always)]
-    pub(super) fn finish(&mut self, owned: Owned, recheck: bool) {
+    pub(super) fn finish(&mut self, owned: OwnerRef, recheck: bool) {
         // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
         if recheck {
             self.finish_and_settle(owned);
@@ -433,20 +433,20 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     #[inline(never)]
-    fn finish_and_settle(&mut self, owned: Owned) {
+    fn finish_and_settle(&mut self, owned: OwnerRef) {
         self.unflushed = true;
-        self.settle(owned);
+        self.requeue(owned);
     }
 
     /// Asks for the level of an interrupt whose physical one the guest has deactivated.
     #[cold]
-    fn sample(&self, owned: &Owned) {
+    fn sample(&self, owned: &OwnerRef) {
         if owned.control().load().trigger() != Trigger::Level {
             return;
         }
         let mut asked = None;
         // The host may have set the level between its answer and the update, which must not undo that: it is asked once more.
-        while let Some(high) = self.shared.hub.input_level(self.wired(owned))
+        while let Some(high) = self.shared.dispatcher.input_level(self.wired(owned))
             && asked != Some(high)
         {
             owned.control().update(|c| c.with_line(high));
@@ -455,15 +455,15 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Deactivates the physical interrupt of one that was deactivated without a list register.
-    pub(super) fn end_phys(&self, owned: &Owned, phys: Option<u16>) {
+    pub(super) fn end_phys(&self, owned: &OwnerRef, phys: Option<u16>) {
         if let Some(pintid) = phys {
-            self.shared.hub.deactivate_phys(pintid);
+            self.shared.dispatcher.deactivate_phys(pintid);
             self.sample(owned);
         }
     }
 
     /// The same for one that has lost its list register: as it is tied now.
-    pub(super) fn end_spilled(&self, owned: &Owned) {
+    pub(super) fn end_spilled(&self, owned: &OwnerRef) {
         self.end_phys(owned, owned.control().load().phys());
     }
 
@@ -475,11 +475,11 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Takes out the entries that the guest is done with, and looks again at those whose turn was put off.
     #[inline(always)]
     pub(super) fn finish_gone(&mut self) {
-        let (used, mut kept, mut review) = (self.used, 0, false);
+        let (used, mut kept, mut reevaluate) = (self.used, 0, false);
         for n in 0..used {
             let Some(entry) = &self.entries[n] else { continue };
             if entry.want.state() != LrState::Invalid {
-                review |= entry.recheck && !entry.want.is_active();
+                reevaluate |= entry.recheck && !entry.want.is_active();
                 if kept != n {
                     entry.owned.set_place(Place::InLr(kept as u8));
                     self.entries.swap(kept, n);
@@ -492,7 +492,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         let left_over = core::mem::replace(&mut self.left_over, true);
         self.finish_rest(used);
         self.left_over = left_over;
-        if review {
+        if reevaluate {
             self.review_pending();
         }
     }
@@ -501,9 +501,9 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[inline(always)]
     pub(super) fn finish_rest(&mut self, until: usize) {
         for n in self.used..until {
-            if let Some(Entry { owned, tied, recheck, .. }) = self.entries[n].take() {
+            if let Some(Entry { owned, hw_mapped, recheck, .. }) = self.entries[n].take() {
                 owned.set_place(Place::Nowhere);
-                if tied {
+                if hw_mapped {
                     self.sample(&owned);
                 }
                 self.finish(owned, recheck);
@@ -517,7 +517,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         // From the end: a review can take its entry out.
         for n in (0..self.used).rev() {
             if self.entries[n].as_ref().is_some_and(|e| e.want.state() == LrState::Pending) {
-                self.review(n);
+                self.reevaluate(n);
             }
         }
     }

@@ -1,11 +1,11 @@
 //! The vCPU thread's side: from the mailbox to the list registers and back.
 //!
 //! An interrupt that a [`VcpuInterface`] owns is in exactly one place: waiting in a bucket ([`ReadyQueue`]), in a list
-//! register ([`Entry`]), or active without one (`spilled`). The way in is `take_in`, for every interrupt of the mailbox (`take_in_alone` if it is the only one);
-//! the way out is dropping its [`Owned`], which is the prune of the ancestor: the reference that was taken
+//! register ([`Entry`]), or active without one (`spilled`). The way in is `take_posted`, for every interrupt of the mailbox (`take_single` if it is the only one);
+//! the way out is dropping its [`OwnerRef`], which is the prune of the ancestor: the reference that was taken
 //! when the interrupt was queued ends there, and not when a list register is folded.
 //!
-//! Everything is re-evaluated from scratch (`verdict`, `review`): no event says what changed.
+//! Everything is re-evaluated from scratch (`classify`, `reevaluate`): no event says what changed.
 //!
 //! Costs: a flush takes as long as the number of interrupts in the mailbox plus the number of list registers; how many
 //! wait in the buckets does not matter. What is longer than a slice is gone on with at the next flush (`slices`).
@@ -26,7 +26,7 @@ use crate::arch::ids::{Intid, VcpuId};
 use crate::arch::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
 use crate::engine::{Error, Flushed, Vcpu, Wired};
 use crate::lockfree::irq::control::Control;
-use crate::lockfree::irq::refs::{Claim, Owned, Posted};
+use crate::lockfree::irq::refs::{Claim, OwnerRef, QueuedRef};
 use crate::lockfree::irq::state::State;
 use crate::lockfree::irq::{Irq, Place};
 use crate::lockfree::notify::mailbox::Mail;
@@ -39,11 +39,11 @@ use entries::Entry;
 use slices::{SLICE, Scan};
 
 /// What is to become of an interrupt that this vCPU has.
-enum Verdict {
+enum Disposition {
     /// It is to be offered, at this level.
-    Offer(u8),
+    Deliver(u8),
     /// It is pending, for another vCPU.
-    Elsewhere,
+    Forward,
     /// There is nothing to do.
     Idle,
 }
@@ -61,7 +61,7 @@ pub struct VcpuInterface<R: Reclaim = Slots> {
     /// Nothing is known yet of what the list registers hold.
     fresh: bool,
     /// Who wants to know about wired interrupts of this vCPU waits until the fold.
-    exposed: bool,
+    window_open: bool,
     /// What the guest has enabled at its CPU interface, as of the last flush.
     groups: [bool; 2],
     /// Drained, and not taken in yet.
@@ -96,11 +96,11 @@ pub struct VcpuInterface<R: Reclaim = Slots> {
 
 impl<R: Reclaim> VcpuInterface<R> {
     pub(crate) fn new(shared: Arc<Shared<R>>, id: VcpuId) -> Result<Self, Error> {
-        if !shared.hub.has_vcpu(id) {
+        if !shared.dispatcher.has_vcpu(id) {
             return Err(Error::NoSuchVcpu(id));
         }
         let participant = shared.reclaim.register().ok_or(Error::TooManyParticipants)?;
-        if !shared.hub.vcpu(id).take_interface() {
+        if !shared.dispatcher.vcpu(id).take_interface() {
             return Err(Error::VcpuInUse(id));
         }
         Ok(Self {
@@ -110,7 +110,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             in_guest: false,
             unflushed: false,
             fresh: true,
-            exposed: false,
+            window_open: false,
             groups: [true; 2],
             mail: Mail::new(),
             scan: Scan::default(),
@@ -126,7 +126,7 @@ impl<R: Reclaim> VcpuInterface<R> {
             maintenance: Maintenance::default(),
             reconsider_maintenance: true,
             participant,
-            mine: VcpuRef::new(&shared.hub, id),
+            mine: VcpuRef::new(&shared.dispatcher, id),
             shared,
             _not_sync: PhantomData,
         })
@@ -152,45 +152,45 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     #[inline]
-    fn verdict(&self, irq: &Irq, state: State) -> Verdict {
+    fn classify(&self, irq: &Irq, state: State) -> Disposition {
         let control = irq.control().load();
         if !irq.pending().is_pending(irq.lane()) && !control.asserted() {
-            Verdict::Idle
+            Disposition::Idle
         } else if control.target() != self.id {
-            Verdict::Elsewhere
+            Disposition::Forward
         } else if self.willing(irq, control, state) {
-            Verdict::Offer(control.priority().level() as u8)
+            Disposition::Deliver(control.priority().level() as u8)
         } else {
-            Verdict::Idle
+            Disposition::Idle
         }
     }
 
     /// Puts an interrupt where it belongs that has had a place here, and is neither active nor pending in a list register any more.
-    fn settle(&mut self, owned: Owned) {
+    fn requeue(&mut self, owned: OwnerRef) {
         owned.publish(false, false);
         let state = owned.state.load();
-        self.settle_in(owned, state);
+        self.requeue_as(owned, state);
     }
 
     /// Puts an interrupt where it belongs, whose state the caller has just read.
-    // Most LPIs do not come here (`line_up`, `take_in_alone`), and entries are quicker without it.
+    // Most LPIs do not come here (`enqueue_lpi`, `take_single`), and entries are quicker without it.
     #[inline(never)]
-    fn settle_in(&mut self, owned: Owned, state: State) {
+    fn requeue_as(&mut self, owned: OwnerRef, state: State) {
         if state.is_active() {
             // It was active when its vCPU was powered off, or someone has made it so.
-            return self.settle_active(owned);
+            return self.requeue_active(owned);
         }
-        match self.verdict(&owned, state) {
-            Verdict::Offer(level) => self.ready.push_back(level, owned),
-            Verdict::Elsewhere if cfg!(mutant = "elsewhere_dropped") => drop(owned),
-            Verdict::Elsewhere => self.hand_over(owned),
-            Verdict::Idle => drop(owned),
+        match self.classify(&owned, state) {
+            Disposition::Deliver(level) => self.ready.push_back(level, owned),
+            Disposition::Forward if cfg!(mutant = "elsewhere_dropped") => drop(owned),
+            Disposition::Forward => self.hand_over(owned),
+            Disposition::Idle => drop(owned),
         }
     }
 
     /// Puts an interrupt where it belongs that is active, but not through this vCPU's guest: to its target.
     #[cold]
-    fn settle_active(&mut self, owned: Owned) {
+    fn requeue_active(&mut self, owned: OwnerRef) {
         let control = owned.control().load();
         if control.target() == self.id {
             owned.control().update(|c| c.with_active_group(c.group()));
@@ -198,32 +198,32 @@ impl<R: Reclaim> VcpuInterface<R> {
         } else {
             let (posted, ended) = owned.hand_over(true);
             if let Some(posted) = posted {
-                self.shared.hub.post(posted);
+                self.shared.dispatcher.post(posted);
             }
-            self.shared.hub.deactivate_ended(ended, control.phys());
+            self.shared.dispatcher.deactivate_ended(ended, control.phys());
         }
     }
 
     /// Gives an interrupt to the vCPU that it is for now.
-    fn hand_over(&self, owned: Owned) {
+    fn hand_over(&self, owned: OwnerRef) {
         self.mine.counters.add(Counter::HandedOver, 1);
         if let (Some(posted), _) = owned.hand_over(false) {
-            self.shared.hub.post(posted);
+            self.shared.dispatcher.post(posted);
         }
     }
 
     /// Takes in an interrupt from the mailbox: something about it has changed.
-    // Out of the way of the single one, which most entries have (`take_in_alone`).
+    // Out of the way of the single one, which most entries have (`take_single`).
     #[inline(never)]
-    fn take_in(&mut self, posted: Posted) {
+    fn take_posted(&mut self, posted: QueuedRef) {
         if cfg!(mutant = "verdict_before_claim")
-            && matches!(self.verdict(&posted, posted.state.load()), Verdict::Idle)
+            && matches!(self.classify(&posted, posted.state.load()), Disposition::Idle)
         {
             return drop(posted);
         }
         match posted.claim(self.id) {
-            Claim::New(owned, state) if owned.intid().is_lpi() => self.line_up(owned, state),
-            Claim::New(owned, state) => self.settle_in(owned, state),
+            Claim::New(owned, state) if owned.intid().is_lpi() => self.enqueue_lpi(owned, state),
+            Claim::New(owned, state) => self.requeue_as(owned, state),
             Claim::Mine(irq, changed) => self.reconsider(irq, changed),
             Claim::Elsewhere(posted) => self.pass_on(posted),
         }
@@ -232,28 +232,28 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Puts an LPI that has just come into its bucket. Its pending bit is looked at when it is taken: the injector may still be writing
     /// others of the same cache line.
     #[inline]
-    fn line_up(&mut self, owned: Owned, state: State) {
+    fn enqueue_lpi(&mut self, owned: OwnerRef, state: State) {
         let control = owned.control().load();
         if !state.is_active() && self.willing(&owned, control, state) {
             self.ready.push_back(control.priority().level() as u8, owned);
         } else {
-            self.settle_in(owned, state);
+            self.requeue_as(owned, state);
         }
     }
 
     /// Takes in the only thing that waits for a list register, of which one is free: without the detour of a bucket.
     #[inline]
-    fn take_in_alone(&mut self, posted: Posted) {
+    fn take_single(&mut self, posted: QueuedRef) {
         match posted.claim(self.id) {
             Claim::New(owned, state) if !state.is_active() => {
                 let control = owned.control().load();
                 if self.willing(&owned, control, state) {
                     self.offer(control.priority().level() as u8, owned, control);
                 } else {
-                    self.settle_in(owned, state);
+                    self.requeue_as(owned, state);
                 }
             }
-            Claim::New(owned, state) => self.settle_in(owned, state),
+            Claim::New(owned, state) => self.requeue_as(owned, state),
             Claim::Mine(irq, changed) => self.reconsider(irq, changed),
             Claim::Elsewhere(posted) => self.pass_on(posted),
         }
@@ -261,40 +261,40 @@ impl<R: Reclaim> VcpuInterface<R> {
 
     /// Passes on what another vCPU has.
     #[cold]
-    fn pass_on(&self, posted: Posted) {
-        self.shared.hub.post(posted);
+    fn pass_on(&self, posted: QueuedRef) {
+        self.shared.dispatcher.post(posted);
     }
 
     /// Looks once more at an interrupt that this vCPU has, and that someone else may have made active or not active.
     fn reconsider(&mut self, irq: NonNull<Irq>, changed: Option<bool>) {
         // SAFETY: this vCPU owns it: `claim` says so, and nobody else ends that.
-        let owned = unsafe { Owned::borrow(irq) };
+        let owned = unsafe { OwnerRef::borrow(irq) };
         match owned.place() {
             Place::Ready(level) if changed == Some(true) => {
                 // SAFETY: its place says so.
                 let owned = unsafe { self.ready.remove(level, irq) };
-                self.settle_active(owned);
+                self.requeue_active(owned);
             }
             Place::Ready(level) => {
                 // One that stays at its level keeps its turn.
-                if !matches!(self.verdict(&owned, owned.state.load()), Verdict::Offer(now) if now == level)
+                if !matches!(self.classify(&owned, owned.state.load()), Disposition::Deliver(now) if now == level)
                 {
                     // SAFETY: its place says so.
                     let owned = unsafe { self.ready.remove(level, irq) };
-                    self.settle(owned);
+                    self.requeue(owned);
                 }
             }
             Place::InLr(n) => match changed {
                 Some(active) if !cfg!(mutant = "write_to_active_ignored") => {
                     self.activate(n as usize, active);
                 }
-                _ => self.review(n as usize),
+                _ => self.reevaluate(n as usize),
             },
             Place::Spilled(level) if changed == Some(false) => {
                 // SAFETY: its place says so.
                 let owned = unsafe { self.spilled.remove(level, irq) };
                 self.end_spilled(&owned);
-                self.settle(owned);
+                self.requeue(owned);
             }
             // It is looked at when it is deactivated, or gets a list register again.
             Place::Spilled(_) => {}
@@ -304,10 +304,10 @@ impl<R: Reclaim> VcpuInterface<R> {
 
     /// Before the guest can change a wired interrupt in a list register: whoever wants to know waits from now on.
     #[inline]
-    fn expose(&mut self) {
-        if !self.exposed {
-            self.exposed = true;
-            self.mine.expose();
+    fn open_window(&mut self) {
+        if !self.window_open {
+            self.window_open = true;
+            self.mine.open_window();
         }
     }
 
@@ -328,12 +328,12 @@ impl<R: Reclaim> VcpuInterface<R> {
 
     /// Shows others what the guest has done, and lets them look.
     #[cold]
-    fn conceal(&mut self) {
-        let early = cfg!(mutant = "conceal_before_publish").then(|| self.mine.conceal());
+    fn close_window(&mut self) {
+        let early = cfg!(mutant = "conceal_before_publish").then(|| self.mine.close_window());
         self.entries[..self.used].iter().flatten().for_each(Entry::publish);
-        self.exposed = false;
-        if early.unwrap_or_else(|| self.mine.conceal()) {
-            self.shared.hub.tell_exit(self.id);
+        self.window_open = false;
+        if early.unwrap_or_else(|| self.mine.close_window()) {
+            self.shared.dispatcher.tell_exit(self.id);
         }
     }
 
@@ -350,7 +350,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.reconsider_maintenance = true;
         let before = core::mem::replace(&mut self.groups, groups);
         if before.iter().zip(&groups).any(|(was, is)| *was && !is) {
-            self.asked = self.asked.and(Requests::REVIEW);
+            self.asked = self.asked.and(Requests::REEVALUATE);
         }
         if before.iter().zip(&groups).any(|(was, is)| !was && *is) {
             self.asked = self.asked.and(Requests::SCAN);
@@ -387,9 +387,9 @@ impl<R: Reclaim> VcpuInterface<R> {
             let Some(posted) = self.mail.next() else { return true };
             let alone = self.mail.is_empty() && self.ready.is_empty() && self.spilled.is_empty();
             if alone && self.used < count {
-                self.take_in_alone(posted);
+                self.take_single(posted);
             } else {
-                self.take_in(posted);
+                self.take_posted(posted);
             }
         }
         self.mail.is_empty()
@@ -491,7 +491,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         // Until it is done: the host can panic in the midst.
         self.unflushed = true;
         if self.holds_wired() {
-            self.expose();
+            self.open_window();
         }
         let groups = lrs.groups_enabled();
         if groups != self.groups {
@@ -509,7 +509,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             self.displace(self.used - 1);
         }
         self.take_in_mail(count, resumed);
-        if self.exposed && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
+        if self.window_open && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
             self.fill(count);
             // Of what gets a list register only now, too. What that leaves free is filled at the next flush.
             if self.take_changes() {
@@ -531,7 +531,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         self.unflushed = self.left_over;
         if self.left_over {
             // It comes back for the rest, from the guest or instead of sleeping.
-            self.shared.hub.kick(self.id);
+            self.shared.dispatcher.kick(self.id);
         }
         Flushed { in_lrs: self.used, pending, waiting }
     }
@@ -555,8 +555,8 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if eois > 0 {
             self.end_spilled_by_eois(eois);
         }
-        if self.exposed {
-            self.conceal();
+        if self.window_open {
+            self.close_window();
         }
     }
 
@@ -570,14 +570,14 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
             // Made active, and not taken in yet: the mailbox has it.
             None if state.is_active() && irq.control().load().target() == self.id => {
                 // Without waiting, as this vCPU may be waited for.
-                self.shared.hub.write_active(irq, false);
+                self.shared.dispatcher.write_active(irq, false);
                 return true;
             }
             _ => return false,
         }
         let irq = NonNull::from(irq);
         // SAFETY: this vCPU is its owner, and only this thread could change that.
-        let owned = unsafe { Owned::borrow(irq) };
+        let owned = unsafe { OwnerRef::borrow(irq) };
         match owned.place() {
             Place::Spilled(level) => {
                 // SAFETY: its place says so.

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use super::VcpuInterface;
 use super::slices::{SLICE, Scan};
 use crate::lockfree::collect::ON_REQUEST;
-use crate::lockfree::irq::refs::{Owned, Posted};
+use crate::lockfree::irq::refs::{OwnerRef, QueuedRef};
 use crate::lockfree::notify::Requests;
 use crate::lockfree::reclaim::Reclaim;
 
@@ -21,27 +21,27 @@ impl<R: Reclaim> VcpuInterface<R> {
         // Until it is done: what is not given back because the host panics is still here for the next try.
         self.closing = true;
         self.left_over = true;
-        let hub = Arc::clone(&self.shared.hub);
+        let dispatcher = Arc::clone(&self.shared.dispatcher);
         // What is for another vCPU by now must not be left lying: hence the second look at each.
-        let give_back = |posted: Posted| {
+        let give_back = |posted: QueuedRef| {
             if cfg!(mutant = "close_without_second_look") {
                 return drop(posted);
             }
             if cfg!(mutant = "close_leaks_mail") {
                 return core::mem::forget(posted);
             }
-            if let Some((posted, _)) = hub.look_again(posted) {
-                hub.post(posted);
+            if let Some((posted, _)) = dispatcher.recheck_after_closed(posted) {
+                dispatcher.post(posted);
             }
         };
         // `phys` is what it was tied to when it was offered.
-        let let_go = |irq: Owned, active: bool, phys: Option<u16>| {
+        let let_go = |irq: OwnerRef, active: bool, phys: Option<u16>| {
             let active = active && !cfg!(mutant = "close_forgets_active");
             let (posted, ended) = irq.hand_over(active);
             if let Some(posted) = posted {
                 give_back(posted);
             }
-            hub.deactivate_ended(ended, phys);
+            dispatcher.deactivate_ended(ended, phys);
         };
         let mut left = SLICE;
         // The rest of an earlier drain first, which may come back by way of the mailbox; then what is in there.
@@ -91,9 +91,9 @@ impl<R: Reclaim> Drop for VcpuInterface<R> {
         if ending.0.open || ending.0.closing {
             ending.0.power_off();
         }
-        if ending.0.exposed {
+        if ending.0.window_open {
             // What the guest has done since the flush is lost with its list registers.
-            ending.0.conceal();
+            ending.0.close_window();
         }
         drop(ending);
         let _ = self.shared.collect(&self.participant, ON_REQUEST);
@@ -108,8 +108,8 @@ impl<R: Reclaim> Drop for Ending<'_, R> {
         for entry in self.0.entries.iter_mut().filter_map(Option::take) {
             drop(entry.withdraw());
         }
-        if self.0.exposed {
-            let _ = self.0.mine.conceal();
+        if self.0.window_open {
+            let _ = self.0.mine.close_window();
         }
         self.0.mine.return_interface();
     }

@@ -8,7 +8,7 @@
 use core::ptr::{self, NonNull};
 
 use crate::arch::ids::Priority;
-use crate::lockfree::irq::refs::Owned;
+use crate::lockfree::irq::refs::OwnerRef;
 use crate::lockfree::irq::{Irq, Place};
 use crate::sync::prefetch_write;
 
@@ -27,13 +27,13 @@ pub(crate) struct ReadyQueue {
     place: fn(u8) -> Place,
 }
 
-// SAFETY: the links lead to interrupts that the queue holds `Owned` references to, which are Send.
+// SAFETY: the links lead to interrupts that the queue holds `OwnerRef` references to, which are Send.
 unsafe impl Send for ReadyQueue {}
 
 /// Borrows an entry of the queue as the reference that it is, without ending it.
-fn with<R>(irq: NonNull<Irq>, f: impl FnOnce(&Owned) -> R) -> R {
+fn with<R>(irq: NonNull<Irq>, f: impl FnOnce(&OwnerRef) -> R) -> R {
     // SAFETY: callers pass entries of the queue, which holds their reference; it is not dropped here.
-    let owned = unsafe { Owned::borrow(irq) };
+    let owned = unsafe { OwnerRef::borrow(irq) };
     f(&owned)
 }
 
@@ -56,7 +56,7 @@ impl ReadyQueue {
 
     /// Adds an interrupt behind all others of its level.
     #[inline]
-    pub(crate) fn push_back(&mut self, level: u8, owned: Owned) {
+    pub(crate) fn push_back(&mut self, level: u8, owned: OwnerRef) {
         owned.set_place((self.place)(level));
         let irq = owned.into_raw();
         let bucket = &mut self.buckets[level as usize];
@@ -71,7 +71,7 @@ impl ReadyQueue {
     }
 
     /// Adds an interrupt in front of all others of its level.
-    pub(crate) fn push_front(&mut self, level: u8, owned: Owned) {
+    pub(crate) fn push_front(&mut self, level: u8, owned: OwnerRef) {
         owned.set_place((self.place)(level));
         let irq = owned.into_raw();
         let bucket = &mut self.buckets[level as usize];
@@ -87,7 +87,7 @@ impl ReadyQueue {
 
     /// Takes out the oldest interrupt of the highest level.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<Owned> {
+    pub(crate) fn pop(&mut self) -> Option<OwnerRef> {
         let level = self.highest()?;
         let irq = NonNull::new(self.buckets[level as usize].head)?;
         // SAFETY: an entry of this queue, in the bucket of this level.
@@ -96,7 +96,7 @@ impl ReadyQueue {
 
     /// Asks something of the one that would be taken out next.
     #[inline]
-    pub(crate) fn peek<R>(&self, f: impl FnOnce(&Owned) -> R) -> Option<R> {
+    pub(crate) fn peek<R>(&self, f: impl FnOnce(&OwnerRef) -> R) -> Option<R> {
         let level = self.highest()?;
         Some(with(NonNull::new(self.buckets[level as usize].head)?, f))
     }
@@ -129,9 +129,9 @@ impl ReadyQueue {
     /// # Safety
     /// `irq` must be an entry of this queue, at `level`.
     #[inline]
-    pub(crate) unsafe fn remove(&mut self, level: u8, irq: NonNull<Irq>) -> Owned {
+    pub(crate) unsafe fn remove(&mut self, level: u8, irq: NonNull<Irq>) -> OwnerRef {
         // SAFETY: `push_*` gave this reference up to the queue; the caller says it is still there.
-        let owned = unsafe { Owned::from_raw(irq) };
+        let owned = unsafe { OwnerRef::from_raw(irq) };
         let links = owned.links();
         let bucket = &mut self.buckets[level as usize];
         match NonNull::new(links.prev) {

@@ -5,7 +5,7 @@
 //! is kicked at the end if there is more: it enters the guest, leaves it at once, and goes on. Between two slices its
 //! thread can be stopped, and it is not pinned.
 
-use super::{VcpuInterface, Verdict};
+use super::{Disposition, VcpuInterface};
 use crate::arch::ids::VcpuId;
 use crate::arch::lr::MAX_LRS;
 use crate::lockfree::notify::Requests;
@@ -46,7 +46,7 @@ impl Scan {
     /// Begins to look for what is waiting: a gate has been opened, the mailbox, or a group at the CPU interface.
     pub(super) fn begin<R: Reclaim>(&mut self, shared: &Shared<R>, vcpu: VcpuId) {
         // What others did before they found this vCPU unwilling is seen, or they see that it is willing.
-        // Pairs with the fence in `hub::Hub::look_again`.
+        // Pairs with the fence in `dispatcher::Dispatcher::recheck_after_closed`.
         if !cfg!(mutant = "scan_without_fence") {
             fence(Ordering::SeqCst);
         }
@@ -92,8 +92,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         if self.asked.includes(Requests::SCAN) {
             self.scan.begin(&self.shared, self.id);
         }
-        if self.asked.includes(Requests::REVIEW) {
-            self.review_all();
+        if self.asked.includes(Requests::REEVALUATE) {
+            self.reevaluate_all();
         }
         self.asked = Requests::default();
         if !self.scan.is_idle() {
@@ -119,10 +119,10 @@ impl<R: Reclaim> VcpuInterface<R> {
     /// Looks once more at everything that this vCPU has: at what is in list registers now, at what waits in buckets when its
     /// turn comes.
     #[cold]
-    pub(super) fn review_all(&mut self) {
+    pub(super) fn reevaluate_all(&mut self) {
         // From the end: a review can take its entry out.
         for n in (0..self.used).rev() {
-            self.review(n);
+            self.reevaluate(n);
         }
         self.doubtful = !self.ready.is_empty();
     }
@@ -131,12 +131,13 @@ impl<R: Reclaim> VcpuInterface<R> {
     #[cold]
     pub(super) fn confirm_next(&mut self) -> bool {
         let level = self.ready.highest();
-        let verdict = self.ready.peek(|owned| self.verdict(owned, owned.state.load()));
-        if matches!((verdict, level), (Some(Verdict::Offer(now)), Some(level)) if now == level) {
+        let disposition = self.ready.peek(|owned| self.classify(owned, owned.state.load()));
+        if matches!((disposition, level), (Some(Disposition::Deliver(now)), Some(level)) if now == level)
+        {
             return true;
         }
         if let Some(owned) = self.ready.pop() {
-            self.settle(owned);
+            self.requeue(owned);
         }
         false
     }
