@@ -2,10 +2,13 @@
 //! when it, or another vCPU, can.
 #![cfg(any(loom, shuttle))]
 
+use std::sync::Arc;
+
 use vgic_core::engine::*;
+use vgic_core::ids::{Intid, PRIVATE_INTIDS};
 use vgic_loom_tests::delivery::*;
-use vgic_loom_tests::model;
 use vgic_loom_tests::sched::thread;
+use vgic_loom_tests::{NoKick, model};
 
 /// Raised while its vCPU opens: the opener's scan finds it, or the injector finds the mailbox open.
 #[test]
@@ -251,6 +254,45 @@ fn close_vs_open_vs_retarget() {
         let a = closing.join().unwrap();
         assert_eq!(taken + b.settle(), due);
         drop(source);
+        vm.end([a, b]);
+    });
+}
+
+/// Powered off in pieces, with more SPIs than a piece gives back, while one of those that are left moves to another vCPU
+/// and another one is raised again.
+#[test]
+fn close_in_pieces_vs_retarget_and_inject() {
+    const SPIS: u16 = 10;
+    fn spi(n: u16) -> Wired {
+        Wired::Spi(Intid(PRIVATE_INTIDS + u32::from(n)))
+    }
+    model(3, 3_097, || {
+        let mut vm = Vm::with(2, SPIS, Arc::new(NoKick));
+        let registers = vm.injector();
+        let raise =
+            |registers: &Registers, n| registers.pulse(spi(n)).unwrap() == Injected::Pending;
+        for n in 0..SPIS {
+            registers.configure(spi(n), edge_for(A)).unwrap();
+            assert!(raise(&registers, n));
+        }
+        let (mut a, mut b) = (vm.cpu(A).with_one_lr(), vm.cpu(B));
+        a.enter();
+        a.exit();
+        assert!(!a.vcpu.close_some(&mut a.lrs), "there is more than a piece");
+        let control = thread::spawn(move || {
+            registers.configure(spi(SPIS - 1), edge_for(B)).unwrap();
+            (raise(&registers, SPIS - 2), registers)
+        });
+        while !a.vcpu.close_some(&mut a.lrs) {}
+        let moved = b.run();
+        let (again, registers) = control.join().unwrap();
+        assert_eq!(moved + b.settle(), 1, "the last one, once");
+        a.vcpu.open();
+        let stayed = a.settle();
+        let least = usize::from(SPIS) - 1;
+        // One was given back before it was raised again, or after it: one of the two, or both.
+        assert!(stayed >= least && stayed <= least + usize::from(again), "{stayed}");
+        drop(registers);
         vm.end([a, b]);
     });
 }

@@ -237,6 +237,28 @@ fn movi_vs_disable_of_what_is_not_pending() {
     movi_vs_disable_on(1_058, false, |_, _| {});
 }
 
+/// Moved to a vCPU whose LPIs are enabled at the same time. There was no MSI, so there is no interrupt.
+#[test]
+fn movi_vs_enable_of_what_is_not_pending() {
+    model(2, 1_575, || {
+        let (mut machine, _log) = Machine::new(2);
+        let guest = machine.guest();
+        machine.run(mapti(0, 0, 0));
+        let mut cpus = [machine.cpu(0), machine.cpu(1)];
+        guest.enable_lpis(1, false);
+        let enables = thread::spawn(move || {
+            guest.enable_lpis(1, true);
+            guest
+        });
+        machine.run(movi(0, 1));
+        let guest = enables.join().unwrap();
+        let taken = settle(&mut cpus);
+        assert!(taken.iter().all(Vec::is_empty), "{taken:?}");
+        drop(guest);
+        machine.end(cpus);
+    });
+}
+
 /// [`movi_and_msi_vs_disable_of_what_is_in_a_list_register`], while the old vCPU, in one of whose list registers the LPI is, looks: it takes the MSI that is for the new one, and must not be
 /// the last to have had it.
 #[test]

@@ -75,7 +75,7 @@ fn shared_lpi_unmapped_by_both_domains() {
 
 /// The event is mapped to its INTID again while an injector still sees the old object: it sets the INTID's pending bit,
 /// perhaps before the new object exists, perhaps after its mapper has looked. The next injection must not coalesce
-/// with a bit that nobody attends to.
+/// with a bit that no thread schedules.
 #[test]
 fn mapped_again_vs_stale_injector() {
     model(3, 7_102, || {

@@ -21,7 +21,7 @@ fn unmapped(vm: Vm, mut msi: Msi, mut cpu: Cpu, source: Source) {
     vm.end();
 }
 
-/// An injector finds the LPI and attends to it, while its only mapping goes and its memory is freed.
+/// An injector finds the LPI and schedules it, while its only mapping goes and its memory is freed.
 #[test]
 fn look_up_vs_last_put() {
     model(4, 4_588, || {

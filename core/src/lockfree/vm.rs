@@ -1,6 +1,9 @@
-//! Everything of one VM: its wired interrupts, its LPIs, and the steps that an injection is made of.
+//! The state of one VM, which all handles of its engine share: its wired interrupts, its LPIs, the
+//! steps of an injection, and the scans for interrupts that wait for a vCPU.
+//!
+//! Models: `lifetime_intid`, `delivery_enable_lpis`, `delivery_power`, `its_moves`.
 
-#![allow(unsafe_code)] // Wired interrupts point into the engine that has them.
+#![allow(unsafe_code)] // Wired interrupts point into the engine that owns them.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -20,36 +23,36 @@ use crate::lockfree::reclaim::{Participant, Pin, Reclaim};
 use crate::observe::counters::Counter;
 use crate::sync::{CachePadded, Ordering, fence};
 
-/// Everything of one VM.
+/// The state of one VM.
 pub(crate) struct Shared<R: Reclaim> {
     pub(crate) config: Config,
     pub(crate) lpis: Lpis,
     pub(crate) limbo: Limbo<R>,
     pub(super) wired: WiredIrqs,
     pub(crate) reclaim: R,
-    /// Last: everything above points to it.
+    /// The last field: everything above points to it.
     pub(crate) dispatcher: Arc<Dispatcher>,
 }
 
-/// SGIs and PPIs of each vCPU that exist.
+/// The number of SGIs and PPIs of each vCPU, without extended PPIs.
 const PRIVATE: usize = PRIVATE_END as usize;
 
 /// The interrupts that exist from the start, and their pending bits.
 pub(super) struct WiredIrqs {
-    /// Of each vCPU: SGIs, PPIs, then extended PPIs.
+    /// For each vCPU: its SGIs, its PPIs, then its extended PPIs.
     private: Box<[Irq]>,
-    /// Number of private interrupts of each vCPU.
+    /// The number of private interrupts of each vCPU.
     privates: usize,
     /// SPIs, then extended SPIs.
     shared: Box<[Irq]>,
-    /// Number of SPIs that are not extended.
+    /// The number of SPIs that are not extended.
     spis: usize,
     _private_bits: Arc<[CachePadded<[PendingWord; 3]>]>,
     _spi_bits: Arc<[PendingBlock]>,
 }
 
-/// The position of an INTID among interrupts of which there are `count` from `base` up, and then extended ones from
-/// `extended` up.
+/// The position of an INTID in a list of `count` interrupts from `base` up, followed by extended
+/// ones from `extended` up.
 fn position(intid: Intid, base: u32, count: usize, extended: u32) -> Option<usize> {
     match intid.0.checked_sub(extended) {
         Some(n) => Some(count + n as usize),
@@ -65,7 +68,8 @@ impl WiredIrqs {
             (0..config.vcpus).map(|_| CachePadded::default()).collect();
         let spi_bits: Arc<[PendingBlock]> =
             (0..(spis + espis).div_ceil(BLOCK)).map(|_| PendingBlock::new()).collect();
-        // SAFETY: the bits are kept by this struct, and the dispatcher by `Shared`, for longer than the interrupts.
+        // SAFETY: this struct keeps the bits, and `Shared` keeps the dispatcher, for longer than
+        // the interrupts live.
         let make = |intid, target, bit: (&PendingWord, Lane)| unsafe {
             let control = Control::RESET.with_target(target);
             Irq::new(
@@ -139,14 +143,18 @@ impl<R: Reclaim> Shared<R> {
         self.try_inject(irq, pin).unwrap_or_else(|| self.inject_into_successor(irq, pin))
     }
 
-    /// The same; `None` if the interrupt is dead.
+    /// Makes an interrupt pending; `None` if it is dead.
     #[inline]
     fn try_inject(&self, irq: &Irq, pin: &Pin) -> Option<Injected> {
         self.try_inject_at(irq, irq.pending(), irq.lane(), || pin)
     }
 
-    /// The same for who knows where its pending bit is: if the injection coalesces, the interrupt's own cache line is not touched.
-    /// The caller sees it under a pin, or keeps it, and then pins itself with `pin` where a reference is not enough.
+    /// Makes an interrupt pending by its pending bit, lane `lane` of `word`; `None` if the
+    /// interrupt is dead. If the injection coalesces, the interrupt's own cache line is not
+    /// touched.
+    ///
+    /// The caller sees the interrupt under a pin, or keeps it. `pin` pins the thread where a kept
+    /// reference is not enough.
     #[inline]
     pub(super) fn try_inject_at<P>(
         &self,
@@ -166,7 +174,8 @@ impl<R: Reclaim> Shared<R> {
             return Some(Injected::Coalesced);
         }
         if !self.takes_msis(irq) {
-            // The host is called before the last look at the interrupt, and what a route keeps can end in that call.
+            // The host is called before the last look at the interrupt, and the reference that a
+            // route keeps can end in that call.
             let _pin = pin();
             return self.try_inject_disabled(irq, word, lane);
         }
@@ -174,40 +183,61 @@ impl<R: Reclaim> Shared<R> {
         self.dispatcher.schedule(irq).then_some(Injected::Pending)
     }
 
-    /// The rest of an injection of an LPI whose vCPU takes none. The caller is pinned.
+    /// Finishes an injection that found the target vCPU of its LPI to take no LPIs. The caller is
+    /// pinned.
     #[cold]
     fn try_inject_disabled(&self, irq: &Irq, word: &PendingWord, lane: Lane) -> Option<Injected> {
-        if !self.is_enabled_meanwhile(irq, word, lane) {
+        if !self.is_enabled_meanwhile(irq, word, lane, true) {
             return Some(Injected::Unmapped);
         }
         self.count(irq, Counter::Injected);
         self.dispatcher.schedule(irq).then_some(Injected::Pending)
     }
 
-    /// Whether an interrupt can become pending: of LPIs, their vCPU says so ([`Gates::msis`](crate::engine::Gates::msis)).
+    /// Whether an interrupt can become pending. For an LPI, its target vCPU decides
+    /// ([`Gates::msis`](crate::engine::Gates::msis)).
     #[inline(always)]
     fn takes_msis(&self, irq: &Irq) -> bool {
         !irq.intid().is_lpi() || self.dispatcher.vcpu(irq.control().load().target()).gates().msis
     }
 
-    /// An LPI has become pending whose vCPU takes none: it is not pending any more. Returns true if it is, after all, as the vCPU takes LPIs by now. The caller
-    /// then attends, and sees the interrupt under a pin.
+    /// Clears the pending bit of an LPI because its target vCPU takes no LPIs. Returns true if the
+    /// bit is set after all, since the vCPU takes LPIs by now or the interrupt is dead. The caller
+    /// then schedules the interrupt, which it sees under a pin.
     ///
-    /// Another injection may have come meanwhile, for which this one's bit stands. If the vCPU took LPIs before that, so it does for this look: all change the pending word by
-    /// read-modify-writes, and the clearing is the last of them. In the same way whoever has closed the gate and clears what is pending then misses nothing:
-    /// an injection that sets the bit later finds the gate closed.
+    /// Another injection may have coalesced before the clearing, so that the bit stands for it,
+    /// too. If the vCPU took LPIs before that injection, the re-check after the clearing sees that
+    /// it does: all threads change the pending word by read-modify-writes, and the clearing is the
+    /// last of them. In the same way, a thread that closes the gate and then clears the pending bit
+    /// misses nothing: an injection that sets the bit later finds the gate closed.
     ///
-    /// Or the interrupt has died, and the INTID has been mapped again: then the bit is the new object's, whose vCPU may take LPIs, and
-    /// is given back. In the same way, who saw the new object and set the bit before the clearing had seen the old one's death, and so does this look.
+    /// `sent` says that the bit stands for an injection of the caller. If it does not, the bit is
+    /// set again only if the clearing took an injection: from the pending word, or from an owner,
+    /// which withdraws the interrupt when it finds the mark of the clearing.
+    ///
+    /// Or the interrupt has died, and the INTID has been mapped again. Then the bit belongs to the
+    /// new object, the vCPU of which may take LPIs, and is given back. In the same way, an injector
+    /// that saw the new object, and set the bit before the clearing, had seen the death of the old
+    /// object, and so does the re-check.
     #[cold]
-    fn is_enabled_meanwhile(&self, irq: &Irq, word: &PendingWord, lane: Lane) -> bool {
+    fn is_enabled_meanwhile(
+        &self,
+        irq: &Irq,
+        word: &PendingWord,
+        lane: Lane,
+        mut sent: bool,
+    ) -> bool {
         let takes = || {
             let dead = irq.state.load().is_dead() && !cfg!(mutant = "successor_cleared");
             dead || self.takes_msis(irq)
         };
+        let is_owned = || irq.state.load_ordered().owner().is_some();
         loop {
-            let _ = self.dispatcher.clear(irq);
-            if !takes() || cfg!(mutant = "ignored_without_second_look") {
+            // Before and after: an owner takes the pending bit only while it owns the interrupt.
+            sent |= is_owned();
+            sent |= self.dispatcher.clear(irq);
+            sent |= is_owned() || cfg!(mutant = "settled_is_pending");
+            if !takes() || !sent || cfg!(mutant = "ignored_without_second_look") {
                 return false;
             }
             let _ = word.set(lane);
@@ -217,28 +247,36 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// An LPI has a new target: if that takes none, it is not pending any more.
+    /// Settles an LPI at the new target that the caller has given it: if that vCPU takes no LPIs,
+    /// the LPI is no longer pending.
     ///
-    /// Whoever disables LPIs there has a fence between that and its look at targets. Either it sees the new one, and clears the LPI, or this sees that it takes none.
+    /// A thread that disables LPIs of that vCPU has a fence between closing the gate and looking at
+    /// the targets of LPIs. This function has one between the change of the target and the look at
+    /// the gate. Either that thread sees the new target, and clears the LPI, or this thread sees
+    /// that the target takes none.
     pub(crate) fn settle_at_target(&self, irq: &Irq, pin: &Pin) {
         fence(Ordering::SeqCst);
         if !self.takes_msis(irq)
-            && self.is_enabled_meanwhile(irq, irq.pending(), irq.lane())
+            && self.is_enabled_meanwhile(irq, irq.pending(), irq.lane(), false)
             && !self.dispatcher.schedule(irq)
         {
             let _ = self.inject_into_successor(irq, pin);
         }
     }
 
-    /// Whoever disables LPIs has found one there: it is not pending any more, if it is still there. Returns whether it is.
+    /// Makes an LPI not pending if it is still at a vCPU that takes no LPIs. The caller disables
+    /// the LPIs of a vCPU, and has found this one there. Returns whether it is still there.
     ///
-    /// It may move away at any time, and what comes at its new target is not to be lost. The pending bit is taken by a read-modify-write: if that
-    /// takes the bit of an MSI to the new target, the look after it sees the new target, and the MSI is sent again. The same if the
-    /// interrupt has died: then the bit is that of the INTID's next mapping.
+    /// The LPI may move away at any time, and an MSI to its new target must not be lost. The
+    /// pending bit is taken by a read-modify-write. If that takes the bit of an MSI to the new
+    /// target, the re-check sees the new target, and the MSI is sent again. If the interrupt has
+    /// died, the bit is that of the INTID's next mapping, and the MSI is sent again, too.
     ///
-    /// The mark that withdraws what an owner has is left only if there is an owner, or was one that has just given the bit back. At any other time
-    /// it could meet what the new target has taken in since. What an owner has may have been sent after the move, also if the owner is the old
-    /// target, which takes a pending bit before it hands over. If it was sent before, the LPI comes once too often, but is not lost.
+    /// The mark that makes an owner withdraw the LPI is left only if there is an owner, or was one
+    /// that has just given the bit back. At any other time the mark could apply to an MSI that the
+    /// new target has taken in since. The MSI that an owner has may have been sent after the move,
+    /// also if the owner is the old target, which takes a pending bit before it hands over. If it
+    /// was sent before the move, the LPI is delivered once too often, but is not lost.
     pub(crate) fn silence(&self, irq: &Irq, pin: &Pin) -> bool {
         let is_there = || !self.takes_msis(irq) && !irq.state.load().is_dead();
         if !is_there() {
@@ -259,15 +297,17 @@ impl<R: Reclaim> Shared<R> {
         false
     }
 
-    /// An injection found its interrupt unmapped, after it had set the pending bit. If the INTID has been mapped again
-    /// since, the bit is now the new object's: see `lpis`.
+    /// Finishes an injection that found its interrupt dead after it had set the pending bit. If the
+    /// INTID has been mapped again since, the bit now belongs to the new object: see `lpis`.
     #[cold]
     fn inject_into_successor(&self, dead: &Irq, pin: &Pin) -> Injected {
         if cfg!(mutant = "dead_without_second_lookup") {
             return Injected::Unmapped;
         }
         while let Some(irq) = self.lpis.get(dead.intid(), pin) {
-            if !self.takes_msis(irq) && !self.is_enabled_meanwhile(irq, irq.pending(), irq.lane()) {
+            if !self.takes_msis(irq)
+                && !self.is_enabled_meanwhile(irq, irq.pending(), irq.lane(), true)
+            {
                 return Injected::Unmapped;
             }
             if self.dispatcher.schedule(irq) {
@@ -284,14 +324,16 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// Attends to the wired interrupts that may be waiting for a vCPU, which has just become willing to take them.
+    /// Schedules the wired interrupts that may be waiting for a vCPU, which has just become willing
+    /// to take them.
     pub(crate) fn scan_wired(&self, vcpu: VcpuId) {
         self.wired.of(vcpu).iter().for_each(|irq| self.schedule_if_waiting(vcpu, irq));
         self.wired.shared.iter().for_each(|irq| self.schedule_if_waiting(vcpu, irq));
     }
 
-    /// The same for the LPIs of some blocks, from key `from` up to `until`. Stops after about `most` looks. Returns where to
-    /// go on.
+    /// Schedules the LPIs that may be waiting for a vCPU, in the blocks from key `from` up to but
+    /// not including `until`. Stops after about `most` looks. Returns the key to continue from, or
+    /// `None` if no block is left.
     pub(crate) fn scan_lpis(
         &self,
         vcpu: VcpuId,
@@ -308,7 +350,7 @@ impl<R: Reclaim> Shared<R> {
                 next = Some(key);
                 return ControlFlow::Break(());
             }
-            // A look at each of its cache lines, pending or not.
+            // One look at each of its cache lines, whether or not a bit is set.
             looks += LINES;
             let mut from = 0;
             while let Some(i) = block.pending.next_pending(from) {
@@ -323,6 +365,7 @@ impl<R: Reclaim> Shared<R> {
         next
     }
 
+    /// Schedules an interrupt if its target is `vcpu` and it may be waiting there.
     fn schedule_if_waiting(&self, vcpu: VcpuId, irq: &Irq) {
         let waits = irq.looks_pending() || irq.state.load().is_active();
         if waits && irq.control().load().target() == vcpu {
@@ -333,7 +376,7 @@ impl<R: Reclaim> Shared<R> {
 
 impl<R: Reclaim> Drop for Shared<R> {
     fn drop(&mut self) {
-        // All participants are gone, as each has a handle of the engine: there is room for one.
+        // Every participant had a handle of the engine, so all are gone: there is room for one.
         if let Some(participant) = self.reclaim.register() {
             self.free_everything(&participant.pin());
         }
