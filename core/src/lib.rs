@@ -14,7 +14,7 @@ mod lockfree;
 mod observe;
 mod sync;
 
-/// The Interrupt Translation Service (IHI 0069, chapter 5): its set-up, handles, counters and dumps.
+/// The Interrupt Translation Service (IHI 0069, chapter 5): set-up, handles, counters, dumps.
 pub mod its {
     pub use crate::frames::its::*;
     pub use crate::gic::{CollectionDump, DeviceDump, EventDump, GicDump, Its, ItsDump, ItsEntry};

@@ -1,14 +1,15 @@
-//! List registers: how a hypervisor tells the virtual CPU interface what to offer to the guest.
+//! List registers, through which a hypervisor passes interrupts to the virtual CPU interface.
 //!
-//! [`Lr`] is one entry in the format of `ICH_LR<n>_EL2` (IHI 0069, 12.4), with conversions to
-//! and from `GICH_LR<n>` (IHI 0048B, 5.3.12). [`ListRegisters`] is where entries go: real hardware,
-//! a page of memory shared with a lower layer, or the software interface of [`crate::arch::cpuif`].
+//! [`Lr`] is one entry in the format of `ICH_LR<n>_EL2` (IHI 0069, 12.4), with conversions to and
+//! from `GICH_LR<n>` (IHI 0048B, 5.3.12). [`ListRegisters`] is the place that entries are written
+//! to: real hardware, a page of memory shared with a lower layer, or the software interface of
+//! [`crate::arch::cpuif`].
 
 use core::fmt;
 
 use crate::arch::ids::{Group, Intid, Priority};
 
-/// Most list registers that the architecture allows.
+/// Maximum number of list registers that the architecture allows.
 pub const MAX_LRS: usize = 16;
 
 /// The state field of a list register.
@@ -17,7 +18,7 @@ pub const MAX_LRS: usize = 16;
 pub enum LrState {
     /// Inactive: the entry is free.
     Invalid = 0,
-    /// Offered to the guest, not acknowledged.
+    /// Presented to the guest, not acknowledged.
     Pending = 1,
     /// Acknowledged, not deactivated.
     Active = 2,
@@ -51,7 +52,7 @@ impl LrState {
 pub struct Lr(u64);
 
 impl Lr {
-    /// A free entry.
+    /// An entry that holds no interrupt.
     pub const EMPTY: Self = Self(0);
 
     const PINTID_SHIFT: u32 = 32;
@@ -61,10 +62,10 @@ impl Lr {
     const GROUP1: u64 = 1 << 60;
     const HW: u64 = 1 << 61;
     const STATE_SHIFT: u32 = 62;
-    /// Bits 31:0, 44:32, 55:48, 60, 61 and 63:62; the others are RES0 here (NMI is not offered).
+    /// Bits 31:0, 44:32, 55:48, 60, 61 and 63:62; the others are RES0 here (no NMI support).
     const DEFINED: u64 = 0xf0ff_1fff_ffff_ffff;
 
-    /// A pending software interrupt.
+    /// Creates the entry of a pending interrupt that is not hardware-mapped.
     pub const fn pending(intid: Intid, priority: Priority, group: Group) -> Self {
         let group = match group {
             Group::Group0 => 0,
@@ -74,12 +75,12 @@ impl Lr {
             .with_state(LrState::Pending)
     }
 
-    /// The register's bits.
+    /// Returns the register's bits.
     pub const fn bits(self) -> u64 {
         self.0
     }
 
-    /// An entry from the register's bits; reserved bits are dropped.
+    /// Creates an entry from the register's bits; reserved bits are dropped.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits & Self::DEFINED)
     }
@@ -114,13 +115,13 @@ impl Lr {
         self.0 & 2 << Self::STATE_SHIFT != 0
     }
 
-    /// The same entry in another state.
+    /// Returns the entry with its state replaced.
     #[must_use]
     pub const fn with_state(self, state: LrState) -> Self {
         Self(self.0 & !(3 << Self::STATE_SHIFT) | (state as u64) << Self::STATE_SHIFT)
     }
 
-    /// The same entry with another priority.
+    /// Returns the entry with its priority replaced.
     #[must_use]
     pub const fn with_priority(self, priority: Priority) -> Self {
         Self(
@@ -129,7 +130,8 @@ impl Lr {
         )
     }
 
-    /// The physical interrupt (bits 44:32) that deactivation of this one deactivates, if HW (bit 61) is set.
+    /// The physical interrupt (bits 44:32) that is deactivated together with this virtual one.
+    /// `None` if HW (bit 61) is clear.
     pub const fn hw(self) -> Option<u16> {
         if self.0 & Self::HW != 0 {
             Some(((self.0 & Self::PINTID_MASK) >> Self::PINTID_SHIFT) as u16)
@@ -138,27 +140,27 @@ impl Lr {
         }
     }
 
-    /// The same entry tied to physical interrupt `pintid` (13 bits), HW set.
+    /// Returns the entry hardware-mapped to physical interrupt `pintid` (13 bits), with HW set.
     #[must_use]
     pub const fn with_hw(self, pintid: u16) -> Self {
         let field = ((pintid as u64) << Self::PINTID_SHIFT) & Self::PINTID_MASK;
         Self(self.0 & !Self::PINTID_MASK | Self::HW | field)
     }
 
-    /// Whether a maintenance interrupt is asked for when the guest deactivates this one:
+    /// Whether the entry requests a maintenance interrupt when the guest deactivates its interrupt:
     /// bit 41, which has that meaning only while HW is clear.
     pub const fn eoi_maintenance(self) -> bool {
         self.0 & (Self::HW | Self::EOI) == Self::EOI
     }
 
-    /// The same entry with the EOI maintenance request set. No effect on one that is tied to a physical interrupt: its
-    /// bit 41 is one of that interrupt's number.
+    /// Returns the entry with the EOI maintenance request set. A hardware-mapped entry is returned
+    /// unchanged, because its bit 41 is part of the physical interrupt's number.
     #[must_use]
     pub const fn with_eoi_maintenance(self) -> Self {
         if self.0 & Self::HW != 0 { self } else { Self(self.0 | Self::EOI) }
     }
 
-    /// The same entry, not active. What is pending stays so.
+    /// Returns the entry with the active bit cleared. The pending bit is kept.
     #[must_use]
     pub(crate) const fn without_active(self) -> Self {
         match self.state() {
@@ -168,15 +170,17 @@ impl Lr {
         }
     }
 
-    /// The vCPU that sent this SGI, on a GICv2 virtual CPU interface (bits 12:10 of vINTID: the
-    /// INTID that GICV_IAR returns carries it there, IHI 0069, 12.4).
+    /// Returns the entry with the vCPU that sent this SGI, for a GICv2 virtual CPU interface. It is
+    /// stored in bits 12:10 of vINTID, where the INTID that GICV_IAR returns carries it (IHI 0069,
+    /// 12.4).
     #[must_use]
     pub const fn with_source(self, source: u8) -> Self {
         Self(self.0 & !(7 << 10) | ((source & 7) as u64) << 10)
     }
 
-    /// As `GICH_LR<n>`: 10-bit INTIDs, 5-bit priorities, 32 bits (IHI 0048B, 5.3.12).
-    /// `None` if the INTID does not fit: GICv2 has no LPIs.
+    /// Converts the entry to `GICH_LR<n>`: 32 bits with 10-bit INTIDs and 5-bit priorities
+    /// (IHI 0048B, 5.3.12). `None` if the virtual or the physical INTID does not fit: GICv2 has no
+    /// LPIs.
     pub const fn to_gich(self) -> Option<u32> {
         let vintid = self.0 as u32;
         // An SGI may carry its source in bits 12:10.
@@ -206,7 +210,7 @@ impl Lr {
         Some(v)
     }
 
-    /// From `GICH_LR<n>`.
+    /// Converts the value of a `GICH_LR<n>` to an entry (IHI 0048B, 5.3.12).
     pub const fn from_gich(v: u32) -> Self {
         let mut lr = (v & 0x3ff) as u64
             | ((v >> 23 & 0x1f) as u64) << (Self::PRIORITY_SHIFT + 3)
@@ -238,26 +242,31 @@ impl fmt::Debug for Lr {
     }
 }
 
-/// What the engine asks the virtual CPU interface to report (`ICH_HCR_EL2`, IHI 0069, 12.4).
+/// The conditions that the engine asks the virtual CPU interface to report (`ICH_HCR_EL2`,
+/// IHI 0069, 12.4).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Maintenance {
-    /// UIE: a maintenance interrupt when at most one entry is left, because more is waiting.
+    /// UIE: a maintenance interrupt when at most one entry is valid, because more interrupts are
+    /// waiting for a list register.
     pub underflow: bool,
-    /// NPIE: a maintenance interrupt when no entry is pending, because more is waiting.
+    /// NPIE: a maintenance interrupt when no entry is pending, because more interrupts are waiting
+    /// for a list register.
     pub no_pending: bool,
-    /// LRENPIE: a maintenance interrupt when the guest ends an interrupt that is in no list register.
+    /// LRENPIE: a maintenance interrupt when the guest ends an interrupt that is in no list
+    /// register.
     pub not_present: bool,
-    /// VGrp0EIE and VGrp1EIE: a maintenance interrupt while the guest has enabled Group 0, or Group 1, because something of a
-    /// group that it had disabled may be waiting.
+    /// VGrp0EIE and VGrp1EIE: a maintenance interrupt while the guest has enabled Group 0, or Group
+    /// 1, because interrupts of a group that it had disabled may be waiting.
     pub group_enabled: [bool; 2],
-    /// TDIR: a write of the guest's DIR register is to be reported to the host instead of performed.
+    /// TDIR: a write to the guest's DIR register is reported to the host instead of being
+    /// performed.
     pub trap_dir: bool,
 }
 
-/// The hardware's (or its stand-in's) side of the list registers. Only the vCPU's own thread uses it,
-/// and only while the vCPU is not in the guest.
+/// The list registers as the hardware, or its replacement in software, provides them. Only the
+/// vCPU's own thread uses them, and only while the vCPU is not in the guest.
 pub trait ListRegisters {
-    /// Number of list registers: 1 to [`MAX_LRS`], and always the same.
+    /// Returns the number of list registers: 1 to [`MAX_LRS`]. It never changes.
     fn count(&self) -> usize;
 
     /// Reads entry `n`, less than [`ListRegisters::count`].
@@ -269,12 +278,13 @@ pub trait ListRegisters {
     /// Returns and clears the count of EOIs that found no list register (`ICH_HCR_EL2.EOIcount`).
     fn take_eoi_count(&mut self) -> u32;
 
-    /// Whether the guest has enabled Group 0 and Group 1 at its CPU interface (`ICH_VMCR_EL2.VENG0` and `VENG1`). What is of a
-    /// disabled group takes no list register. Both, if the implementor does not know.
+    /// Whether the guest has enabled Group 0 and Group 1 at its CPU interface (`ICH_VMCR_EL2.VENG0`
+    /// and `VENG1`). Interrupts of a disabled group take no list register. An implementation that
+    /// does not know reports both as enabled, as this default does.
     fn groups_enabled(&self) -> [bool; 2] {
         [true; 2]
     }
 
-    /// States which maintenance conditions are wanted from now on.
+    /// Sets the maintenance conditions to report from now on.
     fn set_maintenance(&mut self, wanted: Maintenance);
 }

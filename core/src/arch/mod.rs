@@ -1,6 +1,7 @@
-//! What the architecture defines: interrupt numbers, list registers, and the CPU interface that a guest sees.
+//! The parts that the architecture defines: interrupt numbers, list registers, and the CPU
+//! interface that a guest sees.
 //!
-//! Nothing here knows an engine.
+//! Nothing here depends on an engine.
 
 pub mod cpuif;
 pub mod ids;

@@ -13,10 +13,11 @@ pub struct Config {
     pub eppis: u16,
     /// Number of extended SPIs, 0 to 1024: INTIDs 4096 up.
     pub espis: u16,
-    /// Number of LPI INTIDs, 0 to 2^24 - 8192: INTIDs 8192 up. Costs no memory until they are mapped.
+    /// Number of LPI INTIDs, 0 to 2^24 - 8192: INTIDs 8192 up. They cost no memory until they are
+    /// mapped.
     pub lpis: u32,
-    /// Most LPIs that exist at one time, including those that wait to be reclaimed. One that only an idle route
-    /// still remembers does not count.
+    /// Most LPIs that exist at one time, including those that wait to be reclaimed. An LPI that
+    /// only an idle route still remembers does not count.
     pub max_lpis: u32,
     /// DeviceID bits of each MSI domain, 1 to 32.
     pub device_bits: u8,
@@ -26,42 +27,46 @@ pub struct Config {
     pub max_devices: u32,
     /// Most events that are mapped at one time in all MSI domains.
     pub max_events: u32,
-    /// Most heap bytes of everything that mappings cost: what [`Usage::bytes`](super::Usage::bytes) says, the dead included, and what the heap
-    /// itself needs for it. With the other bounds, whichever is reached first refuses a mapping.
+    /// Most heap bytes of the mappings: [`Usage::bytes`](super::Usage::bytes), with retired
+    /// objects, and the heap's own overhead. A mapping is refused when this bound or another one
+    /// is reached.
     ///
-    /// With N = 544 bytes for a node of a tree of 64, and one level for each 6 bits of a key (the first level is part
-    /// of its tree), the objects of mappings cost, on a 64-bit machine:
+    /// With N = 544 bytes for a node of a tree of 64, and one level for each 6 bits of a key (the
+    /// first level is part of its tree), the objects of mappings cost, on a 64-bit machine:
     ///
-    /// | | bytes |
+    /// | object | bytes |
     /// |---|---|
     /// | an LPI | 128 |
     /// | each started 2,048 INTIDs of which one is mapped | 2,300 |
-    /// | nodes of the tree of LPIs | N for each started 64 INTIDs, 64^2 INTIDs, ... of which one is mapped |
-    /// | a device of which an event is mapped, or has a route | 640 |
+    /// | nodes of the tree of LPIs | N for each started 64, 64^2, ... INTIDs with a mapped one |
+    /// | a device with a mapped event or a route | 640 |
     /// | nodes of the tree of devices | N for each started 64 DeviceIDs, ... |
     /// | nodes of a device's events | N for each started 64 EventIDs, ... |
-    /// | one dead object more | 32 |
+    /// | one more retired object | 32 |
     ///
-    /// An ITS has two domains: that of its events, and one of those whose collection is not mapped. Its own maps
-    /// cost 12 to 24 bytes an event, some 100 for each run of neighbours (64 at most), 160 a device, 40 a collection.
+    /// An ITS has two domains: one for its events, and one for events of unmapped collections. Its
+    /// own maps cost 12 to 24 bytes for an event, some 100 for each run of neighbors (64 at most),
+    /// 160 for a device, 40 for a collection.
     ///
-    /// So a machine of 1,000 devices with 32 neighbouring events each needs 6 MiB, and 65,536 devices of 16 events
-    /// 4,096 apart would need 1.2 GiB, which is refused. Not counted are the fixed parts of a machine and the routes,
-    /// which are the host's own. A few more mappings than that can be made by several ITSs at the same time: a
-    /// node for each level.
+    /// So a machine of 1,000 devices with 32 neighboring events each needs 6 MiB. 65,536 devices of
+    /// 16 events, 4,096 apart, would need 1.2 GiB, which is refused. The fixed parts of a machine
+    /// are not counted, and neither are routes, which are the host's own. Several ITSs that map at
+    /// the same time can exceed the bound by a few mappings: a node for each level.
     pub max_bytes: u64,
-    /// Most dead objects (LPIs, blocks of pending bits, tree nodes, devices) that wait for memory to be reclaimed before
-    /// mapping is refused. They wait while someone is pinned, as a thread is that was preempted while it injects.
+    /// Most retired objects (LPIs, blocks of pending bits, tree nodes, devices) that wait to be
+    /// reclaimed before mappings are refused. They wait while a thread is pinned, such as one that
+    /// was preempted in the middle of an injection.
     pub max_garbage: u32,
-    /// Most threads that take part at one time, 1 to 32,767: injectors, MSI controls and vCPU interfaces. In a [`Setup`](crate::gic::Setup) only the host's own
-    /// are counted: what the machine needs for its vCPUs and ITSs is added.
-    /// Each has a slot (two cache lines) in the fixed-slot reclamation backend; crossbeam-epoch has no bound.
+    /// Most participants at one time, 1 to 32,767: injectors, MSI controls and vCPU interfaces. In
+    /// a [`Setup`](crate::gic::Setup) this is the number of the host's own; the handles of the
+    /// machine's vCPUs and ITSs are added. Each has a slot (two cache lines) in the fixed-slot
+    /// reclamation backend; crossbeam-epoch has no bound.
     pub participants: u16,
 }
 
 impl Default for Config {
-    /// One vCPU, 32 SPIs, 2^16 INTIDs and as many LPIs as fit in them, 16-bit DeviceIDs and EventIDs. Whatever a guest does
-    /// costs less than 64 MiB.
+    /// One vCPU, 32 SPIs, 2^16 INTIDs and as many LPIs as fit in them, 16-bit DeviceIDs and
+    /// EventIDs. No guest can make such an engine use more than 64 MiB.
     fn default() -> Self {
         Self {
             vcpus: 1,
@@ -97,7 +102,7 @@ impl Config {
             (self.lpis <= ids::INTID_END - ids::LPI_BASE, "lpis"),
             (self.device_bits >= 1 && self.device_bits <= 32, "device_bits"),
             (self.event_bits >= 1 && self.event_bits <= 32, "event_bits"),
-            // Each may hold an LPI in passing, which is counted beside the routes that remember it (`refs`).
+            // Each may hold an LPI for a moment; those are counted together with routes (`refs`).
             (self.participants >= 1 && self.participants < 1 << 15, "participants"),
             (self.max_lpis >= 1, "max_lpis"),
             // References to one LPI are counted in 32 bits.
@@ -111,7 +116,7 @@ impl Config {
     }
 }
 
-/// Why a control operation was refused. Nothing has changed when one is returned.
+/// Why a control operation was refused. An operation that returns an error has changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -121,15 +126,15 @@ pub enum Error {
     /// A field of [`Config`] is too small for the rest of it.
     #[error("configuration field `{field}` must be {least} at least")]
     Needs {
-        /// Which.
+        /// The name of the field.
         field: &'static str,
-        /// What it must be at least.
+        /// Its least value.
         least: u64,
     },
     /// There is no such vCPU.
     #[error("vCPU {} does not exist", .0.0)]
     NoSuchVcpu(VcpuId),
-    /// The vCPU's interface is held by someone: a vCPU has one owner at a time.
+    /// The vCPU's interface is in use: a vCPU has one owner at a time.
     #[error("the interface of vCPU {} is in use", .0.0)]
     VcpuInUse(VcpuId),
     /// No participant slot is free ([`Config::participants`]).
@@ -162,9 +167,10 @@ pub enum Error {
     /// [`Config::max_bytes`] are in use.
     #[error("the VM's limit on memory is reached")]
     TooManyBytes,
-    /// What is asked for would be there, if what is unmapped already had been reclaimed; or [`Config::max_garbage`] dead objects wait
-    /// for that. It passes when those go on who hold it: vCPUs that have it in their mailbox or list registers, and threads that are in
-    /// the middle of an injection. Try again.
+    /// Reclamation has to catch up. There would be room if all unmapped objects had been freed, or
+    /// [`Config::max_garbage`] retired objects wait to be freed. They are held by vCPUs that have
+    /// them in a mailbox or list register, and by threads in the middle of an injection. Try again
+    /// after these have continued.
     #[error("too much waits to be reclaimed; try again")]
     TooMuchGarbage,
 }

@@ -1,50 +1,65 @@
-//! What an engine asks of its host.
+//! The host of an engine: the callbacks through which an engine reaches the VMM.
 
 use crate::arch::ids::{Group, Priority, VcpuId};
 use crate::engine::Wired;
 
-/// The host's way to make a vCPU look at its interrupts.
+/// The host of an engine. Its main duty is to make a vCPU look at its interrupts.
 ///
-/// After `kick(v)` returns, the thread of vCPU `v` must come back to [`Vcpu::flush`](super::Vcpu::flush) without any
-/// further event: if it is in the guest it leaves it, if it sleeps it wakes, and if it is about to
-/// do either it does not. A kick is a token: one that arrives early is not lost
-/// ([`crate::host::wait::WaitCell`] is such a token). Nor may it be left to a thread that has kicked the same vCPU before: that one
-/// may have been preempted before it did what it has to.
+/// After `kick(v)` returns, the thread of vCPU `v` must come back to
+/// [`Vcpu::flush`](super::Vcpu::flush) without any further event. If it is in the guest, it leaves;
+/// if it sleeps, it wakes; if it is about to do either, it does not. A kick is a token: one that
+/// arrives early is not lost ([`WaitCell`](crate::host::wait::WaitCell) is such a token). A host
+/// must not leave a kick to another thread that has kicked the same vCPU before: that thread may
+/// have been preempted before it carried out its kick.
 ///
-/// Any thread may call it; it must not block, and must not call the engine back. Nothing is reclaimed while it runs, and
-/// others who make interrupts pending for the same vCPU rely on it.
+/// Any thread may call these functions. They must not block, and must not call the engine.
+/// Nothing is reclaimed while one of them runs, and other threads that make interrupts pending for
+/// the same vCPU rely on it.
 pub trait Kick: Send + Sync + 'static {
     /// Kicks one vCPU.
     fn kick(&self, vcpu: VcpuId);
 
-    /// Whether this host wants [offers](Kick::offer) instead of kicks where an offer will do. Asked once, when the engine is made.
+    /// Whether this host takes [hints](Kick::offer) in place of kicks where a hint suffices. The
+    /// engine asks once, when it is made.
     fn wants_offers(&self) -> bool {
         false
     }
 
-    /// An enabled interrupt has been posted to a vCPU, is forwarded to it, and looks pending. For a host that
-    /// [wants](Kick::wants_offers) to know: one whose guest acknowledges by accesses that trap, and that therefore only has to see
-    /// to it that the guest is interrupted ([`crate::host::line::LineCell`]). The vCPU comes back to [`Vcpu::flush`](super::Vcpu::flush) before the guest's acknowledge.
+    /// A hint: an enabled interrupt has been posted to a vCPU, is forwarded to it, and looks
+    /// pending.
     ///
-    /// Called for each post of such an interrupt, whether or not something was posted before, and again when something about one
-    /// changes that has been posted and not been seen yet. What concerns nobody but a guest that acknowledges (a line has
-    /// fallen, an interrupt has been disabled) is then not told at all: it is seen at the latest with the acknowledge. What others wait for
-    /// (an interrupt moves to another vCPU, state is read) is still a kick.
+    /// It is for hosts that [take hints](Kick::wants_offers), because their guests acknowledge by
+    /// accesses that trap. Such a host only has to interrupt the guest
+    /// ([`LineCell`](crate::host::line::LineCell)). The vCPU comes back to
+    /// [`Vcpu::flush`](super::Vcpu::flush) before the guest's acknowledge.
+    ///
+    /// The engine gives a hint for each post of such an interrupt, whether or not another one was
+    /// posted before, and again when a posted interrupt changes before its vCPU has seen it. A
+    /// change that only matters to a guest that acknowledges (a line falls, an interrupt is
+    /// disabled) causes no call: the vCPU sees it with the acknowledge at the latest. A change that
+    /// other threads wait for (an interrupt moves to another vCPU, its state is read) is still a
+    /// kick.
+    ///
+    /// The default kicks.
     fn offer(&self, vcpu: VcpuId, group: Group, priority: Priority) {
         let _ = (group, priority);
         self.kick(vcpu);
     }
 
-    /// Waits until `done`, which vCPU `vcpu` brings about when it leaves the guest; it has been kicked. Called by who reads or writes
-    /// the active state of an interrupt that is in that vCPU's list registers, and never by injections, entries and exits.
+    /// Waits until `done` returns true, as it does when vCPU `vcpu`, which has been kicked, leaves
+    /// the guest.
     ///
-    /// May return before `done`, if the calling thread has to stop. A register of pending state is then answered as it was when `vcpu` entered the guest. An
-    /// interrupt that was pending or active then is answered as active: a guest that waits for it to be handled asks again. What is written is written, and
-    /// takes effect before `vcpu` enters the guest once more.
+    /// A thread that reads or writes the active state of an interrupt in that vCPU's list registers
+    /// calls this. Injections, entries and exits never do.
     ///
-    /// The default looks again and again: with the feature `std` it lets other threads run in between, then sleeps for up to a millisecond
-    /// between looks, so that a real-time thread does not keep that vCPU's thread off its CPU. It does not return before `done`. A host that would rather be
-    /// told sleeps until [`Kick::exited`].
+    /// It may return early if the calling thread has to stop. A register of pending state then
+    /// reads as it was when `vcpu` entered the guest. An interrupt that was pending or active then
+    /// reads as active: a guest that waits for it to be handled asks again. Written state takes
+    /// effect before `vcpu` enters the guest again.
+    ///
+    /// The default polls, and does not return before `done`. With the feature `std` it yields
+    /// between polls, and then sleeps for up to a millisecond, so that a real-time thread does not
+    /// keep that vCPU's thread off its CPU. A host can sleep until [`Kick::exited`] instead.
     fn wait_for_exit(&self, vcpu: VcpuId, done: &dyn Fn() -> bool) {
         let _ = vcpu;
         #[cfg(feature = "std")]
@@ -57,43 +72,57 @@ pub trait Kick: Send + Sync + 'static {
         }
     }
 
-    /// vCPU `vcpu` has left its guest, and somebody [waits](Kick::wait_for_exit) for that: everybody whose wait began before is done. Called by the vCPU's thread, and only if
-    /// somebody waits; like a kick, it must not block, and must not call the engine back. Does nothing by default.
+    /// vCPU `vcpu` has left its guest, and threads [wait](Kick::wait_for_exit) for that. All waits
+    /// that began before are over.
+    ///
+    /// The vCPU's thread calls this, and only if a thread waits. It must not block, and must not
+    /// call the engine. The default does nothing.
     fn exited(&self, vcpu: VcpuId) {
         let _ = vcpu;
     }
 
-    /// The level of the input of an interrupt that has been [mapped](super::Injector::map_phys) to a physical one and is
-    /// level-sensitive. The engine asks when the guest has ended the interrupt: nobody else saw the line fall, as the
-    /// guest deactivates the physical interrupt without an exit. It may ask more than once: a host that sets the level at the same time
-    /// changes its answer first. `None`, the default: as it was set last.
+    /// Returns the level of the input of a level-sensitive interrupt that is
+    /// [mapped](super::Injector::map_phys) to a physical one.
+    ///
+    /// The engine asks when the guest has ended the interrupt: no other code sees the line fall,
+    /// because the guest deactivates the physical interrupt without an exit. It may ask more than
+    /// once. A host that sets the level at the same time changes its answer first. `None`, the
+    /// default, means the level that was set last.
     fn input_level(&self, irq: Wired) -> Option<bool> {
         let _ = irq;
         None
     }
 
-    /// ITS number `its` has worked off a part of its command queue, and has more to do. `true`: the host calls
-    /// [`Its::work`](crate::its::Its::work) soon (through a handle that it must not keep for ever, as that keeps the controller, which keeps the host), from
-    /// any thread, but not from here, and the vCPU whose guest gave the commands comes back to its
-    /// guest. `false`, the default: the commands are gone on with before it does.
+    /// ITS number `its` has executed a part of its command queue, and has more commands. Returns
+    /// whether the host continues the work.
+    ///
+    /// If `true`, the host calls [`Its::work`](crate::its::Its::work) soon, from any thread, but
+    /// not from inside this callback, and the vCPU returns to its guest at once. Do not store the
+    /// handle: the controller owns the host, so that would be a reference cycle. If `false` (the
+    /// default), the vCPU executes more commands before it returns.
     fn commands_left(&self, its: usize) -> bool {
         let _ = its;
         false
     }
 
-    /// An access to the redistributor of vCPU `vcpu` has begun something that takes longer than one access may: LPIs are cleared, configured or read from a pending table. The next
-    /// accesses to its registers go on with it. A host that would rather not leave it to the guest calls [`GicBus::work`](crate::gic::GicBus::work) until that returns
-    /// false, from any thread, but not from here.
+    /// An access to the redistributor of vCPU `vcpu` has begun work that takes longer than one
+    /// access may: LPIs are cleared, configured, or read from a pending table.
     ///
-    /// At the bound on dead objects, a piece waits for unmapped LPIs that lie in vCPUs' mailboxes. So a vCPU's own thread enters and
-    /// exits ([`GicCpu::enter`](crate::gic::GicCpu::enter)) between two calls, and another thread calls again later, not in a loop. Does nothing by default.
+    /// The next accesses to its registers continue the work. A host can do so instead: it calls
+    /// [`GicBus::work`](crate::gic::GicBus::work) until that returns false, from any thread, but
+    /// not from inside this callback.
+    ///
+    /// At the bound on retired objects, a piece of the work waits for unmapped LPIs in vCPUs'
+    /// mailboxes. So a vCPU's own thread enters and exits
+    /// ([`GicCpu::enter`](crate::gic::GicCpu::enter)) between two calls, and any other thread calls
+    /// again later, not in a loop. The default does nothing.
     fn lpis_left(&self, vcpu: VcpuId) {
         let _ = vcpu;
     }
 
-    /// Deactivates a physical interrupt, because the virtual one that is tied to it was deactivated where no hardware does that:
-    /// without a list register, by a write to its active state, or at a software CPU interface ([`crate::gic::GicCpu`]). Does nothing by
-    /// default.
+    /// Deactivates a physical interrupt, because the virtual one that is mapped to it has been
+    /// deactivated without hardware: outside a list register, by a write to its active state, or at
+    /// a software CPU interface ([`GicCpu`](crate::gic::GicCpu)). The default does nothing.
     fn deactivate_phys(&self, pintid: u16) {
         let _ = pintid;
     }

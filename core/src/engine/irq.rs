@@ -1,17 +1,19 @@
-//! What an engine says of interrupts, and is told of them.
+//! The vocabulary of interrupts: configuration, state, and the results of injections.
 
 use crate::arch::ids::{Group, Intid, Priority, VcpuId};
 
-/// What became of an injection.
+/// The result of an injection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Injected {
-    /// The interrupt's pending bit was clear, and now is set. An earlier occurrence that waits in a list register,
-    /// where the guest may take it at any moment, is merged with this one if it turns out not to have been taken.
+    /// The interrupt's pending bit was clear, and is set now. An earlier occurrence that waits in a
+    /// list register, where the guest can take it at any moment, merges with this one if the guest
+    /// turns out not to have taken it.
     Pending,
-    /// The interrupt was pending already: the one delivery to come stands for both.
+    /// The interrupt was pending already: one delivery will stand for both injections.
     Coalesced,
-    /// Nothing is mapped there, or LPIs of its vCPU cannot become pending ([`Gates::msis`]): the injection has no effect.
+    /// No LPI is mapped there, or LPIs of its vCPU cannot become pending ([`Gates::msis`]). The
+    /// injection has no effect.
     Unmapped,
 }
 
@@ -36,19 +38,19 @@ impl LpiConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub enum LpiPlace {
-    /// Nowhere: nothing is to be done about it.
+    /// Nowhere: there is nothing to do about it.
     Idle,
-    /// In a queue, waiting for the vCPU to look.
+    /// In a vCPU's mailbox.
     Queued,
-    /// With this vCPU: in its list registers, or waiting for one.
+    /// With this vCPU: in a list register, or waiting for one.
     Held(VcpuId),
 }
 
-/// An LPI at one moment, as far as it can be seen from outside of the vCPUs.
+/// The state of an LPI at one moment, as seen from outside the vCPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LpiState {
-    /// Which.
+    /// The LPI's INTID.
     pub intid: Intid,
     /// Where it is delivered.
     pub target: VcpuId,
@@ -56,7 +58,7 @@ pub struct LpiState {
     pub config: LpiConfig,
     /// Whether it is pending outside of the list registers.
     pub pending: bool,
-    /// Where it is.
+    /// Its place in the engine.
     pub place: LpiPlace,
 }
 
@@ -85,8 +87,9 @@ pub struct WiredConfig {
     pub enabled: bool,
     /// Its priority.
     pub priority: Priority,
-    /// Its group. An interrupt of a group that the guest's CPU interface has not enabled
-    /// ([`ListRegisters::groups_enabled`](crate::lr::ListRegisters::groups_enabled)) takes no list register.
+    /// The group. An interrupt of a group that the guest's CPU interface has not enabled
+    /// ([`ListRegisters::groups_enabled`](crate::lr::ListRegisters::groups_enabled)) takes no list
+    /// register.
     pub group: Group,
     /// How its input is read. SGIs are always edge-triggered.
     pub trigger: Trigger,
@@ -94,33 +97,36 @@ pub struct WiredConfig {
     pub target: VcpuId,
 }
 
-/// What is forwarded to a vCPU. Interrupts that are not forwarded stay pending, and are offered once they are.
+/// The kinds of interrupts that are forwarded to a vCPU. Interrupts that are not forwarded stay
+/// pending, and are offered once they are.
 ///
-/// Where GICD_CTLR's group enables, GICR_WAKER and GICR_CTLR.EnableLPIs meet. All are on in a new engine.
+/// GICD_CTLR's group enables, GICR_WAKER and GICR_CTLR.EnableLPIs meet here. All gates of a new
+/// engine are open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gates {
-    /// Interrupts of Group 0 and of Group 1, which LPIs are in.
+    /// Interrupts of Group 0 and of Group 1. LPIs are in Group 1.
     pub groups: [bool; 2],
     /// LPIs. While they are not forwarded, they stay pending.
     pub lpis: bool,
-    /// Whether an LPI of this vCPU can become pending. While it cannot, an injection has no effect, and an LPI that is moved here is no longer pending.
-    /// One that is pending already stays so until somebody clears it. With [`Gates::lpis`] this is GICR_CTLR.EnableLPIs (IHI 0069, 12.11).
+    /// Whether an LPI of this vCPU can become pending. While it cannot, an injection has no effect,
+    /// and an LPI that is moved here is no longer pending. An LPI that is pending already stays so
+    /// until it is cleared. With [`Gates::lpis`] this is GICR_CTLR.EnableLPIs (IHI 0069, 12.11).
     pub msis: bool,
 }
 
 impl Gates {
     /// Everything is forwarded.
     pub const OPEN: Self = Self { groups: [true; 2], lpis: true, msis: true };
-    /// Nothing is, and LPIs do not become pending.
+    /// Nothing is forwarded, and LPIs do not become pending.
     pub const CLOSED: Self = Self { groups: [false; 2], lpis: false, msis: false };
 
-    /// Whether they let an interrupt pass.
+    /// Whether an interrupt passes.
     #[inline(always)]
     pub(crate) const fn pass(self, group: Group, lpi: bool) -> bool {
         self.groups[group as usize] && (self.lpis || !lpi)
     }
 
-    /// Whether one of them is open that is closed in `other`.
+    /// Whether a gate is open that is closed in `other`.
     pub(crate) fn opens_more_than(self, other: Self) -> bool {
         let open = [
             (self.groups[0], other.groups[0]),

@@ -1,7 +1,7 @@
-//! What the registers of a CPU interface need of the vCPU that they belong to.
+//! The interface between the registers of a CPU interface and their vCPU.
 //!
-//! GICC and `ICC_*_EL1` are written against this trait, not against a handle. A host whose list registers are its own
-//! performs its guest's accesses with the same code.
+//! GICC and `ICC_*_EL1` are written against this trait, not against a handle. A host that keeps its
+//! own list registers performs its guest's accesses with the same code.
 
 use crate::arch::cpuif::{CpuInterface, Deactivation};
 use crate::arch::ids::{Intid, VcpuId};
@@ -26,26 +26,32 @@ pub(crate) trait CpuHost {
     /// The software CPU interface.
     fn cpu_interface(&mut self) -> &mut CpuInterface;
 
-    /// Deactivates an interrupt that this vCPU has active without a list register. Returns whether it has.
+    /// Deactivates an interrupt that is active at this vCPU without a list register. Returns
+    /// whether it was active.
     fn deactivate_here(&mut self, intid: Intid) -> bool;
 
-    /// Ends the physical interrupt of a virtual one that has been deactivated, if it has one. A CPU interface in hardware does that by itself.
+    /// Deactivates the physical interrupt of a hardware-mapped interrupt after the virtual one has
+    /// been deactivated. Does nothing if there is no physical interrupt. A CPU interface in
+    /// hardware needs no software for this.
     fn end_phys(&self, done: Option<Deactivation>);
 
-    /// Deactivates an interrupt wherever it is active, after a write to a DIR register. A list register knows it as `listed`: GICv2's SGIs have their sources there.
+    /// Deactivates an interrupt wherever it is active, after a write to a DIR register. `listed` is
+    /// the INTID in the list register: for GICv2's SGIs it includes the source.
     fn deactivate(&mut self, listed: Intid, intid: Intid) {
         if let Some(done) = self.cpu_interface().deactivate(listed) {
             return self.end_phys(Some(done));
         }
         if !self.deactivate_here(intid) && intid.is_spi() {
-            // An SPI may be active at another vCPU (IHI 0069, 4.1; IHI 0048B, 3.2.1). If it does not exist, nothing follows.
+            // An SPI may be active at another vCPU (IHI 0069, 4.1; IHI 0048B, 3.2.1). If it does
+            // not exist, the write has no effect.
             let _ = self.injector().set_active(Wired::Spi(intid), false);
         }
     }
 
     /// Completes a write to an EOIR register that the CPU interface has performed.
     fn ended(&mut self, intid: Intid, done: Option<Deactivation>) {
-        // The interrupt has no list register. The CPU interface only counts such ends; here its INTID is known.
+        // The interrupt has no list register. The CPU interface only counts such ends; the INTID is
+        // known here.
         if self.cpu_interface().take_eoi_count() != 0 {
             self.deactivate_here(intid);
         }

@@ -1,13 +1,17 @@
-//! LPIs at a redistributor: what it reads of the guest's LPI configuration and pending tables (IHI 0069, 5.1), and LPIs that the
-//! guest makes pending without an ITS (GICR_SETLPIR and so on; IHI 0069, 12.11).
+//! LPIs at a redistributor: the guest's LPI configuration and pending tables (IHI 0069, 5.1), and
+//! LPIs that the guest makes pending without an ITS (GICR_SETLPIR and related registers; IHI 0069,
+//! 12.11).
 //!
-//! The engine knows the LPIs that are mapped. One that the guest makes pending directly, or in a pending table, is mapped then, as an
-//! event of a domain of its own, which nobody injects into. That mapping goes when LPIs are disabled at its target, or when it is looked at and found idle; each new
-//! mapping looks at some old ones ([`SWEPT`]). An LPI has one target: one that no ITS has mapped moves to the redistributor at which it is made pending, and is
-//! configured as that one's table says.
+//! The engine knows the LPIs that are mapped. An unmapped LPI that the guest makes pending,
+//! directly or in a pending table, is mapped at that moment, as an event of a separate domain into
+//! which nothing is injected. The mapping ends when LPIs are disabled at its target, or when a
+//! sweep finds it idle. Each new mapping sweeps a few old ones ([`SWEPT`]). An LPI has one target.
+//! If no ITS has mapped it, it moves to the redistributor at which it is made pending, and takes
+//! its configuration from that redistributor's table.
 //!
-//! Whoever reads an LPI's configuration and gives it to the engine does both holding `configuring`, for a few LPIs at a time: so what the
-//! engine has last is what was read last.
+//! A thread that reads an LPI's configuration and passes it to the engine holds `configuring` for
+//! both steps, for a few LPIs at a time. So the configuration that reaches the engine last is also
+//! the one that was read last.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -28,53 +32,58 @@ const PEND_ADDRESS: u64 = 0x000f_ffff_ffff_0000;
 /// GICR_PENDBASER: PTZ: the pending table is all zero.
 pub(super) const PTZ: u64 = 1 << 62;
 
-/// The tables of one redistributor, as its registers say.
+/// The tables of one redistributor, as given by its registers.
 #[derive(Clone, Copy)]
 pub(crate) struct Tables {
     pub(crate) vcpu: VcpuId,
     pub(crate) propbaser: u64,
     pub(crate) pendbaser: u64,
-    /// First INTID whose bit of the pending table has not been read yet. What is there is pending, too.
+    /// The first INTID that has not yet been read in the pending table. LPIs with a bit set from
+    /// there on are pending, too.
     pub(crate) unread: u32,
 }
 
-/// How many LPIs wait at a time to be made pending. Those that a guest sets beyond that, before something is freed, are refused.
+/// The most LPIs that can wait at a time to be made pending. While so many wait, further LPIs that
+/// the guest sets and that would have to wait are refused.
 const LATE: usize = 1024;
 
-/// How many LPIs are looked at while `direct` is locked.
+/// The number of LPIs that are examined while `direct` is locked.
 const BATCH: usize = 256;
 
-/// How many direct mappings are looked at, and taken away if they are idle, when another LPI is mapped.
+/// The number of direct mappings that are examined when another LPI is mapped. Idle ones are
+/// removed.
 const SWEPT: usize = 4;
 
-/// Bytes of a pending table that are read at a time.
+/// The number of bytes of a pending table that are read at a time.
 const CHUNK: usize = 64;
 
-/// Work of which a redistributor does so much in one access. A unit is some hundred instructions.
+/// Units of work. A redistributor does a limited number of them in one access. A unit is some
+/// hundred instructions.
 pub(super) mod work {
-    /// An LPI is looked at.
+    /// Examining an LPI.
     pub(in crate::frames) const LOOK: u32 = 1;
-    /// A chunk of a pending table is read.
+    /// Reading a chunk of a pending table.
     pub(super) const READ: u32 = 5;
-    /// An LPI is configured, or cleared.
+    /// Configuring or clearing an LPI.
     pub(super) const CHANGE: u32 = 8;
-    /// An LPI is mapped to be made pending.
+    /// Mapping an LPI and making it pending.
     pub(super) const MAP: u32 = 48;
-    /// All of one access: less than a millisecond.
+    /// The limit for one access: less than a millisecond of work.
     pub(in crate::frames) const MOST: u32 = 8192;
 }
 
-/// Heap bytes of an LPI's place in [`Direct::known`].
+/// Heap bytes of an LPI's entry in [`Direct::known`].
 const KNOWN: usize = btree_entry::<u32, ()>();
 
-/// The domain of LPIs that are mapped by no ITS.
+/// The domain of LPIs that no ITS has mapped.
 struct Direct<M: MsiControl> {
     msi: M,
-    /// What is mapped there.
+    /// The LPIs that are mapped in this domain.
     known: BTreeSet<u32>,
-    /// Where the sweep is.
+    /// The INTID at which the sweep continues.
     swept: u32,
-    /// LPIs that are to be pending at a redistributor, but wait for the memory of the dead. At most [`LATE`].
+    /// LPIs that are to become pending at a redistributor, but wait until retired objects have been
+    /// freed. At most [`LATE`].
     late: BTreeMap<u32, VcpuId>,
 }
 
@@ -85,7 +94,7 @@ impl<M: MsiControl> Direct<M> {
         }
     }
 
-    /// Returns whether it was known.
+    /// Returns whether the LPI was known.
     fn remove(&mut self, intid: Intid) -> bool {
         let was = self.known.remove(&intid.0);
         if was {
@@ -101,16 +110,16 @@ impl<M: MsiControl> Drop for Direct<M> {
     }
 }
 
-/// The control side of a machine's LPIs, as far as it is the redistributors'.
+/// The redistributors' part of the control side of a machine's LPIs.
 pub(crate) struct LpiControl<E: Engine> {
     direct: Mutex<Direct<E::Msi>>,
     configuring: Mutex<()>,
     refused: Tally,
     memory: Arc<dyn GuestMemory>,
-    /// First INTID that is not an LPI of the machine.
+    /// The first INTID that is not an LPI of the machine.
     end: u32,
     event_bits: u8,
-    /// Last: `direct` is a part of it.
+    /// The last field, so that `direct`, a part of the engine, is dropped first.
     _engine: E,
 }
 
@@ -128,7 +137,7 @@ impl<E: Engine> LpiControl<E> {
         Ok(Self { direct, configuring, refused, memory, end, event_bits, _engine })
     }
 
-    /// Looks at LPIs through a handle of the engine.
+    /// Calls `f` with a handle of the engine for examining LPIs.
     pub(crate) fn with_msi(&self, f: impl FnOnce(&E::Msi)) {
         f(&self.direct.lock().msi);
     }
@@ -142,20 +151,21 @@ impl<E: Engine> LpiControl<E> {
         intid.is_lpi() && intid.0 < self.end
     }
 
-    /// The mapping of an LPI that was found in a pending table before an ITS had it.
+    /// Removes the direct mapping of an LPI that was made pending before an ITS mapped it.
     pub(crate) fn forget_direct(&self, intid: Intid) {
         self.detach(&mut self.direct.lock(), intid);
     }
 
     fn detach(&self, direct: &mut Direct<E::Msi>, intid: Intid) {
-        // Usually there is none.
+        // Usually there is no direct mapping.
         if direct.remove(intid) {
             let (device, event) = self.event(intid);
             let _ = direct.msi.detach(device, event);
         }
     }
 
-    /// Looks at some direct mappings, and takes away those that are idle: they are not pending, and no vCPU has them.
+    /// Examines some direct mappings, and removes those that are idle: not pending, not queued, and
+    /// not at a vCPU.
     pub(crate) fn sweep(&self) {
         self.sweep_some(&mut self.direct.lock());
     }
@@ -175,17 +185,17 @@ impl<E: Engine> LpiControl<E> {
         }
     }
 
-    /// LPIs that were to be made pending, but met a bound of the VM.
+    /// The number of LPIs that were to be made pending, but met a bound of the VM.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.get()
     }
 
-    /// While this is held, the configuration of no LPI is read by others.
+    /// While this guard is held, no other thread reads the configuration of an LPI.
     pub(crate) fn configuring(&self) -> MutexGuard<'_, ()> {
         self.configuring.lock()
     }
 
-    /// The device and event that stand for an LPI of no ITS.
+    /// The device and the event that stand for an LPI that no ITS has mapped.
     fn event(&self, intid: Intid) -> (DeviceId, EventId) {
         let n = intid.0 - LPI_BASE;
         let high = n.checked_shr(self.event_bits.into()).unwrap_or(0);
@@ -199,19 +209,21 @@ impl<E: Engine> LpiControl<E> {
         self.is_lpi(intid) && u64::from(intid.0) < end
     }
 
-    /// The LPI's byte of the configuration table. What cannot be read is disabled.
+    /// Reads the LPI's byte of the configuration table. If it cannot be read, the LPI is disabled.
     pub(crate) fn config(&self, tables: Tables, intid: Intid) -> LpiConfig {
         let mut byte = [0];
         let address = (tables.propbaser & PROP_ADDRESS) + u64::from(intid.0 - LPI_BASE);
         if !self.exists(tables, intid) || self.memory.read(address, &mut byte).is_err() {
             byte = [0];
         }
-        // Bits 7:2 are the priority, bit 0 enables (IHI 0069, 5.1.1).
+        // Bits 7:2 are the priority, bit 0 is the enable bit (IHI 0069, 5.1.1).
         LpiConfig { enabled: byte[0] & 1 != 0, priority: Priority::new(byte[0] & 0xfc) }
     }
 
-    /// GICR_CTLR.EnableLPIs has been cleared: LPIs of this vCPU are not pending any more, nor mapped if no ITS has mapped them. Looks at some from `first` up: at as
-    /// many as `most` units of work are enough for, and one more. Returns the work, and where to go on.
+    /// GICR_CTLR.EnableLPIs has been cleared: LPIs of this vCPU are no longer pending, and LPIs
+    /// that no ITS has mapped are unmapped. Examines LPIs from `first` up, `most / work::CHANGE` of
+    /// them, but at least one and at most [`BATCH`]. Returns the work done, and the LPI to continue
+    /// with.
     pub(super) fn clear_some(&self, vcpu: VcpuId, first: Intid, most: u32) -> (u32, Option<Intid>) {
         let direct = &mut *self.direct.lock();
         direct.late.retain(|_, at| *at != vcpu);
@@ -224,8 +236,10 @@ impl<E: Engine> LpiControl<E> {
         });
         let done = work::LOOK * part.looked + work::CHANGE * mine.len() as u32;
         for intid in mine {
-            // Whether it looks pending or not: see `vgic::Shared::is_enabled_meanwhile`. It may have been unmapped meanwhile, or have moved to where LPIs are enabled,
-            // and is not this redistributor's any more.
+            // Silence the LPI whether or not it looks pending: see
+            // `lockfree::vm::Shared::is_enabled_meanwhile`. The LPI may have been unmapped since,
+            // or have moved to a vCPU at which LPIs are enabled. Then it no longer belongs to this
+            // redistributor.
             if direct.msi.silence(intid) {
                 self.detach(direct, intid);
             }
@@ -233,10 +247,14 @@ impl<E: Engine> LpiControl<E> {
         (done, part.next)
     }
 
-    /// GICR_CTLR.EnableLPIs has been set: what the pending table has is pending. Reads it from INTID `first` up, a multiple of 64, until `most` units of work are done. What
-    /// is read there is no longer in the table, so that it is not pending again when LPIs are enabled the next time. Returns the work, and where to go on.
+    /// GICR_CTLR.EnableLPIs has been set: LPIs with a bit set in the pending table become pending.
+    /// Reads the table from INTID `first` up, a multiple of 64, until `most` units of work are
+    /// done. Clears the bits that it has read, so that these LPIs are not pending again when LPIs
+    /// are enabled the next time. Returns the work done, and the INTID to continue with.
     ///
-    /// Ends where the table ends or cannot be read, and at the first LPI that meets a bound of the VM.
+    /// Ends at the end of the table, at memory that cannot be read, and at the first LPI that meets
+    /// a bound of the VM. A lack of room for retired objects does not end it: the read continues
+    /// later at the same place.
     pub(super) fn read_some(&self, tables: Tables, first: u32, most: u32) -> (u32, Option<u32>) {
         let (mut done, mut base) = (0, first);
         let end = u64::from(self.end).min(2 << (tables.propbaser & IDBITS)) as u32;
@@ -261,11 +279,11 @@ impl<E: Engine> LpiControl<E> {
             let (address, bytes) = (address + word as u64 * 8, &bytes[word * 8..][..8]);
             let mut bits = bytes.iter().rev().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
             let result = self.read_word(tables, base, &mut bits, &mut done, most);
-            // What cannot be written is the guest's own loss.
+            // A failed write harms only the guest.
             let _ = self.memory.write(address, &bits.to_le_bytes());
             match result {
                 Ok(()) => {}
-                // That passes.
+                // This error is temporary.
                 Err(Error::TooMuchGarbage) => return (most, Some(base)),
                 Err(_) => {
                     self.refused.add_one();
@@ -276,7 +294,7 @@ impl<E: Engine> LpiControl<E> {
         (done, Some(base))
     }
 
-    /// Makes the LPIs of a word of the pending table pending, and takes their bits away.
+    /// Makes the LPIs of a word of the pending table pending, and clears their bits in `bits`.
     fn read_word(
         &self,
         tables: Tables,
@@ -296,7 +314,8 @@ impl<E: Engine> LpiControl<E> {
         Ok(())
     }
 
-    /// GICR_INVALLR: the configuration of the LPIs of a redistributor is read anew. Looks at some from `first` up, as [`LpiControl::clear_some`] does.
+    /// GICR_INVALLR: reads the configuration of a redistributor's LPIs again. Examines LPIs from
+    /// `first` up, as many as [`LpiControl::clear_some`] does.
     pub(super) fn configure_some(
         &self,
         tables: Tables,
@@ -308,7 +327,8 @@ impl<E: Engine> LpiControl<E> {
         (work::LOOK * part.looked + work::CHANGE * part.changed, part.next)
     }
 
-    /// The configuration of some LPIs of a redistributor, of those from `first` up, is read anew: of as many as are found among `most`.
+    /// Reads again the configuration of a redistributor's LPIs among the first `most` LPIs from
+    /// `first` up, and at most [`BATCH`].
     pub(crate) fn reconfigure_some(
         &self,
         msi: &mut E::Msi,
@@ -325,19 +345,19 @@ impl<E: Engine> LpiControl<E> {
         let changed = mine.len() as u32;
         let _configuring = self.configuring();
         for intid in mine {
-            // Unmapped meanwhile: nothing to configure.
+            // If the LPI has been unmapped since, there is nothing to configure.
             let _ = msi.set_config(intid, self.config(tables, intid));
         }
         Part { changed, ..part }
     }
 
-    /// The configuration of one LPI is read anew.
+    /// Reads the configuration of one LPI again.
     pub(crate) fn reconfigure_one(&self, msi: &mut E::Msi, tables: Tables, intid: Intid) {
         let _configuring = self.configuring();
         let _ = msi.set_config(intid, self.config(tables, intid));
     }
 
-    /// GICR_INVLPIR: the configuration of one LPI is read anew.
+    /// GICR_INVLPIR: reads the configuration of one LPI again, if it is this redistributor's.
     pub(crate) fn invalidate(&self, tables: Tables, intid: Intid) {
         let msi = &mut self.direct.lock().msi;
         if msi.target_of(intid) == Some(tables.vcpu) {
@@ -345,17 +365,18 @@ impl<E: Engine> LpiControl<E> {
         }
     }
 
-    /// GICR_SETLPIR: an LPI becomes pending. Returns whether it has to wait for the memory of the dead: see [`LpiControl::set_late`].
+    /// GICR_SETLPIR: makes an LPI pending. Returns whether the LPI has to wait until retired
+    /// objects have been freed: see [`LpiControl::set_late`].
     pub(crate) fn set(&self, tables: Tables, intid: Intid) -> bool {
         if !self.exists(tables, intid) {
             return false;
         }
         let direct = &mut *self.direct.lock();
-        // Set anew: it goes to this redistributor.
+        // If the LPI waits for another redistributor, it now goes to this one.
         direct.late.remove(&intid.0);
         match self.make_pending(direct, tables, intid) {
             Ok(_) => false,
-            // That passes.
+            // This error is temporary.
             Err(Error::TooMuchGarbage) if direct.late.len() < LATE => {
                 direct.late.insert(intid.0, tables.vcpu);
                 true
@@ -367,7 +388,8 @@ impl<E: Engine> LpiControl<E> {
         }
     }
 
-    /// Makes LPIs of a redistributor pending that have waited, until `most` units of work are done. Returns the work, and whether any still wait.
+    /// Makes waiting LPIs of a redistributor pending, until `most` units of work are done. Returns
+    /// the work done, and whether any LPIs still wait.
     pub(super) fn set_late(&self, tables: Tables, most: u32) -> (u32, bool) {
         let direct = &mut *self.direct.lock();
         let mine = direct.late.iter().filter(|&(_, &at)| at == tables.vcpu);
@@ -380,7 +402,7 @@ impl<E: Engine> LpiControl<E> {
             done += work::MAP;
             match self.make_pending(direct, tables, Intid(intid)) {
                 Ok(_) => {}
-                // That still passes.
+                // Still no room for retired objects: retry later.
                 Err(Error::TooMuchGarbage) => return (most, true),
                 Err(_) => self.refused.add_one(),
             }
@@ -389,7 +411,7 @@ impl<E: Engine> LpiControl<E> {
         (done, false)
     }
 
-    /// GICR_CLRLPIR: an LPI is no longer pending.
+    /// GICR_CLRLPIR: makes an LPI not pending, if it is this redistributor's.
     pub(crate) fn clear(&self, tables: Tables, intid: Intid) {
         let direct = &mut *self.direct.lock();
         if direct.late.get(&intid.0) == Some(&tables.vcpu) {
@@ -400,10 +422,11 @@ impl<E: Engine> LpiControl<E> {
         }
     }
 
-    /// Makes an LPI pending, and maps it if it is not; returns whether it was not. One of an ITS that is elsewhere is not meant.
+    /// Makes an LPI pending, and maps it if it is unmapped. Returns whether it was unmapped. Leaves
+    /// an LPI alone that an ITS has mapped to another vCPU.
     ///
     /// # Errors
-    /// A bound of the VM: the LPI does not exist.
+    /// The LPI meets a bound of the VM. It has not been mapped.
     fn make_pending(
         &self,
         direct: &mut Direct<E::Msi>,
@@ -422,7 +445,7 @@ impl<E: Engine> LpiControl<E> {
             self.sweep_some(direct);
             let _configuring = self.configuring();
             let config = self.config(tables, intid);
-            // First, so that the mapping is refused if there is no room for both.
+            // Add the entry first, so that the mapping is refused if there is no room for both.
             direct.add(intid);
             let mapped = direct.msi.map(device, event, intid, tables.vcpu, config);
             if mapped.is_err() {
@@ -430,28 +453,30 @@ impl<E: Engine> LpiControl<E> {
             }
             mapped?;
         } else if target != Some(tables.vcpu) {
-            // It is an ITS's, which says where it goes.
+            // An ITS has mapped the LPI, and decides its target.
             return Ok(false);
         }
         let _ = direct.msi.set_pending(intid, true);
         Ok(target.is_none())
     }
 
-    /// Writes the pending bits of all LPIs into the pending tables of these redistributors, whose LPIs are enabled. Such a table is the
-    /// redistributor's own (IHI 0069, 5.1.2): nothing else is pending in it, whatever was when it was written before.
+    /// Writes the pending bits of all LPIs into the pending tables of these redistributors, at
+    /// which LPIs are enabled. Such a table is the redistributor's own (IHI 0069, 5.1.2): bits that
+    /// remain from an earlier save are cleared.
     ///
     /// # Errors
-    /// [`MemoryError`]: a table is not there; the others have been written.
+    /// [`MemoryError`]: a table is not in memory. The other tables have been written.
     pub(crate) fn save_pending(&self, redists: &[Tables]) -> Result<(), MemoryError> {
-        // By vCPU, and by INTID / 64.
+        // By vCPU and INTID / 64.
         let mut pending: BTreeMap<(VcpuId, u32), u64> = BTreeMap::new();
-        // Before the others: one that is made pending meanwhile is seen there, or twice.
+        // Waiting LPIs are collected first. One that becomes pending before this is found in the
+        // walk below; one that becomes pending afterward is found here, and possibly there as well.
         for (&intid, &at) in &self.direct.lock().late {
             *pending.entry((at, intid / 64)).or_default() |= 1 << (intid % 64);
         }
         let mut next = Some(Intid(LPI_BASE));
         while let Some(first) = next {
-            // Others come in between.
+            // The lock is released between batches, so that other threads can take it.
             let part = self.direct.lock().msi.some_lpis(first, BATCH as u32, &mut |lpi| {
                 if lpi.pending {
                     let word = pending.entry((lpi.target, lpi.intid.0 / 64)).or_default();
@@ -480,10 +505,10 @@ impl<E: Engine> LpiControl<E> {
             let address = (tables.pendbaser & PEND_ADDRESS) + u64::from(base / 8);
             let mut old = [0; 8];
             self.memory.read(address, &mut old)?;
-            // What has not been read yet is pending there only.
+            // LPIs of the unread part are pending only in the table.
             let unread = if base >= tables.unread { u64::from_le_bytes(old) } else { 0 };
             let new = (bits(base / 64) | unread).to_le_bytes();
-            // What stays as it is, is not dirty.
+            // Words that do not change are not written, so that their memory does not become dirty.
             if old != new {
                 self.memory.write(address, &new)?;
             }

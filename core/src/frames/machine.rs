@@ -6,54 +6,58 @@ use crate::arch::ids::{EPPI_BASE, ESPI_BASE, Intid, PRIVATE_END, PRIVATE_INTIDS,
 use crate::engine::{Engine, Wired};
 use crate::frames::lpi_tables::LpiControl;
 
-/// A vCPU's place in the machine: Aff3.Aff2.Aff1.Aff0, as in MPIDR_EL1, with Aff3 in bits 31:24
-/// (the form of GICR_TYPER bits 63:32; IHI 0069, 12.11).
+/// A vCPU's affinity: Aff3.Aff2.Aff1.Aff0, as in MPIDR_EL1, with Aff3 in bits 31:24 (the form of
+/// GICR_TYPER bits 63:32; IHI 0069, 12.11).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Affinity(pub u32);
 
 impl Affinity {
-    /// From the fields of MPIDR_EL1: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0.
+    /// Converts the fields of MPIDR_EL1: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0. Ignores the
+    /// other bits.
     pub const fn from_mpidr(mpidr: u64) -> Self {
         Self((mpidr & 0xff_ffff) as u32 | ((mpidr >> 32) as u32 & 0xff) << 24)
     }
 
-    /// As the fields of MPIDR_EL1, the other bits 0: also the form of GICD_IROUTER.
+    /// Returns the fields as in MPIDR_EL1, with the other bits 0. This is also the form of
+    /// GICD_IROUTER.
     pub const fn mpidr(self) -> u64 {
         (self.0 & 0xff_ffff) as u64 | ((self.0 >> 24) as u64) << 32
     }
 }
 
-/// A GICv2m frame: MSIs as SPIs (Arm Server Base System Architecture, appendix E), which are edge-triggered after a reset.
+/// A GICv2m frame: MSIs as SPIs (Arm Server Base System Architecture, appendix E). These SPIs are
+/// edge-triggered after a reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MsiFrame {
-    /// Address of its 4 KiB.
+    /// The address of the frame's 4 KiB.
     pub base: u64,
-    /// The first SPI (as an INTID) that its MSIs become.
+    /// The first SPI of the frame, as an INTID.
     pub first: u16,
     /// The number of SPIs.
     pub count: u16,
 }
 
-/// What the frames know of the machine that they are in.
+/// The properties of the machine that the frames depend on.
 pub(crate) struct Machine {
-    /// Number of SPIs, of extended SPIs, and of extended PPIs of each vCPU.
+    /// The numbers of SPIs, of extended SPIs, and of extended PPIs of each vCPU.
     pub(crate) spis: u16,
     pub(crate) espis: u16,
     pub(crate) eppis: u16,
-    /// Number of LPIs: INTIDs 8192 up. 0 if there are none.
+    /// The number of LPIs, from INTID 8192 up. 0 if there are none.
     pub(crate) lpis: u32,
-    /// Number of ITSs.
+    /// The number of ITSs.
     pub(crate) itss: usize,
-    /// Of each vCPU.
+    /// The affinity of each vCPU.
     pub(crate) affinities: Box<[Affinity]>,
-    /// Address of each vCPU's RD_base.
+    /// The address of each vCPU's RD_base.
     pub(crate) redists: Box<[u64]>,
-    /// The guest begins with firmware ([`Setup::set_firmware`](crate::gic::Setup::set_firmware)).
+    /// Whether the guest begins with firmware
+    /// ([`Setup::set_firmware`](crate::gic::Setup::set_firmware)).
     pub(crate) firmware: bool,
 }
 
 impl Machine {
-    /// Whether guests make LPIs pending through GICR_SETLPIR: where there is no ITS.
+    /// Whether guests make LPIs pending through GICR_SETLPIR: if there are LPIs but no ITS.
     pub(crate) fn has_direct_lpis(&self) -> bool {
         self.lpis > 0 && self.itss == 0
     }
@@ -62,13 +66,13 @@ impl Machine {
         self.affinities.len() as u16
     }
 
-    /// The SGIs and PPIs of a vCPU.
+    /// The SGIs and PPIs of a vCPU, extended ones included.
     pub(crate) fn private(&self, vcpu: VcpuId) -> impl Iterator<Item = Wired> + use<> {
         let extended = EPPI_BASE..EPPI_BASE + u32::from(self.eppis);
         (0..PRIVATE_END).chain(extended).map(move |n| Wired::Private(vcpu, Intid(n)))
     }
 
-    /// The SPIs.
+    /// The SPIs, extended ones included.
     pub(crate) fn shared(&self) -> impl Iterator<Item = Wired> + use<> {
         let some = |base: u32, n: u16| base..base + u32::from(n);
         let spis = some(PRIVATE_INTIDS, self.spis).chain(some(ESPI_BASE, self.espis));
@@ -86,7 +90,7 @@ impl Machine {
     }
 }
 
-/// Who accesses a frame, and through which handle of the engine.
+/// The context of an access: the accessing vCPU, and the handles of the engine.
 pub(crate) struct Cx<'a, E: Engine> {
     pub(crate) machine: &'a Machine,
     pub(crate) injector: &'a E::Injector,

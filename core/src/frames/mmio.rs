@@ -1,36 +1,38 @@
-//! Register frames as tables: which registers a frame has, how wide they may be accessed, and what happens otherwise.
+//! Register frames as tables: the registers of a frame, their access sizes, and the handling of all
+//! other accesses.
 //!
-//! A frame is a sorted table of [`Reg`] (its layout) and two functions that read and write one *element* of a
-//! register (its behaviour, [`Frame`]). An element is a byte, a word or a doubleword, whichever the register is
-//! made of: an IPRIORITYR is an array of bytes, an ISENABLER one of words, an IROUTER one of doublewords. An access
-//! that covers several elements, or a part of one, is taken apart here.
+//! A frame is a sorted table of [`Reg`] (its layout) and two functions that read and write one
+//! *element* of a register (its behavior, [`Frame`]). An element is a byte, a word or a doubleword,
+//! depending on the register: an IPRIORITYR is an array of bytes, an ISENABLER one of words, an
+//! IROUTER one of doublewords. This module splits an access that covers several elements, or a part
+//! of one.
 //!
-//! What the architecture leaves open (IHI 0069, 12.1.3; IHI 0048B, 4.1.4):
+//! Choices that the architecture leaves open (IHI 0069, 12.1.3; IHI 0048B, 4.1.4):
 //!
-//! * An access that is not aligned, or of a size that no register has, or wider than the register allows, is
-//!   refused: the VMM is told to inject an external abort.
-//! * An access that is narrower than the register allows, to an offset where nothing is, or of the wrong direction,
-//!   reads as zero and does nothing.
+//! * An access that is not aligned, or of a size that no register has, or wider than the register
+//!   allows, is refused: the host is told to inject an external abort.
+//! * An access that is narrower than the register allows, to an offset without a register, or in
+//!   the wrong direction, reads as zero and ignores writes.
 
 use core::fmt;
 
-/// Why an access was not performed. The guest is to get an external abort.
+/// The reason that an access was not performed. The guest is to get an external abort.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MmioError {
-    /// There is no frame of this interrupt controller.
+    /// The address is in no frame of this interrupt controller.
     #[error("no frame at {0:#x}")]
     Unmapped(u64),
     /// The address is not a multiple of the size.
     #[error("unaligned access to {0:#x}")]
     Unaligned(u64),
-    /// The register cannot be accessed with this size, which is in bytes.
+    /// The register at this address cannot be accessed with this size, in bytes.
     #[error("access of {1} bytes to {0:#x}")]
     Width(u64, usize),
 }
 
 impl MmioError {
-    /// The same, with the address instead of the offset in a frame.
+    /// Replaces the offset in a frame by the address.
     pub(crate) fn at(self, address: u64) -> Self {
         match self {
             Self::Unmapped(_) => Self::Unmapped(address),
@@ -66,7 +68,7 @@ impl Width {
     }
 }
 
-/// Who may do what with a register.
+/// The directions in which a register can be accessed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Rights {
     ReadOnly,
@@ -76,13 +78,13 @@ pub(crate) enum Rights {
 
 /// A register, or an array of them, in a frame.
 pub(crate) struct Reg<K: 'static> {
-    /// From the frame's base.
+    /// The offset from the frame's base, in bytes.
     pub(crate) offset: u32,
-    /// Of the whole array, in bytes.
+    /// The size of the whole array, in bytes.
     pub(crate) len: u32,
-    /// What it is made of.
+    /// The size of an element.
     pub(crate) element: Width,
-    /// The sizes with which it may be accessed, as a sum of [`Width`] values.
+    /// The allowed access sizes, as a sum of [`Width`] values.
     pub(crate) widths: u8,
     pub(crate) rights: Rights,
     pub(crate) kind: K,
@@ -130,17 +132,17 @@ impl<K: Copy> Reg<K> {
         }
     }
 
-    /// The same, read-only.
+    /// Makes the register read-only.
     pub(crate) const fn ro(self) -> Self {
         Self { rights: Rights::ReadOnly, ..self }
     }
 
-    /// The same, write-only.
+    /// Makes the register write-only.
     pub(crate) const fn wo(self) -> Self {
         Self { rights: Rights::WriteOnly, ..self }
     }
 
-    /// The same, accessed with other sizes as well.
+    /// Allows another access size.
     pub(crate) const fn also(self, width: Width) -> Self {
         Self { widths: self.widths | width as u8, ..self }
     }
@@ -149,7 +151,7 @@ impl<K: Copy> Reg<K> {
         self.widths & width as u8 != 0
     }
 
-    /// Whether `width` is wider than anything it may be accessed with.
+    /// Whether `width` is wider than the widest allowed access.
     const fn is_too_wide(&self, width: Width) -> bool {
         width as u8 > self.widths
     }
@@ -163,27 +165,29 @@ impl<K> fmt::Debug for Reg<K> {
 
 /// A frame of registers.
 ///
-/// `Cx` is what an access comes with: who accesses, and through which handle of the engine.
+/// `Cx` is the context of an access: the accessing vCPU, and the handles of the engine.
 pub(crate) trait Frame<Cx> {
-    /// Which register, in the frame's own terms.
+    /// The frame's own identification of a register.
     type Kind: Copy + 'static;
 
-    /// The registers by offset, without overlap.
+    /// The registers, sorted by offset, without overlap.
     const LAYOUT: &'static [Reg<Self::Kind>];
 
     /// Reads element `index` of a register that can be read.
     fn read(&mut self, cx: &Cx, kind: Self::Kind, index: u32) -> u64;
 
-    /// Writes the bits of `mask` of element `index` of a register that can be written. The other bits of `value` are 0.
+    /// Writes the bits of `mask` of element `index` of a register that can be written. The other
+    /// bits of `value` are 0.
     fn write(&mut self, cx: &Cx, kind: Self::Kind, index: u32, value: u64, mask: u64);
 
-    /// An access that the layout has no register for: where, and whether it was a write. It has no effect.
+    /// Handles an access without effect: there is no register at `offset`, or the register does not
+    /// allow the access. `write` is true for a write.
     fn reserved(&mut self, cx: &Cx, offset: u32, write: bool) {
         let _ = (cx, offset, write);
     }
 }
 
-/// The register of an offset.
+/// Finds the register that contains an offset.
 pub(crate) fn find<K>(layout: &[Reg<K>], offset: u32) -> Option<&Reg<K>> {
     let after = layout.partition_point(|reg| reg.offset <= offset);
     layout[..after].last().filter(|reg| offset - reg.offset < reg.len)
@@ -191,7 +195,7 @@ pub(crate) fn find<K>(layout: &[Reg<K>], offset: u32) -> Option<&Reg<K>> {
 
 /// The parts of elements that an access touches.
 struct Parts {
-    /// From the start of the register.
+    /// The offset from the start of the register.
     at: u32,
     left: u32,
     element: u32,
@@ -200,7 +204,7 @@ struct Parts {
 /// A part of one element.
 struct Part {
     index: u32,
-    /// Of the part in the element, and its size, in bytes.
+    /// The offset of the part in the element, and its size, in bytes.
     skip: u32,
     len: u32,
 }
@@ -224,7 +228,7 @@ const fn low_bytes(len: u32) -> u64 {
     u64::MAX >> (64 - 8 * len)
 }
 
-/// What `check` says of an access.
+/// The result of `check`.
 enum Checked<'r, K: 'static> {
     Register(&'r Reg<K>, Parts),
     Reserved,

@@ -1,4 +1,4 @@
-//! What a guest sees: the register frames of GICv2, GICv3 and the ITS, on any engine.
+//! The guest's view: the register frames of GICv2, GICv3 and the ITS, on any engine.
 
 pub(crate) mod cpu_host;
 pub(crate) mod gicv2;

@@ -1,16 +1,16 @@
-//! The map from addresses to frames. Made once, when the controller is set up; looking up is a search in an
-//! array that never changes.
+//! The map from addresses to frames. It is built once, when the controller is set up. A lookup is a
+//! binary search in an array that does not change afterward.
 
 use alloc::vec::Vec;
 
-/// Why a frame cannot be where it was put.
+/// The reason that a frame cannot be placed at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RegionError {
-    /// It does not lie in the address space.
+    /// The frame does not lie in the address space.
     OutOfRange(u64),
-    /// Its address is not a multiple of `align`.
+    /// The frame's address is not a multiple of `align`.
     Misaligned { base: u64, align: u64 },
-    /// It overlaps the frame at `other`.
+    /// The frame overlaps the frame at `other`.
     Overlap { base: u64, other: u64 },
 }
 
@@ -25,9 +25,9 @@ struct Region<T> {
 /// Frames by address.
 #[derive(Clone, Debug)]
 pub(crate) struct Regions<T> {
-    /// By base; no two overlap.
+    /// Sorted by base; no two overlap.
     sorted: Vec<Region<T>>,
-    /// First address that does not exist.
+    /// The first address beyond the address space.
     end: u64,
 }
 
@@ -37,7 +37,7 @@ impl<T: Copy> Regions<T> {
         Self { sorted: Vec::new(), end: 1 << bits.min(63) }
     }
 
-    /// Adds a frame, whose base must be a multiple of `align`.
+    /// Adds a frame. Its base must be a multiple of `align`.
     pub(crate) fn insert(
         &mut self,
         base: u64,
@@ -61,7 +61,7 @@ impl<T: Copy> Regions<T> {
         Ok(())
     }
 
-    /// What is at an address, and how far into it that is.
+    /// Returns the frame at an address, and the offset of the address in it.
     #[inline]
     pub(crate) fn find(&self, address: u64) -> Option<(T, u32)> {
         let after = self.sorted.partition_point(|r| r.base <= address);

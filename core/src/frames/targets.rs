@@ -1,7 +1,9 @@
-//! What a CPU interface would take: for SPIs that more than one vCPU may take.
+//! The interrupts that a CPU interface takes, for SPIs that have more than one possible target.
 //!
-//! A vCPU tells the distributor what its guest has enabled at its CPU interface. An SPI with several targets goes to one that would take it, and to
-//! another one when that changes. What is running at a CPU interface is left out: it ends by itself.
+//! A vCPU tells the distributor the groups and priorities that its guest has enabled at its CPU
+//! interface. An SPI with several targets goes to one that would take it, and moves to another one
+//! when that changes. The running priority is not considered, because it lasts only until the
+//! running interrupt ends.
 
 use crate::arch::ids::{Group, Priority};
 use crate::sync::{AtomicUsize, Ordering, fence};
@@ -9,12 +11,13 @@ use crate::sync::{AtomicUsize, Ordering, fence};
 const GROUPS: [u64; 2] = [1 << 8, 1 << 9];
 const MASK_SHIFT: u32 = 16;
 
-/// A CPU interface's group enables (bits 9:8) and priority mask (bits 23:16), as a part of a word. 0: nothing passes.
+/// A CPU interface's group enables (bits 9:8) and priority mask (bits 23:16), as a part of a word.
+/// If the value is 0, nothing passes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Takes(u64);
 
 impl Takes {
-    /// Its bits in a word that has others.
+    /// The bits of this value in a word that has other bits as well.
     pub(crate) const BITS: u64 = GROUPS[0] | GROUPS[1] | 0xff << MASK_SHIFT;
 
     pub(crate) fn new(groups: [bool; 2], mask: u8) -> Self {
@@ -26,7 +29,7 @@ impl Takes {
         self.0
     }
 
-    /// From such a word.
+    /// Extracts the value from such a word.
     pub(crate) fn of(word: u64) -> Self {
         Self(word & Self::BITS)
     }
@@ -37,30 +40,31 @@ impl Takes {
             && u64::from(priority.byte()) < self.0 >> MASK_SHIFT & 0xff
     }
 
-    /// How many of the highest levels of priority pass in a group.
+    /// The number of priority levels, from the highest down, that pass in a group.
     pub(crate) fn levels(self, group: Group) -> usize {
         let mask = Priority::new((self.0 >> MASK_SHIFT) as u8);
         if self.0 & GROUPS[group as usize] != 0 { mask.level() } else { 0 }
     }
 }
 
-/// How many SPIs have a choice of targets. Whoever changes what a vCPU takes looks here whether there
-/// are any to look at.
+/// The number of SPIs that have a choice of targets. A thread that changes a vCPU's [`Takes`] reads
+/// it to find out whether it has to examine any SPIs.
 #[derive(Default)]
 pub(crate) struct Choices(AtomicUsize);
 
 impl Choices {
-    /// Makes a change to an SPI. `change` changes its word, with Acquire and Release, and returns
-    /// whether it had a choice, and whether it has one.
+    /// Makes a change to an SPI. `change` changes the SPI's word, with Acquire and Release, and
+    /// returns whether the SPI had a choice before, and whether it has one now.
     ///
-    /// Counted in advance, and given back afterwards: so there are never fewer here than there are. If
-    /// each change were counted after it was made, one that ends a choice could be counted before the
-    /// one that began it, and hide another SPI meanwhile.
+    /// The count is raised before the change and corrected after it, so it is never smaller than
+    /// the number of SPIs with a choice. If each change were counted after it was made, a change
+    /// that ends a choice could be counted before the change that began it, and hide another SPI
+    /// for a time.
     pub(crate) fn change(&self, change: impl FnOnce() -> (bool, bool)) {
         let late = cfg!(mutant = "choice_counted_late");
-        // Relaxed, here and below: of two changes of one SPI, the later one's thread has synchronised
-        // with the earlier one's, and so gives back later than that one counts. Looks are ordered by
-        // fences: see `is_any`.
+        // Relaxed, here and below: of two changes of one SPI, the thread of the later change has
+        // synchronized with the thread of the earlier one, so its decrement comes after the earlier
+        // one's increment. Reads are ordered by fences: see `is_any`.
         if !late {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -75,11 +79,13 @@ impl Choices {
         self.0.fetch_sub(spare, Ordering::Relaxed);
     }
 
-    /// Whether there are any, for who has just changed what a vCPU takes.
+    /// Whether any SPI has a choice of targets, for a thread (the *changer*) that has just changed
+    /// a vCPU's [`Takes`].
     ///
-    /// There is a fence between that and this, and one between [`Choices::change`] and the look at what
-    /// vCPUs take. If the latter comes first, this sees the SPI; if the former does, that look sees the
-    /// change.
+    /// There is a fence between that change and this read. There is also a fence between
+    /// [`Choices::change`] in another thread (the *router*) and its read of the vCPUs' `Takes`. If
+    /// the router's fence comes first, the changer sees the SPI here. If the changer's fence comes
+    /// first, the router sees the new `Takes`.
     pub(crate) fn is_any(&self) -> bool {
         if !cfg!(mutant = "choice_without_fence") {
             fence(Ordering::SeqCst);

@@ -9,11 +9,13 @@ use crate::frames::machine::Cx;
 use crate::frames::mmio::{self, MmioError};
 
 impl<E: Engine> Gic<E> {
-    /// A device writes `data` to `address`: an MSI, if that is the GITS_TRANSLATER of an ITS, a register of GICv3's message-based
-    /// SPIs (GICD_SETSPI_NSR, GICD_CLRSPI_NSR), or MSI_SETSPI_NS of a GICv2m frame. DeviceIDs are those of the ITS.
+    /// A device writes `data` to `address`, which must be the target of an MSI: GITS_TRANSLATER of
+    /// an ITS, a register of GICv3's message-based SPIs (GICD_SETSPI_NSR or GICD_CLRSPI_NSR), or
+    /// MSI_SETSPI_NS of a GICv2m frame. `device` is the DeviceID that the ITS uses; the others
+    /// ignore it.
     ///
     /// # Errors
-    /// [`MmioError::Unmapped`]: it is none of these.
+    /// [`MmioError::Unmapped`]: the address is none of these.
     pub fn send_msi(
         &self,
         injector: &E::Injector,
@@ -31,7 +33,7 @@ impl<E: Engine> Gic<E> {
         let write = Access::Write(&bytes);
         match (&shared.frames, found) {
             (_, (Place::Translation(n), TRANSLATER)) => {
-                // A device's write has no answer.
+                // A device gets no response to its write.
                 let _ = shared.units[usize::from(n)].port.inject(injector, device, EventId(data));
                 Ok(())
             }
@@ -46,7 +48,8 @@ impl<E: Engine> Gic<E> {
         .map_err(|e| e.at(address))
     }
 
-    /// The frames, for a thread that is not a vCPU's, or that has no use for a software CPU interface.
+    /// Makes a handle for the frames, for a thread that runs no vCPU, or that does not use a
+    /// software CPU interface.
     ///
     /// # Errors
     /// [`Error::TooManyParticipants`].
@@ -55,7 +58,7 @@ impl<E: Engine> Gic<E> {
     }
 }
 
-/// An access to a frame that has no part in a CPU interface.
+/// An access to a frame that does not involve a CPU interface.
 pub(crate) enum Access<'d> {
     Read(&'d mut [u8]),
     Write(&'d [u8]),
@@ -75,29 +78,33 @@ impl Access<'_> {
     }
 }
 
-/// One thread's handle for the register frames. It can be sent to another thread, but not shared.
+/// One thread's handle for the register frames. It can be sent to another thread, but not shared
+/// between threads.
 pub struct GicBus<E: Engine> {
     injector: E::Injector,
     pub(super) gic: Gic<E>,
 }
 
 impl<E: Engine> GicBus<E> {
-    /// The handle that injects.
+    /// The handle through which this thread injects interrupts.
     pub fn injector(&self) -> &E::Injector {
         &self.injector
     }
 
-    /// Reads `data.len()` bytes at `address`, as vCPU `vcpu`. Registers of pending and active state may wait for other
-    /// vCPUs to leave the guest ([`crate::engine::Injector::is_pending`]): not to be called between the entry and the exit of a vCPU by the
-    /// thread that runs it.
+    /// Reads `data.len()` bytes at `address`, as vCPU `vcpu`.
+    ///
+    /// An access to a register of pending or active state may wait for other vCPUs to leave the
+    /// guest ([`crate::engine::Injector::is_pending`]). So the thread that runs a vCPU must not
+    /// call this between the vCPU's entry and exit.
     ///
     /// # Errors
-    /// [`MmioError`]: the guest is to get an external abort. GICv2's CPU interface is [`MmioError::Unmapped`] here.
+    /// [`MmioError`]: the guest gets an external abort. GICv2's CPU interface is
+    /// [`MmioError::Unmapped`] here.
     pub fn read(&self, vcpu: VcpuId, address: u64, data: &mut [u8]) -> Result<(), MmioError> {
         self.access(vcpu, address, Access::Read(data))
     }
 
-    /// Writes `data` at `address`, as vCPU `vcpu`.
+    /// Writes `data` at `address`, as vCPU `vcpu`. May wait as [`GicBus::read`] does.
     ///
     /// # Errors
     /// As [`GicBus::read`].
@@ -105,8 +112,11 @@ impl<E: Engine> GicBus<E> {
         self.access(vcpu, address, Access::Write(data))
     }
 
-    /// Goes on for a guest whose redistributor of vCPU `of` has work left ([`crate::engine::Kick::lpis_left`]): does a part of it, of bounded length. Returns
-    /// whether there is more, which may have to wait for the vCPUs: [`Kick::lpis_left`](crate::engine::Kick::lpis_left) says how to go on.
+    /// Does a part, of bounded length, of the work that is left at the redistributor of vCPU `of`
+    /// ([`crate::engine::Kick::lpis_left`]), in place of the guest's accesses.
+    ///
+    /// Returns whether more is left. The rest may have to wait for the vCPUs:
+    /// [`Kick::lpis_left`](crate::engine::Kick::lpis_left) describes when to call again.
     pub fn work(&self, of: VcpuId) -> bool {
         let shared = &*self.gic.0;
         let (machine, lpis) = (&shared.machine, shared.lpis.as_ref());
@@ -143,7 +153,8 @@ impl<E: Engine> GicBus<E> {
             (Frames::V3 { redists, .. }, Place::Redist(of)) => match redists.get(of.index()) {
                 Some(redist) => {
                     let reads = matches!(access, Access::Read(_));
-                    // A part of what is left to do: before a read says what is left, and after a write that begins something.
+                    // Does a part of the work that is left: before a read, which reports the rest,
+                    // and after a write, which may begin new work.
                     let mut left = reads && redist.work(&cx);
                     let done = access.perform(redist, &cx, offset);
                     left |= !reads && redist.work(&cx);

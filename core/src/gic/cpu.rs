@@ -14,24 +14,32 @@ use crate::frames::mmio::{self, MmioError};
 use crate::frames::targets::Takes;
 use crate::host::line::Thresholds;
 
-/// One vCPU of a [`Gic`], owned by the thread that runs it: not Clone, not Sync.
+/// One vCPU of a [`Gic`], owned by the thread that runs it. It is neither `Clone` nor `Sync`.
 ///
-/// The loop of such a thread: [`GicCpu::enter`]; set the vCPU's lines to [`GicCpu::irq_line`] and [`GicCpu::fiq_line`], or
-/// sleep if the guest waits for an interrupt and there is none; run the guest; perform accesses to the CPU interface that it exited for,
-/// through [`GicCpu::read`] and so on; [`GicCpu::exit`]; everything else that it exited for.
+/// The thread runs this loop:
 ///
-/// From an entry to the exit after it, other vCPUs may wait for this one (see [`Injector::is_pending`]). So whatever takes long
-/// or takes locks comes after the exit.
+/// 1. [`GicCpu::enter`].
+/// 2. Set the vCPU's lines to [`GicCpu::irq_line`] and [`GicCpu::fiq_line`]. If the guest waits for
+///    an interrupt and there is none, sleep.
+/// 3. Run the guest.
+/// 4. Perform the accesses to the CPU interface that caused the exit, through [`GicCpu::read`] and
+///    so on.
+/// 5. [`GicCpu::exit`].
+/// 6. Handle all other causes of the exit.
+///
+/// Between an entry and the next exit, other vCPUs may wait for this one (see
+/// [`Injector::is_pending`]). So work that takes long or takes locks belongs after the exit.
 pub struct GicCpu<E: Engine> {
     id: VcpuId,
     vcpu: E::Vcpu,
     cpu: CpuInterface,
     v2: CpuV2,
-    /// Between an entry and an exit: the list registers hold what the engine thinks they do.
+    /// True between an entry and an exit: the list registers hold the state that the engine
+    /// expects.
     entered: bool,
-    /// A power-off has been begun and not finished.
+    /// A power-off has begun and is not finished.
     going_off: bool,
-    /// What the distributor knows of the CPU interface.
+    /// The state of the CPU interface that the distributor was last told.
     told: Takes,
     bus: GicBus<E>,
 }
@@ -52,42 +60,50 @@ impl<E: Engine> GicCpu<E> {
         })
     }
 
-    /// Which vCPU this is.
+    /// The vCPU's number.
     pub fn id(&self) -> VcpuId {
         self.id
     }
 
-    /// Its handle for the frames, and for injecting. Between an entry and an exit, only for injecting.
+    /// The vCPU's handle for the frames and for injecting. Between an entry and an exit, use it
+    /// only for injecting.
     pub fn bus(&self) -> &GicBus<E> {
         &self.bus
     }
 
-    /// Its CPU interface, with the list registers: for a host that saves or restores them, or shows them to a debugger.
+    /// The vCPU's CPU interface, including the list registers. It is for a host that saves or
+    /// restores them, or shows them to a debugger.
     ///
-    /// Left in place, it is as the guest sees it. A host that changes it does what the guest could do through its registers,
-    /// and nothing else: the engine knows what it has put into the list registers, and takes the rest for the guest's doing.
-    /// [`GicCpu::power_off`] resets it, so a restored state goes in after [`GicCpu::power_on`].
+    /// Left in place, it is as the guest sees it. A host may change it only as the guest could
+    /// through its registers: the engine knows the contents that it gave the list registers, and
+    /// takes any difference for the guest's doing. [`GicCpu::power_off`] resets the CPU interface,
+    /// so restore it after [`GicCpu::power_on`].
     pub fn cpu_interface(&mut self) -> &mut CpuInterface {
         &mut self.cpu
     }
 
-    /// Powers the vCPU on. No effect if it is on. If it is going off ([`GicCpu::power_off_some`]), it is powered off before.
+    /// Powers the vCPU on. No effect if it is on. A power-off that is in progress
+    /// ([`GicCpu::power_off_some`]) is finished first.
     pub fn power_on(&mut self) {
         self.finish_power_off();
         self.vcpu.open();
         self.tell_power(true);
     }
 
-    /// Powers the vCPU off, and resets its CPU interface. What is pending for it stays so. No effect if it is off.
+    /// Powers the vCPU off and resets its CPU interface. Interrupts that are pending for it stay
+    /// pending. No effect if it is off.
     pub fn power_off(&mut self) {
         while !self.power_off_some() {}
     }
 
-    /// The same in pieces of bounded length, whatever the vCPU has: returns whether all is done. Until then the CPU interface is as it was.
-    /// An entry, or [`GicCpu::power_on`], does all the rest first.
+    /// Does a part of [`GicCpu::power_off`], of bounded length however much the vCPU has, and
+    /// returns whether all is done.
+    ///
+    /// The CPU interface keeps its state until all is done, and is reset then. An entry or
+    /// [`GicCpu::power_on`] in between finishes the power-off first.
     #[must_use]
     pub fn power_off_some(&mut self) -> bool {
-        // Before: what any vCPU may take goes to another one.
+        // This comes first: SPIs that several vCPUs may take then go to another one.
         self.tell_power(false);
         self.going_off = true;
         let done = self.vcpu.close_some(&mut self.cpu);
@@ -103,7 +119,7 @@ impl<E: Engine> GicCpu<E> {
         done
     }
 
-    /// Whether a power-off has been begun and not finished ([`GicCpu::power_off_some`]).
+    /// Whether a power-off has begun and is not finished ([`GicCpu::power_off_some`]).
     pub fn is_going_off(&self) -> bool {
         self.going_off
     }
@@ -115,7 +131,8 @@ impl<E: Engine> GicCpu<E> {
         }
     }
 
-    /// What several vCPUs may take goes to one that would take it (`takers`).
+    /// Tells the distributor which interrupts this CPU interface would take. An SPI that several
+    /// vCPUs may take goes to a vCPU that would take it (`takers`).
     #[inline]
     fn tell_takes(&mut self) {
         let takes = Takes::new(self.cpu.groups_enabled(), self.cpu.pmr() as u8);
@@ -144,23 +161,25 @@ impl<E: Engine> GicCpu<E> {
         }
     }
 
-    /// Before the guest is entered: offers it what has become pending.
+    /// Call this before the guest is entered: it puts interrupts that have become pending into the
+    /// list registers.
     pub fn enter(&mut self) -> Flushed {
         self.finish_power_off();
         self.entered = true;
-        // The host may have restored it.
+        // The host may have restored the CPU interface.
         self.tell_takes();
         self.vcpu.flush(&mut self.cpu)
     }
 
-    /// Takes back what the guest has done. [`GicCpu::enter`] does, too, and so does an access to a frame other than GICC.
+    /// Reads back the guest's changes to the list registers. [`GicCpu::enter`] and accesses to
+    /// frames other than GICC also do this.
     pub fn exit(&mut self) {
         self.entered = false;
         self.vcpu.fold(&mut self.cpu);
     }
 
-    /// An access to the CPU interface. After an exit, the list registers are not what the engine thinks they are until it has filled them
-    /// again.
+    /// Performs an access to the CPU interface. After an exit, the list registers do not hold the
+    /// state that the engine expects until it has filled them again, so this enters first.
     fn at_cpu_interface<T>(&mut self, access: impl FnOnce(&mut Self) -> T) -> T {
         if self.entered {
             let result = access(self);
@@ -174,13 +193,15 @@ impl<E: Engine> GicCpu<E> {
         result
     }
 
-    /// Whether an enabled SPI or private interrupt is pending for this vCPU, whether or not it is forwarded: what wakes a
-    /// redistributor that sleeps (WakeRequest; IHI 0069, 11.1). A vCPU that the guest has suspended sleeps only while this is false; the
-    /// host looks after each kick.
+    /// Whether an enabled SPI or private interrupt is pending for this vCPU, forwarded or not. Such
+    /// an interrupt wakes a sleeping redistributor (WakeRequest; IHI 0069, 11.1). LPIs do not
+    /// count.
     ///
-    /// Costs a look at every such interrupt. LPIs are not among them.
+    /// A vCPU that the guest has suspended may sleep only while this is false, so the host checks
+    /// after each kick. Each call examines every such interrupt.
     pub fn has_wake_request(&mut self) -> bool {
-        // Who looks must not be waited for, least of all by itself.
+        // This thread waits for other vCPUs, so no thread may have to wait for this vCPU, least of
+        // all this thread.
         self.exit();
         let (machine, injector) = (&self.bus.gic.0.machine, self.bus.injector());
         machine.wired(self.id).any(|wired| {
@@ -190,7 +211,8 @@ impl<E: Engine> GicCpu<E> {
         })
     }
 
-    /// Whether something has changed since the last entry, so that the vCPU must enter again before it goes to sleep.
+    /// Whether something has changed since the last entry, so that the vCPU must enter again before
+    /// it goes to sleep.
     pub fn has_mail(&self) -> bool {
         self.vcpu.has_mail()
     }
@@ -211,8 +233,8 @@ impl<E: Engine> GicCpu<E> {
         }
     }
 
-    /// What the vCPU's [`LineCell`](crate::host::line::LineCell) has to know for as long as the guest runs, with its lines at [`GicCpu::irq_line`] and
-    /// [`GicCpu::fiq_line`].
+    /// The thresholds that the vCPU's [`LineCell`](crate::host::line::LineCell) needs while the
+    /// guest runs with its lines at [`GicCpu::irq_line`] and [`GicCpu::fiq_line`].
     pub fn thresholds(&self) -> Thresholds {
         let fiqs = match self.bus.gic.0.frames {
             Frames::V2 { .. } => self.v2.fiqs(),
@@ -228,7 +250,7 @@ impl<E: Engine> GicCpu<E> {
     /// The guest reads `data.len()` bytes at `address`.
     ///
     /// # Errors
-    /// [`MmioError`]: it is to get an external abort.
+    /// [`MmioError`]: the guest gets an external abort.
     pub fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), MmioError> {
         self.access(address, Access::Read(data))
     }
@@ -236,7 +258,7 @@ impl<E: Engine> GicCpu<E> {
     /// The guest writes `data` at `address`.
     ///
     /// # Errors
-    /// [`MmioError`]: it is to get an external abort.
+    /// [`MmioError`]: the guest gets an external abort.
     pub fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MmioError> {
         self.access(address, Access::Write(data))
     }
@@ -250,15 +272,17 @@ impl<E: Engine> GicCpu<E> {
                 Access::Write(data) => mmio::write(&mut CpuFrame(cpu), &(), offset, data),
             })
         } else {
-            // Who waits for other vCPUs' list registers must not be waited for.
+            // This access may wait for other vCPUs' list registers. During that wait, no thread may
+            // have to wait for this vCPU's.
             self.exit();
             self.bus.access_at(self.id, place, offset, access)
         };
         result.map_err(|e| e.at(address))
     }
 
-    /// The guest reads a system register of the CPU interface. `None` if that is UNDEFINED: the register
-    /// is not one of them or cannot be read, or the model has none.
+    /// The guest reads a system register of the CPU interface. Returns `None` if the access is
+    /// UNDEFINED: the CPU interface has no such register, the register cannot be read, or the model
+    /// has no system registers.
     pub fn icc_read(&mut self, reg: SysReg) -> Option<u64> {
         match self.bus.gic.0.frames {
             Frames::V2 { .. } => None,
@@ -266,7 +290,8 @@ impl<E: Engine> GicCpu<E> {
         }
     }
 
-    /// The guest writes a system register of the CPU interface. `None`, without effect, if that is UNDEFINED.
+    /// The guest writes a system register of the CPU interface. Returns `None`, and has no effect,
+    /// if the access is UNDEFINED.
     pub fn icc_write(&mut self, reg: SysReg, value: u64) -> Option<()> {
         match self.bus.gic.0.frames {
             Frames::V2 { .. } => None,
@@ -295,7 +320,7 @@ impl<E: Engine> CpuHost for GicCpu<E> {
     }
 
     fn deactivate_here(&mut self, intid: Intid) -> bool {
-        // Nothing waits for this vCPU while it waits for another.
+        // No thread may have to wait for this vCPU while it waits for another.
         self.exit();
         self.vcpu.deactivate(intid)
     }
@@ -314,7 +339,7 @@ impl<E: Engine> CpuHostV2 for GicCpu<E> {
 }
 
 impl<E: Engine> Drop for GicCpu<E> {
-    /// The vCPU is powered off.
+    /// Powers the vCPU off.
     fn drop(&mut self) {
         self.power_off();
     }

@@ -1,7 +1,8 @@
-//! What an interrupt controller's LPIs and ITSs are like at a moment, for people and for tools.
+//! Snapshots of an interrupt controller's LPIs and ITSs, for people and for tools.
 //!
-//! Nothing is held while an entry is looked at by the caller, and no reference is taken: who stops half-way leaves nothing behind. What is mapped
-//! and unmapped meanwhile may be missing, and what is seen of it may be of different moments.
+//! While the caller looks at an entry, no lock and no reference is held: a caller that stops
+//! half-way leaves nothing behind. An entry that is mapped or unmapped during the walk may be
+//! missing, and different entries may show different moments.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -18,11 +19,11 @@ use crate::frames::its::stats::ItsStats;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct DeviceDump {
-    /// Which.
+    /// The device's ID.
     pub device: DeviceId,
-    /// Its number of EventID bits.
+    /// The device's number of EventID bits.
     pub event_bits: u8,
-    /// Address of its interrupt translation table.
+    /// Address of the device's interrupt translation table.
     pub itt: u64,
 }
 
@@ -30,16 +31,17 @@ pub struct DeviceDump {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct EventDump {
-    /// Its device.
+    /// The event's device.
     pub device: DeviceId,
-    /// Which of its events.
+    /// The event's ID.
     pub event: EventId,
-    /// The LPI that it is mapped to.
+    /// The LPI that the event is mapped to.
     pub intid: Intid,
-    /// The collection.
+    /// The collection that the event belongs to.
     pub collection: u16,
-    /// Whether MSIs have an effect, if the ITS is enabled: not while the collection is not mapped, nor while what was in a table that the
-    /// guest has given up is still being unmapped.
+    /// Whether MSIs of the event have an effect when the ITS is enabled. They have none while the
+    /// collection is not mapped, nor while the ITS still unmaps the contents of a table that the
+    /// guest has given up.
     pub live: bool,
 }
 
@@ -47,13 +49,13 @@ pub struct EventDump {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct CollectionDump {
-    /// Which.
+    /// The collection's number.
     pub collection: u16,
-    /// Where it goes.
+    /// The vCPU that the collection's LPIs go to.
     pub target: VcpuId,
 }
 
-/// One of the things that an ITS has mapped.
+/// One entry of an ITS's mappings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub enum ItsEntry {
@@ -65,19 +67,19 @@ pub enum ItsEntry {
     Event(EventDump),
 }
 
-/// All that an ITS has mapped.
+/// All mappings and counters of an ITS.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ItsDump {
     /// GITS_CTLR.Enabled.
     pub enabled: bool,
-    /// By number.
+    /// The mapped collections, sorted by number.
     pub collections: Vec<CollectionDump>,
-    /// By DeviceID.
+    /// The mapped devices, sorted by DeviceID.
     pub devices: Vec<DeviceDump>,
-    /// By DeviceID and EventID.
+    /// The mapped events, sorted by DeviceID and EventID.
     pub events: Vec<EventDump>,
-    /// What it has counted.
+    /// The counters of the ITS.
     pub stats: ItsStats,
 }
 
@@ -85,18 +87,19 @@ pub struct ItsDump {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct GicDump {
-    /// Every LPI that exists, by INTID.
+    /// Every LPI that exists, sorted by INTID.
     pub lpis: Vec<LpiState>,
-    /// LPIs that a guest made pending without an ITS, but that met a bound of the VM.
+    /// Number of LPIs that a guest tried to make pending without an ITS, but that a bound of the VM
+    /// refused.
     pub refused: u64,
-    /// In the order in which they were set up.
+    /// The ITSs, in the order in which they were set up.
     pub its: Vec<ItsDump>,
 }
 
 /// How many entries are copied at a time, while commands wait.
 const BATCH: usize = 256;
 
-/// The entry after this one, in the order of [`Its::visit`].
+/// The last entry that was copied, in the order of [`Its::visit`]. `None` at the beginning.
 type Cursor = Option<ItsEntry>;
 
 fn collections<E: Engine>(
@@ -130,13 +133,13 @@ fn events<E: Engine>(
             event: EventId(event),
             intid: found.intid,
             collection: found.collection.0,
-            // While something is being taken away, nothing is translated.
+            // Nothing is translated while mappings of a lost table are being unmapped.
             live: found.link == Link::Live && !maps.lost.is_some(),
         })
     })
 }
 
-/// The next entries, if there are any.
+/// Adds the entries that follow `after` to `batch`, at most [`BATCH`] of them.
 fn batch<E: Engine>(maps: &Maps<E>, after: Cursor, batch: &mut Vec<ItsEntry>) {
     use Bound::{Excluded, Unbounded};
     match after {
@@ -159,7 +162,8 @@ fn batch<E: Engine>(maps: &Maps<E>, after: Cursor, batch: &mut Vec<ItsEntry>) {
 }
 
 impl<E: Engine> Its<E> {
-    /// Calls `f` with everything that is mapped: collections, then each device with its events, until it breaks. Commands go on meanwhile.
+    /// Calls `f` with every mapping until `f` breaks: first the collections, then each device
+    /// followed by its events. Commands continue to be performed in between.
     pub fn visit(&self, mut f: impl FnMut(ItsEntry) -> ControlFlow<()>) -> ControlFlow<()> {
         let mut entries = Vec::with_capacity(BATCH);
         let mut after = None;
@@ -171,7 +175,7 @@ impl<E: Engine> Its<E> {
         }
     }
 
-    /// All of it.
+    /// Returns all mappings and counters.
     pub fn dump(&self) -> ItsDump {
         let mut dump = ItsDump {
             enabled: self.unit().port.gate.is_enabled(),
@@ -193,7 +197,7 @@ impl<E: Engine> Its<E> {
 }
 
 impl<E: Engine> Gic<E> {
-    /// Calls `f` with every LPI that exists, by INTID, until it breaks.
+    /// Calls `f` with every LPI that exists, in the order of INTIDs, until `f` breaks.
     pub fn visit_lpis(&self, mut f: impl FnMut(LpiState) -> ControlFlow<()>) -> ControlFlow<()> {
         let mut entries = Vec::with_capacity(BATCH);
         let mut from = Intid(LPI_BASE);
@@ -215,7 +219,7 @@ impl<E: Engine> Gic<E> {
         }
     }
 
-    /// The state of all LPIs and ITSs.
+    /// Returns the state of all LPIs and ITSs.
     pub fn dump(&self) -> GicDump {
         let mut lpis = Vec::new();
         let _ = self.visit_lpis(|lpi| {

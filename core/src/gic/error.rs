@@ -1,10 +1,11 @@
-//! Why a machine cannot be set up.
+//! The reasons for which a machine cannot be set up.
 
 use super::Affinity;
 use crate::engine::Error;
 use crate::frames::regions::RegionError;
 
-/// Why a machine cannot be set up like this. Nothing has changed when one is returned.
+/// The reason for which a machine cannot be set up. A call that returns an error has changed
+/// nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
@@ -14,10 +15,10 @@ pub enum SetupError {
     /// The model must be chosen first.
     #[error("no model has been chosen")]
     NotCreated,
-    /// That is no interrupt controller that can be had here.
+    /// There is no interrupt controller of this device type.
     #[error("device type {0} is not known")]
     UnknownType(u32),
-    /// The model must be chosen before there are vCPUs.
+    /// The model must be chosen before vCPUs are added.
     #[error("there are vCPUs already")]
     VcpusCreated,
     /// The model cannot have that many vCPUs.
@@ -29,38 +30,39 @@ pub enum SetupError {
     /// The frame's address has been set already.
     #[error("the address has been set already")]
     AddressSet,
-    /// The frame does not exist in this model.
+    /// The frame or feature does not exist in this model.
     #[error("the model has no such frame")]
     WrongModel,
     /// The frame does not lie in the address space.
     #[error("{0:#x} is not in the address space")]
     OutOfRange(u64),
-    /// The frame's address is not a multiple of what it must be.
+    /// The frame's address is not aligned.
     #[error("{base:#x} is not a multiple of {align:#x}")]
     Misaligned {
         /// The address.
         base: u64,
-        /// What it must be a multiple of.
+        /// The alignment that the address needs.
         align: u64,
     },
-    /// Something else is there.
+    /// The frame overlaps another one.
     #[error("the frame at {base:#x} overlaps the one at {other:#x}")]
     Overlap {
         /// The frame's address.
         base: u64,
-        /// The address of what is there.
+        /// The address of the other frame.
         other: u64,
     },
-    /// A frame that the model needs has no address, or not all vCPUs have a redistributor.
+    /// A frame that the model needs has no address, or something else that the machine needs is
+    /// missing.
     #[error("not initialised: {0}")]
     NotInitialised(&'static str),
-    /// The number is not one that it can be.
+    /// The value is out of its range.
     #[error("{0} is out of its range")]
     Value(&'static str),
-    /// The machine and its host need more handles than there can be: this many, and there can be 65,535.
+    /// The machine and its host need more handles than the maximum of 65,535: this many.
     #[error("{0} handles of the interrupt controller are needed, and there can be 65,535")]
     Participants(usize),
-    /// The engine would not have it.
+    /// The engine refused the configuration.
     #[error(transparent)]
     Engine(#[from] Error),
 }

@@ -9,13 +9,14 @@ use crate::frames::its::unit::Unit;
 use crate::frames::its::{ItsConfig, ItsPort, ItsRoute, ItsStats};
 
 impl<E: Engine> Gic<E> {
-    /// An ITS, by the order in which they were [set up](super::Setup::add_its).
+    /// Returns the ITS with this number, in the order in which they were [set
+    /// up](super::Setup::add_its).
     pub fn its(&self, number: usize) -> Option<Its<E>> {
         Its::new(self, number)
     }
 }
 
-/// One ITS of a [`Gic`]: a cheap handle, cloned freely.
+/// One ITS of a [`Gic`]. This is a handle that is cheap to clone.
 pub struct Its<E: Engine> {
     pub(super) gic: Gic<E>,
     number: usize,
@@ -36,22 +37,24 @@ impl<E: Engine> Its<E> {
         &self.gic.units()[self.number]
     }
 
-    /// As it was set up.
+    /// The configuration with which the ITS was set up.
     pub fn config(&self) -> &ItsConfig {
         &self.unit().config
     }
 
-    /// The handle that devices of any number inject through.
+    /// The handle through which any number of devices inject MSIs.
     pub fn port(&self) -> ItsPort<E> {
         self.unit().port.clone()
     }
 
-    /// The handle that injects one event of one device without a look-up, and sees whatever becomes of it. The event need not be mapped.
+    /// Makes a handle that injects one event of one device without a look-up, and follows every
+    /// later change of the event's mapping. The event need not be mapped.
+    ///
+    /// Waits while another thread performs a slice of commands ([`ItsConfig::slice`]).
     ///
     /// # Errors
-    /// A range error, [`Error::TooManyDevices`], [`Error::TooMuchGarbage`].
-    ///
-    /// Waits for the command that is being performed.
+    /// A range error, [`Error::TooManyDevices`], [`Error::TooManyBytes`],
+    /// [`Error::TooMuchGarbage`].
     pub fn route(&self, device: DeviceId, event: EventId) -> Result<ItsRoute<E>, Error> {
         if u64::from(device.0) >> self.config().device_bits != 0 {
             return Err(Error::DeviceRange(device));
@@ -63,12 +66,12 @@ impl<E: Engine> Its<E> {
         Ok(ItsRoute { gate: Arc::clone(&self.unit().port.gate), route, device, event })
     }
 
-    /// Goes on with commands that were left to the host ([`crate::engine::Kick::commands_left`]).
+    /// Performs commands that were left to the host ([`crate::engine::Kick::commands_left`]).
     pub fn work(&self) {
         self.gic.with_its_cx(None, |cx| self.unit().work(cx));
     }
 
-    /// What it has counted.
+    /// Returns the ITS's counters.
     pub fn stats(&self) -> ItsStats {
         self.unit().port.gate.counters.get()
     }

@@ -1,8 +1,10 @@
-//! A whole interrupt controller: an engine behind the register frames that a guest sees.
+//! A complete interrupt controller: an engine behind the register frames that a guest sees.
 //!
-//! [`Setup`] takes the shape of the machine (model, vCPUs, addresses), checks it, and makes a [`Gic`]. Each vCPU's
-//! thread takes its [`GicCpu`], which performs everything that this vCPU's guest does: frame accesses, system registers, entries and
-//! exits. Other threads reach the frames through a [`GicBus`], and inject through the [engine](Gic::engine).
+//! [`Setup`] takes the shape of the machine (model, vCPUs, addresses), checks it, and makes a
+//! [`Gic`]. The thread of each vCPU takes that vCPU's [`GicCpu`], which performs everything that
+//! the vCPU's guest does: frame accesses, system register accesses, entries and exits. Other
+//! threads access the frames through a [`GicBus`], and inject interrupts through the
+//! [engine](Gic::engine).
 
 mod bus;
 mod cpu;
@@ -34,19 +36,19 @@ use crate::frames::lpi_tables::LpiControl;
 use crate::frames::machine::Machine;
 use crate::frames::regions::Regions;
 
-/// What is at an address.
+/// The frame at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
     Dist,
-    /// GICC, whichever vCPU looks at it.
+    /// GICC. Each vCPU sees its own at this address.
     Cpu,
-    /// The number of the frame.
+    /// The GICv2m frame with this number.
     V2m(u16),
     /// RD_base and SGI_base of this vCPU.
     Redist(VcpuId),
     /// The registers of the ITS with this number.
     Its(u16),
-    /// Its translation frame.
+    /// The translation frame of the ITS with this number.
     Translation(u16),
 }
 
@@ -59,7 +61,8 @@ pub(crate) enum Frames {
 }
 
 struct Shared<E: Engine> {
-    /// Before the engine that it is a part of, as `lpis` is.
+    /// `units` and `lpis` come before `engine`, so that they are dropped before the engine that
+    /// they belong to.
     units: Box<[Unit<E>]>,
     lpis: Option<LpiControl<E>>,
     engine: E,
@@ -70,7 +73,7 @@ struct Shared<E: Engine> {
     lrs: usize,
 }
 
-/// An interrupt controller: a cheap handle, cloned freely.
+/// An interrupt controller. This is a handle that is cheap to clone.
 pub struct Gic<E: Engine>(Arc<Shared<E>>);
 
 impl<E: Engine> Clone for Gic<E> {
@@ -80,8 +83,10 @@ impl<E: Engine> Clone for Gic<E> {
 }
 
 impl<E: Engine> Gic<E> {
-    /// The engine, to inject, and to make MSI domains. Wired interrupts are configured through the frames, and only there:
-    /// what the frames follow from is not all in the engine.
+    /// The engine, for injecting interrupts and for making MSI domains.
+    ///
+    /// Configure wired interrupts only through the frames: the frames keep state that the engine
+    /// does not have.
     pub fn engine(&self) -> &E {
         &self.0.engine
     }
@@ -94,7 +99,8 @@ impl<E: Engine> Gic<E> {
         &self.0.units
     }
 
-    /// What an ITS works with. `None` if the machine has none.
+    /// Calls `f` with the context that an ITS works in. Returns `None` if the machine has no ITS
+    /// context: it is a GICv2, or has no LPIs.
     pub(crate) fn with_its_cx<T>(
         &self,
         injector: Option<&E::Injector>,
@@ -107,7 +113,7 @@ impl<E: Engine> Gic<E> {
         Some(f(&ItsCx { machine, lpis, redists, host, injector }))
     }
 
-    /// Takes a vCPU, powered off.
+    /// Takes a vCPU, which is powered off.
     ///
     /// # Errors
     /// [`Error::NoSuchVcpu`], [`Error::VcpuInUse`], [`Error::TooManyParticipants`].

@@ -1,4 +1,5 @@
-//! What is mapped, written into the guest's tables, in Linux's format ([`crate::frames::its::table`]): when the machine has stopped.
+//! Saves the mappings into the guest's tables, in Linux's format ([`crate::frames::its::table`]),
+//! while the machine is stopped.
 
 use alloc::vec::Vec;
 
@@ -13,15 +14,17 @@ use crate::frames::its::table::{
 use crate::host::memory::{GuestMemory, MemoryError};
 
 impl<E: Engine> Its<E> {
-    /// Writes the device table, the interrupt translation tables, and the collection table. No vCPU may run meanwhile.
+    /// Writes the device table, the interrupt translation tables, and the collection table. No vCPU
+    /// may run during the call.
     ///
-    /// A command that is being performed is finished before, if it does not wait for a vCPU. What the guest's
-    /// present tables have no place for is left out: devices and collections beyond the end of their table, or
-    /// behind a level 1 entry that is not valid. The guest has taken their place away.
+    /// A command that is being performed is finished first, unless it waits for a vCPU. Entries
+    /// that have no place in the guest's present tables are left out: devices and collections
+    /// beyond the end of their table, or behind a level 1 entry that is not valid. The guest has
+    /// taken their place away.
     ///
     /// # Errors
-    /// [`MemoryError`]: there is no memory where an entry has its place. All others have been written, and none
-    /// of them leads to one that has not.
+    /// [`MemoryError`]: there is no memory at the place of an entry. All other entries have been
+    /// written, and none of them leads to an entry that has not.
     pub fn save_tables(&self) -> Result<(), MemoryError> {
         let unit = self.unit();
         let saved = self.gic.with_its_cx(None, |cx| {
@@ -36,8 +39,8 @@ impl<E: Engine> Its<E> {
     }
 }
 
-/// Calls `f` with each of `entries` that has its place in memory, and with the number of the next one of
-/// these.
+/// Calls `f` with each of `entries` that has its place in memory, and with the number of the next
+/// entry that has.
 fn in_memory<T>(
     memory: &dyn GuestMemory,
     entries: impl Iterator<Item = (u32, u64, T)>,
@@ -64,13 +67,14 @@ fn save_devices<E: Engine>(
     table: Baser,
     memory: &dyn GuestMemory,
 ) -> Result<(), MemoryError> {
-    // Looked up once: what the guest does to its level 1 table meanwhile is not to matter.
+    // Looked up once, so that a change that the guest makes to its level 1 table during the save
+    // does not matter.
     let place = |device: DeviceId| table.entry(memory, device.0.into()).ok().flatten();
     let devices = maps.devices.iter().filter_map(|(&id, d)| Some((id.0, place(id)?, d)));
     in_memory(memory, devices, |(id, address, device), following| {
         let entry = device_entry(id, following, device.itt, device.size);
         let result = write_entry(memory, address, entry);
-        // Beyond the end of all memory: no address of it.
+        // Saturates to an address beyond the end of all memory.
         let at = |number| device.itt.saturating_add(u64::from(number) * ENTRY);
         let events = device.events.iter().map(|(number, event)| (number, at(number), event));
         result.and(in_memory(memory, events, |(number, address, event), following| {
@@ -80,11 +84,14 @@ fn save_devices<E: Engine>(
     })
 }
 
-/// In a flat table, collections are one after the other, whatever their numbers, and end with an entry that is not valid, if there is
-/// room for it. In an indirect table, which Linux does not have for collections, each is at its number, where MAPC found a place for it.
+/// Writes the collection table.
 ///
-/// A collection that events belong to, but that is not mapped, has an entry with a target that does not exist: without it, Linux would
-/// refuse the events.
+/// In a flat table, collections follow one another without gaps, and an entry that is not valid
+/// ends them, if there is room for it. In an indirect table, which Linux does not have for
+/// collections, each collection is at its number, where MAPC found a place for it.
+///
+/// A collection that has events but is not mapped gets an entry with a target that does not exist:
+/// without that entry, Linux would refuse the events.
 fn save_collections<E: Engine>(
     maps: &Maps<E>,
     table: Baser,
@@ -100,7 +107,7 @@ fn save_collections<E: Engine>(
     }
     let mut result = Ok(());
     for (n, entry) in entries {
-        // Left out if the guest has taken its place away.
+        // Left out if the guest has taken the entry's place away.
         if let Ok(Some(address)) = table.entry(memory, n) {
             result = result.and(write_entry(memory, address, entry));
         }
@@ -109,13 +116,15 @@ fn save_collections<E: Engine>(
 }
 
 impl<E: Engine> Gic<E> {
-    /// Writes which LPIs are pending into the pending tables of the redistributors whose LPIs are enabled, so that nothing else is pending there. All
-    /// vCPUs must be powered off or closed: what a vCPU has in its list registers is not seen.
+    /// Writes the pending LPIs into the pending tables of all redistributors that have LPIs
+    /// enabled, so that no others are pending there. All vCPUs must be powered off or closed: LPIs
+    /// in a vCPU's list registers are not seen.
     ///
-    /// A redistributor whose LPIs are not enabled has no table to write to; what is pending for it is left out.
+    /// A redistributor that does not have LPIs enabled has no table to write to, so LPIs that are
+    /// pending for it are left out.
     ///
     /// # Errors
-    /// [`MemoryError`]: a table is not there; the others have been written.
+    /// [`MemoryError`]: a table is not in memory. The other tables have been written.
     pub fn save_pending_tables(&self) -> Result<(), MemoryError> {
         let saved = self.with_its_cx(None, |cx| {
             let enabled = cx.redists.iter().filter(|redist| redist.has_lpis());

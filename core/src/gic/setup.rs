@@ -1,4 +1,4 @@
-//! From the shape of a machine to its interrupt controller.
+//! Builds an interrupt controller from the shape of a machine.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -17,20 +17,20 @@ use crate::frames::machine::Machine;
 use crate::frames::regions::Regions;
 use crate::host::memory::GuestMemory;
 
-/// Which architecture version the guest sees.
+/// The architecture version that the guest sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Model {
-    /// GICv2 (IHI 0048B), up to 8 vCPUs.
+    /// GICv2 (IHI 0048B), with up to 8 vCPUs.
     V2 = 5,
-    /// GICv3 (IHI 0069) without security states and without legacy operation.
+    /// GICv3 (IHI 0069), without security states and without legacy operation.
     V3 = 7,
 }
 
 impl TryFrom<u32> for Model {
     type Error = SetupError;
 
-    /// From Linux's `KVM_DEV_TYPE_ARM_VGIC_V2` or `_V3`.
+    /// Converts Linux's `KVM_DEV_TYPE_ARM_VGIC_V2` or `KVM_DEV_TYPE_ARM_VGIC_V3`.
     fn try_from(device_type: u32) -> Result<Self, SetupError> {
         match device_type {
             5 => Ok(Self::V2),
@@ -40,16 +40,16 @@ impl TryFrom<u32> for Model {
     }
 }
 
-/// Size and alignment of a GICD or GICC frame of GICv2.
+/// Size and alignment of GICv2's distributor and of a GICv2m frame, and the alignment of GICC.
 const V2_FRAME: (u64, u64) = (0x1000, 0x1000);
-/// GICC's second page holds GICC_DIR (IHI 0048B, 4.4.15).
+/// Size of GICC. Its second page holds GICC_DIR (IHI 0048B, 4.4.15).
 const V2_CPU_SIZE: u64 = 0x2000;
-/// Size of a GICv3 frame; RD_base and SGI_base are two of them (IHI 0069, 12.10).
+/// Size of a GICv3 frame. RD_base and SGI_base are two of them (IHI 0069, 12.10).
 const V3_FRAME: u64 = 0x1_0000;
 /// Size of the two frames of a redistributor.
 const REDIST_SIZE: u64 = 2 * V3_FRAME;
 
-/// The shape of a machine, to be made into a [`Gic`].
+/// The shape of a machine, from which [`Setup::init`] makes a [`Gic`].
 #[derive(Clone)]
 pub struct Setup {
     model: Option<Model>,
@@ -63,14 +63,15 @@ pub struct Setup {
     memory: Option<Arc<dyn GuestMemory>>,
     its: Vec<ItsConfig>,
     its_trace: Option<Arc<dyn ItsTrace>>,
-    /// Addresses of the redistributors that there is room for, and which of them end a region.
+    /// Addresses of the redistributors that there is room for, and the numbers of those that end a
+    /// region.
     redists: Vec<u64>,
     last_redists: Vec<u32>,
     firmware: bool,
 }
 
 impl Setup {
-    /// Nothing yet, in an address space of `ipa_bits` bits (1 to 63).
+    /// An empty machine in an address space of `ipa_bits` bits (1 to 63).
     pub fn new(ipa_bits: u32) -> Self {
         Self {
             model: None,
@@ -90,7 +91,7 @@ impl Setup {
         }
     }
 
-    /// Chooses the model. First of all.
+    /// Chooses the model. Call this before all other methods that depend on the model.
     ///
     /// # Errors
     /// [`SetupError::AlreadyCreated`], [`SetupError::VcpusCreated`].
@@ -113,15 +114,19 @@ impl Setup {
         }
     }
 
-    /// The bounds of the engine. Its numbers of vCPUs and of interrupts other than LPIs are set apart. [`Config::participants`] is here the number of handles that the
-    /// host has room for, each [`Gic::bus`] and each injector or MSI domain of [`Gic::engine`]: what the machine itself needs comes to that.
+    /// Sets the bounds of the engine.
+    ///
+    /// The numbers of vCPUs and of interrupts other than LPIs are not taken from `bounds`: they
+    /// have methods of their own. [`Config::participants`] counts only the host's handles here:
+    /// each [`Gic::bus`], and each injector or MSI domain of [`Gic::engine`]. The handles that the
+    /// machine itself needs are added to that.
     pub fn set_bounds(&mut self, bounds: Config) {
         let Config { vcpus, spis, espis, eppis, .. } = self.config;
         self.config = Config { vcpus, spis, espis, eppis, ..bounds };
     }
 
-    /// The number of extended PPIs of each vCPU (0, 32 or 64), and of extended SPIs (a multiple of 32, up to 1024). GICv3 only
-    /// (IHI 0069, 2.2).
+    /// Sets the number of extended PPIs of each vCPU (0, 32 or 64) and of extended SPIs (a multiple
+    /// of 32, up to 1024). GICv3 only (IHI 0069, 2.2).
     ///
     /// # Errors
     /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::Value`].
@@ -134,7 +139,7 @@ impl Setup {
         Ok(())
     }
 
-    /// The number of SPIs: a multiple of 32, up to 960, and 988.
+    /// Sets the number of SPIs: a multiple of 32 up to 960, or 988.
     ///
     /// # Errors
     /// [`SetupError::Value`].
@@ -146,7 +151,8 @@ impl Setup {
         Ok(())
     }
 
-    /// The number of list registers of the software CPU interfaces, 1 to 16. 16 if not set.
+    /// Sets the number of list registers of the software CPU interfaces: 1 to 16. The default is
+    /// 16.
     ///
     /// # Errors
     /// [`SetupError::Value`].
@@ -158,7 +164,7 @@ impl Setup {
         Ok(())
     }
 
-    /// Adds a vCPU, and returns its number: they count from 0.
+    /// Adds a vCPU and returns its number. Numbers count from 0.
     ///
     /// # Errors
     /// [`SetupError::NotCreated`], [`SetupError::TooManyVcpus`], [`SetupError::AffinityTaken`].
@@ -178,10 +184,11 @@ impl Setup {
         Ok(VcpuId(id))
     }
 
-    /// The address of the distributor: 4 KiB (GICv2) or 64 KiB (GICv3).
+    /// Sets the address of the distributor, which takes 4 KiB (GICv2) or 64 KiB (GICv3).
     ///
     /// # Errors
-    /// [`SetupError::NotCreated`], [`SetupError::AddressSet`], and where it cannot be.
+    /// [`SetupError::NotCreated`], [`SetupError::AddressSet`]. If the frame does not fit there:
+    /// [`SetupError::OutOfRange`], [`SetupError::Misaligned`], [`SetupError::Overlap`].
     pub fn set_distributor(&mut self, base: u64) -> Result<(), SetupError> {
         let (size, align) = match self.model.ok_or(SetupError::NotCreated)? {
             Model::V2 => V2_FRAME,
@@ -195,10 +202,12 @@ impl Setup {
         Ok(())
     }
 
-    /// The address of GICv2's CPU interface: 8 KiB.
+    /// Sets the address of GICv2's CPU interface, which takes 8 KiB.
     ///
     /// # Errors
-    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::AddressSet`], and where it cannot be.
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::AddressSet`]. If the
+    /// frame does not fit there: [`SetupError::OutOfRange`], [`SetupError::Misaligned`],
+    /// [`SetupError::Overlap`].
     pub fn set_cpu_interface(&mut self, base: u64) -> Result<(), SetupError> {
         self.model(Model::V2)?;
         if self.cpu.is_some() {
@@ -209,11 +218,12 @@ impl Setup {
         Ok(())
     }
 
-    /// Adds a GICv2m frame.
+    /// Adds a GICv2m frame. Set the number of SPIs ([`Setup::set_spis`]) before.
     ///
     /// # Errors
-    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::Value`] if its SPIs do not exist (the number of
-    /// SPIs is set before) or belong to another frame, and where it cannot be.
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`]. [`SetupError::Value`] if the frame's
+    /// SPIs do not exist or belong to another frame. If the frame does not fit there:
+    /// [`SetupError::OutOfRange`], [`SetupError::Misaligned`], [`SetupError::Overlap`].
     pub fn add_msi_frame(&mut self, frame: MsiFrame) -> Result<(), SetupError> {
         self.model(Model::V2)?;
         let spis = |f: &MsiFrame| u32::from(f.first)..u32::from(f.first) + u32::from(f.count);
@@ -231,8 +241,10 @@ impl Setup {
         Ok(())
     }
 
-    /// Gives the machine LPIs, as many as the [bounds](Setup::set_bounds) say: where the guest's memory is, in which their tables are.
-    /// Without an ITS, the guest makes them pending through GICR_SETLPIR (IHI 0069, 12.11).
+    /// Sets the guest's memory, where the LPI tables are. This gives the machine LPIs, as many as
+    /// the [bounds](Setup::set_bounds) say.
+    ///
+    /// Without an ITS, the guest makes LPIs pending through GICR_SETLPIR (IHI 0069, 12.11).
     ///
     /// # Errors
     /// [`SetupError::NotCreated`], [`SetupError::WrongModel`].
@@ -245,8 +257,9 @@ impl Setup {
     /// Adds a region of redistributors, 128 KiB each, for `count` more vCPUs.
     ///
     /// # Errors
-    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::Value`] if `count` is 0 or beyond the most vCPUs, and
-    /// where it cannot be.
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`]. [`SetupError::Value`] if `count` is
+    /// 0, or if the total exceeds the maximum number of vCPUs. If a frame does not fit there:
+    /// [`SetupError::OutOfRange`], [`SetupError::Misaligned`], [`SetupError::Overlap`].
     pub fn add_redistributors(&mut self, base: u64, count: u32) -> Result<(), SetupError> {
         self.model(Model::V3)?;
         let first = self.redists.len() as u32;
@@ -254,7 +267,7 @@ impl Setup {
         if count == 0 || end > crate::arch::ids::MAX_VCPUS.into() {
             return Err(SetupError::Value("number of redistributors"));
         }
-        // All or none.
+        // Work on copies: either all frames are added or none.
         let (mut regions, mut redists) = (self.regions.clone(), self.redists.clone());
         for (n, vcpu) in (first..end).enumerate() {
             let base = (n as u64).checked_mul(REDIST_SIZE).and_then(|n| base.checked_add(n));
@@ -267,24 +280,30 @@ impl Setup {
         Ok(())
     }
 
-    /// Whether the guest begins with firmware, which sets up a GICv3 itself. It then finds the state of a reset: redistributors are
-    /// asleep (GICR_WAKER; IHI 0069, 12.11), and interrupts are in Group 0. Without firmware, which is the default, the guest's first
-    /// instruction is a kernel's, and finds what firmware would have left: redistributors are awake, and interrupts are in Group 1.
+    /// Sets whether the guest begins with firmware, which sets up a GICv3 itself.
+    ///
+    /// With firmware, the guest finds the reset state: redistributors are asleep (GICR_WAKER; IHI
+    /// 0069, 12.11), and interrupts are in Group 0. Without firmware, which is the default, the
+    /// guest's first instruction belongs to a kernel, which finds the state that firmware would
+    /// have left: redistributors are awake, and interrupts are in Group 1.
     ///
     /// # Errors
-    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`]: GICv2 has nothing that depends on this.
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`]: in GICv2 nothing depends on this.
     pub fn set_firmware(&mut self, firmware: bool) -> Result<(), SetupError> {
         self.model(Model::V3)?;
         self.firmware = firmware;
         Ok(())
     }
 
-    /// Adds an ITS: two frames of 64 KiB. It needs the guest's [memory](Setup::set_memory), and
-    /// [bounds](Setup::set_bounds) with at least as many DeviceID and EventID bits.
+    /// Adds an ITS, which takes two frames of 64 KiB.
+    ///
+    /// An ITS needs the guest's [memory](Setup::set_memory), and [bounds](Setup::set_bounds) with
+    /// at least as many DeviceID and EventID bits. [`Setup::init`] checks both.
     ///
     /// # Errors
-    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`], [`SetupError::Value`] if a field of `its` is out of its range, and where it
-    /// cannot be.
+    /// [`SetupError::NotCreated`], [`SetupError::WrongModel`]. [`SetupError::Value`] if a field of
+    /// `its` is out of its range, or there are too many ITSs. If a frame does not fit there:
+    /// [`SetupError::OutOfRange`], [`SetupError::Misaligned`], [`SetupError::Overlap`].
     pub fn add_its(&mut self, its: ItsConfig) -> Result<(), SetupError> {
         self.model(Model::V3)?;
         let checks = [
@@ -301,7 +320,7 @@ impl Setup {
         if let Some((_, what)) = checks.iter().find(|(ok, _)| !ok) {
             return Err(SetupError::Value(what));
         }
-        // Both or none.
+        // Work on a copy: either both frames are added or none.
         let mut regions = self.regions.clone();
         let number = self.its.len() as u16;
         regions.insert(its.base, FRAME, FRAME, Place::Its(number))?;
@@ -312,17 +331,18 @@ impl Setup {
         Ok(())
     }
 
-    /// Who is told what the ITSs do.
+    /// Sets the hooks that all ITSs call.
     pub fn set_its_trace(&mut self, trace: Arc<dyn ItsTrace>) {
         self.its_trace = Some(trace);
     }
 
-    /// What the ITSs need of the rest.
+    /// Checks the things that the ITSs and LPIs need from the rest of the machine.
     fn check_its(&self) -> Result<(), SetupError> {
         if !self.its.is_empty() && (self.memory.is_none() || self.config.lpis == 0) {
             return Err(SetupError::NotInitialised("an ITS needs guest memory and LPIs"));
         }
-        // Each LPI must have an event for when it is set directly, or found in a pending table.
+        // Each LPI needs an event of its own for when the guest sets it directly, or it is found in
+        // a pending table.
         let bits = u32::from(self.config.device_bits) + u32::from(self.config.event_bits);
         if self.memory.is_some() && u64::from(self.config.lpis) > 1 << bits.min(63) {
             return Err(SetupError::Value("DeviceID and EventID bits"));
@@ -338,17 +358,20 @@ impl Setup {
         Ok(())
     }
 
-    /// How many take part: two handles of each vCPU, two of each ITS, one for LPIs, and the host's.
+    /// The number of participants: two handles for each vCPU, two for each ITS, one for LPIs, and
+    /// the host's.
     fn participants(&self) -> Result<u16, SetupError> {
         let own = 2 * (self.affinities.len() + self.its.len()) + 1;
         let all = own + usize::from(self.config.participants);
         u16::try_from(all).map_err(|_| SetupError::Participants(all))
     }
 
-    /// Makes the controller. All vCPUs are powered off, everything is as after a reset.
+    /// Makes the controller. All vCPUs are powered off, and all state is that of a reset.
     ///
     /// # Errors
-    /// [`SetupError::NotInitialised`] if something is missing, [`SetupError::Engine`].
+    /// [`SetupError::NotCreated`], [`SetupError::NotInitialised`] if something is missing,
+    /// [`SetupError::Value`] if the bounds do not fit the ITSs and LPIs,
+    /// [`SetupError::Participants`], [`SetupError::Engine`].
     pub fn init<E: Engine>(&self, kick: Arc<dyn Kick>) -> Result<Gic<E>, SetupError> {
         let missing = |what| Err(SetupError::NotInitialised(what));
         let model = self.model.ok_or(SetupError::NotCreated)?;

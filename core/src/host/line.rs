@@ -1,43 +1,53 @@
-//! How a vCPU is called that is in its guest, for a host that drives the vCPU's interrupt lines.
+//! Decides when a running vCPU must be called out of its guest, for hosts that drive its IRQ and
+//! FIQ lines.
 //!
-//! Where the guest's accesses to its CPU interface trap (an interrupt controller in user space), a vCPU in the guest has to come out for
-//! an interrupt only if its line is low and would go up: while the line is up, the guest's next read of IAR brings the vCPU's thread back to its
-//! mailbox, and what is not signaled now is not until another access that traps. [`LineCell`] is what the threads agree by on who calls the
-//! vCPU out, and whether at all. The lines themselves are driven by the vCPU's own thread, while it is out.
+//! Where the guest's accesses to its CPU interface trap (an interrupt controller in user space), a
+//! vCPU in the guest has to leave for an interrupt only if its line is low and would go up. While
+//! the line is up, the guest's next read of IAR brings the vCPU's thread back to its mailbox. An
+//! interrupt that is not signaled now is not signaled before another trapped access.
+//! [`LineCell`] is the word by which the threads agree on whether to call the vCPU out, and which
+//! of them does. The vCPU's own thread drives the lines, while it is out of the guest.
 //!
 //! # The word
 //!
-//! | bits | | written by |
+//! | bits | content | writers |
 //! |---|---|---|
-//! | 7:0, 15:8 | `BELOW` of Group 0 and of Group 1: an interrupt of a priority below it calls the vCPU out | the owner, when it enters |
-//! | 23:16, 31:24 | `NOTE` of Group 0 and of Group 1: the most urgent that came while it was out, complemented; 0: none came | anyone raises, the owner clears |
-//! | 32 | `IN`: the vCPU is in the guest, or on its way | the owner |
-//! | 33 | `CALLED`: it has been called out of this visit to the guest | who has called it out, the owner clears |
-//! | 34 | `KICKED`: others wait for it to look at its mailbox | anyone sets, the owner clears |
-//! | 63:35 | `VISIT`: which visit to the guest this is, modulo 2^29 | the owner, when it enters |
+//! | 7:0, 15:8 | `BELOW` of each group: more urgent ones call the vCPU out | owner, at entry |
+//! | 23:16, 31:24 | `NOTE` of each group: see below | any thread raises, the owner clears |
+//! | 32 | `IN`: the vCPU is in the guest, or about to be | owner |
+//! | 33 | `CALLED`: called out of this visit | the caller sets, the owner clears |
+//! | 34 | `KICKED`: threads wait for it to look at its mailbox | any thread, the owner clears |
+//! | 63:35 | `VISIT`: number of this visit to the guest, modulo 2^29 | owner, at entry |
 //!
-//! All changes are read-modify-writes of the one word, AcqRel: of two that meet, one is first, and the second sees what the first's
-//! thread did before it.
+//! `NOTE` is the priority of the most urgent interrupt that came while the vCPU was out,
+//! complemented; 0 means none. All changes are read-modify-writes of the one word, AcqRel: of two
+//! that meet, one is first, and the second sees all that the first one's thread did before it.
 //!
 //! # Nothing is lost
 //!
-//! A producer publishes (the mailbox), then tells the cell. The owner looks, drains, sets the lines, then enters:
+//! A producer publishes (the mailbox), then tells the cell. The owner looks, drains, sets the
+//! lines, then enters:
 //!
-//! * The producer is first: it has left a note. [`LineCell::enter`] fails if what is noted would have called the vCPU out; the owner has
-//!   acquired the word, drains once more, and sees what was published.
-//! * The owner is first: the producer sees `IN` and the thresholds. They do not change while the vCPU is in, since the guest changes
-//!   what they come from by accesses that trap. An interrupt that does not pass them changes nothing before the next exit, and
-//!   [`LineCell::leave`] comes before the owner drains. One that does calls the vCPU out, unless that is known to have been done.
+//! * The producer is first: it has left a note. [`LineCell::enter`] fails if the noted interrupt
+//!   would have called the vCPU out. The owner has acquired the word, drains again, and sees the
+//!   published interrupt.
+//! * The owner is first: the producer sees `IN` and the thresholds. They do not change while the
+//!   vCPU is in, because the guest changes their sources by accesses that trap. An interrupt that
+//!   does not pass them changes nothing before the next exit, and [`LineCell::leave`] comes before
+//!   the owner drains. An interrupt that passes calls the vCPU out, unless that is known to have
+//!   been done.
 //!
-//! Who calls the vCPU out says so afterwards ([`LineCell::called`]). Until then everybody else who would calls it out as well: the
-//! first may have been preempted in between, and nobody's interrupt waits for another one's thread. What was said of an earlier visit is not
-//! taken for this one's: `VISIT` tells them apart. (A thread that stops between its signal and `called` would have to
-//! go on exactly 2^29 visits later.)
+//! A thread that has called the vCPU out reports it afterwards ([`LineCell::called`]). Until then,
+//! every other thread with a reason to call does so as well: the first may have been preempted in
+//! between, and no interrupt waits for the thread of another one. `VISIT` tells a report of an
+//! earlier visit apart. (A thread that stops between its signal and `called` would have to continue
+//! exactly 2^29 visits later to be mistaken.)
 //!
-//! A note that would not have called the vCPU out does not keep it from entering, so whoever sends without pause does not keep it out:
-//! what has been drained is signaled, with the line up, and what follows does not pass any more.
+//! A note that would not have called the vCPU out does not keep it from entering. So a producer
+//! that sends without pause does not keep it out: the drained interrupts are signaled, with the
+//! line up, and later ones no longer pass.
 //!
-//! Progress: lock-free.
+//! Progress: lock-free. Models: `delivery_line`.
 
 use crate::arch::ids::{Group, Priority};
 use crate::sync::{AtomicU64, update};
@@ -48,15 +58,15 @@ const KICKED: u64 = 1 << 34;
 const ONE_VISIT: u64 = 1 << 35;
 const VISIT: u64 = !(ONE_VISIT - 1);
 
-/// Where a group's threshold and note are.
+/// The shifts of a group's threshold and note.
 const BELOW: [u32; 2] = [0, 8];
 const NOTE: [u32; 2] = [16, 24];
 
-/// What would call a vCPU out of the guest.
+/// The priorities that call a vCPU out of the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Thresholds {
-    /// Of each group: an interrupt whose priority is numerically below this would be signaled, by a line that is low; 0 if none would, or the
-    /// line is up.
+    /// For each group: an interrupt whose priority is numerically below this would be signaled, by
+    /// a line that is low. 0 if none would, or if the line is up.
     pub below: [u8; 2],
 }
 
@@ -71,12 +81,12 @@ const fn byte(word: u64, shift: u32) -> u8 {
     (word >> shift) as u8
 }
 
-/// Whether an interrupt of this group and priority calls out.
+/// Whether an interrupt of this group and priority calls the vCPU out.
 const fn passes(word: u64, group: usize, priority: u8) -> bool {
     priority < byte(word, BELOW[group])
 }
 
-/// With a note of this interrupt, if no more urgent one is there.
+/// Returns the word with a note of this interrupt, unless a more urgent one is noted.
 const fn noted(word: u64, group: usize, priority: u8) -> u64 {
     // Priorities end in zeroes (`Priority::BITS`), so this is never 0.
     let note = !priority;
@@ -89,12 +99,12 @@ const fn noted(word: u64, group: usize, priority: u8) -> u64 {
     }
 }
 
-/// A seeded bug: whoever is about to call the vCPU out keeps others from it.
+/// Seeded bug: a thread that is about to call the vCPU out keeps others from doing so.
 const fn seeded(word: u64) -> u64 {
     if cfg!(mutant = "calling_left_to_the_first") { word | CALLED } else { word }
 }
 
-/// Whether a vCPU that enters with these thresholds would be called out for what has been noted.
+/// Whether a vCPU that enters with these thresholds would be called out for the noted interrupts.
 const fn is_due(word: u64, thresholds: Thresholds) -> bool {
     let (zero, one) = (byte(word, NOTE[0]), byte(word, NOTE[1]));
     let bits = thresholds.bits();
@@ -103,14 +113,15 @@ const fn is_due(word: u64, thresholds: Thresholds) -> bool {
         || (one != 0 && passes(bits, 1, !one))
 }
 
-/// The vCPU has to be called out of the guest, by a signal or the like. When that is done, [`LineCell::called`] takes it.
+/// An obligation to call the vCPU out of the guest, by a signal or the like. Pass it to
+/// [`LineCell::called`] afterwards.
 #[derive(Debug)]
 #[must_use = "the vCPU has to be called out"]
 pub struct Call {
     visit: u64,
 }
 
-/// Calls a vCPU out of its guest. See the [module](self).
+/// Agreement of all threads on calling one vCPU out of its guest: see the [module](self).
 #[derive(Debug)]
 pub struct LineCell(AtomicU64);
 
@@ -121,17 +132,19 @@ impl Default for LineCell {
 }
 
 impl LineCell {
-    /// The vCPU is out.
+    /// Makes a cell for a vCPU that is out of the guest.
     pub fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    /// An interrupt of this group and priority has been posted to the vCPU. Returns whether the caller has to call it out of the guest, also if others
-    /// have been told the same.
+    /// Notes that an interrupt of this group and priority has been posted to the vCPU. Returns a
+    /// [`Call`] if the caller has to call the vCPU out of the guest. Other threads may get one at
+    /// the same time.
     #[must_use]
     pub fn offer(&self, group: Group, priority: Priority) -> Option<Call> {
         let (group, priority) = (group as usize, priority.byte());
-        // A read-modify-write even where nothing changes: the owner's next one sees what was published before.
+        // A read-modify-write even where nothing changes: the owner's next one then sees
+        // everything that was published before.
         let old = update(&self.0, |word| {
             if word & IN == 0 {
                 noted(word, group, priority)
@@ -144,7 +157,8 @@ impl LineCell {
         Self::call(old, passes(old, group, priority))
     }
 
-    /// The vCPU has to come to its mailbox, whatever its lines say. Returns as [`LineCell::offer`] does.
+    /// Notes that the vCPU has to look at its mailbox, in any state of its lines. Returns as
+    /// [`LineCell::offer`] does.
     #[must_use]
     pub fn kick(&self) -> Option<Call> {
         let old = update(&self.0, |w| KICKED | if w & IN == 0 { w } else { seeded(w) });
@@ -155,7 +169,7 @@ impl LineCell {
         (due && word & (IN | CALLED) == IN).then_some(Call { visit: word & VISIT })
     }
 
-    /// The vCPU has been called out: nobody else has to, while it has not come out and entered again.
+    /// Reports that the vCPU has been called out. No other thread has to call it out of this visit.
     pub fn called(&self, call: Call) {
         let visit = |w| w & IN != 0 && w & VISIT == call.visit;
         update(&self.0, |w| {
@@ -163,30 +177,32 @@ impl LineCell {
         });
     }
 
-    /// The owner, out of the guest, is about to drain its mailbox: what has come until now, it sees there, and what comes later can make
-    /// [`LineCell::enter`] fail. Returns whether it was kicked since it left the guest.
+    /// The owner, out of the guest, is about to drain its mailbox. It sees all earlier interrupts
+    /// there; a later one can make [`LineCell::enter`] fail. Returns whether the vCPU was kicked
+    /// since it left the guest.
     pub fn look(&self) -> bool {
         self.out() & KICKED != 0
     }
 
-    /// The owner is out, and nothing of what has come is new.
+    /// Marks the vCPU as out, without notes. Returns the old word.
     fn out(&self) -> u64 {
         update(&self.0, |w| w & VISIT)
     }
 
-    /// The owner is about to enter the guest. Fails if something has come that it has to see first: it [looks](LineCell::look), drains its mailbox, and
-    /// tries again.
+    /// The owner is about to enter the guest. Fails if there is an interrupt that it has to see
+    /// first: it then [looks](LineCell::look), drains its mailbox, and tries again.
     #[must_use]
     pub fn enter(&self, thresholds: Thresholds) -> bool {
         let fails = |word| is_due(word, thresholds) && !cfg!(mutant = "line_enter_forgets_note");
         let entered = |w: u64| (w & VISIT).wrapping_add(ONE_VISIT) | IN | thresholds.bits();
-        // That it was kicked stays for `look`.
+        // `KICKED` stays for `look`.
         let next = |w| if fails(w) { w & (VISIT | KICKED) } else { entered(w) };
         let old = update(&self.0, next);
         !fails(old)
     }
 
-    /// The owner has left the guest, and is going to drain its mailbox. Returns whether it was kicked.
+    /// The owner has left the guest, and will drain its mailbox. Returns whether the vCPU was
+    /// kicked.
     pub fn leave(&self) -> bool {
         self.out() & KICKED != 0
     }

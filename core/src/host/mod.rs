@@ -1,4 +1,4 @@
-//! What a host of the engine uses or implements: kick tokens, interrupt lines, and guest memory.
+//! Parts for hosts of an engine: kick tokens, interrupt lines, and guest memory.
 
 pub mod line;
 pub mod memory;

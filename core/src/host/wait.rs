@@ -1,14 +1,16 @@
-//! A kick as a token: how a vCPU thread sleeps without losing a wake-up.
+//! A kick as a token, with which a vCPU thread sleeps without losing a wake-up.
 //!
-//! One word, two flags. The vCPU thread sets `ASLEEP` before it blocks, and clears both afterwards; any thread sets `KICKED`.
-//! All are read-modify-writes of one word, so its modification order decides whether the sleeper or the kicker came first,
-//! and AcqRel is enough: there is no second word that either side could read too early.
+//! There is one word with two flags. The vCPU thread sets `ASLEEP` before it blocks, and clears
+//! both flags afterwards. Any thread sets `KICKED`. All changes are read-modify-writes of one word,
+//! so its modification order decides whether the sleeper or the kicker came first. AcqRel suffices:
+//! there is no second word that either side could read too early.
 //!
-//! Each kick of a thread that is asleep wakes it, not only the first: that one's thread may have been preempted before it did. Wake-ups
-//! are idempotent, and there are none once the sleeper has come out.
+//! Each kick of a sleeping thread wakes it, not only the first: the first kicker may have been
+//! preempted before it did. Wake-ups are idempotent, and none comes after the sleeper has woken.
 //!
-//! Progress: [`WaitCell::kick`] is lock-free, and fails to go on only if the vCPU thread has fallen asleep or woken meanwhile, or
-//! another kick came first; [`WaitCell::sleep`] blocks only in its argument.
+//! Progress: [`WaitCell::kick`] is lock-free; it retries only if the vCPU thread has fallen asleep
+//! or woken, or another kick came first. [`WaitCell::sleep`] blocks only in its argument. Models:
+//! `delivery_kick`, `delivery_stall`.
 
 use crate::sync::{AtomicU32, Ordering};
 
@@ -50,12 +52,13 @@ impl WaitCell {
         Self { state: AtomicU32::new(AWAKE) }
     }
 
-    /// Leaves a kick. Returns whether the vCPU thread sleeps, so that the caller must wake it, also if another thread was told the same.
+    /// Leaves a kick. Returns whether the vCPU thread sleeps. If so, the caller must wake it, even
+    /// if another caller was told the same.
     #[inline]
     #[must_use = "a sleeping vCPU must be woken"]
     pub fn kick(&self) -> bool {
-        // AcqRel: Release pairs with the swap and the compare-exchange in `sleep`, so that what
-        // was done before the kick is seen by the thread that consumes it.
+        // AcqRel: Release pairs with the swap and the compare-exchange in `sleep`, so that
+        // the thread that consumes the kick sees everything that was done before it.
         let order =
             if cfg!(mutant = "kick_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
         let old = self.state.fetch_or(KICKED, order);
@@ -63,7 +66,8 @@ impl WaitCell {
         old & ASLEEP != 0 && !woken
     }
 
-    /// Takes a kick that has come since the last [`WaitCell::sleep`] or `take`, without sleeping. For the thread that sleeps.
+    /// Takes a kick that has come since the last [`WaitCell::sleep`] or `take`, without sleeping.
+    /// The thread that sleeps calls this.
     pub fn take(&self) -> bool {
         // Acquire pairs with the kick's Release.
         self.state.fetch_and(!KICKED, Ordering::AcqRel) & KICKED != 0
@@ -90,7 +94,7 @@ impl WaitCell {
     }
 }
 
-/// Waiting by looking: less and less often.
+/// A wait that polls less and less often.
 #[cfg(feature = "std")]
 #[derive(Default)]
 pub(crate) struct Patience {
@@ -99,14 +103,14 @@ pub(crate) struct Patience {
 
 #[cfg(feature = "std")]
 impl Patience {
-    /// Looks between which other threads run, before there is a sleep between them.
+    /// Number of polls between which the thread yields, before it sleeps.
     const YIELDS: u32 = 32;
-    /// The first sleep, which doubles each time.
+    /// Length of the first sleep. It doubles each time.
     const FIRST: core::time::Duration = core::time::Duration::from_micros(10);
-    /// How often it doubles: 1.28 ms in the end.
+    /// Number of doublings, up to 1.28 ms.
     const DOUBLED: u32 = 7;
 
-    /// How long the next pause is; `None` if other threads are merely let run.
+    /// Returns the length of the next sleep, or `None` if the thread is to yield.
     fn next(&mut self) -> Option<core::time::Duration> {
         self.looks = self.looks.saturating_add(1);
         let slept = self.looks.checked_sub(Self::YIELDS + 1)?;

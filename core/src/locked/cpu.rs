@@ -1,4 +1,4 @@
-//! What a vCPU shares: its `ap_list`, and the request to look at it.
+//! The shared side of a vCPU: its `ap_list`, and the request to flush.
 
 use std::collections::VecDeque;
 
@@ -10,52 +10,54 @@ use super::spin::{SpinGuard, SpinLock};
 use crate::arch::ids::{EPPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::engine::Gates;
 
-/// In `Cpu::entries`: somebody waits for the end of the entry.
+/// In `Cpu::entries`: a thread waits for the end of the entry.
 const WAITED: u64 = 1 << 63;
 
 /// An interrupt on an `ap_list`, which holds a reference to it.
 pub(super) struct Listed {
     pub(super) irq: IrqRef,
-    /// Of the last flush.
+    /// The sort key as of the last flush.
     pub(super) key: SortKey,
 }
 
-/// What the `ap_list_lock` protects.
+/// The state that the `ap_list_lock` protects.
 pub(super) struct ApList {
-    /// Anyone adds at the end. Only the vCPU's owner removes and sorts, so that what is in list registers
-    /// stays in front, in the order of the list registers, from a flush to the fold.
+    /// Any thread adds at the end. Only the vCPU's owner removes and sorts, so the interrupts in
+    /// list registers stay in front, in the order of the list registers, from a flush to the fold.
     pub(super) list: VecDeque<Listed>,
-    /// Powered on.
+    /// The vCPU is powered on.
     pub(super) open: bool,
-    /// What the VM forwards to it.
+    /// The interrupts that the VM forwards to the vCPU.
     pub(super) gates: Gates,
-    /// What its guest has enabled at the CPU interface, as of the last flush.
+    /// The groups that the guest has enabled at the CPU interface, as of the last flush.
     pub(super) groups: [bool; 2],
 }
 
 impl ApList {
-    /// What is let through.
+    /// Returns the interrupts that both the VM and the guest let through.
     pub(super) fn open_gates(&self) -> Gates {
         let groups = [0, 1].map(|g| self.gates.groups[g] && self.groups[g]);
         Gates { groups, ..self.gates }
     }
 }
 
-/// A vCPU, as others see it.
+/// The part of a vCPU that all threads see.
 pub(super) struct Cpu {
     pub(super) ap_list: SpinLock<ApList>,
-    /// Bit 0: the owner is requested to flush. Above it, a clock: it ticks with every change that asks for a place
-    /// in line. One word, so that a change that does both costs one read-modify-write.
+    /// Bit 0: a flush by the owner is requested. The other bits are a clock, which ticks with every
+    /// change that needs a place in a FIFO. They share one word, so that a change that does both
+    /// costs one read-modify-write.
     word: AtomicU64,
     /// The clock at the last flush.
     last_flush: AtomicU64,
-    /// Odd between a flush and the fold after it: what is in list registers, or active without one, is the guest's.
+    /// Odd between a flush and the fold after it: the guest owns the interrupts in list registers,
+    /// and the active ones without.
     entries: AtomicU64,
-    /// INTIDs 0 to 31, then the extended PPIs.
+    /// The interrupts with INTIDs 0 to 31, followed by the extended PPIs.
     pub(super) private: Box<[IrqRef]>,
-    /// Someone has the vCPU's interface.
-    /// `gates.msis` of the `ap_list`, for who does not hold its lock.
+    /// A copy of `gates.msis` of the `ap_list`, for threads that do not hold its lock.
     takes_msis: AtomicBool,
+    /// A handle has the vCPU's interface.
     taken: AtomicBool,
 }
 
@@ -83,7 +85,7 @@ impl Cpu {
         }
     }
 
-    /// The SGI or PPI of an INTID.
+    /// Returns the SGI or PPI of an INTID.
     pub(super) fn private(&self, intid: Intid) -> Option<&IrqRef> {
         let n = if intid.0 < PRIVATE_INTIDS {
             intid.0
@@ -93,26 +95,29 @@ impl Cpu {
         self.private.get(n as usize)
     }
 
-    /// The list registers are about to become the guest's. Only for the owner, as [`Cpu::leave`] is.
+    /// Begins an entry: the list registers are about to become the guest's. Only the owner may call
+    /// this, and [`Cpu::leave`].
     #[inline(always)]
     pub(super) fn enter(&self) {
         let entries = self.entries.load(Ordering::Relaxed);
-        // While it is odd, others mark it.
+        // Other threads mark the count only while it is odd, so a plain store is enough.
         if entries & 1 == 0 {
-            // Release, for `leave`'s sake. Whoever finds an interrupt in a list register took its lock after the flush did,
-            // and so finds this, too.
+            // Release, for `leave`'s sake: `has_left` may read this store instead of `leave`'s. A
+            // thread that finds an interrupt in a list register took its lock after the flush did,
+            // and so sees this store, too.
             self.entries.store(entries + 1, Ordering::Release);
         }
     }
 
-    /// What the guest did with the list registers has been taken back. Returns whether somebody waits for that, who is to be told.
+    /// Ends an entry: the guest's changes to the list registers have been taken back. Returns
+    /// whether a thread waits for that, and is to be told.
     #[inline(always)]
     #[must_use]
     pub(super) fn leave(&self) -> bool {
         if self.entries.load(Ordering::Relaxed) & 1 == 0 {
             return false;
         }
-        // A read-modify-write, as the mark of who waits is. Release: pairs with `has_left`.
+        // This is a read-modify-write, as a waiter's mark is. Release: pairs with `has_left`.
         let waited = self.entries.fetch_add(1, Ordering::Release) & WAITED != 0;
         if waited {
             self.entries.fetch_and(!WAITED, Ordering::Relaxed);
@@ -120,7 +125,8 @@ impl Cpu {
         waited
     }
 
-    /// The number of the entry that is going on. The caller waits until it is over.
+    /// Marks the present entry as one that the caller waits for, and returns its number. `None`:
+    /// the vCPU is not in the guest.
     pub(super) fn entry(&self) -> Option<u64> {
         let mark = |entry| (entry & 1 != 0).then_some(entry | WAITED);
         // Relaxed: see `enter`.
@@ -128,25 +134,28 @@ impl Cpu {
         marked.ok().map(|entry| entry & !WAITED)
     }
 
-    /// Whether an entry is over.
+    /// Whether entry number `entry` is over.
     pub(super) fn has_left(&self, entry: u64) -> bool {
         // Acquire: pairs with `leave`.
         self.entries.load(Ordering::Acquire) & !WAITED != entry
     }
 
-    /// Whether LPIs of this vCPU can become pending. Whoever has an LPI's lock and finds that they cannot comes before who clears what is pending.
+    /// Whether LPIs of this vCPU can become pending. After this becomes false, a thread that still
+    /// reads `true` under an LPI's lock comes before the thread that reads `false` under the same
+    /// lock and clears the LPI's pending state. So the LPI does not stay pending.
     pub(super) fn takes_msis(&self) -> bool {
         // Acquire: pairs with `set_takes_msis`.
         self.takes_msis.load(Ordering::Acquire)
     }
 
-    /// For who has changed the gates, and still holds the lock.
+    /// Sets the copy of `gates.msis`. The caller has changed the gates, and still holds the lock.
     pub(super) fn set_takes_msis(&self, takes: bool) {
         // Release: pairs with `takes_msis`.
         self.takes_msis.store(takes, Ordering::Release);
     }
 
-    /// Makes the caller the one holder of the interface; fails if there is one.
+    /// Makes the caller the one holder of the interface. Returns false if there is a holder
+    /// already.
     pub(super) fn take_interface(&self) -> bool {
         // Acquire: pairs with `return_interface`.
         !self.taken.swap(true, Ordering::Acquire)
@@ -157,28 +166,29 @@ impl Cpu {
         self.taken.store(false, Ordering::Release);
     }
 
-    /// The clock at the last flush: what is stamped later has not been taken in yet.
+    /// Returns the clock at the last flush. A change with a later stamp has not been taken in yet.
     #[inline(always)]
     pub(super) fn last_flush(&self) -> u64 {
-        // Relaxed, here and below: the clock orders those who wait, and no memory.
+        // Relaxed, here and below: the clock orders the interrupts that wait, and no memory.
         self.last_flush.load(Ordering::Relaxed)
     }
 
-    /// A new stamp.
+    /// Returns a new stamp of the clock.
     pub(super) fn tick(&self) -> u64 {
         self.word.fetch_add(TICK, Ordering::Relaxed) / TICK + 1
     }
 
-    /// Requests a flush because `irq` has changed. Returns whether a kick is due: whoever made an earlier request
-    /// since the last flush has kicked.
+    /// Requests a flush because `irq` has changed. Returns whether a kick is due. None is due if
+    /// there is an earlier request since the last flush: its requester has kicked.
     #[inline(always)]
     #[must_use = "the vCPU must be kicked"]
     pub(super) fn request(&self, irq: &mut IrqState) -> bool {
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             let new = (word + TICK) | REQUESTED;
-            // AcqRel: pairs with `take_request`. If that comes after this, its caller sees the change when it
-            // takes the lock that the caller of this holds; if it comes before, this finds no request, and a kick is due.
+            // AcqRel: pairs with `take_request`. If `take_request` comes after this, the flush sees
+            // the change when it takes the lock that the caller of this holds. If it comes before,
+            // this finds no request, and a kick is due.
             match self.word.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => word = now,
@@ -190,14 +200,16 @@ impl Cpu {
         word & REQUESTED == 0
     }
 
-    /// Requests a flush because of a change that is no single interrupt's. Returns whether a kick is due.
+    /// Requests a flush because of a change that is not of a single interrupt. Returns whether a
+    /// kick is due.
     #[must_use = "the vCPU must be kicked"]
     pub(super) fn request_review(&self) -> bool {
         // AcqRel: as in `request`.
         self.word.fetch_or(REQUESTED, Ordering::AcqRel) & REQUESTED == 0
     }
 
-    /// Begins a flush: whatever changes from now on requests another. Returns whether this one was requested.
+    /// Begins a flush: any change from now on requests another flush. Returns whether this one was
+    /// requested.
     #[inline(always)]
     pub(super) fn take_request(&self) -> bool {
         // AcqRel: pairs with `request`.
@@ -212,7 +224,8 @@ impl Cpu {
         self.word.load(Ordering::Acquire) & REQUESTED != 0
     }
 
-    /// Puts an interrupt at the end of the list, if the vCPU takes it, and requests a flush. Returns whether a kick is due.
+    /// Adds an interrupt to the end of the list, if the vCPU takes it, and requests a flush.
+    /// Returns whether a kick is due.
     #[inline(always)]
     pub(super) fn enlist(
         &self,
@@ -230,7 +243,7 @@ impl Cpu {
         let kick = self.request(&mut state);
         state.enlist();
         drop(state);
-        // The reference that is dropped when the interrupt is pruned from the list.
+        // This reference is put when the interrupt is pruned from the list.
         ap_list.list.push_back(Listed { irq: irq.clone(), key: SortKey::NONE });
         kick
     }

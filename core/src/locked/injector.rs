@@ -1,4 +1,4 @@
-//! Everything that makes interrupts pending, and what else others do to interrupts.
+//! Injection, and the other operations on interrupts from outside their vCPU's thread.
 
 use super::irq::IrqState;
 use super::kref::IrqRef;
@@ -8,7 +8,8 @@ use super::{Participant, Vm};
 use crate::arch::ids::{DeviceId, EventId, Intid, SGIS, VcpuId};
 use crate::engine::{Error, Gates, Injected, Injector, Trigger, Wired, WiredConfig};
 
-/// Physical interrupts that a wired one can be tied to: all but SGIs, in the 13 bits of a list register.
+/// Physical interrupts that a wired interrupt can be mapped to: all but SGIs, in the 13 bits of a
+/// list register.
 const PINTIDS: core::ops::Range<u16> = SGIS as u16..1 << 13;
 
 /// One thread's handle for injecting.
@@ -17,7 +18,8 @@ pub struct LockedInjector {
 }
 
 impl LockedInjector {
-    /// Changes a wired interrupt by `f`, which returns whether there is something to attend to, and its result.
+    /// Changes a wired interrupt with `f`, which returns whether the vCPU must see the change, and
+    /// a result. Returns that result.
     fn change<R>(
         &self,
         wired: Wired,
@@ -34,7 +36,7 @@ impl LockedInjector {
         Ok(result)
     }
 
-    /// The same for an SGI.
+    /// Changes an SGI with `f`, which returns whether the vCPU must see the change.
     fn change_sgi(
         &self,
         vcpu: VcpuId,
@@ -44,27 +46,29 @@ impl LockedInjector {
         self.change(sgi_of(vcpu, sgi)?, |state| (f(state), ()))
     }
 
-    /// Ties a PPI or SPI to a physical interrupt, or to none. The next offer asks for it.
+    /// Maps a PPI or SPI to a physical interrupt, or to none. The mapping applies when the
+    /// interrupt is next presented.
     fn tie(&self, wired: Wired, pintid: Option<u16>) -> Result<(), Error> {
         check_tieable(wired)?;
         self.change(wired, |state| (false, state.own.set_phys(pintid)))
     }
 
-    /// Reads a wired interrupt by `f`, when the guest does not have it.
+    /// Reads a wired interrupt with `f`, when the guest does not own it.
     fn read<R>(&self, wired: Wired, f: impl FnOnce(&IrqState) -> R) -> Result<R, Error> {
         let vm = &*self.participant.vm;
         let irq = vm.wired(wired)?;
-        // If the guest has it again, the state is that of the last fold, which began after this.
+        // If the guest owns it again by now, the state is that of the last fold, which ended after
+        // this call began.
         Ok(f(&vm.outside(irq, irq.lock()).0))
     }
 }
 
-/// An SGI as a wired interrupt.
+/// Returns an SGI as a wired interrupt.
 fn sgi_of(vcpu: VcpuId, sgi: Intid) -> Result<Wired, Error> {
     if sgi.is_sgi() { Ok(Wired::Private(vcpu, sgi)) } else { Err(Error::IntidRange(sgi)) }
 }
 
-/// SGIs come from software: they cannot be tied to a physical interrupt.
+/// Refuses SGIs: they come from software, and cannot be mapped to a physical interrupt.
 fn check_tieable(wired: Wired) -> Result<(), Error> {
     match wired {
         Wired::Private(_, intid) if intid.is_sgi() => Err(Error::IntidRange(intid)),
@@ -73,7 +77,8 @@ fn check_tieable(wired: Wired) -> Result<(), Error> {
 }
 
 impl Vm {
-    /// Makes the guest that has this interrupt leave, and waits for that, if there is one. Returns false as well if the host has ended the wait.
+    /// Makes the guest that owns this interrupt, if there is one, leave, and waits for that.
+    /// Returns the interrupt's lock, and false if the host has ended the wait.
     fn outside<'i>(
         &self,
         irq: &'i IrqRef,
@@ -108,7 +113,8 @@ impl Injector for LockedInjector {
 
     fn set_level(&self, wired: Wired, high: bool) -> Result<(), Error> {
         self.change(wired, |state| {
-            // Who has a physical interrupt may have ended it without an exit, and a fall of its line was not seen then.
+            // A guest may have ended a hardware-mapped interrupt without an exit. If its line had
+            // fallen, that was not seen, so a high line counts as a change.
             let tied = high && state.trigger == Trigger::Level && state.own.phys().is_some();
             let changed = state.line_level != high || tied;
             state.line_level = high;
@@ -160,7 +166,7 @@ impl Injector for LockedInjector {
     ) -> Result<WiredConfig, Error> {
         let mut old = self.config(wired)?;
         loop {
-            // Without the lock: it is the caller's code.
+            // The lock is not held: `f` is the caller's code.
             let mut new = f(old);
             if matches!(wired, Wired::Private(..))
                 || self.participant.vm.check_vcpu(new.target).is_err()
@@ -206,8 +212,9 @@ impl Injector for LockedInjector {
         let mut state = irq.lock();
         state.own.order(active);
         let (mut state, left) = vm.outside(irq, state);
-        // A fold, a flush or another write may have obeyed; whoever was first has attended to what followed. If the host has ended the wait,
-        // the next fold will.
+        // A fold, a flush or another write may have carried out the order already, and the first
+        // one to do so has handled the consequences. If the host has ended the wait, the next fold
+        // carries out the order.
         if left && state.obey_order() {
             let kick = vm.attend(irq, state);
             vm.kick(kick);
@@ -256,7 +263,7 @@ impl Injector for LockedInjector {
         let cpu = vm.cpu(vcpu);
         let mut old = cpu.ap_list.lock().gates;
         let (new, kick) = loop {
-            // Without the lock: it is the caller's code.
+            // The lock is not held: `f` is the caller's code.
             let new = f(old);
             let mut ap_list = cpu.ap_list.lock();
             if ap_list.gates != old {
@@ -268,8 +275,8 @@ impl Injector for LockedInjector {
             if !ap_list.open || new == old {
                 return Ok(());
             }
-            // What is not forwarded any more leaves the list at the flush; what is active in a list register may
-            // be forwarded anew.
+            // Interrupts that are no longer forwarded leave the list at the flush. An interrupt
+            // that is active in a list register may be forwarded again.
             break (new, cpu.request_review());
         };
         vm.kick(kick.then_some(vcpu));

@@ -1,6 +1,7 @@
-//! The LPIs of a VM by INTID: for the control side alone, injections find theirs through the event.
+//! The LPIs of a VM by INTID. Only the control side uses this table: an injection finds its LPI
+//! through the event.
 
-#![allow(unsafe_code)] // Slots are pointers that are good as long as they are in the table.
+#![allow(unsafe_code)] // Slots are pointers that are valid as long as they are in the table.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::BTreeMap;
@@ -12,35 +13,39 @@ use super::kref::{IrqRef, Slot};
 use crate::arch::ids::{Intid, LPI_BASE, VcpuId};
 use crate::engine::Error;
 
-/// The table. It does not keep its LPIs alive: an LPI takes itself out with its last reference.
+/// The table of LPIs. It does not keep its LPIs alive: an LPI removes itself when its last
+/// reference is dropped.
 pub(super) struct LpiTable {
     slots: Mutex<Slots>,
-    /// Number of INTIDs.
+    /// The number of INTIDs.
     intids: u32,
-    /// Most LPIs that may exist.
+    /// The largest number of LPIs that may exist.
     max: usize,
-    /// LPIs that an event is mapped to.
+    /// The number of LPIs that an event is mapped to.
     mapped: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Slots {
-    /// At most one entry for each INTID; it may be one whose last reference is being dropped.
+    /// At most one entry for each INTID. Its LPI may be one that is losing its last reference.
     by_intid: BTreeMap<Intid, Slot>,
-    /// LPIs that exist, those without an entry included: their INTID has been mapped again already.
+    /// The number of LPIs that exist. Some may have no entry, because their INTID has been mapped
+    /// again.
     live: usize,
 }
 
-/// How many LPIs a walk looks up at a time: bounds how long it holds up others.
+/// The number of LPIs that a walk looks up at a time. It bounds the time that other threads wait
+/// for the table's lock.
 const BATCH: usize = 64;
 
 impl Slots {
     fn get(&self, intid: Intid) -> Option<IrqRef> {
-        // SAFETY: in the table, which is locked: there are no other `&Slots`.
+        // SAFETY: the slot is in the table, and the table is locked: there are no other `&Slots`.
         unsafe { self.by_intid.get(&intid)?.get() }
     }
 
-    /// Adds references to the next LPIs to `batch`. Returns where to go on.
+    /// Adds references to the next LPIs to `batch`. Returns the INTID to continue from, or `None`
+    /// at the end.
     fn get_batch(&self, from: Intid, batch: &mut Vec<IrqRef>) -> Option<Intid> {
         let mut next = None;
         for (&intid, slot) in self.by_intid.range(from..).take(BATCH) {
@@ -59,21 +64,21 @@ impl LpiTable {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
-        // Nothing under this lock panics half-way.
+        // No code under this lock panics half-way.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mapped(&self) -> usize {
-        // Relaxed, here and below: a number that publishes nothing.
+        // Relaxed, here and below: the number publishes nothing.
         self.mapped.load(Ordering::Relaxed)
     }
 
-    /// One LPI more is mapped.
+    /// Counts one more mapped LPI.
     pub(super) fn add_mapped(&self) {
         self.mapped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One LPI less is.
+    /// Counts one mapped LPI less.
     pub(super) fn drop_mapped(&self) {
         self.mapped.fetch_sub(1, Ordering::Relaxed);
     }
@@ -85,12 +90,12 @@ impl LpiTable {
         }
     }
 
-    /// The LPI of an INTID.
+    /// Returns the LPI of an INTID.
     pub(super) fn get(&self, intid: Intid) -> Option<IrqRef> {
         self.lock().get(intid)
     }
 
-    /// The LPI of an INTID, made if there is none.
+    /// Returns the LPI of an INTID, and makes it if there is none.
     pub(super) fn get_or_make(
         self: &Arc<Self>,
         intid: Intid,
@@ -101,7 +106,8 @@ impl LpiTable {
             return Ok(irq);
         }
         if slots.live >= self.max {
-            // Those that are not mapped are on a vCPU's list until it looks: that passes.
+            // LPIs that are not mapped stay on a vCPU's list only until that vCPU prunes them: the
+            // shortage passes.
             let passes = self.mapped() < self.max;
             return Err(if passes { Error::TooMuchGarbage } else { Error::TooManyLpis });
         }
@@ -111,17 +117,18 @@ impl LpiTable {
         Ok(irq)
     }
 
-    /// The last reference to the LPI of `slot` has been dropped.
+    /// Removes the LPI of `slot`, after its last reference has been dropped.
     pub(super) fn release(&self, intid: Intid, slot: &Slot) {
         let mut slots = self.lock();
         slots.live -= 1;
-        // The INTID may have been mapped again already: the new LPI's entry is not this one's to remove.
+        // The INTID may have been mapped again already. The entry then belongs to the new LPI, and
+        // stays.
         if slots.by_intid.get(&intid) == Some(slot) {
             slots.by_intid.remove(&intid);
         }
     }
 
-    /// Passes every LPI to `f`, in the order of their INTIDs, without holding the table's lock.
+    /// Passes every LPI to `f`, in the order of the INTIDs, without holding the table's lock.
     pub(super) fn for_each(&self, mut f: impl FnMut(&IrqRef)) {
         let _ = self.for_each_from(Intid(0), |irq| {
             f(irq);
@@ -129,7 +136,8 @@ impl LpiTable {
         });
     }
 
-    /// The same from an INTID up, until `f` breaks.
+    /// Passes every LPI from INTID `from` up to `f`, in the order of the INTIDs, until `f` breaks.
+    /// The table's lock is not held.
     pub(super) fn for_each_from(
         &self,
         from: Intid,

@@ -1,9 +1,10 @@
-//! The ancestor's design behind the same traits: what the lock-free engine is measured against, and checked with.
+//! The design of Linux's vGIC behind the engine's traits: the baseline that the lock-free engine is
+//! measured against, and checked with.
 //!
-//! It is the vGIC of Linux in its structure: an `irq_lock` in every interrupt, an `ap_list` ("active or
-//! pending") of every vCPU under an `ap_list_lock`, the target asked of one oracle, list
-//! registers filled from the front of a list that is sorted when it does not fit, and a reference for every place
-//! that knows an LPI.
+//! The structure is that of Linux: an `irq_lock` in every interrupt; for every vCPU, an `ap_list`
+//! ("active or pending") under an `ap_list_lock`; one oracle that tells an interrupt's target; list
+//! registers filled from the front of a list, which is sorted when it does not fit; and a reference
+//! for every place that knows an LPI.
 //!
 //! # Lock order
 //!
@@ -15,52 +16,65 @@
 //! LpiTable::slots         Mutex: taken when none of the others is held, and none is taken under it
 //! ```
 //!
-//! Take the outer one first. Whoever has the inner one and needs the outer one either tries it without waiting
-//! (`Vm::attend`), or lets go and afterwards looks at everything again. The last reference to an LPI takes the
-//! table's lock: so a reference that may be the last one is dropped when no lock is held.
-//! The host is kicked when no lock is held.
+//! Take the outer lock first. A thread that holds the inner lock and needs the outer one either
+//! tries it without waiting (`Vm::attend`), or releases the inner lock and re-checks everything
+//! afterwards. The last reference to an LPI takes the table's lock, so a reference that may be the
+//! last one is dropped when no lock is held. The host is kicked when no lock is held.
 //!
 //! # References
 //!
-//! An event has one to its LPI from map to unmap. An `ap_list` has one to each interrupt on it, gotten when it
-//! is queued, put when it is *pruned*: by the fold that finds it finished, by the flush that finds that it is
-//! not to be offered here any more, or by closing. The list registers have none of their own: what is in them is on
-//! the list. An injection needs none: it holds the event's lock. A look-up by INTID gets one, and the value puts it.
+//! An event has a reference to its LPI from map to unmap. An `ap_list` has a reference to each
+//! interrupt on it. It is gotten when the interrupt is queued, and put when the interrupt is
+//! *pruned*: by the fold that finds it finished, by the flush that finds that it is not to be
+//! presented here any more, or by closing. The list registers have no references of their own:
+//! their interrupts are on the list. An injection needs none: it holds the event's lock. A look-up
+//! by INTID gets a reference as a value, and dropping the value puts it.
 //!
-//! # Where it is faster than its model
+//! # Improvements over Linux
 //!
 //! A baseline should not be slow on purpose:
 //!
-//! * An injector with the `irq_lock` tries the `ap_list_lock` before it lets go of the first: usually
-//!   each lock is taken once.
-//! * One walk of the list for each entry and exit, not two: the flush evaluates every interrupt; the fold takes only those in
-//!   list registers, which are in front. Sorting compares keys made in that walk, not interrupts under two locks.
-//! * An event's lock is its own: no look-up of the LPI's INTID, no reference count.
-//! * One kick from flush to flush, however much is queued.
+//! * An injector with the `irq_lock` tries the `ap_list_lock` before it releases the `irq_lock`:
+//!   usually each lock is taken once.
+//! * An entry and the exit after it walk the list once, not twice: the flush evaluates every
+//!   interrupt; the fold takes only those in list registers, which are in front. Sorting compares
+//!   keys made in that walk, not interrupts under two locks.
+//! * Each event has its own lock: there is no look-up of the LPI's INTID, and no reference count.
+//! * There is one kick from flush to flush, however many interrupts are queued.
 //!
-//! What is inherent stays: every entry walks all that is pending, and sorts what does not fit.
+//! The inherent costs stay: every entry walks all pending interrupts, and sorts those that do not
+//! fit.
 //!
-//! # What the guest has
+//! # State that the guest owns
 //!
-//! Between a flush and the fold after it, an interrupt in a list register is the guest's, and so is an active one without:
-//! nobody else knows its state. Who wants to read or write that makes the vCPU leave the guest, and waits without
-//! a lock until it has folded (`Cpu::entry`), as Linux halts the guest. A fold that begins after the request knows the state
-//! as it then was: so there is no second look, even if the guest has been entered again meanwhile. A write leaves an order
-//! with the interrupt; the fold obeys it, or the flush after it, or whoever waited, whichever comes first.
+//! An interrupt is *presented* when it is put into a list register as pending.
+//!
+//! Between a flush and the fold after it, the guest owns every interrupt in a list register, and
+//! every active one without: no other thread knows its state. A thread that reads or writes that
+//! state makes the vCPU leave the guest, and waits without a lock until the vCPU has folded
+//! (`Cpu::entry`), as Linux halts the guest. A fold that ends after the request knows the state as
+//! it was at the request, so there is no re-check, even if the guest has been entered again since.
+//! A write leaves an order with the interrupt. The fold, the flush after it, or the waiting thread
+//! carries it out, whichever comes first.
 //!
 //! # Order
 //!
-//! List registers go to the most urgent: by priority, what is active before what it keeps waiting, then by place in line.
-//! So an active interrupt can lose its list register, to a pending one of higher priority. An LPI that does is no
-//! longer active; if it is pending, too, it goes to the end of its line.
+//! List registers go to the most urgent interrupts: by priority, then active interrupts before the
+//! pending ones that they keep waiting, then by place in the FIFO of the priority. So an active
+//! interrupt can lose its list register to a pending one of higher priority. An LPI that loses its
+//! list register is no longer active; if it is pending, too, it goes to the end of its FIFO.
 //!
-//! Changes are taken in at a vCPU's next flush, in the order in which the interrupts were first changed since its last
-//! one. What is offered for the first time, or again after it was taken, or at another priority, or by another
-//! vCPU, goes to the end of its priority's line then. What still waits, or comes back from a list register still
-//! pending, or became pending again while it was active, keeps its place. What is found pending anew when it is
-//! deactivated (a level) joins at the fold, before those changes.
+//! A vCPU takes changes in at its next flush, in the order in which the interrupts were first
+//! changed since its last flush:
+//!
+//! * An interrupt goes to the end of its priority's FIFO if it is presented for the first time, or
+//!   again after it was acknowledged, or at another priority, or by another vCPU.
+//! * An interrupt keeps its place if it still waits, or comes back from a list register still
+//!   pending, or became pending again while it was active.
+//! * An interrupt that is found pending again when it is deactivated (a level) joins at the fold,
+//!   before those changes.
 
-// This engine is the one that has locks.
+// This engine is the one with locks.
 #![allow(clippy::disallowed_types)]
 
 mod cpu;
@@ -96,26 +110,26 @@ use crate::arch::ids::{ESPI_BASE, Intid, PRIVATE_INTIDS, VcpuId};
 use crate::engine::{Config, Engine, Error, Kick, Usage, Wired};
 use crate::sync::CachePadded;
 
-/// An interrupt controller built with locks.
+/// An interrupt controller that is built with locks.
 #[derive(Clone)]
 pub struct LockedVgic {
     vm: Arc<Vm>,
 }
 
-/// What the handles of one VM share.
+/// The state that all handles of one VM share.
 struct Vm {
     config: Config,
     kick: Arc<dyn Kick>,
     cpus: Box<[CachePadded<Cpu>]>,
-    /// The SPIs, then the extended ones.
+    /// The SPIs, followed by the extended SPIs.
     spis: Box<[IrqRef]>,
     lpis: Arc<LpiTable>,
     devices: Quota,
     events: Quota,
-    /// Bytes that others keep beside the mappings.
+    /// Heap bytes that callers have reported besides the mappings.
     beside: AtomicUsize,
     participants: Quota,
-    /// What the tables' hashes start from: a guest cannot choose numbers that collide.
+    /// The seed of the tables' hashes, so that a guest cannot choose numbers that collide.
     hash_seed: u64,
 }
 
@@ -128,11 +142,11 @@ impl Vm {
         if vcpu.index() < self.cpus.len() { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
     }
 
-    /// Makes sure that whoever must know of a change of `irq`, whose lock the caller holds, learns of it. Returns the vCPU
-    /// that is to be kicked once the caller holds no lock.
+    /// Makes a change of `irq` known to the vCPU that must see it. The caller holds the `irq_lock`.
+    /// Returns the vCPU to kick once the caller holds no lock.
     ///
-    /// What is on an `ap_list` stays there until that vCPU's next flush. What is not is queued to its target if it
-    /// is to be offered.
+    /// An interrupt on an `ap_list` stays there until that vCPU's next flush. An interrupt on no
+    /// list is queued to its target if it is active, or enabled and pending.
     #[inline(always)]
     #[must_use = "the vCPU must be kicked"]
     fn attend<'i>(&self, irq: &'i IrqRef, mut state: SpinGuard<'i, IrqState>) -> Option<VcpuId> {
@@ -143,27 +157,30 @@ impl Vm {
             let target = state.target;
             let cpu = self.cpu(target);
             if !state.is_wanted() {
-                // What is idle has no place yet. But a wired interrupt was configured for a purpose.
+                // An idle LPI has no place yet. A wired interrupt gets one, because it was
+                // configured for a purpose.
                 if state.is_pending() || !state.intid.is_lpi() {
                     state.note_change(cpu);
                 }
                 return None;
             }
-            // Against the lock order, but without waiting.
+            // This is against the lock order, but does not wait.
             if let Some(ap_list) = cpu.ap_list.try_lock() {
                 return cpu.enlist(ap_list, irq, state).then_some(target);
             }
             drop(state);
             let ap_list = cpu.ap_list.lock();
             state = irq.lock();
-            // Nobody held the `irq_lock` for a moment: it may have been queued, pointed elsewhere, or calmed.
+            // The `irq_lock` was free for a moment. Another thread may have queued the interrupt,
+            // changed its target, or made it idle.
             if state.vcpu().is_none() && state.target == target && state.is_wanted() {
                 return cpu.enlist(ap_list, irq, state).then_some(target);
             }
         }
     }
 
-    /// Queues an interrupt that is to be offered, after something has become willing to take it.
+    /// Queues an interrupt that is wanted and on no list, after a vCPU has become ready to take it.
+    /// With `only`, does so only if that vCPU is the target.
     fn requeue(&self, irq: &IrqRef, only: Option<VcpuId>) {
         let state = irq.lock();
         if only.is_none_or(|vcpu| state.target == vcpu)
@@ -182,7 +199,8 @@ impl Vm {
         }
     }
 
-    /// A vCPU has taken back what its guest did.
+    /// Records that a vCPU has taken back its guest's changes, and tells the host if a thread waits
+    /// for that.
     #[inline]
     fn left(&self, vcpu: VcpuId) {
         if self.cpu(vcpu).leave() {
@@ -190,7 +208,7 @@ impl Vm {
         }
     }
 
-    /// The SPI of an INTID.
+    /// Returns the SPI of an INTID.
     fn spi(&self, intid: Intid) -> Result<&IrqRef, Error> {
         let spis = u32::from(self.config.spis);
         let n = match intid.0.checked_sub(ESPI_BASE) {
@@ -200,14 +218,15 @@ impl Vm {
         n.and_then(|n| self.spis.get(n as usize)).ok_or(Error::IntidRange(intid))
     }
 
-    /// Heap bytes of what is mapped.
+    /// Returns the heap bytes of the mappings.
     fn bytes(&self) -> usize {
-        // Relaxed: a number that publishes nothing.
+        // Relaxed: the number publishes nothing.
         let beside = self.beside.load(Ordering::Relaxed);
         self.lpis.bytes() + self.events.used() * msi::event_bytes() + beside
     }
 
-    /// Refuses what would need more memory than there may be, or says that LPIs which are not mapped any more will make room.
+    /// Checks that `bytes` more heap bytes are allowed. Returns [`Error::TooMuchGarbage`] if LPIs
+    /// that are no longer mapped will make room, and [`Error::TooManyBytes`] if they will not.
     fn check_bytes(&self, bytes: usize) -> Result<(), Error> {
         let (now, most) = (self.bytes() + bytes, self.config.max_bytes);
         let passing = self.lpis.unmapped_bytes();
@@ -220,7 +239,7 @@ impl Vm {
         }
     }
 
-    /// Looks a wired interrupt up.
+    /// Returns a wired interrupt.
     fn wired(&self, wired: Wired) -> Result<&IrqRef, Error> {
         match wired {
             Wired::Spi(intid) => self.spi(intid),
@@ -232,7 +251,7 @@ impl Vm {
     }
 }
 
-/// How much of something exists, and may exist.
+/// A counter of objects, with a limit.
 struct Quota {
     used: AtomicUsize,
     max: usize,
@@ -243,9 +262,9 @@ impl Quota {
         Self { used: AtomicUsize::new(0), max }
     }
 
-    /// Takes one, if there is one left.
+    /// Takes one from the quota. Returns false if none is left.
     fn take(&self) -> bool {
-        // Relaxed, here and below: a number that publishes nothing.
+        // Relaxed, here and below: the number publishes nothing.
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.max).then_some(n + 1))
             .is_ok()
@@ -280,13 +299,13 @@ impl Drop for Participant {
     }
 }
 
-/// Heap bytes of an [`Arc`] of `T`: two counts, then `T` where its alignment wants it.
+/// Heap bytes of an [`Arc`] of `T`: two counts, then `T` at its alignment.
 const fn arc_bytes<T>() -> usize {
     let align = if align_of::<T>() > 16 { align_of::<T>() } else { 16 };
     align + size_of::<T>()
 }
 
-/// Heap bytes of one entry of a B-tree map, whose nodes are two thirds full or so.
+/// Heap bytes of one entry of a B-tree map. Its nodes are about two thirds full.
 const fn btree_bytes<K, V>() -> usize {
     (size_of::<K>() + size_of::<V>()) * 3 / 2
 }

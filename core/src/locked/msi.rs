@@ -1,4 +1,5 @@
-//! MSI domains: from (DeviceID, EventID) to the LPI, for injections and for the control side.
+//! MSI domains: the mapping from (DeviceID, EventID) to the LPI, for injections and for the control
+//! side.
 
 use core::sync::atomic::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +16,7 @@ use crate::arch::ids::{DeviceId, EventId, Intid, VcpuId};
 use crate::engine::{Error, Injected, LpiConfig, LpiPlace, LpiState, MsiControl, Part};
 use crate::sync::CachePadded;
 
-/// An event of a device: what a route keeps, whatever is mapped there.
+/// An event of a device. A route keeps it alive, mapped or not.
 ///
 /// Aligned, so that the locks of neighbors do not share a cache line.
 #[derive(Default)]
@@ -25,7 +26,7 @@ struct Event {
 }
 
 impl Event {
-    /// Makes the event's LPI pending. Returns the vCPU that is to be kicked, too, once the caller holds no lock.
+    /// Makes the event's LPI pending. Also returns the vCPU to kick once the caller holds no lock.
     #[inline(always)]
     fn inject(&self, vm: &Vm) -> (Injected, Option<VcpuId>) {
         let lpi = self.lpi.lock();
@@ -43,7 +44,7 @@ impl Event {
         (Injected::Pending, vm.attend(irq, state))
     }
 
-    /// The LPI, with a reference of its own.
+    /// Returns a new reference to the LPI.
     fn get(&self) -> Result<IrqRef, Error> {
         self.lpi.lock().clone().ok_or(Error::NotMapped)
     }
@@ -53,7 +54,7 @@ impl Event {
     }
 }
 
-/// A (DeviceID, EventID) pair as one number, events of a device next to each other.
+/// A (DeviceID, EventID) pair as one number. The events of a device are next to each other.
 type Key = u64;
 
 fn key(device: DeviceId, event: EventId) -> Key {
@@ -64,7 +65,8 @@ fn parts(key: Key) -> (DeviceId, EventId) {
     (DeviceId((key >> 32) as u32), EventId(key as u32))
 }
 
-/// One multiplication, folded: enough for keys that are numbers already, with a seed that the guest does not know.
+/// A hash of one multiplication, folded. That is enough for keys that are numbers already, with a
+/// seed that the guest does not know.
 #[derive(Clone)]
 struct KeyHash {
     seed: u64,
@@ -97,7 +99,8 @@ impl Hasher for KeyHash {
 
 type Shard = RwLock<HashMap<Key, Arc<Event>, KeyHash>>;
 
-/// Injectors that look up different events seldom meet in the same reader count.
+/// The number of shards. With these, injectors that look up different events seldom meet in the
+/// same reader count.
 const SHARDS: usize = 16;
 
 struct Domain {
@@ -132,7 +135,7 @@ impl LockedDomain {
     }
 }
 
-/// An event, found once.
+/// An event that has been looked up.
 pub struct LockedRoute {
     vm: Arc<Vm>,
     event: Arc<Event>,
@@ -151,15 +154,15 @@ impl LockedRoute {
 pub struct LockedMsi {
     participant: Participant,
     domain: Arc<Domain>,
-    /// The events that are mapped, or were when they were last looked at, and those with routes: what is in the
-    /// domain's shards, in order, and without their locks.
+    /// The events in the domain's shards, in order, and readable without the shards' locks: those
+    /// that are mapped, or were when they were last checked, and those with routes.
     events: BTreeMap<Key, Arc<Event>>,
-    /// Events of these that were found unmapped, but with a route.
+    /// The number of these events that were found unmapped, but with a route.
     routed: usize,
 }
 
-/// Heap bytes of a mapped event, its entries in both tables included. Hash tables are 7/12 full on average,
-/// and have one byte more for each slot.
+/// Heap bytes of a mapped event, including its entries in both tables. A hash table is 7/12 full on
+/// average, and has one byte more for each slot.
 pub(super) const fn event_bytes() -> usize {
     super::arc_bytes::<Event>()
         + super::btree_bytes::<Key, Arc<Event>>()
@@ -183,7 +186,7 @@ impl LockedMsi {
         &self.participant.vm
     }
 
-    /// Checks that the domain has such devices and events.
+    /// Checks that the IDs are in the domain's ranges.
     fn check(&self, device: DeviceId, event: EventId) -> Result<(), Error> {
         let config = &self.vm().config;
         if u64::from(device.0) >> config.device_bits != 0 {
@@ -195,7 +198,7 @@ impl LockedMsi {
         Ok(())
     }
 
-    /// A reference to the LPI of a mapped event.
+    /// Returns a reference to the LPI of a mapped event.
     fn lpi(&self, device: DeviceId, event: EventId) -> Result<IrqRef, Error> {
         self.events.get(&key(device, event)).ok_or(Error::NotMapped)?.get()
     }
@@ -208,14 +211,14 @@ impl LockedMsi {
         key(device, EventId(0))..=key(device, EventId(u32::MAX))
     }
 
-    /// The event's entry, made if there is none.
-    #[inline(never)] // Named, as `forget` is, in the thread sanitizer's suppressions: it does not see std's locks.
+    /// Returns the event's entry, and makes it if there is none.
+    #[inline(never)] // Named in the TSan suppressions: TSan does not see std's locks.
     fn get_or_make(&mut self, device: DeviceId, event: EventId) -> Result<Arc<Event>, Error> {
         if let Some(found) = self.events.get(&key(device, event)) {
             return Ok(Arc::clone(found));
         }
         if !self.has_device(device) && !self.vm().devices.take() {
-            // Devices that only a route kept, which is gone now, need not count.
+            // A device need not count if only a route kept it that is gone now.
             self.collect();
             if !self.vm().devices.take() {
                 return Err(Error::TooManyDevices);
@@ -231,7 +234,7 @@ impl LockedMsi {
         Ok(made)
     }
 
-    /// A reference to an LPI, for one event more.
+    /// Counts one more event, and returns a reference to its LPI.
     fn take_event(&self, intid: Intid, target: VcpuId) -> Result<IrqRef, Error> {
         if !self.vm().events.take() {
             return Err(Error::TooManyEvents);
@@ -240,7 +243,8 @@ impl LockedMsi {
         irq.inspect_err(|_| self.vm().events.give_back(1))
     }
 
-    /// Maps an event to an LPI: as it is to be from now on, or as it is.
+    /// Maps an event to an LPI. With `config`, the LPI gets that configuration and `target`.
+    /// Without, an existing LPI keeps its own.
     fn map_as(
         &mut self,
         device: DeviceId,
@@ -283,7 +287,8 @@ impl LockedMsi {
 
     fn unmap_event(&mut self, device: DeviceId, event: EventId, clear: bool) -> Result<(), Error> {
         let entry = self.events.get(&key(device, event)).ok_or(Error::NotMapped)?;
-        // An injection holds the lock until the LPI is pending and queued: it comes before this, or finds nothing.
+        // An injection holds the lock until the LPI is pending and queued: it comes before this, or
+        // finds nothing.
         let irq = entry.lpi.lock().take().ok_or(Error::NotMapped)?;
         let mut state = irq.lock();
         state.own.drop_mapping();
@@ -305,7 +310,8 @@ impl LockedMsi {
     #[inline(never)] // See `get_or_make`.
     fn forget(&mut self, device: DeviceId, event: EventId) {
         let Some(found) = self.events.get(&key(device, event)) else { return };
-        // Only this handle makes routes. Two: `self.events` and the shard.
+        // Only this handle makes routes. The two references are those of `self.events` and of the
+        // shard.
         if found.is_mapped() || Arc::strong_count(found) > 2 {
             return;
         }
@@ -320,7 +326,7 @@ impl LockedMsi {
         }
     }
 
-    /// Calls `f` with LPIs from `from` up, until `most` have been looked at.
+    /// Calls `f` with the LPIs from `from` up, until `f` has been called `most` times.
     fn some(&self, from: Intid, most: u32, mut f: impl FnMut(&IrqRef)) -> Part {
         let mut part = Part::default();
         let _ = self.vm().lpis.for_each_from(from, |irq| {
@@ -335,7 +341,7 @@ impl LockedMsi {
         part
     }
 
-    /// Changes an LPI by `f`, and attends to it.
+    /// Changes an LPI with `f`, and makes the change known to its vCPU.
     fn change(&self, irq: &IrqRef, f: impl FnOnce(&mut IrqState)) {
         let mut state = irq.lock();
         f(&mut state);
@@ -346,19 +352,20 @@ impl LockedMsi {
 }
 
 impl Vm {
-    /// Whether an LPI can become pending: its vCPU says so.
+    /// Whether an LPI can become pending. Its target vCPU decides.
     fn takes_msis(&self, state: &IrqState) -> bool {
         self.cpu(state.target).takes_msis()
     }
 
-    /// An LPI may have a new target: if that takes none, it is not pending any more.
+    /// Clears the pending state of an LPI, which may have a new target, if its target takes no
+    /// MSIs.
     fn settle_at_target(&self, state: &mut IrqState) {
         if !self.takes_msis(state) {
             state.clear_pending();
         }
     }
 
-    /// Makes an LPI not pending, if `which` says so. Returns what that says.
+    /// Clears an LPI's pending state if `which` returns true. Returns the result of `which`.
     fn clear_if(&self, irq: &IrqRef, which: impl FnOnce(&IrqState) -> bool) -> bool {
         let mut state = irq.lock();
         if !which(&state) {
@@ -384,7 +391,7 @@ impl Drop for LockedMsi {
         for (device, event) in keys.into_iter().map(parts) {
             let _ = self.unmap(device, event);
         }
-        // What is left has a route, which finds nothing mapped there from now on.
+        // The remaining events have a route, which finds nothing mapped from now on.
         while let Some((&left, _)) = self.events.first_key_value() {
             self.events.retain(|&key, _| parts(key).0 != parts(left).0);
             self.vm().devices.give_back(1);
@@ -392,7 +399,7 @@ impl Drop for LockedMsi {
     }
 }
 
-/// An LPI as others see it, if it is mapped.
+/// Returns the state of an LPI for the control side. `None`: it is not mapped.
 fn lpi_state(irq: &IrqRef) -> Option<LpiState> {
     let state = irq.lock();
     state.own.is_mapped().then(|| LpiState {
@@ -467,7 +474,7 @@ impl MsiControl for LockedMsi {
         let mut moved = 0;
         let part = self.some(first, most, |irq| {
             let mut state = irq.lock();
-            // One without a mapping is only waiting for its end.
+            // An LPI without a mapping is only waiting to be freed.
             if state.target == from && state.own.is_mapped() {
                 moved += 1;
                 state.set_target(to);
@@ -551,7 +558,7 @@ impl MsiControl for LockedMsi {
     }
 
     fn count_bytes(&mut self, more: usize, less: usize) {
-        // Relaxed: a number that publishes nothing.
+        // Relaxed: the number publishes nothing.
         self.vm().beside.fetch_add(more, Ordering::Relaxed);
         self.vm().beside.fetch_sub(less, Ordering::Relaxed);
     }

@@ -1,21 +1,23 @@
-//! What only LPIs have, and what only wired interrupts have, in one word.
+//! The fields that only LPIs have, and those that only wired interrupts have, in one word.
 
 use crate::arch::ids::Group;
 
-/// An interrupt fits into a cache line only if the two share their space.
+/// The fields of one kind of interrupt. An interrupt fits into a cache line only if LPIs and wired
+/// interrupts share this space.
 ///
-/// Of an LPI: the number of events that are mapped to it. Of a wired interrupt, from bit 0 up:
+/// For an LPI, the word is the number of events that are mapped to it. For a wired interrupt, the
+/// fields are, from bit 0 up, with their widths:
 ///
 /// ```text
-/// 13  the physical interrupt that it is tied to, or of an SGI: the senders of whom it is pending (8)
-/// 13  the same of its last offer: the physical interrupt, or of an SGI: the sender's number plus one (4)
-///  1  it was made active by the host, and its target has not taken it in
-///  2  whether it is to be made active (2) or not active (3) once the guest has been left
+/// 13  PPI, SPI: the physical interrupt that it is mapped to. SGI: the pending senders (8)
+/// 13  as last presented. PPI, SPI: the physical interrupt. SGI: the sender's number plus one (4)
+///  1  the host made it active, and its target has not taken that in
+///  2  the order to become active (2) or inactive (3) once the guest has been left
 ///  1  its line has been set since the host was asked for its level
-///  1  the group that it was offered in last
+///  1  the group that it was last presented in
 /// ```
 ///
-/// A physical interrupt is 16 up, so 0 is none.
+/// A physical interrupt is at least 16, so 0 means none.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Own(u32);
 
@@ -41,22 +43,22 @@ impl Own {
         self.0 = if on { self.0 | flag } else { self.0 & !flag };
     }
 
-    /// Of an LPI: one event more is mapped to it.
+    /// For an LPI: counts one more event that is mapped to it.
     pub(super) fn add_mapping(&mut self) {
         self.0 += 1;
     }
 
-    /// Of an LPI: one event less is mapped to it.
+    /// For an LPI: counts one event less that is mapped to it.
     pub(super) fn drop_mapping(&mut self) {
         self.0 -= 1;
     }
 
-    /// Of an LPI: whether an event is mapped to it.
+    /// For an LPI: whether an event is mapped to it.
     pub(super) fn is_mapped(self) -> bool {
         self.0 > 0
     }
 
-    /// Of an SGI: the senders of whom it is pending, and not in a list register.
+    /// For an SGI: the senders for which it is pending, and not in a list register.
     pub(super) fn senders(self) -> u8 {
         self.field(TIED) as u8
     }
@@ -65,7 +67,8 @@ impl Own {
         self.set_field(TIED, senders.into());
     }
 
-    /// Of an SGI: takes the lowest sender, for an offer that is that sender's.
+    /// For an SGI: takes the lowest pending sender, and records that it is presented for that
+    /// sender.
     pub(super) fn offer_sender(&mut self) -> Option<u8> {
         let senders = self.senders();
         let lowest = (senders != 0).then(|| senders.trailing_zeros());
@@ -74,12 +77,12 @@ impl Own {
         lowest.map(|n| n as u8)
     }
 
-    /// Of an SGI: whose the last offer is.
+    /// For an SGI: the sender that it was last presented for.
     pub(super) fn offered_sender(self) -> Option<u8> {
         (self.field(OFFERED) as u8).checked_sub(1)
     }
 
-    /// Of a PPI or SPI: the physical interrupt that it is tied to.
+    /// For a PPI or SPI: the physical interrupt that it is mapped to.
     pub(super) fn phys(self) -> Option<u16> {
         Some(self.field(TIED) as u16).filter(|&pintid| pintid != 0)
     }
@@ -88,22 +91,23 @@ impl Own {
         self.set_field(TIED, pintid.unwrap_or(0).into());
     }
 
-    /// Of a PPI or SPI: offers it with the physical interrupt that it is tied to now.
+    /// For a PPI or SPI: records that it is presented with the physical interrupt that it is mapped
+    /// to now.
     pub(super) fn offer_phys(&mut self) {
         self.set_field(OFFERED, self.field(TIED));
     }
 
-    /// Of a PPI or SPI: the physical interrupt of its last offer.
+    /// For a PPI or SPI: the physical interrupt that it was last presented with.
     pub(super) fn offered_phys(self) -> Option<u16> {
         Some(self.field(OFFERED) as u16).filter(|&pintid| pintid != 0)
     }
 
-    /// Whatever was offered last is nobody's.
+    /// Forgets the sender or physical interrupt that it was last presented with.
     pub(super) fn forget_offer(&mut self) {
         self.set_field(OFFERED, 0);
     }
 
-    /// The group in which it was offered last, and so is active.
+    /// The group in which it was last presented, and so is active.
     pub(super) fn offered_group(self) -> Group {
         if self.0 & OFFERED_GROUP1 != 0 { Group::Group1 } else { Group::Group0 }
     }
@@ -112,7 +116,7 @@ impl Own {
         self.set_flag(OFFERED_GROUP1, group == Group::Group1);
     }
 
-    /// It was made active by the host, and its target has not taken it in.
+    /// Whether the host made it active, and its target has not taken that in.
     pub(super) fn is_placed(self) -> bool {
         self.0 & PLACED != 0
     }
@@ -121,19 +125,19 @@ impl Own {
         self.set_flag(PLACED, placed);
     }
 
-    /// Orders it to be made active or not active.
+    /// Leaves an order to become active or inactive.
     pub(super) fn order(&mut self, active: bool) {
         self.0 = self.0 & !ORDERS | (if active { 2 } else { 3 }) << ORDER;
     }
 
-    /// Takes the order.
+    /// Takes the order, if there is one.
     pub(super) fn take_order(&mut self) -> Option<bool> {
         let order = (self.0 & ORDERS) >> ORDER;
         self.0 &= !ORDERS;
         (order != 0).then_some(order == 2)
     }
 
-    /// Whether its line has been set since this was reset.
+    /// Whether its line has been set since this flag was cleared.
     pub(super) fn is_line_set(self) -> bool {
         self.0 & LINE_SET != 0
     }

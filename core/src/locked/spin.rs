@@ -1,10 +1,10 @@
-//! The lock of the locked engine: test-and-test-and-set, inlined where it is free.
+//! The lock of the locked engine: test-and-test-and-set, with the uncontended path inlined.
 //!
-//! A kernel's spin lock runs with preemption off, so its holder is always on a CPU. A thread's
-//! is not: a waiter that only spins can burn its whole time slice on a holder that was preempted.
-//! So a waiter spins for about as long as the sections of this module last, and then yields.
+//! A kernel's spin lock runs with preemption off, so its holder is always on a CPU. The holder of
+//! this lock can be preempted, and a waiter that only spins can then burn its whole time slice. So
+//! a waiter spins for about as long as the engine's critical sections last, and then yields.
 
-// The guard hands out the value by reference: that is what the `unsafe` below is for.
+// The guard hands out the value by reference. The `unsafe` code below is for that.
 #![allow(unsafe_code)]
 
 use core::cell::UnsafeCell;
@@ -12,7 +12,8 @@ use core::hint;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-/// Rounds of waiting before the CPU is given away: some hundred nanoseconds to a few microseconds.
+/// Rounds of spinning before a waiter yields the CPU: some hundred nanoseconds to a few
+/// microseconds.
 const SPINS: u32 = 100;
 
 /// A value behind a spin lock.
@@ -22,8 +23,8 @@ pub(super) struct SpinLock<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock lets one thread at a time at the value, which moves between threads that way:
-// that takes `T: Send`, and no more.
+// SAFETY: the lock gives the value to one thread at a time, and so moves it between threads. That
+// takes `T: Send`, and no more.
 unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
@@ -44,7 +45,7 @@ impl<T> SpinLock<T> {
     /// Takes the lock if it is free.
     #[inline(always)]
     pub(super) fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
-        // Relaxed: only a guess, which spares the holder the loss of its cache line.
+        // Relaxed: the load is only a guess, which spares the holder the loss of its cache line.
         // Acquire: pairs with the Release of the guard's drop.
         if self.locked.load(Ordering::Relaxed) || self.locked.swap(true, Ordering::Acquire) {
             return None;
@@ -56,7 +57,7 @@ impl<T> SpinLock<T> {
     fn lock_contended(&self) {
         let mut spins = 0;
         loop {
-            // Relaxed: waiters share the line until it changes; the swap below acquires.
+            // Relaxed: waiters share the cache line until it changes; the swap below acquires.
             while self.locked.load(Ordering::Relaxed) {
                 if spins < SPINS {
                     spins += 1;
@@ -73,13 +74,13 @@ impl<T> SpinLock<T> {
     }
 }
 
-/// The lock, held.
+/// Proof that the lock is held. Dropping it releases the lock.
 pub(super) struct SpinGuard<'a, T> {
     lock: &'a SpinLock<T>,
 }
 
-// SAFETY: a shared guard gives `&T` and nothing else. (Without this, it would be `Sync` for any
-// `T: Send`, as a reference to the lock is.)
+// SAFETY: a shared guard gives `&T` and nothing else. (Without this bound, it would be `Sync` for
+// any `T: Send`, as a reference to the lock is.)
 unsafe impl<T: Send + Sync> Sync for SpinGuard<'_, T> {}
 
 impl<T> Deref for SpinGuard<'_, T> {
@@ -87,7 +88,8 @@ impl<T> Deref for SpinGuard<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: this guard exists, so its thread holds the lock and nobody else is at the value.
+        // SAFETY: this guard exists, so its thread holds the lock, and nothing else accesses the
+        // value.
         unsafe { &*self.lock.value.get() }
     }
 }
@@ -95,7 +97,8 @@ impl<T> Deref for SpinGuard<'_, T> {
 impl<T> DerefMut for SpinGuard<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as for `deref`; and the guard is borrowed exclusively, so nothing else refers into the value.
+        // SAFETY: as for `deref`. The guard is borrowed exclusively, so nothing else refers into
+        // the value.
         unsafe { &mut *self.lock.value.get() }
     }
 }
@@ -103,7 +106,7 @@ impl<T> DerefMut for SpinGuard<'_, T> {
 impl<T> Drop for SpinGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        // Release: what was done under the lock happens before the next Acquire that takes it.
+        // Release: everything done under the lock happens before the next Acquire that takes it.
         self.lock.locked.store(false, Ordering::Release);
     }
 }

@@ -1,4 +1,4 @@
-//! The locked engine by itself, driven through a guest of a few lines.
+//! Tests of the locked engine alone, with a guest of a few lines.
 
 mod wired;
 
@@ -31,7 +31,7 @@ impl Kicks {
     }
 }
 
-/// List registers, with a guest that acknowledges the most urgent of them.
+/// List registers, with a guest that acknowledges the most urgent interrupt in them.
 struct Lrs {
     lrs: Vec<Lr>,
     eois: u32,
@@ -64,7 +64,8 @@ impl Lrs {
         Some(lr.intid().0)
     }
 
-    /// What the guest deactivates goes, or becomes pending if it was both.
+    /// Deactivates an interrupt. Its list register becomes empty, or pending if it was pending and
+    /// active.
     fn eoi(&mut self, intid: u32) {
         match self.lrs.iter_mut().find(|lr| lr.state().is_active() && lr.intid().0 == intid) {
             Some(lr) if lr.state().is_pending() => *lr = lr.with_state(LrState::Pending),
@@ -80,7 +81,7 @@ impl Lrs {
     }
 }
 
-/// A VM with open vCPUs, 2 list registers each.
+/// A VM with open vCPUs that have two list registers each.
 struct Vm {
     kicks: Arc<Kicks>,
     vgic: LockedVgic,
@@ -130,7 +131,8 @@ impl Vm {
         self.injector.configure(wired, config).unwrap();
     }
 
-    /// Enters the guest, which takes and finishes everything it is offered, and leaves it. Returns what that was.
+    /// Enters the guest, which acknowledges and deactivates every interrupt presented to it, and
+    /// leaves it. Returns their INTIDs.
     fn run(&mut self, v: VcpuId) -> Vec<u32> {
         let (vcpu, lrs) = &mut self.vcpus[v.index()];
         vcpu.flush(lrs);
@@ -143,7 +145,7 @@ impl Vm {
         taken
     }
 
-    /// Runs a vCPU until nothing is left for it. Returns what it took: LPIs from 0 up.
+    /// Runs a vCPU until nothing is left for it. Returns the LPIs that it took, counted from 0.
     fn drain(&mut self, v: VcpuId) -> Vec<u32> {
         let mut taken = Vec::new();
         loop {
@@ -170,7 +172,7 @@ fn coalescing_and_kicks() {
     let flushed = vcpu.flush(lrs);
     assert_eq!((flushed.in_lrs, flushed.pending, flushed.waiting), (2, 2, false));
     assert!(!vcpu.has_mail());
-    // In a list register it is not coalesced: the guest may have taken it by now.
+    // An LPI in a list register does not coalesce: the guest may have acknowledged it by now.
     vm.inject_all([0]);
     assert_eq!(vm.kicks.take(), [V1]);
     let (vcpu, lrs) = &mut vm.vcpus[1];
@@ -191,7 +193,7 @@ fn priorities_and_fifo_with_more_than_fits() {
     assert!(lrs.maintenance.underflow && lrs.maintenance.no_pending);
     assert_eq!([lrs.lrs[0].intid().0, lrs.lrs[1].intid().0], [LPI_BASE + 3, LPI_BASE + 1]);
     vcpu.fold(lrs);
-    // Of what comes later, the more urgent goes first, and displaces none of its own priority.
+    // Of the later LPIs, the more urgent one goes first, and displaces none of its own priority.
     vm.inject_all([7, 2]);
     assert_eq!(vm.drain(V0), [3, 1, 5, 7, 6, 4, 0, 2]);
     assert_eq!(vm.vcpus[0].1.maintenance, Maintenance::default());
@@ -266,7 +268,7 @@ fn closed_vcpus_get_nothing_and_open_ones_everything() {
     assert!(lrs.lrs.iter().all(|lr| *lr == Lr::EMPTY));
     assert_eq!(vcpu.flush(lrs).in_lrs, 0);
     vm.kicks.take();
-    // The active LPI is forgotten, the pending one still is.
+    // The active LPI is forgotten, and the pending one is still pending.
     vm.inject_all([2, 0]);
     assert_eq!(vm.inject(1), Injected::Coalesced);
     assert_eq!(vm.injector.pulse(Wired::Private(V0, Intid(3))), Ok(Injected::Pending));
@@ -317,7 +319,7 @@ fn more_active_than_list_registers() {
     let flushed = vcpu.flush(lrs);
     assert_eq!((flushed.in_lrs, flushed.pending, flushed.waiting), (2, 0, true));
     assert!(lrs.maintenance.not_present && lrs.maintenance.trap_dir && !lrs.maintenance.no_pending);
-    // The guest ends them in turn; the last two are in no list register.
+    // The guest deactivates three of them in turn. 41 and 40 are in no list register.
     [43, 42, 41].iter().for_each(|&intid| lrs.eoi(intid));
     vcpu.fold(lrs);
     assert_eq!(vcpu.flush(lrs).in_lrs, 1);
@@ -342,12 +344,12 @@ fn levels_are_sampled_again() {
     vcpu.fold(lrs);
     vcpu.flush(lrs);
     assert_eq!(lrs.state(33), LrState::Pending);
-    // The line falls before the guest takes it.
+    // The line falls before the guest acknowledges the interrupt.
     vm.kicks.take();
     vm.injector.set_level(spi, false).unwrap();
     assert_eq!(vm.kicks.take(), [V0]);
     assert_eq!(vm.run(V0), []);
-    // A pulse lasts until it is acknowledged, and one after the acknowledge is another.
+    // A pulse lasts until it is acknowledged. A pulse after that is another one.
     assert_eq!(vm.injector.pulse(spi), Ok(Injected::Pending));
     let (vcpu, lrs) = &mut vm.vcpus[0];
     vcpu.flush(lrs);
@@ -372,7 +374,7 @@ fn shared_intid_and_unmap_while_in_a_list_register() {
     let (vcpu, lrs) = &mut vm.vcpus[1];
     vcpu.flush(lrs);
     assert_eq!(lrs.lrs[0].priority().byte(), 0x40, "the newest configuration");
-    // The second event keeps it, not pending.
+    // The second event keeps the LPI, but not pending.
     vm.msi.unmap(DEVICE, EventId(0)).unwrap();
     assert_eq!(vm.inject(0), Injected::Unmapped);
     assert_eq!(vm.run(V1), []);
@@ -382,7 +384,7 @@ fn shared_intid_and_unmap_while_in_a_list_register() {
     lrs.ack();
     vm.msi.unmap(DEVICE, EventId(9)).unwrap();
     assert_eq!(vm.msi.set_config(Intid(LPI_BASE), config), Err(Error::NotMapped));
-    // Mapped again, it is delivered though nobody has ended it.
+    // The LPI is mapped again, and delivered though the guest has not ended it.
     vm.map(0, V1, 0xa0);
     assert_eq!(vm.vgic.usage().lpis, 1);
     vm.inject_all([0]);
@@ -409,7 +411,7 @@ fn every_reference_comes_back() {
     assert_eq!(vm.vgic.usage().lpis, 100, "the lists have them still");
     assert_eq!(vm.drain(V0), []);
     assert_eq!(vm.drain(V1), []);
-    // The two that were active are ended by closing.
+    // Closing ends the two LPIs that were active.
     vm.vcpus.iter_mut().for_each(|(vcpu, lrs)| vcpu.close(lrs));
     assert_eq!(vm.vgic.usage(), Default::default());
     assert_eq!(vm.msi.unmap_device(DEVICE), 0);

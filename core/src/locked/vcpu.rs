@@ -1,4 +1,4 @@
-//! A vCPU's own side: entry and exit.
+//! The owner's side of a vCPU: guest entry and exit.
 
 use std::sync::Arc;
 
@@ -10,45 +10,49 @@ use crate::arch::ids::{Intid, VcpuId};
 use crate::arch::lr::{ListRegisters, Lr, LrState, MAX_LRS, Maintenance};
 use crate::engine::{Error, Flushed, Trigger, Vcpu, Wired};
 
-/// A vCPU's own side.
+/// The owner's side of a vCPU.
 pub struct LockedVcpu {
     participant: Participant,
     entry: Entry,
 }
 
-/// What the owner knows from one entry to the next.
+/// The state that the owner keeps from one entry to the next.
 struct Entry {
     me: VcpuId,
     open: bool,
-    /// Number of list registers in use since the last flush, to be folded: they are the front of the list.
+    /// Number of list registers in use since the last flush, to be folded. Their interrupts are the
+    /// front of the list.
     in_lrs: usize,
-    /// Number of list registers that may still hold something.
+    /// Number of list registers that may not be empty.
     written: usize,
-    /// Number of active interrupts in no list register.
+    /// Number of active interrupts that are in no list register.
     spilled: usize,
-    /// What the list held when it was last looked at; what has been added since then requests a flush.
+    /// Length of the list when the owner last read it. Any interrupt added since then requests a
+    /// flush.
     listed: usize,
-    /// Places that folds have given since the clock showed what it did at the last flush.
+    /// Number of places that folds have given since the last flush, relative to the clock at that
+    /// flush.
     folded: u64,
     maintenance: Maintenance,
-    /// What the guest has enabled at its CPU interface, as of the last flush.
+    /// The groups that the guest has enabled at its CPU interface, as of the last flush.
     groups: [bool; 2],
-    /// Something that the guest had active waits since the last flush.
+    /// An interrupt that was in a list register, or active, waits for the next flush.
     unflushed: bool,
-    /// Level-sensitive interrupts that the guest has ended together with a physical one: their lines may have fallen.
-    /// Empty between calls.
+    /// Level-sensitive interrupts that the guest has ended together with a physical interrupt:
+    /// their lines may have fallen. Empty between calls.
     ended: Vec<IrqRef>,
-    /// References on their way off the list, kept to be dropped without its lock. Empty between calls.
+    /// References on their way off the list, kept so that they are dropped without its lock. Empty
+    /// between calls.
     pruned: Vec<Listed>,
 }
 
-/// What a flush has found.
+/// The result of a flush.
 #[derive(Default)]
 struct Tally {
     flushed: Flushed,
-    /// List registers with something for the guest to take now.
+    /// List registers with an interrupt that the guest can acknowledge now.
     offered: usize,
-    /// Whether something pending did not fit.
+    /// Whether a pending interrupt did not fit.
     pending_waits: bool,
     spilled: usize,
 }
@@ -60,8 +64,8 @@ impl Tally {
         self.offered += usize::from(lr.state() == LrState::Pending);
     }
 
-    /// What the virtual CPU interface is to report. Nothing that is the case from the start: else the guest
-    /// would never get to run.
+    /// Returns the conditions that the virtual CPU interface is to report. None of them may hold
+    /// from the start: otherwise the guest would never get to run.
     fn maintenance(&self, count: usize, groups: [bool; 2]) -> Maintenance {
         Maintenance {
             group_enabled: groups.map(|enabled| !enabled),
@@ -106,14 +110,15 @@ impl Vcpu for LockedVcpu {
         self.entry.open = true;
         let (vm, me) = (&*self.participant.vm, self.entry.me);
         let cpu = vm.cpu(me);
-        // What waited meanwhile stands in line as the scan finds it.
+        // Interrupts that waited while the vCPU was closed get their places in the order of the
+        // scan.
         cpu.take_request();
         cpu.ap_list.lock().open = true;
         cpu.private.iter().chain(&vm.spis).for_each(|irq| vm.requeue(irq, Some(me)));
         vm.lpis.for_each(|irq| vm.requeue(irq, Some(me)));
     }
 
-    /// In one go: the baseline has no slices.
+    /// Closes the vCPU in one call: the baseline does not work in slices.
     fn close_some<L: ListRegisters>(&mut self, lrs: &mut L) -> bool {
         if !self.entry.open {
             return true;
@@ -139,7 +144,8 @@ impl Vcpu for LockedVcpu {
         self.entry.fold(&self.participant.vm, lrs);
     }
 
-    /// Just after [`Vcpu::open`], before any flush, what was active when the vCPU was closed can be deactivated already.
+    /// An interrupt that was active when the vCPU was closed can be deactivated already just after
+    /// [`Vcpu::open`], before any flush.
     fn deactivate(&mut self, intid: Intid) -> bool {
         let (vm, me) = (&*self.participant.vm, self.entry.me);
         let private = intid.is_private();
@@ -149,7 +155,7 @@ impl Vcpu for LockedVcpu {
         if state.vcpu() != Some(me) || !state.is_active_at(me) || state.in_lr {
             return false;
         }
-        // The flush to come does the rest.
+        // The next flush does the rest.
         self.entry.end(vm.cpu(me), irq, &mut state);
         drop(state);
         self.entry.sample_ended(vm);
@@ -165,7 +171,7 @@ impl Drop for LockedVcpu {
     fn drop(&mut self) {
         let vm = &*self.participant.vm;
         if self.entry.open {
-            // Without the list registers: as if the guest had not touched them.
+            // The list registers are not read: it is as if the guest had not touched them.
             self.entry.shut(vm);
         }
         vm.cpu(self.entry.me).return_interface();
@@ -181,7 +187,7 @@ impl Entry {
         cpu.enter();
         self.unflushed = false;
         if self.folded > 0 {
-            // The places of the next fold come after those of the last.
+            // The places of the next fold come after those of the last fold.
             cpu.tick();
             self.folded = 0;
         }
@@ -205,13 +211,14 @@ impl Entry {
         self.clear_lrs(lrs, self.in_lrs);
         self.written = self.in_lrs;
         self.set_maintenance(lrs, tally.maintenance(count, self.groups));
-        // Another vCPU's now, perhaps, in the order in which that was decided.
+        // The pruned interrupts may belong to another vCPU now. Queue them in the order in which
+        // that was decided.
         self.pruned.sort_unstable_by_key(|listed| listed.key);
         self.pruned.drain(..).for_each(|listed| vm.requeue(&listed.irq, None));
         tally.flushed
     }
 
-    /// The guest has enabled or disabled a group at its CPU interface.
+    /// Handles a change of the groups that the guest has enabled at its CPU interface.
     #[cold]
     fn change_groups(&mut self, vm: &Vm, groups: [bool; 2]) {
         let cpu = vm.cpu(self.me);
@@ -231,12 +238,13 @@ impl Entry {
         }
     }
 
-    /// For what is pending anew once it has been deactivated.
+    /// Returns the place of an interrupt that is pending again once it has been deactivated.
     fn next_place(&self, cpu: &Cpu) -> Place {
         Place::folded(cpu.last_flush(), self.folded + 1)
     }
 
-    /// Fills the list registers with the whole list, which fits: one walk, each interrupt locked once.
+    /// Fills the list registers with the whole list, which fits. Walks the list once, and locks
+    /// each interrupt once.
     fn fill_all<L: ListRegisters>(&mut self, ap_list: &mut ApList, lrs: &mut L, tally: &mut Tally) {
         let gates = ap_list.open_gates();
         let list = &mut ap_list.list;
@@ -271,7 +279,7 @@ impl Entry {
         }
     }
 
-    /// Fills the list registers with the most urgent of the list.
+    /// Fills the list registers with the most urgent interrupts of the list.
     fn fill_first<L: ListRegisters>(
         &mut self,
         ap_list: &mut ApList,
@@ -290,14 +298,16 @@ impl Entry {
             }
         }
         let sorted = list.make_contiguous();
-        // Mostly it is: a sorted list, with what is new at its end. A stable sort makes use of that.
+        // The list is mostly sorted already, with new interrupts at its end. A stable sort makes
+        // use of that.
         if !sorted.is_sorted_by_key(|listed| listed.key) {
             sorted.sort_by_key(|listed| listed.key);
         }
         let (kept, _) = sorted.split_at_mut(sorted.len() - leaving);
         let count = lrs.count();
         if kept.len() > count && kept[..count].iter().all(|listed| listed.key.is_active()) {
-            // The guest may have dropped their priorities long ago, and be ready for what waits.
+            // All list registers would hold active interrupts. The guest may have dropped their
+            // priorities long ago, and be ready for a pending one.
             if let Some(n) = kept[count..].iter().position(|listed| !listed.key.is_active()) {
                 kept[count - 1..=count + n].rotate_right(1);
             }
@@ -317,10 +327,12 @@ impl Entry {
         }
         tally.flushed.waiting = tally.pending_waits || tally.spilled > 0;
         if tally.pending_waits && tally.offered == 0 {
-            // What waits is not more urgent than what is active: it can wait until one of those is deactivated.
+            // The waiting interrupts are not more urgent than the active ones, so they can wait
+            // until one of those is deactivated.
             for n in 0..first.len() {
                 let lr = lrs.read(n);
-                // One tied to a physical interrupt cannot ask; that, deactivated with it, can fire again, which is an exit.
+                // A hardware-mapped interrupt cannot ask for maintenance. Its physical interrupt,
+                // deactivated with it, can fire again, which is an exit.
                 if lr.state().is_active() && lr.hw().is_none() {
                     lrs.write(n, lr.with_eoi_maintenance());
                 }
@@ -344,7 +356,8 @@ impl Entry {
             let lr = lrs.read(n);
             let tied = lr.hw().is_some();
             let mut state = irq.lock();
-            // An LPI has no active state (IHI 0069, 4.1.2): once it has been acknowledged, here is nothing left of it.
+            // An LPI has no active state (IHI 0069, 4.1.2): once it has been acknowledged, nothing
+            // of it is left here.
             let lr = if state.intid.is_lpi() { lr.without_active() } else { lr }.state();
             self.folded += u64::from(state.fold_lr(lr, cpu, self.next_place(cpu)));
             let ended = lr == LrState::Invalid;
@@ -352,7 +365,8 @@ impl Entry {
             if ended && tied {
                 self.note_ended(&irq, &mut state);
             }
-            // One that was withdrawn while it was offered is the next flush's to judge.
+            // An interrupt that was withdrawn while it was presented stays listed. The next flush
+            // decides.
             if state.active || lr.is_pending() || state.is_pending() {
                 drop(state);
                 list.push_back(Listed { irq, key });
@@ -366,12 +380,13 @@ impl Entry {
         }
         list.rotate_right(kept);
         if ends > 0 && self.spilled > 0 {
-            // EOIs without a list register are those of the most urgent active interrupts that have none.
+            // EOIs without a list register are those of the most urgent active interrupts that have
+            // none.
             let mut ends = ends;
             for listed in list.range(kept..).filter(|listed| listed.key.is_active()) {
                 let mut state = listed.irq.lock();
                 if ends > 0 && state.active {
-                    // If that is the end of it, the next flush prunes it.
+                    // If that finishes the interrupt, the next flush prunes it.
                     ends -= 1;
                     self.end(cpu, &listed.irq, &mut state);
                 }
@@ -382,11 +397,11 @@ impl Entry {
         drop(ap_list);
         vm.left(self.me);
         self.sample_ended(vm);
-        // The references that were gotten when these were queued.
+        // Put the references that were gotten when these interrupts were queued.
         self.pruned.clear();
     }
 
-    /// The guest has deactivated an interrupt that is in no list register.
+    /// Handles the guest's deactivation of an interrupt that is in no list register.
     fn end(&mut self, cpu: &Cpu, irq: &IrqRef, state: &mut IrqState) {
         state.deactivate();
         self.folded += u64::from(state.end_offer(self.next_place(cpu)));
@@ -396,7 +411,8 @@ impl Entry {
         }
     }
 
-    /// Notes that the guest has ended an interrupt together with the physical one that it is tied to.
+    /// Notes that the guest has ended a hardware-mapped interrupt together with its physical
+    /// interrupt.
     fn note_ended(&mut self, irq: &IrqRef, state: &mut IrqState) {
         if state.trigger == Trigger::Level {
             state.own.set_line_set(false);
@@ -404,7 +420,8 @@ impl Entry {
         }
     }
 
-    /// Asks for the lines of those. Not while a lock is held: the host may have one of its own.
+    /// Asks the host for the lines of the interrupts in `ended`. The caller holds no lock: the host
+    /// may have one of its own.
     fn sample_ended(&mut self, vm: &Vm) {
         for irq in self.ended.drain(..) {
             let intid = irq.lock().intid;
@@ -412,26 +429,27 @@ impl Entry {
             let wired = if private { Wired::Private(self.me, intid) } else { Wired::Spi(intid) };
             let Some(high) = vm.kick.input_level(wired) else { continue };
             let mut state = irq.lock();
-            // Whoever has set the line meanwhile knows better.
+            // A thread that has set the line since the interrupt ended knows better.
             if state.own.is_line_set() || state.line_level == high {
                 continue;
             }
             state.line_level = high;
             if state.trigger == Trigger::Level {
-                // This vCPU need not be kicked: it looks at its mail before it enters the guest or sleeps.
+                // This vCPU need not be kicked: it checks its mailbox before it enters the guest or
+                // sleeps.
                 let kick = vm.attend(&irq, state);
                 vm.kick(kick.filter(|&vcpu| vcpu != self.me));
             }
         }
     }
 
-    /// Empties the list registers from `first` up.
+    /// Clears the list registers from `first` up.
     fn clear_lrs<L: ListRegisters>(&mut self, lrs: &mut L, first: usize) {
         (first..self.written).for_each(|n| lrs.write(n, Lr::EMPTY));
         self.written = self.written.min(first);
     }
 
-    /// Powers the vCPU off: nothing is on its list, nor will be.
+    /// Powers the vCPU off. Its list is empty from now on.
     fn shut(&mut self, vm: &Vm) {
         let cpu = vm.cpu(self.me);
         let mut ap_list = cpu.ap_list.lock();
@@ -448,7 +466,7 @@ impl Entry {
         cpu.take_request();
         self.unflushed = false;
         (self.open, self.in_lrs, self.spilled, self.listed) = (false, 0, 0, 0);
-        // One that was active here while its target changed is its target's now.
+        // An interrupt that was active here while its target changed belongs to its target now.
         self.pruned.drain(..).for_each(|listed| vm.requeue(&listed.irq, None));
     }
 }

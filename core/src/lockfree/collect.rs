@@ -1,17 +1,22 @@
-//! Collection: from the retired to free memory. See [`crate::lockfree::reclaim::retired`] for the life of one piece of garbage.
+//! Collection: frees the memory of retired objects. See [`crate::lockfree::reclaim::retired`] for
+//! the life of a retired object.
 //!
-//! Anyone on the control path may collect, and several threads at once: each takes all that there is to do, does a bounded
-//! part of it, and puts the rest back. So no call goes on for as long as others make garbage. A thread that is preempted while
-//! it collects has the whole backlog with it: nobody frees that before it goes on, but others collect what dies meanwhile.
-//! Nothing here is on the injection or the entry/exit path.
+//! Any thread on the control path may collect, and several may at once. Each takes all the work
+//! that there is, does a bounded part of it, and puts the rest back. So no call continues for as
+//! long as other threads make garbage. A thread that is preempted while it collects holds the whole
+//! backlog: no other thread frees those objects before it continues, but other threads collect the
+//! objects that are retired in the meantime. Nothing here is on the injection or the entry/exit
+//! path.
 //!
-//! The way of the dead through a [`Work`]: `dead` -> (unlinked) `unlinked` -> (a grace period begins) `waiting` -> (it is
-//! over) `expired` -> freed. There are few grace periods at a time ([`MOST_GRACES`]): each has all that was unlinked while the
-//! others waited.
+//! An object passes through the lists of a [`Work`]: `dead` -> (unlinked) `unlinked` -> (a grace
+//! period begins) `waiting` -> (it is over) `expired` -> freed. There are few grace periods at a
+//! time ([`MOST_GRACES`]): each covers all objects that were unlinked while earlier ones waited.
 //!
 //! Progress: taking and putting back are lock-free; everything else is the thread's own.
+//!
+//! Models: `lifetime_tree`, `lifetime_refs`, `lifetime_epoch`, `lifetime_handles`.
 
-#![allow(unsafe_code)] // The one place that frees what was shared.
+#![allow(unsafe_code)] // The one place that frees shared objects.
 
 use alloc::boxed::Box;
 
@@ -21,24 +26,28 @@ use crate::lockfree::reclaim::{Participant, Pin, Reclaim};
 use crate::lockfree::vm::Shared;
 use crate::sync::free;
 
-/// The share of a mapping or an unmapping, in corpses: enough to keep up with those that it makes itself.
+/// The share of a mapping or an unmapping, in steps, each of which unlinks or frees one object:
+/// enough to keep up with the objects that it retires itself.
 pub(crate) const ON_THE_SIDE: usize = 512;
-/// The share of a call that only collects, in corpses: some milliseconds.
+/// The share of a call that only collects, in steps: some milliseconds.
 pub(crate) const ON_REQUEST: usize = 1 << 14;
-/// Corpses that are unlinked or freed under one pin.
+/// The most objects that are unlinked or freed under one pin.
 const UNDER_ONE_PIN: usize = 64;
-/// Grace periods that one [`Work`] waits for.
+/// The most grace periods that one [`Work`] waits for.
 const MOST_GRACES: usize = 3;
 
 impl<R: Reclaim> Shared<R> {
-    /// Buries the dead, and frees those that no thread can be looking at any more: `most` corpses at most. The caller is not
-    /// pinned. Returns whether it stopped at `most`.
+    /// Unlinks retired objects, and frees those that no thread can still use, in at most `most`
+    /// steps: an object takes one step to unlink and one to free. The caller is not pinned. Returns
+    /// whether the steps were used up.
     ///
-    /// If no other thread is pinned or collecting, and it did not stop at `most`, nothing is left when this returns.
+    /// If no other thread is pinned or collecting, and steps remain, no retired object is left when
+    /// this returns.
     pub(crate) fn collect(&self, participant: &R::Participant, most: usize) -> bool {
         let mut work = self.limbo.take().unwrap_or_else(|| Box::new(Work::new()));
         let mut left = most;
-        // Freeing can make more garbage (a block after its last LPI), so go on while there is progress.
+        // Freeing can retire more objects (a block after its last LPI): continue while there is
+        // progress.
         while left > 0 {
             let before = left;
             self.unlink_some(&mut work, participant, &mut left);
@@ -53,7 +62,7 @@ impl<R: Reclaim> Shared<R> {
         left == 0
     }
 
-    /// Takes the dead out of the trees in which look-ups still find them.
+    /// Takes retired objects out of the trees in which look-ups still find them.
     fn unlink_some(
         &self,
         work: &mut Work<R::Grace>,
@@ -85,7 +94,7 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// A grace period begins for those that are unlinked.
+    /// Begins a grace period for the objects that are unlinked.
     fn begin_grace(&self, work: &mut Work<R::Grace>, participant: &R::Participant) {
         if !work.unlinked.is_empty() && work.waiting.len() < MOST_GRACES {
             let grace = self.reclaim.begin(participant);
@@ -93,7 +102,7 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// Those whose grace period is over are to be freed.
+    /// Moves the objects of which the grace period is over to those that are to be freed.
     fn await_grace(&self, work: &mut Work<R::Grace>, participant: &R::Participant) {
         while let Some((grace, _)) = work.waiting.front()
             && (self.reclaim.is_over(participant, grace) || cfg!(mutant = "free_without_grace"))
@@ -103,6 +112,7 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
+    /// Frees objects of which the grace period is over.
     fn free_some(&self, work: &mut Work<R::Grace>, participant: &R::Participant, left: &mut usize) {
         while let Some(chain) = work.expired.front_mut() {
             let pin = participant.pin();
@@ -122,13 +132,14 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// Takes one of the dead out of its tree.
+    /// Takes a retired object out of its tree, or releases a retired hold. Nodes are unlinked
+    /// before they are retired.
     fn unlink(&self, object: Retired, pin: &Pin) {
         match object {
             Retired::Irq(irq) => {
-                // SAFETY: in the retired, so not freed.
+                // SAFETY: taken from the list of retired objects, so not freed yet.
                 if let Ok(key) = self.lpis.key(unsafe { irq.as_ref() }.intid()) {
-                    // False if a new object has taken its place.
+                    // False if a new object has replaced it.
                     let _ = self.lpis.irqs.remove(key, irq, pin);
                 }
             }
@@ -144,8 +155,10 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
+    /// Frees an object's memory.
+    ///
     /// # Safety
-    /// Nobody else can reach it any more.
+    /// No other thread can reach the object any more.
     unsafe fn free(&self, object: Retired, pin: &Pin) {
         let counts = &self.dispatcher.retired.counts;
         match object {
@@ -179,7 +192,7 @@ impl<R: Reclaim> Shared<R> {
         }
     }
 
-    /// Frees everything there is, at the end of the engine: nobody else has any part of it.
+    /// Frees all objects at the end of the engine, when no other thread has any part of it.
     pub(crate) fn free_everything(&mut self, pin: &Pin) {
         if let Some(work) = self.limbo.take() {
             let Work { dead, unlinked, waiting, expired, .. } = *work;
@@ -199,7 +212,7 @@ impl<R: Reclaim> Shared<R> {
             }
         }
         loop {
-            // What is dead but not buried is still in its tree.
+            // An object that is retired but not unlinked is still in its tree.
             let mut chain = self.dispatcher.retired.take();
             if chain.is_empty() {
                 break;

@@ -1,8 +1,10 @@
-//! What mappings cost, in bytes of the heap: the bound [`Config::max_bytes`] is in these.
+//! The cost of mappings, in heap bytes: the unit of the bound [`Config::max_bytes`].
 //!
-//! What exists is counted anyhow, object by object ([`Counts`]). So the bytes are a sum, made on the control plane when
-//! something is about to be made. Who makes something reserves the most that it can need, so that several do not take the
-//! same last bytes.
+//! Existing objects are counted anyhow, one by one ([`Counts`]). So the cost is a sum, which the
+//! control plane computes when objects are about to be made. A thread that makes objects first
+//! reserves the most that they can need, so that several threads do not take the same last bytes.
+//!
+//! Models: none. Only limits depend on these counts, and loom does not track them.
 
 use crate::engine::{Config, Error};
 use crate::lockfree::irq::Irq;
@@ -12,8 +14,8 @@ use crate::lockfree::msi::Device;
 use crate::lockfree::pending::block::Block;
 use crate::lockfree::reclaim::retired::{Count, Counts, Retired};
 
-/// What a usual heap needs for an object: a word beside it, all rounded up to two words; and for one whose alignment is
-/// more than that, room to align it.
+/// The bytes that a usual heap needs for an object: one word beside it, all rounded up to two
+/// words; and if the object's alignment is larger than that, room to align it.
 const fn heap(size: usize, align: usize) -> usize {
     let words = 2 * size_of::<usize>();
     let rounded = (size + size_of::<usize>()).next_multiple_of(words);
@@ -24,10 +26,11 @@ const IRQ: usize = heap(size_of::<Irq>(), align_of::<Irq>());
 const NODE: usize = heap(size_of::<Node>(), align_of::<Node>());
 const BLOCK: usize = heap(Block::BYTES, 64) + 64;
 const DEVICE: usize = heap(size_of::<Device>(), align_of::<Device>());
-/// A dead object's place in the list of those that wait for the end of a grace period, if it is alone there. The list grows by doubling.
+/// The bytes of a retired object's place in the list of objects that wait for the end of a grace
+/// period, if it is alone there. The list grows by doubling.
 const WAITING: usize = 2 * size_of::<(u64, *const ())>();
 
-/// What a dead object takes up, and its place among those that wait.
+/// The bytes of a retired object, and of its place among the objects that wait.
 pub(crate) const fn of_retired(object: &Retired) -> usize {
     WAITING
         + match object {
@@ -35,12 +38,12 @@ pub(crate) const fn of_retired(object: &Retired) -> usize {
             Retired::Node(_) => NODE,
             Retired::Block(_) => BLOCK,
             Retired::Device(_) => DEVICE,
-            // The host's, as its route was.
+            // It belongs to the host, as its route did.
             Retired::Hold(_) => 0,
         }
 }
 
-/// The most that one mapping adds.
+/// The most bytes that one mapping adds.
 pub(crate) fn of_one_mapping(config: &Config) -> usize {
     let (lpis, blocks) = lpis::key_bits_of(config.lpis);
     let keys = [config.device_bits.into(), config.event_bits.into(), lpis, blocks];
@@ -49,8 +52,9 @@ pub(crate) fn of_one_mapping(config: &Config) -> usize {
 }
 
 impl Config {
-    /// The most bytes that mapping one event costs: an LPI, a device, and nodes of their own in all trees. Less than that for
-    /// [`Config::max_bytes`], and nothing could be mapped.
+    /// The most bytes that mapping one event costs: an LPI, its block of pending bits, a device,
+    /// and nodes of their own in all trees. With a smaller [`Config::max_bytes`] no event could be
+    /// mapped.
     pub fn bytes_of_one(&self) -> u64 {
         of_one_mapping(self) as u64
     }
@@ -70,7 +74,7 @@ impl Config {
 }
 
 impl Counts {
-    /// Heap bytes, without what the heap needs for itself.
+    /// The heap bytes in use, without the heap's own overhead.
     pub(crate) fn bytes(&self) -> usize {
         self.irqs.get() * size_of::<Irq>()
             + self.nodes.get() * size_of::<Node>()
@@ -79,7 +83,7 @@ impl Counts {
             + self.beside.get()
     }
 
-    /// All of it.
+    /// The whole cost, with the heap's overhead, the waiting lists, and the reservations.
     fn cost(&self) -> usize {
         self.irqs.get() * IRQ
             + self.nodes.get() * NODE
@@ -90,16 +94,16 @@ impl Counts {
             + self.reserved.get()
     }
 
-    /// How much of it passes: what is dead, and LPIs that are not mapped any more, but for those that routes keep. (An LPI that
-    /// is mapped and kept as well is taken away twice: then it is less than what passes.) And what is reserved, which is the most
-    /// that others need.
+    /// The part of the cost that passes: retired objects, LPIs that are no longer mapped and that
+    /// no route keeps, and reservations, which are the most that other threads need. An LPI that is
+    /// both mapped and kept is subtracted twice: then the result is less than the part that passes.
     fn passing(&self) -> usize {
         let stay = self.dead_irqs.get() + self.mapped.get() + self.kept.get();
         let irqs = self.irqs.get().saturating_sub(stay) * IRQ;
         irqs + self.dead_bytes.get() + self.reserved.get()
     }
 
-    /// Reserves what is about to be made.
+    /// Reserves bytes for objects that are about to be made.
     ///
     /// # Errors
     /// [`Error::TooManyBytes`].
@@ -110,14 +114,15 @@ impl Counts {
         if self.cost() <= most { Ok(reserved) } else { Err(Error::TooManyBytes) }
     }
 
-    /// Whether there will be room for so many bytes when what passes has passed. There may be by now.
+    /// Whether there will be room for `bytes` once the part of the cost that passes has passed.
+    /// There may be room already.
     pub(crate) fn will_have_bytes(&self, config: &Config, bytes: usize) -> bool {
         let most = usize::try_from(config.max_bytes).unwrap_or(usize::MAX);
         (self.cost() + bytes).saturating_sub(self.passing()) <= most
     }
 }
 
-/// Bytes that are going to be used, or not.
+/// A reservation of bytes, which its holder may or may not use. Dropping it gives the bytes back.
 pub(crate) struct Reserved<'c> {
     count: &'c Count,
     bytes: usize,
@@ -129,7 +134,8 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// Heap bytes of an entry of a B-tree: its nodes have room for 11, of which 5 are in use at least, and pointers to 12 others.
+/// The heap bytes of an entry of a B-tree. A node has room for 11 entries, of which at least 5 are
+/// in use, and pointers to 12 other nodes.
 pub(crate) const fn btree_entry<K, V>() -> usize {
     (size_of::<(K, V)>() + 8) * 11 / 5 + 8
 }
@@ -138,7 +144,8 @@ pub(crate) const fn btree_entry<K, V>() -> usize {
 mod tests {
     use super::*;
 
-    /// Two that are about to make something can be in each other's way, and one of them is told to try again.
+    /// Two threads that are about to make objects can be in each other's way. One of them is then
+    /// told to try again.
     #[test]
     fn what_others_have_reserved_passes() {
         let one = of_one_mapping(&Config::default());

@@ -1,4 +1,6 @@
-//! A thread's handle to inject.
+//! One thread's handle to inject interrupts, and to read and write the state of wired ones.
+//!
+//! Models: `delivery_level`, `delivery_active`, `delivery_read`, `delivery_enable_lpis`.
 
 use alloc::sync::Arc;
 
@@ -12,19 +14,20 @@ use crate::lockfree::vm::Shared;
 
 /// One thread's handle for injecting. It can be sent to another thread, but not shared.
 pub struct VgicInjector<R: Reclaim = Slots> {
-    /// First: a participant ends before the engine that it belongs to.
+    /// The first field: a participant is dropped before the engine that it belongs to.
     pub(super) participant: R::Participant,
     pub(super) shared: Arc<Shared<R>>,
 }
 
 impl<R: Reclaim> VgicInjector<R> {
-    /// An interrupt that can be tied to a physical one.
+    /// An interrupt that can be hardware-mapped: any wired one but an SGI.
     fn hw_mappable(&self, wired: Wired) -> Result<&Irq, Error> {
         let irq = self.shared.wired(wired)?;
         if irq.intid().is_sgi() { Err(Error::IntidRange(irq.intid())) } else { Ok(irq) }
     }
 
-    /// The route's event is mapped to something else than last time, or not mapped.
+    /// Injects through a route that does not keep the LPI that its event is mapped to: the mapping
+    /// has changed since the last injection, or there is none.
     #[cold]
     fn inject_remapped(&self, route: &MsiRoute<R>) -> Injected {
         let pin = &*self.participant.pin();
@@ -53,7 +56,7 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     fn inject_route(&self, route: &MsiRoute<R>) -> Injected {
         assert!(Arc::ptr_eq(&self.shared, &route.shared), "a route of another engine");
         route.prefetch();
-        // What is kept is not dead, so there is no successor to look for.
+        // An LPI that a route keeps is not dead, so there is no successor to look for.
         let pin = || self.participant.pin();
         let kept = route.kept();
         match kept.and_then(|(irq, word, lane)| self.shared.try_inject_at(irq, word, lane, pin)) {
@@ -65,7 +68,8 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
     fn set_level(&self, wired: Wired, high: bool) -> Result<(), Error> {
         let irq = self.shared.wired(wired)?;
         let (old, new) = irq.control().update(|c| c.with_line(high));
-        // Who has a physical interrupt may have ended it without an exit, and a fall of its line was not seen then.
+        // The guest may have ended a hardware-mapped interrupt without an exit, so that a fall of
+        // its line was not seen.
         if old.line() == new.line() && !(high && new.phys().is_some()) {
             return Ok(());
         }
@@ -144,7 +148,9 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
         let irq = self.shared.wired(wired)?;
         let known = self.shared.dispatcher.publish(irq);
         let state = irq.state.load_ordered();
-        // The guest may have acknowledged what it had in a list register. Who asks wants to know that it is done with it.
+        // If the host has ended the wait, the guest may have acknowledged the interrupt in its list
+        // register. It counts as active then: the caller wants to know that the guest is done with
+        // it.
         Ok(state.is_active() || (!known && state.is_lr_pending()))
     }
 
@@ -175,7 +181,8 @@ impl<R: Reclaim> Injector for VgicInjector<R> {
 
     fn map_phys(&self, wired: Wired, pintid: u16) -> Result<(), Error> {
         let irq = self.hw_mappable(wired)?;
-        // SGIs come from software, and the list register has room for 13 bits (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
+        // INTIDs below 16 are SGIs, which software sends. A list register has room for 13 bits (IHI
+        // 0069, 12.4, `ICH_LR<n>_EL2`).
         if pintid < SGIS as u16 || pintid >= 1 << 13 {
             return Err(Error::IntidRange(Intid(pintid.into())));
         }

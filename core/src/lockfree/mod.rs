@@ -1,6 +1,16 @@
-//! The lock-free engine. Its modules, in the order in which each builds on those before:
-//! `reclaim` (when memory may be freed), `pending` (bits), `irq` (one interrupt), `notify` (mailboxes and kicks), `map` (LPIs by INTID), `vgic`, `msi`,
-//! `vcpu`.
+//! The lock-free engine.
+//!
+//! Its modules, in the order in which each builds on those before:
+//!
+//! * `reclaim`: when memory may be freed.
+//! * `pending`: pending bits.
+//! * `irq`: one interrupt, its state word and its references.
+//! * `notify`: mailboxes, and how a vCPU is told of a change.
+//! * `map`: LPIs by INTID.
+//! * `vm`: the shared part of one VM; `collect` frees its retired objects, `cost` counts their
+//!   bytes.
+//! * `msi`: devices, events and routes.
+//! * `injector`, `vcpu` and `vgic`: the handles of users. `vcpu` also has the list registers.
 
 pub(crate) mod collect;
 pub(crate) mod cost;

@@ -1,8 +1,12 @@
-//! Parts of the engine by themselves, for benchmarks that set them beside others of their kind (feature `probe`).
+//! Separate parts of the engine, for benchmarks that compare them with others of their kind
+//! (feature `probe`).
 //!
-//! Not for anything else: nothing here is needed to use the engine, and all of it may change at any time.
+//! Not for any other use: nothing here is needed to use the engine, and all of it may change at any
+//! time.
+//!
+//! Models: none. This module does not exist under loom.
 
-#![allow(unsafe_code)] // References to interrupts that this module keeps itself.
+#![allow(unsafe_code)] // References to interrupts that this module owns.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -24,7 +28,7 @@ impl Kick for NoKick {
     fn kick(&self, _: VcpuId) {}
 }
 
-/// A vCPU's mailbox, and interrupts to put into it.
+/// A vCPU's mailbox, with interrupts to put into it.
 pub struct Mail {
     mailbox: Mailbox,
     irqs: Vec<NonNull<Irq>>,
@@ -34,10 +38,10 @@ pub struct Mail {
 }
 
 impl Mail {
-    /// An open mailbox, and so many interrupts.
+    /// Makes an open mailbox, and `irqs` interrupts outside it.
     ///
     /// # Panics
-    /// If there are more than fit in one block of pending bits.
+    /// If there are more interrupts than fit in one block of pending bits.
     pub fn new(irqs: u32) -> Self {
         assert!(irqs as usize <= BLOCK, "too many interrupts");
         let dispatcher = Arc::new(Dispatcher::new(1, Arc::new(NoKick)));
@@ -45,7 +49,8 @@ impl Mail {
         let make = |n: u32| {
             let (word, lane) = block.locate(n as usize);
             let bit = (NonNull::from(word), lane);
-            // SAFETY: the block and the dispatcher are kept beside the interrupts, which `drop` frees.
+            // SAFETY: `Mail` keeps the block and the dispatcher beside the interrupts, which `drop`
+            // frees.
             let irq = unsafe {
                 Irq::new(Intid(LPI_BASE + n), Control::RESET, bit, NonNull::from(&*dispatcher))
             };
@@ -58,10 +63,10 @@ impl Mail {
         Self { mailbox, irqs, inside, _block: block, _hub: dispatcher }
     }
 
-    /// Puts an interrupt in; returns whether a kick is due.
+    /// Puts interrupt `n` into the mailbox. Returns whether a kick is due.
     ///
     /// # Panics
-    /// If it is in.
+    /// If the interrupt is in the mailbox already, or `n` is out of range.
     #[inline]
     pub fn push(&mut self, n: u32) -> bool {
         let inside = &mut self.inside[n as usize];
@@ -77,7 +82,7 @@ impl Mail {
         }
     }
 
-    /// Takes everything out, oldest first.
+    /// Takes all interrupts out of the mailbox, oldest first, and passes their numbers to `f`.
     #[inline]
     pub fn drain(&mut self, mut f: impl FnMut(u32)) {
         let mut mail = mailbox::Mail::new();
@@ -106,13 +111,13 @@ impl Drop for Mail {
 /// How the pending bits of consecutive INTIDs lie in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Layout {
-    /// As [`crate::Vgic`] has them: dealt out to cache lines.
+    /// As in [`crate::Vgic`]: dealt out to cache lines.
     Shipped,
     /// One after the other.
     Plain,
 }
 
-/// Pending bits of one block of INTIDs.
+/// The pending bits of one block of INTIDs.
 pub struct Bits {
     shipped: PendingBlock,
     plain: Box<[PendingWord]>,
@@ -120,7 +125,7 @@ pub struct Bits {
 }
 
 impl Bits {
-    /// None of which is set.
+    /// Makes a block of pending bits, all of them clear.
     pub fn new(layout: Layout) -> Self {
         let plain = (0..BLOCK / LANES).map(|_| PendingWord::new()).collect();
         Self { shipped: PendingBlock::new(), plain, layout }
@@ -135,14 +140,15 @@ impl Bits {
         }
     }
 
-    /// Makes one pending; returns whether it was.
+    /// Sets a pending bit. Returns whether it was set before.
     #[inline]
     pub fn set(&self, index: u32) -> bool {
         let (word, lane) = self.locate(index);
         word.set(lane)
     }
 
-    /// Takes what is pending; returns whether it was.
+    /// Clears a pending bit, as an owner does that takes the interrupt. Returns whether it was set
+    /// before.
     #[inline]
     pub fn take(&self, index: u32) -> bool {
         let (word, lane) = self.locate(index);

@@ -1,4 +1,6 @@
-//! The engine of one VM.
+//! The handle of one VM's engine, which makes the handles of its vCPUs, MSI domains and injectors.
+//!
+//! Models: `lifetime_handles`.
 
 use alloc::sync::Arc;
 
@@ -68,7 +70,7 @@ impl<R: Reclaim> Vgic<R> {
         }))
     }
 
-    /// An engine whose every reference is reported to `tracer`.
+    /// Makes an engine that reports every reference to `tracer`.
     ///
     /// # Errors
     /// As [`Engine::new`].

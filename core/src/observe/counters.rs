@@ -1,23 +1,23 @@
-//! Counters of one vCPU. Without the feature `counters`, nothing of this is compiled in.
+//! Counters of one vCPU. Without the feature `counters`, the counting is compiled out.
 
-/// What happened on behalf of one vCPU since the engine was made.
+/// Counts of the events on behalf of one vCPU since the engine was created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VcpuCounters {
-    /// Injections that made an interrupt for it pending.
+    /// Injections that made an interrupt for the vCPU pending.
     pub injected: u64,
-    /// Injections that found it pending already.
+    /// Injections that found the interrupt already pending.
     pub coalesced: u64,
-    /// Kicks.
+    /// Kicks of the vCPU.
     pub kicks: u64,
-    /// Entries ([`crate::engine::Vcpu::flush`]).
+    /// Guest entries ([`crate::engine::Vcpu::flush`]).
     pub entries: u64,
     /// Interrupts that the guest acknowledged.
     pub delivered: u64,
-    /// Interrupts given to another vCPU.
+    /// Interrupts handed over to another vCPU.
     pub handed_over: u64,
 }
 
-/// Which counter.
+/// Selects one of the counters.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "counters"), allow(dead_code))]
 pub(crate) enum Counter {
@@ -41,14 +41,14 @@ mod imp {
             Self(CachePadded::new(core::array::from_fn(|_| AtomicU64::new(0))))
         }
 
-        /// Counts an event.
+        /// Adds `n` to a counter.
         pub(crate) fn add(&self, counter: Counter, n: u64) {
             // Relaxed: a statistic; nothing is published through it.
             self.0[counter as usize].fetch_add(n, Ordering::Relaxed);
         }
 
         pub(crate) fn get(&self) -> VcpuCounters {
-            // Relaxed: as above.
+            // Relaxed: a statistic; nothing is published through it.
             let get = |counter: Counter| self.0[counter as usize].load(Ordering::Relaxed);
             VcpuCounters {
                 injected: get(Counter::Injected),

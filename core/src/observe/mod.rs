@@ -1,4 +1,4 @@
-//! What can be observed of an engine while it runs: counters and trace hooks.
+//! Observation of a running engine: counters and trace hooks.
 
 pub mod counters;
 pub mod trace;

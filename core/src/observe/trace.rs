@@ -1,12 +1,14 @@
-//! Reference tracing: who takes and who gives back which kind of reference, and where.
+//! Reference tracing: reports when a reference is taken or given back, its kind, and the code
+//! location.
 //!
-//! Compiled out unless the feature `trace` is on. Mapping references (`Get`, `Put`), mailbox references (`Post`,
-//! `Unpost`) and owner references (`Own`, `Disown`) are told apart, so that each kind can be checked for symmetry.
+//! Compiled out unless the feature `trace` is on. Mapping references (`Get`, `Put`), mailbox
+//! references (`Post`, `Unpost`) and owner references (`Own`, `Disown`) have separate events, so
+//! that each kind can be checked for symmetry.
 
 use crate::arch::ids::Intid;
 use crate::lockfree::irq::Irq;
 
-/// What happened to a reference.
+/// The kind of a reference event.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Trace {
     /// A counted reference was taken.
@@ -15,7 +17,7 @@ pub enum Trace {
     Put,
     /// A route began to keep an interrupt's memory.
     Keep,
-    /// A route no longer keeps it.
+    /// A route no longer keeps an interrupt's memory.
     Unkeep,
     /// A mailbox's reference was taken.
     Post,
@@ -27,20 +29,20 @@ pub enum Trace {
     Disown,
 }
 
-/// One event. Where a reference ends by leaving its scope, `site` is in the code that ends it.
+/// One event. If a reference ends because it leaves its scope, `site` is in the code that ends it.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceEvent {
-    /// What happened.
+    /// The kind of the event.
     pub kind: Trace,
-    /// To which interrupt.
+    /// The interrupt that is referenced.
     pub intid: Intid,
-    /// Where.
+    /// The code location of the event.
     pub site: &'static core::panic::Location<'static>,
 }
 
-/// Receives every event, on the thread on which it happens. Must not call the engine.
+/// Receives every event, on the thread on which it happens. The tracer must not call the engine.
 pub trait Tracer: Send + Sync + 'static {
-    /// One event.
+    /// Receives one event.
     fn event(&self, event: &TraceEvent);
 }
 

@@ -2,15 +2,16 @@
 
 use super::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, prefetch_write};
 
-/// The first look of a compare-exchange loop, whose value is only a guess.
+/// The first read of a compare-exchange loop. Its value is only a guess.
 ///
-/// A relaxed load; under loom a read-modify-write that changes nothing. loom finds out which accesses of
-/// two threads conflict by comparing each with the *last* one: a thread's own load, right before its
-/// compare-exchange, would hide another thread's load before that, and the interleaving would not be explored.
+/// It is a relaxed load; under loom, a read-modify-write that changes nothing. loom finds the
+/// conflicting accesses of two threads by comparing each access with the *last* one: a thread's own
+/// load, right before its compare-exchange, would hide an earlier load of another thread, and loom
+/// would not explore that interleaving.
 pub(crate) trait FirstLook {
     type Value;
     fn first_look(&self) -> Self::Value;
-    /// The same with Acquire, if more follows from the value than the compare-exchange.
+    /// Reads with Acquire, for a caller that uses the value for more than the compare-exchange.
     fn first_look_acquire(&self) -> Self::Value;
 }
 
@@ -66,13 +67,14 @@ impl<T> FirstLook for AtomicPtr<T> {
     }
 }
 
-/// Replaces the value of `atomic` by `f` of it in one AcqRel read-modify-write, and returns the old value. Lock-free.
+/// Replaces the value of `atomic` with the result of `f` in one AcqRel read-modify-write, and
+/// returns the old value. Lock-free.
 #[inline(always)]
 pub(crate) fn update(atomic: &AtomicU64, f: impl Fn(u64) -> u64) -> u64 {
     prefetch_write(atomic);
     let mut old = atomic.first_look();
     loop {
-        // Relaxed on failure: the value is only retried with.
+        // Relaxed on failure: the value is only used for the next attempt.
         match atomic.compare_exchange_weak(old, f(old), Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => return old,
             Err(now) => old = now,

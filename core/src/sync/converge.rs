@@ -1,13 +1,14 @@
-//! A register that other state follows from.
+//! State that is derived from a register.
 
 use super::{Ordering, fence};
 
-/// Brings other state up to what `wanted` says, until it says the same afterwards: see `frames::gicv3::routing`.
+/// Applies the value of `wanted` to the derived state, and repeats this until `wanted` returns the
+/// same value afterwards: see `frames::gicv3::routing`.
 pub(crate) fn converge<T: PartialEq>(wanted: impl Fn() -> T, apply: impl Fn(&T)) {
     let mut want = wanted();
     loop {
         apply(&want);
-        // Between `apply` and the second look: see there.
+        // The fence between `apply` and the re-check: see `frames::gicv3::routing`.
         if !cfg!(mutant = "choice_without_fence") {
             fence(Ordering::SeqCst);
         }

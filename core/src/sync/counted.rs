@@ -1,10 +1,11 @@
-//! Atomics that count what is done to them, thread by thread (feature `count-ops`): how many read-modify-writes, fences and
-//! cache lines an operation takes does not depend on the machine, and a test keeps the table of it true (`perf-reports/operations.md`).
+//! Atomics that count the operations on them, separately for each thread (feature `count-ops`). The
+//! numbers of read-modify-writes, fences and cache lines that an operation takes do not depend on
+//! the machine, and a test checks the table of them (`perf-reports/operations.md`).
 //!
-//! They take the places of core's atomics in `crate::sync`. The control plane's lock is not among them, nor is what
-//! crossbeam-epoch does by itself.
+//! These types replace core's atomics in `crate::sync`. Not counted are `Tally`, the mutexes inside
+//! the control plane's lock (its turn numbers are counted), and the internals of crossbeam-epoch.
 
-#![allow(clippy::disallowed_types)] // This stands where core's atomics do.
+#![allow(clippy::disallowed_types)] // This module wraps core's atomics.
 
 use core::cell::{Cell, RefCell};
 use core::sync::atomic as real;
@@ -13,7 +14,7 @@ use std::thread_local;
 
 pub(crate) use real::Ordering;
 
-/// What an operation did to atomics, on the thread that did it.
+/// The accesses of an operation to atomics, on the thread that performed it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counts {
     /// Atomic read-modify-writes, those that failed included.
@@ -28,7 +29,7 @@ pub struct Counts {
     pub fences: u64,
     /// Cache lines of 64 bytes in which an atomic was written.
     pub lines_written: u64,
-    /// The same, written or read.
+    /// Cache lines of 64 bytes in which an atomic was written or read.
     pub lines: u64,
 }
 
@@ -41,7 +42,7 @@ thread_local! {
     static TOUCHED: RefCell<BTreeSet<usize>> = const { RefCell::new(BTreeSet::new()) };
 }
 
-/// Counts what `f` does on this thread.
+/// Counts the accesses of `f` to atomics on this thread.
 pub fn counted(f: impl FnOnce()) -> Counts {
     WRITTEN.with_borrow_mut(BTreeSet::clear);
     TOUCHED.with_borrow_mut(BTreeSet::clear);
@@ -59,7 +60,7 @@ fn note<T>(at: &T, writes: bool, add: impl FnOnce(&mut Counts)) {
         return;
     }
     let line = core::ptr::from_ref(at).addr() / 64;
-    // What is noted down is allocated: that is not the operation's.
+    // Counting is off while the sets may allocate: the allocation is not the operation's.
     ON.set(false);
     TOUCHED.with_borrow_mut(|lines| lines.insert(line));
     if writes {
@@ -71,7 +72,7 @@ fn note<T>(at: &T, writes: bool, add: impl FnOnce(&mut Counts)) {
     COUNTS.set(counts);
 }
 
-/// Whether an operation is being counted on this thread. While something is noted down it is not.
+/// Whether an operation is being counted on this thread. False while an access is being recorded.
 pub fn is_counting() -> bool {
     ON.get()
 }
@@ -92,7 +93,7 @@ macro_rules! counted {
         #[doc(hidden)]
         pub struct $name $(<$t>)? ($real);
 
-        #[allow(dead_code)] // Each type has all of them.
+        #[allow(dead_code)] // Each type has all methods, used or not.
         impl $(<$t>)? $name $(<$t>)? {
             pub(crate) const fn new(value: $value) -> Self {
                 Self(<$real>::new(value))

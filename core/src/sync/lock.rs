@@ -1,20 +1,30 @@
-//! The lock of the control plane: first come, first served, and a thread that waits for it sleeps.
+//! The lock of the control plane: first come, first served. A thread that waits for the lock
+//! sleeps.
 //!
-//! Injection, entry and exit never take it. Register accesses of the guest and calls of the VMM do, and a guest can keep its own threads
-//! at it for as long as it likes. So a thread that gives the lock back and takes it again goes behind everybody who waits: nobody is passed over.
+//! Injection, entry and exit never take the lock. Register accesses of the guest and calls of the
+//! host do, and a guest can keep its own threads contending for it for as long as it likes. So a
+//! thread that releases the lock and takes it again queues behind all waiting threads: no thread is
+//! passed over.
 //!
 //! # Turns
 //!
-//! A thread takes the next number, and its turn comes when that number is served. Both numbers are in one word, so that the numbers' order is the
-//! word's modification order. With `std` (and in models) a thread whose turn has not come sleeps on a condition variable. Its row is its number modulo `ROWS`, so that few wake in vain.
-//! The gate is held only to look at the word and fall asleep, or to call. No call is lost: the caller changes the word, then passes through the gate. A
-//! sleeper that looked before that is asleep by then, and one that looks later sees its number.
+//! A thread takes the next number, and its turn comes when that number is served. Both numbers are
+//! in one word, so that the order of the numbers is the word's modification order.
 //!
-//! Without `std` there is nothing to sleep on: a thread spins until its turn has come, as with any ticket lock.
+//! With `std` (and in models) a waiting thread (the *sleeper*) sleeps on one of `ROWS` condition
+//! variables, its row. The row is the sleeper's number modulo `ROWS`, so that few threads wake in
+//! vain. The sleeper holds a mutex, the gate, from its check of the word until it is asleep. No
+//! wakeup is lost: the thread that ends its turn (the *caller*) changes the word, then locks and
+//! unlocks the gate, and then wakes the row. A sleeper that checked the word before the caller held
+//! the gate is asleep by then. A sleeper that checks the word later sees its number. The gate is
+//! held for nothing else.
 //!
-//! A panic of the thread that has the lock gives it back, and the next one has it as it was left.
+//! Without `std` a thread cannot sleep: it spins until its turn comes, as with any ticket lock.
+//!
+//! If the thread that holds the lock panics, it releases the lock, and the next holder finds the
+//! value as it was left.
 
-// A model looks at `Turns` from outside.
+// Models use `Turns` from outside the crate.
 #![cfg_attr(not(any(loom, shuttle)), allow(unreachable_pub))]
 
 use core::ops::{Deref, DerefMut};
@@ -24,23 +34,24 @@ use super::{AtomicU64, Ordering, update};
 #[cfg(any(loom, shuttle))]
 use super::model;
 
-/// Whose turn it is.
+/// The numbers of the turns, and the sleeping threads.
 pub struct Turns {
-    /// Bits 31:0: the number that is served. Bits 63:32: the number of who comes next. Equal: nobody is at it.
+    /// Bits 31:0: the number that is served. Bits 63:32: the number that the next arriving thread
+    /// takes. If both are equal, no thread holds the lock or waits for it.
     numbers: AtomicU64,
     #[cfg(any(feature = "std", loom, shuttle))]
     seats: seats::Seats,
 }
 
-/// One more number is taken. Wraps out of the top.
+/// The increment that takes a number. It wraps at the top of the word.
 const NUMBER: u64 = 1 << 32;
 
-/// The number that is served.
+/// Returns the number that is served.
 const fn served(numbers: u64) -> u32 {
     numbers as u32
 }
 
-/// How many have a number, the one whose turn it is included.
+/// Returns how many threads have a number, including the thread that is served.
 #[cfg(any(feature = "std", loom, shuttle))]
 const fn present(numbers: u64) -> u32 {
     ((numbers >> 32) as u32).wrapping_sub(served(numbers))
@@ -57,9 +68,10 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for a turn. Returns how often it had to look.
+    /// Waits for a turn. Returns how often it checked the word.
     pub fn take(&self) -> u32 {
-        // Acquire, here and in `is_served`: pairs with `pass`, so that what was done in earlier turns is seen.
+        // Acquire, here and in `is_served`: pairs with the Release in `pass`, so that this thread
+        // sees the effects of earlier turns.
         let order =
             if cfg!(mutant = "turn_taken_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
         let before = self.numbers.fetch_add(NUMBER, order);
@@ -88,9 +100,9 @@ impl Turns {
         looks
     }
 
-    /// Ends the caller's turn: the one who has waited longest is next.
+    /// Ends the caller's turn. The thread that has waited longest is next.
     pub fn pass(&self) {
-        // Release: pairs with `take`.
+        // Release: pairs with the Acquire in `take` and `is_served`.
         let next = |numbers: u64| u64::from(served(numbers).wrapping_add(1));
         let before = update(&self.numbers, |numbers| numbers & !(NUMBER - 1) | next(numbers));
         #[cfg(any(feature = "std", loom, shuttle))]
@@ -101,10 +113,10 @@ impl Turns {
         let _ = before;
     }
 
-    /// How many wait.
+    /// Returns how many threads wait.
     #[cfg(any(all(test, feature = "std"), loom, shuttle))]
     pub fn waiting(&self) -> u32 {
-        // Relaxed: only a look.
+        // Relaxed: only a snapshot, for tests and models.
         present(self.numbers.load(Ordering::Relaxed)).saturating_sub(1)
     }
 }
@@ -116,10 +128,10 @@ mod seats {
     #[cfg(not(any(loom, shuttle)))]
     use std::sync::{Condvar, Mutex, MutexGuard};
 
-    /// How many threads sleep before two of them share a row.
+    /// Number of rows. More threads than this must sleep before two of them share a row.
     const ROWS: usize = if crate::sync::MODEL { 2 } else { 64 };
 
-    /// Where threads sleep until their number is called.
+    /// The rows in which threads sleep until their number is called.
     pub(super) struct Seats {
         gate: Mutex<()>,
         rows: [Condvar; ROWS],
@@ -133,11 +145,11 @@ mod seats {
 
     impl Seats {
         fn gate(&self) -> MutexGuard<'_, ()> {
-            // Nothing is under it that a panic could have left half done.
+            // The gate protects no data that a panic could have left half updated.
             self.gate.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
         }
 
-        /// Sleeps until a number is served. Returns how often it looked.
+        /// Sleeps until `number` is served. Returns how often it checked.
         pub(super) fn wait(&self, number: u32, is_served: impl Fn() -> bool) -> u32 {
             let mut gate = self.gate();
             let mut looks = 1_u32;
@@ -149,7 +161,7 @@ mod seats {
             looks
         }
 
-        /// Wakes who sleeps with a number that is served from now on.
+        /// Wakes the row of `number`, which is served from now on.
         pub(super) fn call(&self, number: u32) {
             if !cfg!(mutant = "turn_called_past_the_gate") {
                 drop(self.gate());
@@ -163,10 +175,11 @@ mod seats {
 pub(crate) struct Mutex<T> {
     #[cfg(not(any(loom, shuttle)))]
     turns: Turns,
-    /// Never contended: only the one whose turn it is comes here.
+    /// Never contended: a thread locks this only during its turn.
     #[cfg(not(any(loom, shuttle)))]
     value: spin::mutex::SpinMutex<T>,
-    /// Models of what is done under locks need not explore the lock.
+    /// The model checker's own mutex: models of code that runs under locks need not explore this
+    /// lock.
     #[cfg(any(loom, shuttle))]
     value: model::sync::Mutex<T>,
 }
@@ -189,7 +202,8 @@ impl<T> Mutex<T> {
         MutexGuard {
             #[cfg(not(any(loom, shuttle)))]
             value: self.value.lock(),
-            // A model that panicked has failed already.
+            // The lock is poisoned only if a thread has panicked, and then the model has failed
+            // already.
             #[cfg(any(loom, shuttle))]
             value: self.value.lock().unwrap(),
             #[cfg(not(any(loom, shuttle)))]
@@ -198,9 +212,9 @@ impl<T> Mutex<T> {
     }
 }
 
-/// Whoever has this has the lock.
+/// Holds the lock until it is dropped.
 pub(crate) struct MutexGuard<'m, T> {
-    /// Before the turn that it is held in.
+    /// Declared before the turn, so that the value is unlocked before the turn ends.
     #[cfg(not(any(loom, shuttle)))]
     value: spin::mutex::SpinMutexGuard<'m, T>,
     #[cfg(any(loom, shuttle))]
@@ -245,7 +259,8 @@ mod tests {
         }
     }
 
-    /// A holder that takes the lock again at once, as a loop over slices does, goes behind who waits: always, and not after some tries.
+    /// A holder that takes the lock again at once, as a loop over slices does, queues behind the
+    /// waiting threads. This holds every time, not only after some attempts.
     #[test]
     fn who_takes_it_again_goes_behind_who_waits() {
         let lock = Mutex::new(0);
@@ -264,7 +279,7 @@ mod tests {
     #[test]
     fn first_come_first_served() {
         let lock = Mutex::new(Vec::new());
-        // More than there are rows.
+        // More threads than rows.
         const THREADS: u32 = 150;
         let held = lock.lock();
         thread::scope(|scope| {
@@ -279,7 +294,7 @@ mod tests {
         assert_eq!(lock.turns.waiting(), 0);
     }
 
-    /// Numbers wrap.
+    /// The numbers wrap around.
     #[test]
     fn the_last_number_is_followed_by_the_first() {
         let turns = Turns::default();
@@ -304,7 +319,7 @@ mod tests {
             while turns.waiting() < 1 {
                 thread::yield_now();
             }
-            // Time enough to look again and again, for who does not sleep.
+            // Enough time for a thread that does not sleep to check the word many times.
             for _ in 0..10_000 {
                 thread::yield_now();
             }

@@ -1,17 +1,18 @@
-//! Memory whose life is modelled, and cells that a model checks.
+//! Memory with a modelled lifetime, and cells that a model checks.
 
 use super::MODEL;
 #[cfg(shuttle)]
 use super::Ordering;
 
-/// Marks memory whose life is being modelled: nothing in a real build.
+/// Marks memory with a modelled lifetime. It is empty in a real build.
 ///
-/// loom does not see freed memory. Under loom every use of a reclaimed object calls [`Canary::touch`],
-/// a tracked read, and freeing it calls [`Canary::bury`], a tracked write: a use that is not ordered
-/// before the free is then a causality violation, which loom reports; and one that is ordered after it panics. Under
-/// shuttle, where everything is in one order, the second is enough.
+/// loom does not track freed memory. Under loom every use of a reclaimed object calls
+/// [`Canary::touch`], a tracked read, and freeing the object calls [`Canary::bury`], a tracked
+/// write. A use that is not ordered before the free is then a causality violation, which loom
+/// reports, and a use that is ordered after the free panics. Under shuttle, where all accesses are
+/// in one order, the panic is enough.
 pub(crate) struct Canary {
-    /// Whether it is alive.
+    /// Whether the object has not been freed yet.
     #[cfg(loom)]
     alive: loom::cell::Cell<bool>,
     #[cfg(shuttle)]
@@ -31,7 +32,7 @@ impl Default for Canary {
 }
 
 impl Canary {
-    /// A use of the object.
+    /// Records a use of the object. Panics if the object has been freed.
     #[inline(always)]
     pub(crate) fn touch(&self) {
         #[cfg(loom)]
@@ -40,7 +41,7 @@ impl Canary {
         assert!(self.alive.load(Ordering::Relaxed), "used after it was freed");
     }
 
-    /// The end of the object.
+    /// Records that the object is freed. Panics if it has been freed before.
     #[inline(always)]
     pub(crate) fn bury(&self) {
         #[cfg(loom)]
@@ -50,10 +51,10 @@ impl Canary {
     }
 }
 
-/// Gives memory back that was shared. Its canary has been buried.
+/// Frees memory that was shared. [`Canary::bury`] has been called for it.
 ///
-/// Not in a model: there the memory stays, so that the canary of an object that is used once more
-/// tells, and not a corrupted heap.
+/// In a model the memory is not freed, so that a later use of the object is reported by its canary
+/// instead of corrupting the heap.
 pub(crate) fn free<T>(object: alloc::boxed::Box<T>) {
     if MODEL {
         core::mem::forget(object);
@@ -62,7 +63,7 @@ pub(crate) fn free<T>(object: alloc::boxed::Box<T>) {
     }
 }
 
-/// An `UnsafeCell` whose accesses loom checks. Only through closures, as loom wants it.
+/// An `UnsafeCell` with accesses that loom checks. They take closures, as loom requires.
 #[derive(Debug, Default)]
 pub(crate) struct UnsafeCell<T> {
     #[cfg(not(loom))]

@@ -1,7 +1,7 @@
-//! The one place that chooses between real atomics, loom's and shuttle's.
+//! The only module that chooses between real atomics, loom's and shuttle's.
 //!
-//! Everything concurrent in this crate comes from here, so that a model runs the shipped code.
-//! `clippy.toml` forbids naming the originals anywhere else.
+//! All synchronization primitives of this crate come from here, so that a model runs the shipped
+//! code. `clippy.toml` forbids naming the originals anywhere else.
 
 #![allow(clippy::disallowed_types)]
 
@@ -46,10 +46,10 @@ use loom as model;
 #[cfg(shuttle)]
 use shuttle as model;
 
-/// Whether this is a model. Capacities are smaller then, so that their ends are reached.
+/// Whether this is a model. Capacities are smaller in a model, so that their limits are reached.
 pub(crate) const MODEL: bool = cfg!(any(loom, shuttle));
 
-/// Lets others run before a look that has to be repeated: on the control plane only.
+/// Lets other threads run before a re-check. Only for the control plane.
 pub(crate) fn relax() {
     #[cfg(any(loom, shuttle))]
     model::thread::yield_now();
@@ -64,23 +64,24 @@ use core::sync::atomic::{AtomicPtr as HintPtr, AtomicUsize as HintUsize};
 #[cfg(not(any(loom, shuttle)))]
 use {AtomicPtr as HintPtr, AtomicUsize as HintUsize};
 
-/// A number for information and limits. Not a model's: nothing is published through it, and exploring who counts first
-/// would multiply the interleavings of every model.
+/// A number for information and limits. A model does not track it: nothing is published through it,
+/// and exploring the order of the counts would multiply the interleavings of every model.
 pub(crate) type CountUsize = HintUsize;
 
-/// A number that is counted, through which nothing is published. Not loom's: models need not explore what follows from nothing else.
+/// A counter through which nothing is published. A model does not track it, because nothing else
+/// depends on its value.
 #[derive(Default)]
 pub(crate) struct Tally(core::sync::atomic::AtomicU64);
 
 impl Tally {
-    /// One more.
+    /// Adds one.
     pub(crate) fn add_one(&self) {
-        // Relaxed: see above.
+        // Relaxed: nothing is published through it.
         self.0.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
-        // Relaxed: as above.
+        // Relaxed: nothing is published through it.
         self.0.load(core::sync::atomic::Ordering::Relaxed)
     }
 }

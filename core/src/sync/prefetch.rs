@@ -1,31 +1,36 @@
-//! Hints to the cache.
+//! Prefetch hints to the CPU's cache.
 
-#![allow(unsafe_code)] // An instruction that is a hint.
+#![allow(unsafe_code)] // For the prefetch instructions.
 
 use super::{HintPtr, HintUsize, Ordering};
 
-/// Asks for a cache line to be brought here to be written. Only a hint.
+/// Requests a cache line for writing by this CPU. Only a hint.
 ///
-/// Before a compare-exchange loop, which is what most read-modify-writes are on x86: its first look would bring a line that another CPU has written here to be read, and the exchange would
-/// have to ask once more, to write it. And where several lines are going to be written: they come at the same time, while read-modify-writes
-/// wait for each other.
+/// There are two uses:
+///
+/// * Before a compare-exchange loop. Most read-modify-writes are such loops on x86. If another CPU
+///   has written the line, the loop's first look would fetch it for reading, and the exchange would
+///   have to request it once more, for writing.
+/// * Before writes to several lines. The prefetched lines arrive at the same time, while
+///   read-modify-writes wait for each other.
 #[inline(always)]
 pub(crate) fn prefetch_write<T>(object: *const T) {
     #[cfg(all(target_arch = "x86_64", not(any(miri, loom, shuttle))))]
-    // SAFETY: no access, whatever the address; what cannot be prefetched is not.
+    // SAFETY: a prefetch is not a memory access, for any address. If the address cannot be
+    // prefetched, the instruction has no effect.
     unsafe {
         core::arch::asm!("prefetchw [{}]", in(reg) object.addr(), options(nomem, nostack, preserves_flags));
     }
     #[cfg(all(target_arch = "aarch64", not(any(miri, loom, shuttle))))]
-    // SAFETY: as above.
+    // SAFETY: as for `prefetchw` above.
     unsafe {
         core::arch::asm!("prfm pstl1keep, [{}]", in(reg) object.addr(), options(nomem, nostack, preserves_flags));
     }
     let _ = object;
 }
 
-/// Where objects are that have been handed over lately: addresses to prefetch from, which nobody follows. Not a model's: nothing is published
-/// through them.
+/// The addresses of the objects that were handed over last. They are only prefetched, never
+/// dereferenced. A model does not track them: nothing is published through them.
 pub(crate) struct Recent<T> {
     next: HintUsize,
     at: [HintPtr<T>; 5],
@@ -38,19 +43,19 @@ impl<T> Default for Recent<T> {
 }
 
 impl<T> Recent<T> {
-    /// One more. Of several threads that do this at once, one may be forgotten.
+    /// Records an object. If several threads do this at once, an object may be lost.
     #[inline(always)]
     pub(crate) fn note(&self, object: *mut T) {
-        // Relaxed: see above.
+        // Relaxed: nothing is published through these addresses.
         let next = self.next.load(Ordering::Relaxed);
         let n = if next < self.at.len() { next } else { 0 };
         self.at[n].store(object, Ordering::Relaxed);
         self.next.store(n + 1, Ordering::Relaxed);
     }
 
-    /// Brings all of them here, to be written.
+    /// Prefetches all recorded objects for writing.
     pub(crate) fn prefetch(&self) {
-        // Relaxed: see above.
+        // Relaxed: nothing is published through these addresses.
         self.at.iter().for_each(|at| prefetch_write(at.load(Ordering::Relaxed)));
     }
 }

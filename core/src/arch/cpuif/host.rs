@@ -1,17 +1,19 @@
-//! The hypervisor's side: the list registers, and what maintenance they ask for.
+//! The hypervisor's side: the list registers, and the maintenance that they request.
 
 use super::{CpuInterface, Deactivation, INTID_MASK};
 use crate::arch::ids::Intid;
 use crate::arch::lr::{ListRegisters, Lr, MAX_LRS, Maintenance};
 
-/// The bits of a list register that are implemented: not vINTID above 24 bits, not priority below 5
-/// bits. They read as zero (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
+/// The implemented bits of a list register: all but the vINTID bits above the low 24 and the
+/// priority bits below the top 5. The unimplemented bits read as zero (IHI 0069, 12.4,
+/// `ICH_LR<n>_EL2`).
 const LR_MASK: u64 = !(!(INTID_MASK as u64) & 0xffff_ffff | 7 << 48);
 
 /// The maintenance conditions that hold (`ICH_MISR_EL2`, IHI 0069, 12.4).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Misr {
-    /// EOI: [`CpuInterface::eisr`] is not 0. Each entry asks for this one itself.
+    /// EOI: [`CpuInterface::eisr`] is not 0. Each entry requests this condition with its own EOI
+    /// bit.
     pub eoi: bool,
     /// U: underflow is wanted, and at most one entry is not invalid.
     pub underflow: bool,
@@ -19,12 +21,12 @@ pub struct Misr {
     pub not_present: bool,
     /// NP: no-pending is wanted, and no entry's state is Pending.
     pub no_pending: bool,
-    /// VGrp0E and VGrp1E: wanted, and the guest has enabled that group.
+    /// VGrp0E and VGrp1E: the group's condition is wanted, and the guest has enabled the group.
     pub group_enabled: [bool; 2],
 }
 
 impl Misr {
-    /// The register's bits.
+    /// Returns the register's bits.
     pub const fn bits(self) -> u32 {
         self.eoi as u32
             | (self.underflow as u32) << 1
@@ -36,29 +38,29 @@ impl Misr {
 }
 
 impl CpuInterface {
-    /// Deactivates an interrupt that is active in a list register, as an untrapped DIR would: the
-    /// host's answer to [`super::DirOutcome::Trapped`]. `None` if there is no such entry; EOIcount
-    /// does not change then.
+    /// Deactivates an interrupt that is active in a list register, as an untrapped DIR would. The
+    /// host calls this in response to [`super::DirOutcome::Trapped`]. `None` if there is no such
+    /// entry; EOIcount then remains unchanged.
     pub fn deactivate(&mut self, intid: Intid) -> Option<Deactivation> {
         let n = self.active_entry(intid)?;
         Some(self.deactivate_entry(n))
     }
 
-    /// ICH_EISR_EL2: bit n is set while entry n is invalid and has its EOI bit set, and HW clear:
-    /// the guest has deactivated an interrupt that asked for maintenance (IHI 0069, 12.4).
-    /// Rewriting the entry clears it.
+    /// ICH_EISR_EL2: bit n is set while entry n is invalid, its EOI bit is set, and HW is clear.
+    /// This means that the guest has deactivated an interrupt that requested maintenance (IHI 0069,
+    /// 12.4). Rewriting the entry clears the bit.
     #[inline]
     pub fn eisr(&self) -> u16 {
         self.eisr
     }
 
-    /// ICH_MISR_EL2: the conditions that hold now. All but EOI must have been asked for with
-    /// [`ListRegisters::set_maintenance`] (IHI 0069, 12.4).
+    /// ICH_MISR_EL2: the conditions that hold now. Conditions other than EOI are reported only if
+    /// they were requested with [`ListRegisters::set_maintenance`] (IHI 0069, 12.4).
     #[inline]
     pub fn misr(&self) -> Misr {
         Misr {
             eoi: self.eisr != 0,
-            // At most one bit is set.
+            // True if at most one bit of `valid` is set.
             underflow: self.wanted.underflow && self.valid & self.valid.wrapping_sub(1) == 0,
             not_present: self.wanted.not_present && self.eoi_count != 0,
             no_pending: self.wanted.no_pending && self.pending.is_empty(),

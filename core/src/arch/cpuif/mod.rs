@@ -1,37 +1,41 @@
-//! The virtual CPU interface in software: the registers that a guest knows as `ICC_*`, worked from
-//! list registers.
+//! The virtual CPU interface in software: the registers that a guest accesses as `ICC_*`,
+//! implemented on top of list registers.
 //!
-//! [`CpuInterface`] stands where hardware would. The engine fills it through
-//! [`ListRegisters`](crate::arch::lr::ListRegisters); the host routes each register access of the guest to
-//! the method of that name. It follows the architecture's rules for virtual interrupts (IHI 0069,
-//! chapter 6; pseudo-code in 6.4). Registers are cited by name and section, 12.3 for `ICV_*` and 12.4
-//! for `ICH_*`, as their order within the section is not the same in all issues.
+//! [`CpuInterface`] replaces the hardware. The engine fills it through
+//! [`ListRegisters`](crate::arch::lr::ListRegisters); the host routes each register access of the
+//! guest to the method of that name. It follows the architecture's rules for virtual interrupts
+//! (IHI 0069, chapter 6; pseudo-code in 6.4). Registers are cited by name and section, 12.3 for
+//! `ICV_*` and 12.4 for `ICH_*`, because their order within the section differs between issues of
+//! the specification.
 //!
-//! # What is implemented
+//! # Supported features
 //!
 //! * 5 bits of priority and 5 of preemption, so one active-priorities register per group.
-//! * 24-bit INTIDs. LPIs in list registers; no directly injected ones (GICv4), no NMIs.
-//! * `ICH_HCR_EL2.En` counts as set. The SGI registers belong to the engine's users, not here.
+//! * 24-bit INTIDs. LPIs in list registers; no directly injected LPIs (GICv4), no NMIs.
+//! * `ICH_HCR_EL2.En` is treated as set. The SGI registers are left to the engine's users.
 //!
 //! # Choices
 //!
-//! Where the architecture leaves the outcome open, and a guest can get there:
+//! A guest can reach the following cases, in which the architecture leaves the outcome open:
 //!
-//! * An EOIR write of a valid INTID drops the highest active priority, and then deactivates that INTID, whichever
-//!   group and priority it is active with. The architecture checks both, and leaves open what follows if they are not those that
-//!   have been dropped: a guest has ended its interrupts in another order, or changed a binary point or a group in between, and would
-//!   have the interrupt active for ever.
-//! * An LPI has no active state: acknowledged, it leaves its list register. So its end drops a priority, and nothing else, and the next
-//!   one is pending whether or not there was an end. (Hardware may keep the list register active until then, and the engine takes it away.)
-//! * An EOIR write that finds no active priority to drop does nothing at all.
-//! * When both groups are active at one priority, which takes a write to the active-priorities
+//! * An EOIR write of a valid INTID drops the highest active priority, and then deactivates that
+//!   INTID in any group and at any priority. The architecture compares the group and the priority
+//!   with the dropped ones, and leaves the outcome of a mismatch open. A mismatch occurs when the
+//!   guest has ended its interrupts in another order, or has changed a binary point or a group in
+//!   between. Without the deactivation, the interrupt would remain active forever.
+//! * An LPI has no active state: when it is acknowledged, it leaves its list register. So the end
+//!   of an LPI only drops a priority, and the LPI can become pending again before its end.
+//!   (Hardware may keep the list register active until the end; the engine removes the active
+//!   state.)
+//! * An EOIR write that finds no active priority to drop has no effect.
+//! * When both groups are active at one priority, which requires a write to the active-priorities
 //!   registers, the drop takes Group 0 first.
-//! * When two list registers hold one INTID, the lower one counts.
+//! * When two list registers hold one INTID, the lower-numbered one is used.
 //!
 //! # Cost
 //!
-//! Acknowledging does not search: pending entries are indexed by priority. Ending an interrupt looks
-//! at the active entries only, of which there is one unless interrupts nest.
+//! Acknowledging does not search: pending entries are indexed by priority. Ending an interrupt
+//! searches only the active entries. There is only one of them unless interrupts nest.
 
 #![forbid(unsafe_code)]
 
@@ -47,7 +51,8 @@ use pending::Pending;
 use crate::arch::ids::{Group, Intid, LPI_BASE, Priority, SPI_END, SPURIOUS};
 use crate::arch::lr::{Lr, LrState, MAX_LRS, Maintenance};
 
-/// INTID bits of EOIR and DIR: 24, as `ICV_CTLR_EL1.IDbits` states. The bits above are RES0.
+/// Mask of the INTID bits of EOIR and DIR: 24, as `ICV_CTLR_EL1.IDbits` states. The bits above are
+/// RES0.
 const INTID_MASK: u32 = crate::arch::ids::INTID_END - 1;
 
 /// An interrupt that has left the active state in its list register.
@@ -60,13 +65,13 @@ pub struct Deactivation {
     pub hw: Option<u16>,
 }
 
-/// What became of a write to DIR.
+/// The outcome of a write to DIR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum DirOutcome {
-    /// Nothing: EOImode is 0, or the INTID is special or an LPI.
+    /// The write had no effect: EOImode is 0, or the INTID is special or an LPI.
     Ignored,
-    /// The interrupt was active in a list register, and no longer is.
+    /// The interrupt was active in a list register and has been deactivated.
     Deactivated(Deactivation),
     /// No list register holds the interrupt as active: EOIcount has been incremented.
     NotPresent,
@@ -84,10 +89,11 @@ pub enum DirOutcome {
 pub struct CpuInterface {
     lrs: [Lr; MAX_LRS],
     count: usize,
-    /// The entries whose state is Pending, by group and priority.
+    /// The entries in state Pending, by group and priority.
     pending: Pending,
     /// Bit n: entry n is active, or pending and active.
-    // Wider than `valid`: a compiler that changes both with one wide access makes that wait for the narrow store of an acknowledge.
+    // Wider than `valid`, so that the compiler does not merge the updates of both into one wide
+    // access, which would wait for the narrow store of an acknowledge.
     active: u32,
     /// Bit n: entry n is not invalid.
     valid: u16,
@@ -96,7 +102,7 @@ pub struct CpuInterface {
     /// ICV_AP0R0_EL1 and ICV_AP1R0_EL1: bit n stands for group priority 8n.
     apr: [u32; 2],
     pmr: u8,
-    /// ICV_BPR0_EL1, and ICV_BPR1_EL1 as last written, whatever CBPR says.
+    /// ICV_BPR0_EL1, and ICV_BPR1_EL1 as last written, regardless of CBPR.
     bpr: [u8; 2],
     /// The group-priority bits of a priority, for interrupts of each group.
     group_mask: [u8; 2],
@@ -109,9 +115,9 @@ pub struct CpuInterface {
 }
 
 impl CpuInterface {
-    /// An interface with `lrs` empty list registers, in its reset state: every interrupt masked
-    /// (PMR 0) and both groups disabled, binary points at their minimum, EOImode and CBPR 0, no
-    /// active priorities (IHI 0069, 12.3).
+    /// Creates an interface with `lrs` empty list registers, in its reset state: every interrupt
+    /// masked (PMR 0) and both groups disabled, binary points at their minimum, EOImode and CBPR 0,
+    /// no active priorities (IHI 0069, 12.3).
     ///
     /// `None` unless `lrs` is 1 to [`MAX_LRS`].
     pub fn new(lrs: usize) -> Option<Self> {
@@ -147,8 +153,8 @@ impl CpuInterface {
     }
 
     /// ICV_IAR1_EL1, read: acknowledges the interrupt that is signaled as virtual IRQ, and returns
-    /// its INTID; 1023 if there is none, which includes that the highest priority pending interrupt
-    /// is in Group 0 (IHI 0069, 12.3, and VirtualReadIAR1 in 6.4).
+    /// its INTID; 1023 if there is none, or if the highest priority pending interrupt is in Group 0
+    /// (IHI 0069, 12.3, and VirtualReadIAR1 in 6.4).
     #[inline]
     pub fn iar1(&mut self) -> Intid {
         self.acknowledge(Group::Group1)
@@ -167,11 +173,11 @@ impl CpuInterface {
     /// ICV_EOIR1_EL1, write: drops the running priority and, if EOImode is 0, deactivates the
     /// Group 1 interrupt (IHI 0069, 12.3, and VirtualWriteEOIR1 in 6.4).
     ///
-    /// An LPI that a list register holds as active is deactivated even if EOImode is 1: it has no active state that DIR could end.
-    /// A special INTID is ignored. The priority that is dropped is the highest active one, of either
-    /// group, whichever this interrupt's is.
-    /// If EOImode is 0 and no list register holds the interrupt as active, EOIcount is incremented,
-    /// except for an LPI.
+    /// An LPI that a list register holds as active is deactivated even if EOImode is 1, because an
+    /// LPI has no active state that DIR could end. A special INTID is ignored. The write drops the
+    /// highest active priority of either group, even if this interrupt has another one. If EOImode
+    /// is 0 and no list register holds the interrupt as active, EOIcount is incremented, except for
+    /// an LPI.
     ///
     /// Returns the interrupt if a list register was deactivated.
     #[inline]
@@ -180,12 +186,12 @@ impl CpuInterface {
         self.end(value)
     }
 
-    /// ICV_DIR_EL1, write: deactivates an interrupt whose priority EOIR has dropped (IHI 0069, 12.3,
-    /// and VirtualWriteDIR in 6.4).
+    /// ICV_DIR_EL1, write: deactivates an interrupt after EOIR has dropped its priority (IHI 0069,
+    /// 12.3, and VirtualWriteDIR in 6.4).
     pub fn dir(&mut self, value: Intid) -> DirOutcome {
         let intid = Intid(value.0 & INTID_MASK);
-        // ICH_HCR_EL2.TDIR traps every write. One without effect is not worth an exit: whether
-        // it is ignored here or by the host, the guest cannot tell.
+        // ICH_HCR_EL2.TDIR traps every write. A write without effect does not justify an exit: the
+        // guest cannot tell whether it is ignored here or by the host.
         if !self.eoi_mode || is_special(intid) || intid.0 >= LPI_BASE {
             return DirOutcome::Ignored;
         }
@@ -202,13 +208,15 @@ impl CpuInterface {
     }
 
     /// ICV_HPPIR0_EL1, read: the INTID of the highest priority pending interrupt of the enabled
-    /// groups, if that is in Group 0, otherwise 1023 (IHI 0069, 12.3). Neither PMR nor the running
-    /// priority has a say.
+    /// groups, if that is in Group 0, otherwise 1023 (IHI 0069, 12.3). PMR and the running priority
+    /// have no influence.
     pub fn hppir0(&self) -> Intid {
         self.highest_pending_in(Group::Group0)
     }
 
-    /// ICV_HPPIR1_EL1, read: as [`CpuInterface::hppir0`], for Group 1 (IHI 0069, 12.3).
+    /// ICV_HPPIR1_EL1, read: the INTID of the highest priority pending interrupt of the enabled
+    /// groups, if that is in Group 1, otherwise 1023 (IHI 0069, 12.3). See
+    /// [`CpuInterface::hppir0`].
     pub fn hppir1(&self) -> Intid {
         self.highest_pending_in(Group::Group1)
     }
@@ -227,35 +235,39 @@ impl CpuInterface {
         matches!(self.signaled(), Some((_, lr)) if lr.group() == Group::Group0)
     }
 
-    /// The priority that an interrupt of a group must be numerically below to be signaled, if it is the most urgent one: what PMR, the
-    /// running priority and the group's enable leave. 0 if none is (`can_signal`).
+    /// Returns the threshold that PMR, the running priority and the group's enable set: the highest
+    /// priority pending interrupt is signaled if it is in this group and its priority is
+    /// numerically below the threshold (`can_signal`). 0 if no priority can be signaled.
     pub fn threshold(&self, group: Group) -> u8 {
         if !self.enabled[group as usize] {
             return 0;
         }
         let running = self.running_level().map_or(u8::MAX, |level| {
-            // Preempts if both cut to the group priority compare as less: if it is below the running one's.
+            // An interrupt preempts if its group priority is less than the running priority cut to
+            // the same bits. As the cut value has no lower bits, that holds exactly if its full
+            // priority is less.
             level_priority(level) & self.group_mask[group as usize]
         });
         self.pmr.min(running)
     }
 
-    /// The highest priority pending entry of the enabled groups. An entry that is pending and
-    /// active is no candidate until it has been deactivated (HighestPriorityVirtualInterrupt in 6.4).
+    /// Returns the highest priority pending entry of the enabled groups. An entry that is pending
+    /// and active is no candidate until it has been deactivated (HighestPriorityVirtualInterrupt in
+    /// 6.4).
     #[inline]
     fn highest_pending(&self) -> Option<(usize, Lr)> {
         let n = self.pending.highest(self.enabled)?;
         Some((n, self.lrs[n]))
     }
 
-    /// The entry that an acknowledge of its group would take: only the highest priority pending
-    /// one can be it, even if another one's group priority would do.
+    /// Returns the entry that an acknowledge of its group would take. Only the highest priority
+    /// pending entry is eligible, even if the group priority of another entry would suffice.
     #[inline]
     fn signaled(&self) -> Option<(usize, Lr)> {
         self.highest_pending().filter(|&(_, lr)| self.can_signal(lr))
     }
 
-    /// Whether a pending interrupt passes the priority mask and preempts what is running.
+    /// Whether a pending interrupt passes the priority mask and preempts the running priority.
     #[inline]
     fn can_signal(&self, lr: Lr) -> bool {
         let priority = lr.priority().byte();
@@ -265,15 +277,15 @@ impl CpuInterface {
         match self.running_level() {
             None => true,
             Some(level) => {
-                // Both sides are cut to the pending interrupt's group-priority bits (6.4): the running
-                // interrupt may have been acknowledged under a finer binary point.
+                // Both sides are cut to the pending interrupt's group-priority bits (6.4): the
+                // running interrupt may have been acknowledged under a finer binary point.
                 let mask = self.group_mask[lr.group() as usize];
                 priority & mask < level_priority(level) & mask
             }
         }
     }
 
-    /// The highest active priority of both groups, as a level.
+    /// Returns the highest active priority of both groups, as a level.
     #[inline]
     fn running_level(&self) -> Option<u32> {
         match self.apr[0] | self.apr[1] {
@@ -288,7 +300,7 @@ impl CpuInterface {
             return Intid(SPURIOUS);
         };
         if is_special(lr.intid()) {
-            // The entry is used up, but nothing becomes active.
+            // The entry becomes free, but no interrupt becomes active.
             self.put(n, lr.with_state(LrState::Invalid));
             return lr.intid();
         }
@@ -317,8 +329,8 @@ impl CpuInterface {
         self.drop_priority()?;
         let lpi = intid.0 >= LPI_BASE;
         let Some(n) = self.active_entry(intid) else {
-            // Only where deactivation was asked for: with EOImode 1 that is DIR's to count
-            // (12.4, ICH_HCR_EL2.EOIcount). QEMU and Linux count here in both modes.
+            // Count only if the write requested a deactivation. With EOImode 1, DIR requests it and
+            // counts (12.4, ICH_HCR_EL2.EOIcount). QEMU and Linux count here in both modes.
             if !lpi && !self.eoi_mode {
                 self.count_eoi();
             }
@@ -330,7 +342,7 @@ impl CpuInterface {
         Some(self.deactivate_entry(n))
     }
 
-    /// Clears the highest active priority of both groups; `None` if there is none.
+    /// Clears the highest active priority of both groups. `None` if there is none.
     #[inline]
     fn drop_priority(&mut self) -> Option<()> {
         let level = self.running_level()?;
@@ -339,7 +351,8 @@ impl CpuInterface {
         Some(())
     }
 
-    /// The entry that holds `intid` as active, pending or not (FindActiveVirtualInterrupt in 6.4).
+    /// Returns the entry that holds `intid` as active, pending or not (FindActiveVirtualInterrupt
+    /// in 6.4).
     #[inline]
     fn active_entry(&self, intid: Intid) -> Option<usize> {
         let mut left = self.active;
@@ -359,7 +372,7 @@ impl CpuInterface {
         if lr.is_pending() {
             self.put(n, lr.with_state(LrState::Pending));
         } else {
-            // As `put` would, for an entry of which is known that it is active.
+            // A specialized `put`: the entry is known to be active.
             self.lrs[n] = lr.with_state(LrState::Invalid);
             self.valid &= !(1 << n);
             self.active &= !(1 << n);
@@ -382,7 +395,7 @@ impl CpuInterface {
         self.eoi_count = (self.eoi_count + 1) & 0x1f;
     }
 
-    /// Replaces an entry, keeping the masks and the pending index in step with it.
+    /// Replaces an entry, and updates the masks and the pending index to match.
     #[inline]
     fn put(&mut self, n: usize, lr: Lr) {
         let (old, bit) = (self.lrs[n], 1_u16 << n);
@@ -420,15 +433,15 @@ const fn is_special(intid: Intid) -> bool {
     intid.0 >= SPI_END && intid.0 <= SPURIOUS
 }
 
-/// The priority that bit `level` of an active-priorities register stands for.
+/// Returns the priority that bit `level` of an active-priorities register stands for.
 #[inline]
 const fn level_priority(level: u32) -> u8 {
     (level << (8 - Priority::BITS)) as u8
 }
 
-/// The lowest entry of a mask that is not empty.
+/// Returns the lowest entry of a non-empty mask.
 #[inline]
 const fn lowest(entries: u32) -> usize {
-    // The mask changes nothing; it spares the array access its bounds check.
+    // The mask does not change the result; it removes the bounds check from the array access.
     entries.trailing_zeros() as usize & (MAX_LRS - 1)
 }

@@ -1,5 +1,5 @@
-//! The pending list registers, by group and priority level: finding the highest takes two bit scans,
-//! however many there are.
+//! The pending list registers, by group and priority level. Finding the highest priority takes two
+//! bit scans, regardless of the number of entries.
 
 use super::lowest;
 use crate::arch::ids::{Group, Priority};
@@ -7,9 +7,9 @@ use crate::arch::ids::{Group, Priority};
 /// A set of list register numbers, each with the group and priority that it was inserted with.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Pending {
-    /// Per group: the levels that have entries. Bit n is level n.
+    /// For each group, the levels that have entries. Bit n is level n.
     levels: [u32; 2],
-    /// Per level and group: the entries. Bit n is list register n.
+    /// For each level and group, the entries. Bit n is list register n.
     entries: [[u16; 2]; Priority::LEVELS],
 }
 
@@ -36,9 +36,9 @@ impl Pending {
         }
     }
 
-    /// The entry of the highest priority among the enabled groups; of several, the lowest-numbered:
-    /// whoever fills the list registers keeps older interrupts lower, so this is first come, first
-    /// served.
+    /// Returns the highest priority entry of the enabled groups; among equals, the lowest-numbered.
+    /// The code that fills the list registers keeps older interrupts in lower-numbered ones, so the
+    /// order is first come, first served.
     #[inline]
     pub(super) fn highest(&self, enabled: [bool; 2]) -> Option<usize> {
         let of = |group: usize| if enabled[group] { self.levels[group] } else { 0 };

@@ -1,5 +1,5 @@
-//! One test per rule, each named after it and citing its section of IHI 0069; [`model`] checks all
-//! of them together against a naive model.
+//! One test for each rule, named after the rule and citing its section of IHI 0069. [`model`]
+//! checks all rules together against a naive model.
 
 mod model;
 
@@ -9,7 +9,7 @@ use crate::arch::lr::ListRegisters;
 const G0: Group = Group::Group0;
 const G1: Group = Group::Group1;
 
-/// Both groups enabled, and every priority let through that can be.
+/// Creates an interface with both groups enabled and the least restrictive priority mask.
 fn open(lrs: usize) -> CpuInterface {
     let mut cpu = CpuInterface::new(lrs).unwrap();
     cpu.set_pmr(0xff);
@@ -22,7 +22,7 @@ fn lr(intid: u32, priority: u8, group: Group) -> Lr {
     Lr::pending(Intid(intid), Priority::new(priority), group)
 }
 
-/// `open(4)` with these pending entries.
+/// Creates `open(4)` with these pending entries.
 fn with(entries: &[(u32, u8, Group)]) -> CpuInterface {
     let mut cpu = open(4);
     for (n, &(intid, priority, group)) in entries.iter().enumerate() {
@@ -99,7 +99,7 @@ fn acknowledge_activates() {
     assert_eq!((cpu.ap1r(0), cpu.rpr(), cpu.take_eoi_count()), (Some(0), 0xff, 0));
 }
 
-// 12.3, ICV_IAR0_EL1: the same for Group 0, which is signaled as FIQ (6.1).
+// 12.3, ICV_IAR0_EL1: a Group 0 interrupt is signaled as FIQ (6.1) and uses Group 0's registers.
 #[test]
 fn group_0_is_fiq_and_has_its_own_registers() {
     let mut cpu = with(&[(41, 0x50, G0)]);
@@ -129,7 +129,7 @@ fn disabled_groups_are_not_candidates() {
     cpu.set_igrpen1(u32::MAX);
     assert_eq!((cpu.igrpen0(), cpu.igrpen1()), (0, 1));
     assert_eq!(cpu.iar1(), Intid(40));
-    // Nor does it hide an entry of the same priority.
+    // A disabled group does not hide an entry of the same priority either.
     let mut cpu = with(&[(40, 0x50, G1), (41, 0x50, G0)]);
     cpu.set_igrpen1(0);
     assert_eq!(cpu.iar0(), Intid(41));
@@ -142,7 +142,7 @@ fn acknowledge_of_the_other_group_is_spurious() {
     assert!(cpu.fiq_line() && !cpu.irq_line());
     assert_eq!((cpu.iar1(), cpu.hppir1()), (NONE, NONE));
     assert_eq!(cpu.iar0(), Intid(41));
-    // Now Group 1 leads, but does not preempt.
+    // Now the highest priority pending interrupt is in Group 1, but it does not preempt.
     assert_eq!((cpu.hppir0(), cpu.hppir1()), (NONE, Intid(40)));
     assert_eq!((cpu.iar0(), cpu.iar1()), (NONE, NONE));
 }
@@ -166,7 +166,7 @@ fn selection_order() {
     assert_eq!(with(&[(40, 0x40, G1), (41, 0x40, G0)]).iar1(), Intid(40));
 }
 
-// 12.3, ICV_PMR_EL1: only what is higher than the mask is signaled; HPPIR does not look at it.
+// 12.3, ICV_PMR_EL1: only priorities higher than the mask are signaled; HPPIR ignores the mask.
 #[test]
 fn priority_mask() {
     let mut cpu = with(&[(40, 0x80, G1)]);
@@ -236,7 +236,8 @@ fn binary_point_0_groups_priorities() {
     assert_eq!((cpu.iar0(), cpu.rpr()), (Intid(41), 0));
 }
 
-// CanSignalVirtualInt in 6.4: the running priority too is cut to the pending one's group priority.
+// CanSignalVirtualInt in 6.4: the running priority is also cut to the group-priority bits of the
+// pending interrupt.
 #[test]
 fn preemption_compares_at_the_pending_interrupts_binary_point() {
     let mut cpu = with(&[(40, 0x28, G0)]);
@@ -269,7 +270,7 @@ fn binary_point_registers() {
     assert_eq!(cpu.bpr1(), 5);
 }
 
-// 12.3, ICV_CTLR_EL1.CBPR: BPR0 groups Group 1 too, as it groups Group 0.
+// 12.3, ICV_CTLR_EL1.CBPR: BPR0 also determines the group priority of Group 1, as for Group 0.
 #[test]
 fn common_binary_point() {
     let mut cpu = with(&[(40, 0xc8, G1)]);
@@ -281,7 +282,7 @@ fn common_binary_point() {
     assert_eq!(cpu.eoir1(Intid(40)), Some(done(40)));
     cpu.set_bpr0(7);
     assert_eq!((cpu.iar1(), cpu.rpr()), (Intid(41), 0));
-    // BPR1 is in force again as soon as CBPR is cleared.
+    // BPR1 takes effect again as soon as CBPR is cleared.
     cpu.write(0, lr(40, 0x80, G1));
     cpu.set_ap1r(0, 1 << 17);
     assert_eq!((cpu.rpr(), cpu.iar1()), (0x88, NONE));
@@ -289,7 +290,8 @@ fn common_binary_point() {
     assert_eq!(cpu.iar1(), Intid(40));
 }
 
-// IHI 0048B, 5.5: GICV_ABPR is Group 1's own binary point, and one GICV_EOIR drops either group's priority.
+// IHI 0048B, 5.5: GICV_ABPR is Group 1's own binary point, and the single GICV_EOIR drops the
+// priority of either group.
 #[test]
 fn memory_mapped_view() {
     let mut cpu = with(&[(40, 0x80, G1), (41, 0x40, G0)]);
@@ -322,7 +324,7 @@ fn control_register() {
     assert_eq!(cpu.ctlr(), 0x8c00);
 }
 
-// 12.3, ICV_AP<g>R<n>_EL1: one register each with 5 bits of preemption.
+// 12.3, ICV_AP<g>R<n>_EL1: one register for each group, because there are 5 bits of preemption.
 #[test]
 fn active_priorities_registers() {
     let mut cpu = with(&[(40, 0x80, G1)]);
@@ -354,7 +356,7 @@ fn pending_and_active() {
     assert_eq!(cpu.iar1(), Intid(40));
 }
 
-// VirtualReadIAR1 in 6.4: a special INTID is handed out without becoming active.
+// VirtualReadIAR1 in 6.4: a special INTID is returned without becoming active.
 #[test]
 fn special_intid_in_a_list_register() {
     for intid in 1020..=1023 {

@@ -1,15 +1,17 @@
-//! The CPU interface, GICC (IHI 0048B, 4.4), as a guest without the Security Extensions sees it: one security state, both
-//! groups (2.3, 3.4).
+//! The CPU interface, GICC (IHI 0048B, 4.4), as a guest without the Security Extensions sees it:
+//! one security state, both groups (2.3, 3.4).
 //!
-//! The list registers and the priority rules are the virtual CPU interface's ([`CpuInterface`]); here is what
-//! memory-mapped registers make of it: one acknowledge register for both groups, and its alias for Group 1.
+//! The virtual CPU interface ([`CpuInterface`]) implements the list registers and the priority
+//! rules. This module adds the memory-mapped registers: one acknowledge register for both groups,
+//! and its alias for Group 1.
 //!
-//! What the architecture leaves open:
+//! Choices that the architecture leaves open:
 //!
-//! * GICC_EOIR ends the interrupt of the highest active priority whatever its group, also with AckCtl 0 (4.4.5: UNPREDICTABLE).
-//!   GICC_AEOIR is ignored while that is a Group 0 one (4.4.10).
+//! * GICC_EOIR ends the interrupt of the highest active priority in either group, even if AckCtl is
+//!   0 (4.4.5: UNPREDICTABLE). GICC_AEOIR is ignored while that is a Group 0 interrupt (4.4.10).
 //! * GICC_DIR is ignored while EOImode is 0 (4.4.15: UNPREDICTABLE).
-//! * The source in bits 12:10 of GICC_EOIR and GICC_DIR has a meaning for SGIs only; for others it is ignored.
+//! * The source in bits 12:10 of GICC_EOIR and GICC_DIR has a meaning for SGIs only. It is ignored
+//!   for other interrupts.
 //! * GICC_ABPR holds its own value while CBPR is 1, and can be written (4.4.8).
 
 use super::layout::{self, Cpu};
@@ -18,7 +20,8 @@ use crate::arch::ids::{Group, Intid, SPI_END, SPURIOUS};
 use crate::frames::cpu_host::CpuHost;
 use crate::frames::mmio::{Frame, Reg};
 
-/// The interrupt that is to be acknowledged is in Group 1, and this register does not show it (3.4.2 and 4.4.4).
+/// The interrupt to be acknowledged is in Group 1, and this register does not show it (3.4.2 and
+/// 4.4.4).
 const IS_GROUP_1: u32 = 1022;
 
 const ENABLE_GRP0: u32 = 1 << 0;
@@ -27,24 +30,24 @@ const ACK_CTL: u32 = 1 << 2;
 const FIQ_EN: u32 = 1 << 3;
 const CBPR: u32 = 1 << 4;
 const EOI_MODE: u32 = 1 << 9;
-/// The same in the virtual CPU interface's control register.
+/// CBPR and EOImode in the virtual CPU interface's control register.
 const VIRTUAL_CBPR: u32 = 1 << 0;
 const VIRTUAL_EOI_MODE: u32 = 1 << 1;
 
 /// GICC_IIDR: architecture version 2, implementer Arm, no product number.
 const IIDR: u32 = 0x0002_043b;
 
-/// What GICC has beyond the virtual CPU interface.
+/// The state of GICC that the virtual CPU interface does not have.
 #[derive(Default)]
 pub(crate) struct CpuV2 {
-    /// Group 1 interrupts are acknowledged through GICC_IAR as well.
+    /// Whether GICC_IAR acknowledges Group 1 interrupts as well.
     ack_ctl: bool,
-    /// Group 0 interrupts are signaled as FIQs, not as IRQs.
+    /// Whether Group 0 interrupts are signaled as FIQs instead of IRQs.
     fiq_en: bool,
 }
 
 impl CpuV2 {
-    /// Whether the IRQ output is asserted: by Group 1, and by Group 0 unless that is FIQs (2.3).
+    /// Whether the IRQ output is asserted: by Group 1, and by Group 0 unless FIQEn is set (2.3).
     pub(crate) fn irq_line(&self, cpu: &CpuInterface) -> bool {
         // The virtual CPU interface signals Group 1 as IRQs and Group 0 as FIQs.
         cpu.irq_line() || (!self.fiq_en && cpu.fiq_line())
@@ -60,7 +63,8 @@ impl CpuV2 {
         self.fiq_en
     }
 
-    /// GICC_CTLR: what there is without the Security Extensions. Nothing bypasses the GIC, so there are no bypass bits.
+    /// Reads GICC_CTLR as it is without the Security Extensions. Nothing bypasses the GIC, so there
+    /// are no bypass bits.
     fn ctlr(&self, cpu: &CpuInterface) -> u32 {
         let virtual_ctlr = cpu.ctlr();
         let bits = [
@@ -84,7 +88,7 @@ impl CpuV2 {
         (self.ack_ctl, self.fiq_en) = (is(ACK_CTL), is(FIQ_EN));
     }
 
-    /// GICC_IAR, read: only what is signaled can be acknowledged.
+    /// Reads GICC_IAR. Only a signaled interrupt can be acknowledged.
     fn acknowledge(&self, cpu: &mut CpuInterface) -> Intid {
         if cpu.fiq_line() {
             cpu.iar0()
@@ -97,7 +101,7 @@ impl CpuV2 {
         }
     }
 
-    /// GICC_HPPIR, read.
+    /// Reads GICC_HPPIR.
     fn highest_pending(&self, cpu: &CpuInterface) -> Intid {
         match (cpu.hppir0(), cpu.hppir1()) {
             (Intid(SPURIOUS), Intid(SPURIOUS)) => Intid(SPURIOUS),
@@ -108,29 +112,29 @@ impl CpuV2 {
     }
 }
 
-/// The INTID in a value that was read from an acknowledge register, as the list register holds it: an SGI with its
-/// source in bits 12:10.
+/// Extracts the INTID in the form of the list register from a value that was read from an
+/// acknowledge register. An SGI has its source in bits 12:10.
 fn listed(value: u32) -> Intid {
     let intid = intid(value);
     if intid.is_sgi() { Intid(value & 0x1fff) } else { intid }
 }
 
-/// The same without the source.
+/// Extracts the INTID without the source.
 fn intid(value: u32) -> Intid {
     Intid(value & 0x3ff)
 }
 
-/// A host whose CPU interface is GICC.
+/// A host that has GICC as its CPU interface.
 pub(crate) trait CpuHostV2: CpuHost {
-    /// What GICC has beyond the virtual CPU interface, and that interface.
+    /// Returns GICC's own state, and the virtual CPU interface.
     fn parts(&mut self) -> (&mut CpuV2, &mut CpuInterface);
 }
 
-/// The frame of one vCPU.
+/// The CPU interface frame of one vCPU.
 pub(crate) struct CpuFrame<'h, H>(pub(crate) &'h mut H);
 
 impl<H: CpuHostV2> CpuFrame<'_, H> {
-    /// GICC_EOIR, written, or GICC_AEOIR, which is Group 1's alone.
+    /// Writes GICC_EOIR or, if `alias` is set, GICC_AEOIR, which ends Group 1 interrupts only.
     fn end_v2(&mut self, value: u32, alias: bool) {
         let cpu = self.0.cpu_interface();
         let done = match cpu.running_group() {
@@ -141,7 +145,7 @@ impl<H: CpuHostV2> CpuFrame<'_, H> {
         self.0.ended(intid(value), done);
     }
 
-    /// GICC_DIR, written.
+    /// Writes GICC_DIR.
     fn deactivate_v2(&mut self, value: u32) {
         let split = self.0.cpu_interface().ctlr() & VIRTUAL_EOI_MODE != 0;
         if split && intid(value).0 < SPI_END {
@@ -156,7 +160,8 @@ impl<H: CpuHostV2> Frame<()> for CpuFrame<'_, H> {
 
     fn read(&mut self, (): &(), kind: Cpu, index: u32) -> u64 {
         let (v2, cpu) = self.0.parts();
-        // Active priorities: one register of each group, as there are 32 group priorities (4.4.12).
+        // Active priorities: one register for each group, as there are 32 group priorities
+        // (4.4.12).
         let value = match kind {
             Cpu::Ctlr => v2.ctlr(cpu),
             Cpu::Pmr => cpu.pmr(),
@@ -186,7 +191,7 @@ impl<H: CpuHostV2> Frame<()> for CpuFrame<'_, H> {
             Cpu::Eoir => self.end_v2(value, false),
             Cpu::Aeoir => self.end_v2(value, true),
             Cpu::Dir => self.deactivate_v2(value),
-            // Those that do not exist are RAZ/WI.
+            // Registers that do not exist are RAZ/WI.
             Cpu::Apr => _ = cpu.set_ap0r(index as usize, value),
             Cpu::Nsapr => _ = cpu.set_ap1r(index as usize, value),
             Cpu::Iar | Cpu::Rpr | Cpu::Hppir | Cpu::Aiar | Cpu::Ahppir | Cpu::Iidr => {}

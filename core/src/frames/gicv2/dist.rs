@@ -1,30 +1,39 @@
 //! The distributor, GICD (IHI 0048B, 4.3), as a guest without the Security Extensions sees it.
 //!
-//! Almost all of its state is the engine's: each register is a view of the interrupts' configurations and states. Two things are
-//! not, as the engine knows them only by what follows from them: GICD_CTLR, and for each SPI the CPUs it is targeted at together
-//! with its enable bit ([`Route`]). Both are kept here as the guest wrote them.
+//! Almost all of its state is in the engine: each register is a view of the interrupts'
+//! configurations and states. The exceptions are GICD_CTLR and, for each SPI, its target CPUs
+//! together with its enable bit ([`Route`]). The engine knows only the consequences of these
+//! values, so they are kept here as the guest wrote them.
 //!
 //! # Concurrent writers
 //!
-//! A writer first changes the kept value with one read-modify-write, then hands the engine what follows from the present
-//! value, and does so again until that value has not changed meanwhile. Whichever order writers come in, the
-//! engine's last configuration is the one that follows from the last value:
+//! A writer changes the kept value with one atomic access: a read-modify-write of a route, or a
+//! store to GICD_CTLR. It then updates the engine from the present kept value, and repeats this
+//! until the value did not change during the update. In whichever order writers come, the engine's
+//! last configuration follows from the last kept value:
 //!
-//! The engine's update is itself a read-modify-write with Acquire and Release of one place (for GICD_CTLR, of one place for each vCPU, to each of which this applies). So of two updates of one place the later one's thread
-//! sees, after it, everything that was done before the earlier one, and with it the value that the earlier one's writer
-//! left. The thread of the last update of all therefore sees the last value of all, and stops only if that is the one that it used.
-//! The accesses here add nothing to this order, and are Relaxed, but for what is counted ([`Choices`]). A writer starts again only if another has made progress: this
-//! is lock-free. Tests: `settles_on_the_present_value`, `concurrent_writers_converge`.
+//! The engine's update is a read-modify-write with Acquire and Release of one place. (For GICD_CTLR
+//! there is one place for each vCPU; the argument applies to each of them.) So of two updates of
+//! one place, the later one's thread sees, after its update, everything that was done before the
+//! earlier one, including the value that the earlier one's writer stored. Therefore the thread of
+//! the very last update sees the very last value, and stops only if it used that value. The
+//! accesses to the kept values add nothing to this order. They are Relaxed, except for changes that
+//! are counted ([`Choices`]). A writer repeats its update only if another writer has made progress,
+//! so this is lock-free. Tests: `settles_on_the_present_value`, `concurrent_writers_converge`.
 //!
-//! What the architecture leaves open:
+//! # Implementation choices
+//!
+//! The architecture leaves these open:
 //!
 //! * SGIs are always enabled (4.3.5: IMPLEMENTATION DEFINED).
-//! * The configuration of PPIs can be changed, and is level-sensitive after a reset (4.3.13: IMPLEMENTATION DEFINED).
-//! * An SPI with several targets goes to the lowest-numbered one whose CPU interface would take it: that has its group enabled, and does not
-//!   mask its priority (1-N model, 1.4.3: any of them may take it); and to another one when that changes. One without any stays
-//!   pending (4.3.12).
+//! * The configuration of PPIs can be changed. They are level-sensitive after a reset (4.3.13:
+//!   IMPLEMENTATION DEFINED).
+//! * An SPI with several targets goes to the lowest-numbered target that would take it: its CPU
+//!   interface has the SPI's group enabled, and does not mask its priority (1-N model, 1.4.3: any
+//!   of the targets may take it). The SPI moves to another target when that changes. An SPI without
+//!   targets stays pending (4.3.12).
 //! * A write to GICD_SGIR with the reserved target filter does nothing (4.3.15).
-//! * Pending bits of SGIs whose source CPU does not exist are RAZ/WI (4.3.16, 4.3.17).
+//! * Pending bits of SGIs from a source CPU that does not exist are RAZ/WI (4.3.16, 4.3.17).
 
 use alloc::boxed::Box;
 
@@ -46,7 +55,8 @@ const IIDR: u64 = 0x43b;
 /// generic component.
 const ID: [u8; 12] = [0x04, 0x00, 0x00, 0x00, 0x90, 0xb4, 0x2b, 0x00, 0x0d, 0xf0, 0x05, 0xb1];
 
-/// What the guest wrote of whether and where an SPI goes: the byte of GICD_ITARGETSR, and the bit of GICD_ISENABLER above it.
+/// The guest's settings for an SPI's delivery: the byte of GICD_ITARGETSR, and above it the bit of
+/// GICD_ISENABLER.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Route(u32);
 
@@ -67,7 +77,8 @@ impl Route {
         self.targets().count_ones() > 1
     }
 
-    /// The target that an interrupt goes to: the lowest of those who would take it, or else the lowest.
+    /// Returns the target of an interrupt: the lowest-numbered one that would take it, or else the
+    /// lowest-numbered one.
     fn choose(self, config: WiredConfig, takes: impl Fn(usize) -> Takes) -> Option<VcpuId> {
         let mut targets = ones(self.targets().into());
         let lowest = targets.clone().next();
@@ -76,7 +87,7 @@ impl Route {
         target.map(|n| VcpuId(n as u16))
     }
 
-    /// The engine's configuration that follows from it and from the choice of a target.
+    /// Returns the engine's configuration that follows from this route and the chosen target.
     fn apply(self, target: Option<VcpuId>, config: WiredConfig) -> WiredConfig {
         match target {
             None => WiredConfig { enabled: false, ..config },
@@ -85,30 +96,32 @@ impl Route {
     }
 }
 
-/// What is not the engine's.
+/// The distributor's state that is not in the engine.
 pub(crate) struct DistV2 {
     ctlr: AtomicU32,
-    /// A [`Route`] of each SPI.
+    /// The [`Route`] of each SPI.
     routes: Box<[AtomicU32]>,
-    /// Those that have several targets.
+    /// Counts the SPIs that have several targets.
     choices: Choices,
     /// One bit for each CPU that exists.
     cpus: u8,
-    /// What each CPU interface takes.
+    /// The [`Takes`] of each CPU interface.
     takes: [AtomicU64; 8],
 }
 
-/// Bit n of `value` for n from 0 up.
+/// The positions of the bits that are 1 in `value`, from 0 up.
 fn ones(value: u64) -> impl Iterator<Item = u32> + Clone {
     (0..u64::BITS).filter(move |n| value >> n & 1 != 0)
 }
 
-/// The interrupts of word `index` of a register with a bit for each, by their bits.
+/// The interrupts of word `index` of a register with one bit for each interrupt, with their bit
+/// positions.
 fn word<'a, E: Engine>(cx: &'a Cx<'_, E>, index: u32) -> impl Iterator<Item = (u32, Wired)> + 'a {
     (0..32).map(move |n| (n, wired(cx, 32 * index + n)))
 }
 
-/// An interrupt as the accessing CPU sees it. If it does not exist, the engine says so, and its bits are RAZ/WI.
+/// An interrupt as the accessing CPU sees it. If it does not exist, the engine returns an error,
+/// and its bits are RAZ/WI.
 fn wired<E: Engine>(cx: &Cx<'_, E>, intid: u32) -> Wired {
     let intid = Intid(intid);
     if intid.is_private() { Wired::Private(cx.vcpu, intid) } else { Wired::Spi(intid) }
@@ -118,7 +131,7 @@ fn is_sgi(wired: Wired) -> bool {
     matches!(wired, Wired::Private(_, intid) if intid.is_sgi())
 }
 
-/// One bit for each interrupt of a word.
+/// Reads a word with one bit for each interrupt.
 fn read_bits<E: Engine>(
     cx: &Cx<'_, E>,
     index: u32,
@@ -128,17 +141,17 @@ fn read_bits<E: Engine>(
     set.fold(0, |value, (n, _)| value | 1 << n)
 }
 
-/// Does something to each interrupt of a word whose bit is 1.
+/// Calls `f` for each interrupt of a word that has its bit set in `value`.
 fn for_ones<E: Engine>(cx: &Cx<'_, E>, index: u32, value: u64, f: impl Fn(Wired)) {
     ones(value).for_each(|n| f(wired(cx, 32 * index + n)));
 }
 
-/// Hands the engine what follows from a kept value until it is what follows from the present one.
+/// Updates the engine from a kept value until that is the present value.
 fn settle(kept: &AtomicU32, hand_over: impl Fn(u32)) {
     let mut value = kept.load(Ordering::Relaxed);
     loop {
         hand_over(value);
-        // Not before the engine's update, which acquires.
+        // This load cannot come before the engine's update, which acquires.
         let now = kept.load(Ordering::Relaxed);
         if now == value {
             return;
@@ -157,8 +170,8 @@ impl DistV2 {
         Self { ctlr: AtomicU32::new(0), routes, choices, cpus, takes }
     }
 
-    /// Gives the engine's interrupts, which are new, the state that they have after a reset (table 4-1); the SPIs `edges` are
-    /// edge-triggered.
+    /// Brings the engine's interrupts, which are new, to their state after a reset (table 4-1). The
+    /// SPIs in `edges` are edge-triggered.
     pub(crate) fn reset<I: Injector>(
         &self,
         injector: &I,
@@ -190,15 +203,16 @@ impl DistV2 {
         self.cpus == 1
     }
 
-    /// Where an SPI's route is kept.
+    /// The kept route of an SPI.
     fn route(&self, intid: Intid) -> Option<&AtomicU32> {
         self.routes.get(intid.0.checked_sub(PRIVATE_INTIDS)? as usize)
     }
 
-    /// Replaces a field of an SPI's route, and what follows from it.
+    /// Replaces a field of an SPI's route, and updates the engine.
     fn set_route<E: Engine>(&self, cx: &Cx<'_, E>, intid: Intid, field: u32, value: u32) {
         let Some(kept) = self.route(intid) else { return };
-        // One exchange of both fields, or else another writer's field would be lost. AcqRel: see `Choices::change`.
+        // One exchange covers both fields, or else another writer's field would be lost. AcqRel:
+        // see `Choices::change`.
         let new = |route| route & !field | value;
         self.choices.change(|| {
             let with = |route| Some(new(route));
@@ -210,11 +224,12 @@ impl DistV2 {
     }
 
     fn takes(&self, cpu: usize) -> Takes {
-        // Relaxed, here and below: there are fences between the changes and the looks that depend on them.
+        // Relaxed, here and below: there are fences between the changes and the reads that depend
+        // on them.
         Takes::of(self.takes[cpu].load(Ordering::Relaxed))
     }
 
-    /// Gives the engine what follows from an SPI's route, and from who would take the SPI.
+    /// Updates the engine from an SPI's route and the [`Takes`] of its targets.
     fn settle_route<I: Injector>(&self, injector: &I, spi: Intid) {
         let Some(kept) = self.route(spi) else { return };
         fence(Ordering::SeqCst);
@@ -228,8 +243,8 @@ impl DistV2 {
         });
     }
 
-    /// The guest has changed what the CPU interface of a CPU takes. As in GICv3 (`gicv3::state`), an SPI is left alone that is where it
-    /// belongs.
+    /// The guest has changed the [`Takes`] of a CPU interface. As in GICv3 (`gicv3::routing`), an
+    /// SPI that already goes to the right target is left alone.
     pub(crate) fn set_takes<I: Injector>(&self, injector: &I, cpu: VcpuId, takes: Takes) {
         let Some(word) = self.takes.get(cpu.index()) else { return };
         word.swap(takes.bits(), Ordering::AcqRel);
@@ -264,7 +279,7 @@ impl DistV2 {
         if mask == 0 {
             return;
         }
-        // All bits are in one byte, so that every access that writes one writes both.
+        // Both bits are in one byte, so every access that writes one of them writes both.
         self.ctlr.store(value as u32 & enable, Ordering::Relaxed);
         settle(&self.ctlr, |ctlr| {
             let groups = ENABLE.map(|bit| ctlr & bit != 0);
@@ -324,11 +339,11 @@ impl DistV2 {
     }
 
     fn write_config<E: Engine>(&self, cx: &Cx<'_, E>, index: u32, value: u64, mask: u64) {
-        // Bit 0 of each pair is RAZ/WI: it told the handling model once.
+        // Bit 0 of each pair is RAZ/WI: it once selected the handling model.
         for n in (0..16).filter(|n| mask >> (2 * n + 1) & 1 != 0) {
             let edge = value >> (2 * n + 1) & 1 != 0;
             let trigger = if edge { Trigger::Edge } else { Trigger::Level };
-            // SGIs stay edge-triggered whatever the engine is told.
+            // The engine keeps SGIs edge-triggered.
             let configure = |config| WiredConfig { trigger, ..config };
             let _ = cx.injector.update(wired(cx, 16 * index + n), configure);
         }
@@ -361,7 +376,8 @@ impl DistV2 {
 
     fn is_pending<E: Engine>(&self, cx: &Cx<'_, E>, wired: Wired) -> Result<bool, Error> {
         match wired {
-            // Each source counts, of which the engine may know before it knows the interrupt as pending.
+            // An SGI from any source counts. The engine may know its source before it knows the
+            // interrupt as pending.
             Wired::Private(vcpu, sgi) if sgi.is_sgi() => {
                 Ok(cx.injector.senders(vcpu, sgi)? != 0 || cx.injector.is_pending(wired)?)
             }
@@ -379,7 +395,7 @@ impl<E: Engine> Frame<Cx<'_, E>> for &DistV2 {
         match kind {
             Dist::Ctlr => self.ctlr.load(Ordering::Relaxed).into(),
             Dist::Typer => {
-                // A last, partial register counts: 988 SPIs are 1020 INTIDs in 32 registers.
+                // A partial last register counts: 988 SPIs are 1020 INTIDs in 32 registers.
                 let registers = (PRIVATE_INTIDS + u32::from(cx.machine.spis)).div_ceil(32);
                 (u32::from(cx.machine.vcpus() - 1) << 5 | (registers - 1)).into()
             }
@@ -427,7 +443,7 @@ impl<E: Engine> Frame<Cx<'_, E>> for &DistV2 {
                     let _ = injector.pulse(wired);
                 }
             }),
-            // What the line asserts stays pending.
+            // An interrupt stays pending while its line is asserted.
             Dist::Icpendr => for_ones(cx, index, value, |wired| {
                 if !is_sgi(wired) {
                     let _ = injector.clear_pulse(wired);
@@ -463,7 +479,8 @@ mod tests {
     use super::*;
     use core::cell::RefCell;
 
-    /// Another writer comes while the engine is told: it is told once more, and no longer.
+    /// Another writer changes the value during an update: the update is repeated, but only as often
+    /// as needed.
     #[test]
     fn settles_on_the_present_value() {
         let kept = AtomicU32::new(1);

@@ -1,52 +1,54 @@
-//! The registers of GICv2 by frame: where they are, how they may be accessed.
+//! The registers of GICv2 by frame: their offsets and access sizes.
 //!
-//! The architecture asks for word accesses to all of them, and for byte accesses to those that have a byte for each
-//! interrupt (IHI 0048B, 4.1.4). The distributor takes every narrower access that is aligned, except to GICD_SGIR: guests of
-//! emulated distributors have come to rely on it, and each part of a register stands for interrupts of its own. The CPU interface does
-//! not: half of an acknowledge has no meaning.
+//! The architecture requires word accesses to all registers, and byte accesses to registers that
+//! have a byte for each interrupt (IHI 0048B, 4.1.4). The distributor accepts every narrower access
+//! that is aligned, except to GICD_SGIR: guests of emulated distributors have come to rely on this,
+//! and each part of a register stands for its own interrupts. The CPU interface does not: half of
+//! an acknowledge has no meaning.
 
 use crate::frames::mmio::{Reg, Width};
 
-/// A register of the distributor that has something for each interrupt, or for all of them.
+/// A register of the distributor, for each interrupt or for all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dist {
-    /// 4.3.1.
+    /// GICD_CTLR (4.3.1).
     Ctlr,
-    /// 4.3.2.
+    /// GICD_TYPER (4.3.2).
     Typer,
-    /// 4.3.3.
+    /// GICD_IIDR (4.3.3).
     Iidr,
-    /// 4.3.4: a bit for each interrupt, as in those up to [`Dist::Icactiver`].
+    /// GICD_IGROUPR (4.3.4): a bit for each interrupt, as in the registers up to
+    /// [`Dist::Icactiver`].
     Igroupr,
-    /// 4.3.5.
+    /// GICD_ISENABLER (4.3.5).
     Isenabler,
-    /// 4.3.6.
+    /// GICD_ICENABLER (4.3.6).
     Icenabler,
-    /// 4.3.7.
+    /// GICD_ISPENDR (4.3.7).
     Ispendr,
-    /// 4.3.8.
+    /// GICD_ICPENDR (4.3.8).
     Icpendr,
-    /// 4.3.9.
+    /// GICD_ISACTIVER (4.3.9).
     Isactiver,
-    /// 4.3.10.
+    /// GICD_ICACTIVER (4.3.10).
     Icactiver,
-    /// 4.3.11: a byte for each interrupt.
+    /// GICD_IPRIORITYR (4.3.11): a byte for each interrupt.
     Ipriorityr,
-    /// 4.3.12: a byte for each interrupt.
+    /// GICD_ITARGETSR (4.3.12): a byte for each interrupt.
     Itargetsr,
-    /// 4.3.13: two bits for each interrupt.
+    /// GICD_ICFGR (4.3.13): two bits for each interrupt.
     Icfgr,
-    /// 4.3.15.
+    /// GICD_SGIR (4.3.15).
     Sgir,
-    /// 4.3.16: a byte for each SGI.
+    /// GICD_CPENDSGIR (4.3.16): a byte for each SGI.
     Cpendsgir,
-    /// 4.3.17: a byte for each SGI.
+    /// GICD_SPENDSGIR (4.3.17): a byte for each SGI.
     Spendsgir,
-    /// 4.3.18: PIDR4 to PIDR7, PIDR0 to PIDR3, CIDR0 to CIDR3.
+    /// The identification registers (4.3.18): PIDR4 to PIDR7, PIDR0 to PIDR3, CIDR0 to CIDR3.
     Id,
 }
 
-/// A word, or an array of them, accessed whole or in parts.
+/// A word, or an array of words, accessed whole or in parts.
 const fn parts(offset: u32, count: u32, kind: Dist, name: &'static str) -> Reg<Dist> {
     Reg::words(offset, count, kind, name).also(Width::Half).also(Width::Byte)
 }
@@ -55,7 +57,8 @@ const fn bytes(offset: u32, count: u32, kind: Dist, name: &'static str) -> Reg<D
     Reg::bytes(offset, count, kind, name).also(Width::Half)
 }
 
-/// GICD (IHI 0048B, table 4-1). GICD_NSACR (4.3.14) is RAZ/WI without the Security Extensions, as what is not listed is.
+/// GICD (IHI 0048B, table 4-1). Offsets that are not listed are RAZ/WI. GICD_NSACR (4.3.14) is not
+/// listed: it is RAZ/WI without the Security Extensions.
 pub(crate) const DIST: &[Reg<Dist>] = &[
     parts(0x000, 1, Dist::Ctlr, "GICD_CTLR"),
     parts(0x004, 1, Dist::Typer, "GICD_TYPER").ro(),
@@ -79,35 +82,35 @@ pub(crate) const DIST: &[Reg<Dist>] = &[
 /// A register of the CPU interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cpu {
-    /// 4.4.1.
+    /// GICC_CTLR (4.4.1).
     Ctlr,
-    /// 4.4.2.
+    /// GICC_PMR (4.4.2).
     Pmr,
-    /// 4.4.3.
+    /// GICC_BPR (4.4.3).
     Bpr,
-    /// 4.4.4.
+    /// GICC_IAR (4.4.4).
     Iar,
-    /// 4.4.5.
+    /// GICC_EOIR (4.4.5).
     Eoir,
-    /// 4.4.6.
+    /// GICC_RPR (4.4.6).
     Rpr,
-    /// 4.4.7.
+    /// GICC_HPPIR (4.4.7).
     Hppir,
-    /// 4.4.8.
+    /// GICC_ABPR (4.4.8).
     Abpr,
-    /// 4.4.9.
+    /// GICC_AIAR (4.4.9).
     Aiar,
-    /// 4.4.10.
+    /// GICC_AEOIR (4.4.10).
     Aeoir,
-    /// 4.4.11.
+    /// GICC_AHPPIR (4.4.11).
     Ahppir,
-    /// 4.4.12.
+    /// GICC_APR (4.4.12).
     Apr,
-    /// 4.4.13.
+    /// GICC_NSAPR (4.4.13).
     Nsapr,
-    /// 4.4.14.
+    /// GICC_IIDR (4.4.14).
     Iidr,
-    /// 4.4.15.
+    /// GICC_DIR (4.4.15).
     Dir,
 }
 
@@ -133,15 +136,15 @@ pub(crate) const CPU: &[Reg<Cpu>] = &[
 /// A register of a GICv2m frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Msi {
-    /// Which SPIs the frame has.
+    /// The range of SPIs of the frame.
     Typer,
-    /// Where devices write.
+    /// The register that devices write to send an MSI.
     SetSpi,
     Iidr,
 }
 
-/// A GICv2m frame (Server Base System Architecture, ARM-DEN-0029, appendix E). Its identification registers at 0xFD0 are not
-/// implemented, and read as zero.
+/// A GICv2m frame (Server Base System Architecture, ARM-DEN-0029, appendix E). Its identification
+/// registers at 0xFD0 are not implemented, and read as zero.
 pub(crate) const MSI: &[Reg<Msi>] = &[
     Reg::word(0x008, Msi::Typer, "MSI_TYPER").ro(),
     // An MSI is a write of 16 bits or more: PCI devices write words, others may write halfwords.

@@ -1,4 +1,5 @@
-//! GICv2 (IHI 0048B): distributor, memory-mapped CPU interface, and GICv2m's MSI frames.
+//! GICv2 (IHI 0048B): the distributor, the memory-mapped CPU interface, and the MSI frames of
+//! GICv2m.
 
 pub(crate) mod cpu;
 pub(crate) mod dist;

@@ -6,13 +6,13 @@ use crate::engine::{Engine, Injector, Wired};
 use crate::frames::machine::{Cx, MsiFrame};
 use crate::frames::mmio::{Frame, Reg};
 
-/// An SPI's number in MSI_SETSPI_NS: bits 9:0.
+/// The INTID of an SPI in MSI_SETSPI_NS: bits 9:0.
 const SPI_MASK: u64 = 0x3ff;
 
 /// MSI_IIDR: implementer Arm, no product number, architecture version 0.
 const IIDR: u64 = 0x43b;
 
-/// A frame and the SPIs that it may raise.
+/// A frame and the range of SPIs that it may raise.
 pub(crate) struct V2m {
     first: u32,
     count: u32,
@@ -43,9 +43,9 @@ impl<E: Engine> Frame<Cx<'_, E>> for &V2m {
 
     fn write(&mut self, cx: &Cx<'_, E>, kind: Msi, _index: u32, value: u64, _mask: u64) {
         if kind == Msi::SetSpi {
-            // A write of the upper half alone names INTID 0, which no frame has.
+            // A write of the upper half alone gives INTID 0, which no frame has.
             let spi = (value & SPI_MASK) as u32;
-            // What belongs to another frame, or to a wire, is not this frame's to raise.
+            // The frame does not raise SPIs that belong to another frame or to a wire.
             if spi >= self.first && spi - self.first < self.count {
                 let _ = cx.injector.pulse(Wired::Spi(Intid(spi)));
             }

@@ -21,9 +21,9 @@ const ESPI: u64 = 1 << 8;
 const MBIS: u64 = 1 << 16;
 /// GICD_TYPER.LPIS.
 const LPIS: u64 = 1 << 17;
-/// GICD_TYPER.A3V: affinity level 3 can be other than 0.
+/// GICD_TYPER.A3V: affinity level 3 can be nonzero.
 const A3V: u64 = 1 << 24;
-/// GICD_TYPER.RSS: SGIs go to affinity level 0 values 0 to 255.
+/// GICD_TYPER.RSS: affinity level 0 of an SGI's target can be 0 to 255.
 const RSS: u64 = 1 << 26;
 
 /// INTID, bits 12:0 of GICD_SETSPI_NSR and GICD_CLRSPI_NSR.
@@ -32,7 +32,7 @@ const MESSAGE_INTID: u64 = 0x1fff;
 /// GICD_PIDR0.
 const PART: u8 = 0x92;
 
-/// What is not the engine's.
+/// The distributor's state that is not in the engine.
 pub(crate) struct DistV3 {
     state: Arc<State>,
     status: Status,
@@ -52,11 +52,13 @@ impl DistV3 {
         &self.state
     }
 
-    /// PPIs and SPIs are level-sensitive after a reset. All interrupts are in Group 1, as firmware leaves them, unless there is firmware
-    /// to do that. The architecture leaves both open (IHI 0069, 12.9, `GICD_ICFGR<n>` and `GICD_IGROUPR<n>`).
+    /// Configures the interrupts for a reset. PPIs and SPIs are level-sensitive. All interrupts are
+    /// in Group 1, as firmware would leave them; if the guest begins with firmware, they are in
+    /// Group 0. The architecture leaves both open (IHI 0069, 12.9, `GICD_ICFGR<n>` and
+    /// `GICD_IGROUPR<n>`).
     pub(crate) fn reset<I: Injector>(machine: &Machine, injector: &I) -> Result<(), Error> {
         let group = group(!machine.firmware);
-        // SGIs stay edge-triggered whatever the engine is told.
+        // The engine keeps SGIs edge-triggered.
         let trigger = Trigger::Level;
         let all = (0..machine.vcpus()).flat_map(|vcpu| machine.private(VcpuId(vcpu)));
         all.chain(machine.shared()).try_for_each(|irq| {
@@ -64,12 +66,13 @@ impl DistV3 {
         })
     }
 
-    /// A message-based SPI (IHI 0069, 4.5 and 12.9, GICD_SETSPI_NSR): one that is edge-triggered becomes
-    /// pending once; one that is level-sensitive has its line raised, and lowered by GICD_CLRSPI_NSR.
+    /// Handles a message-based SPI (IHI 0069, 4.5 and 12.9, GICD_SETSPI_NSR). An edge-triggered SPI
+    /// becomes pending, and GICD_CLRSPI_NSR makes it not pending. The line of a level-sensitive SPI
+    /// is raised, and GICD_CLRSPI_NSR lowers it.
     fn message<E: Engine>(cx: &Cx<'_, E>, value: u64, set: bool) {
         let intid = Intid((value & MESSAGE_INTID) as u32);
         let irq = Wired::Spi(intid);
-        // What is no SPI that exists has no effect.
+        // A write with an INTID that is not an existing SPI has no effect.
         let _ = match cx.injector.config(irq).map(|c| c.trigger) {
             Ok(Trigger::Level) => cx.injector.set_level(irq, set),
             Ok(Trigger::Edge) if set => cx.injector.pulse(irq).map(drop),
@@ -79,9 +82,11 @@ impl DistV3 {
     }
 }
 
-/// GICD_TYPER. CPUNumber is 0, as there is no legacy operation; No1N is 0; num_LPIs is 0: IDbits says all.
+/// GICD_TYPER. CPUNumber is 0, as there is no legacy operation. No1N is 0. num_LPIs is 0: IDbits
+/// alone gives the number of LPIs.
 fn typer(machine: &Machine) -> u64 {
-    // 32 * (ITLinesNumber + 1) INTIDs, SGIs and PPIs included; the last 32 are never all there.
+    // There are 32 * (ITLinesNumber + 1) INTIDs, SGIs and PPIs included. With the most SPIs, the
+    // last 32 are not all there.
     let lines = u64::from(machine.spis).div_ceil(32);
     let extended = match u64::from(machine.espis).div_ceil(32) {
         0 => 0,

@@ -1,8 +1,9 @@
 //! The system registers of the CPU interface, `ICC_*_EL1` (IHI 0069, 12.2).
 //!
-//! The registers with a counterpart in the virtual CPU interface are its; what is here is which encoding is which
-//! register, and SGIs. The register lists are those of an implementation with one active-priorities register for
-//! each group: the others are UNDEFINED, as is reading a write-only register and writing a read-only one.
+//! The virtual CPU interface implements the registers that have a counterpart there. This module
+//! maps encodings to registers, and sends SGIs. The registers are those of an implementation with
+//! one active-priorities register for each group. All others are UNDEFINED, as are reads of
+//! write-only registers and writes to read-only ones.
 
 use crate::arch::ids::{Group, Intid, LPI_BASE, SPI_END, SPURIOUS, VcpuId};
 use crate::engine::{Injector, Wired};
@@ -11,15 +12,15 @@ use crate::frames::cpu_host::CpuHost;
 /// A system register by its encoding.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SysReg {
-    /// Op0.
+    /// The Op0 field.
     pub op0: u8,
-    /// Op1.
+    /// The Op1 field.
     pub op1: u8,
-    /// CRn.
+    /// The CRn field.
     pub crn: u8,
-    /// CRm.
+    /// The CRm field.
     pub crm: u8,
-    /// Op2.
+    /// The Op2 field.
     pub op2: u8,
 }
 
@@ -57,17 +58,18 @@ registers! {
 }
 
 impl SysReg {
-    /// From the fields of an MRS or MSR instruction, in their order there. What no such field can hold is no register.
+    /// Creates a register from the fields of an MRS or MSR instruction, in their order there. A
+    /// value that does not fit its field gives no existing register.
     pub const fn new(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Self {
         Self { op0, op1, crn, crm, op2 }
     }
 }
 
-/// ICC_SRE_EL1.{DIB, DFB, SRE}: no bypass, and no other access than through system registers.
+/// ICC_SRE_EL1.{DIB, DFB, SRE}: there is no bypass, and access is through system registers only.
 const SRE: u64 = 7;
 /// ICC_CTLR_EL1.EOImode.
 const EOI_MODE: u32 = 1 << 1;
-/// ICC_CTLR_EL1.RSS: SGIs go to affinity level 0 values 0 to 255.
+/// ICC_CTLR_EL1.RSS: affinity level 0 of an SGI's target can be 0 to 255.
 const RSS: u64 = 1 << 18;
 /// ICC_CTLR_EL1.ExtRange: there are extended SPIs and PPIs.
 const EXT_RANGE: u64 = 1 << 19;
@@ -115,7 +117,8 @@ pub(crate) fn write(host: &mut impl CpuHost, reg: SysReg, value: u64) -> Option<
         SysReg::ICC_AP0R0_EL1 => cpu.set_ap0r(0, low)?,
         SysReg::ICC_AP1R0_EL1 => cpu.set_ap1r(0, low)?,
         SysReg::ICC_DIR_EL1 => {
-            // Ignored where the virtual interface's own DIR is (IHI 0069, 12.2, ICC_DIR_EL1).
+            // Ignored in the cases in which the virtual interface ignores its own DIR (IHI 0069,
+            // 12.2, ICC_DIR_EL1).
             let special = (SPI_END..=SPURIOUS).contains(&intid.0) || intid.0 >= LPI_BASE;
             if cpu.ctlr() & EOI_MODE != 0 && !special {
                 host.deactivate(intid, intid);
@@ -141,18 +144,19 @@ pub(crate) fn write(host: &mut impl CpuHost, reg: SysReg, value: u64) -> Option<
 struct Sgi(u64);
 
 impl Sgi {
-    /// Bits 27:24.
+    /// The INTID, bits 27:24.
     fn intid(&self) -> Intid {
         Intid((self.0 >> 24 & 0xf) as u32)
     }
 
-    /// IRM, bit 40: all but the sender.
+    /// IRM, bit 40: the SGI goes to all vCPUs but the sender.
     fn to_all_others(&self) -> bool {
         self.0 >> 40 & 1 != 0
     }
 
-    /// Whether an affinity, in the form of [`crate::gic::Affinity`], is among those that are named: Aff3 to Aff1,
-    /// bits 55:48, 39:32 and 23:16; the range of 16 of Aff0, bits 47:44; and the list of those in it, bits 15:0.
+    /// Whether the value names an affinity, given in the form of [`crate::gic::Affinity`]. The
+    /// fields are Aff3 to Aff1, bits 55:48, 39:32 and 23:16; the range of 16 values of Aff0, bits
+    /// 47:44; and a list of the values in that range, bits 15:0.
     fn names(&self, affinity: u32) -> bool {
         let field = |shift: u32| (self.0 >> shift) as u32;
         let upper = (field(48) & 0xff) << 24 | (field(32) & 0xff) << 16 | (field(16) & 0xff) << 8;
@@ -161,11 +165,12 @@ impl Sgi {
     }
 }
 
-/// Sends an SGI to the named vCPUs. Those that do not exist are left out, and those that have it in Group 1 unless that is allowed.
+/// Sends an SGI to the named vCPUs. Skips vCPUs that do not exist. If `group1_allowed` is false,
+/// skips vCPUs that have the SGI in Group 1.
 ///
-/// With one security state, Group 1's register generates SGIs of the group that each target has them in; Group 0's generates
-/// those of Group 0, and so does the alternate one, as there is no other Group 1 (IHI 0069, 12.1.10, forwarding an SGI to a
-/// target PE).
+/// With one security state, Group 1's register generates an SGI in the group that each target has
+/// configured for it. Group 0's register generates SGIs of Group 0, and so does the alternate
+/// register, as there is no other Group 1 (IHI 0069, 12.1.10, forwarding an SGI to a target PE).
 fn send_sgi(host: &impl CpuHost, value: u64, group1_allowed: bool) {
     let (sgi, injector) = (Sgi(value), host.injector());
     for (n, affinity) in host.machine().affinities.iter().enumerate() {
@@ -178,7 +183,7 @@ fn send_sgi(host: &impl CpuHost, value: u64, group1_allowed: bool) {
             continue;
         }
         let irq = Wired::Private(target, sgi.intid());
-        // An SGI of a vCPU always exists: there are no errors.
+        // A vCPU's SGIs always exist, so there are no errors.
         if injector.config(irq).is_ok_and(|c| group1_allowed || c.group == Group::Group0) {
             let _ = injector.pulse(irq);
         }

@@ -1,4 +1,5 @@
-//! What distributor and redistributors have alike: registers with a field for each interrupt, identification, status.
+//! Registers that the distributor and the redistributors share: fields for each interrupt,
+//! identification, and status.
 
 use super::layout::Field;
 use super::routing::{State, group};
@@ -8,11 +9,11 @@ use crate::frames::machine::Cx;
 use crate::frames::mmio::{self, Reg, Rights};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Whose interrupts the registers of a frame are about. Those of others are RAZ/WI.
+/// The owner of the interrupts in a frame's registers. Fields of all other interrupts are RAZ/WI.
 pub(crate) enum Owner<'a> {
-    /// SPIs, whose enables are in the state.
+    /// The SPIs. Their enable bits are in the state.
     Dist(&'a State),
-    /// The private interrupts of a vCPU, whoever accesses them.
+    /// The private interrupts of a vCPU, regardless of the accessing vCPU.
     Redist(VcpuId),
 }
 
@@ -24,9 +25,11 @@ impl Owner<'_> {
         }
     }
 
-    /// Reads one element: the fields of some interrupts from `base` up. Those that do not exist read as zero.
+    /// Reads one element of a register that begins with INTID `base`. Fields of interrupts that do
+    /// not exist read as zero.
     ///
-    /// * A pending register shows an interrupt as pending by its line, too (IHI 0069, 12.9, `GICD_ISPENDR<n>`).
+    /// * A pending register also shows an interrupt as pending while its line is asserted (IHI
+    ///   0069, 12.9, `GICD_ISPENDR<n>`).
     /// * The clear registers read as the set registers do.
     pub(crate) fn read<E: Engine>(
         &self,
@@ -62,7 +65,7 @@ impl Owner<'_> {
         Some(value)
     }
 
-    /// Writes one element. Interrupts that do not exist are left out.
+    /// Writes one element. Skips interrupts that do not exist.
     pub(crate) fn write<E: Engine>(
         &self,
         cx: &Cx<'_, E>,
@@ -83,7 +86,8 @@ impl Owner<'_> {
     fn write_one<E: Engine>(&self, cx: &Cx<'_, E>, field: Field, irq: Wired, value: u64) {
         let injector = cx.injector;
         let bit = value != 0;
-        // What the engine refuses is an interrupt that does not exist: nothing follows.
+        // The engine returns an error only if the interrupt does not exist. Then the write has no
+        // effect.
         let _ = match field {
             Field::Group => self.attribute(cx, irq, |c| c.group = group(bit)),
             Field::Priority => self.attribute(cx, irq, |c| c.priority = Priority::new(value as u8)),
@@ -101,7 +105,7 @@ impl Owner<'_> {
         };
     }
 
-    /// Changes what decides which vCPUs would take an interrupt.
+    /// Changes an attribute that decides which vCPUs would take an interrupt.
     fn attribute<E: Engine>(
         &self,
         cx: &Cx<'_, E>,
@@ -136,7 +140,7 @@ fn configure<E: Engine>(cx: &Cx<'_, E>, irq: Wired, f: impl Fn(&mut WiredConfig)
     cx.injector.update(irq, changed).map(drop)
 }
 
-/// How many interrupts an element of a register is about, and how many bits each has there.
+/// Returns the number of interrupts in an element of a register, and the number of bits for each.
 const fn shape(field: Field) -> (u32, u32) {
     match field {
         Field::Priority => (1, 8),
@@ -145,12 +149,13 @@ const fn shape(field: Field) -> (u32, u32) {
     }
 }
 
-/// GICD_IIDR and GICR_IIDR: product 0x56, variant and revision 0, implementer Arm (0x43b), as guests know it of
-/// every virtual controller (IHI 0069, 12.9).
+/// GICD_IIDR and GICR_IIDR: product 0x56, variant and revision 0, implementer Arm (0x43b). Guests
+/// know this value from every virtual controller (IHI 0069, 12.9).
 pub(crate) const IIDR: u64 = 0x5600_043b;
 
-/// GICD_PIDR4 to GICD_CIDR3 and the same of GICR, in the order of their offsets. PIDR2.ArchRev is 3: GICv3. `part`
-/// is PIDR0, which tells the frames apart (IHI 0069, 12.9 and 12.11, identification registers).
+/// GICD_PIDR4 to GICD_CIDR3, and GICR_PIDR4 to GICR_CIDR3, in the order of their offsets.
+/// PIDR2.ArchRev is 3: GICv3. `part` is PIDR0, which distinguishes the frames (IHI 0069, 12.9 and
+/// 12.11, identification registers).
 pub(crate) fn id(index: u32, part: u8) -> u64 {
     const REGISTERS: [u8; 12] = [0x44, 0, 0, 0, 0, 0xb4, 0x3b, 0, 0x0d, 0xf0, 0x05, 0xb1];
     match index {
@@ -159,15 +164,15 @@ pub(crate) fn id(index: u32, part: u8) -> u64 {
     }
 }
 
-/// GICD_STATUSR or GICR_STATUSR: which kinds of wrong accesses there have been (IHI 0069, 12.9). An access that is
-/// refused altogether, or too narrow for its register, is none of them.
+/// GICD_STATUSR or GICR_STATUSR: the kinds of invalid accesses so far (IHI 0069, 12.9). An access
+/// that is refused, or too narrow for its register, is not recorded.
 #[derive(Default)]
 pub(crate) struct Status(AtomicU64);
 
 impl Status {
     /// A read of an offset that has no register.
     const RRD: u64 = 1 << 0;
-    /// A write to one.
+    /// A write to an offset that has no register.
     const WRD: u64 = 1 << 1;
     /// A read of a write-only register.
     const RWOD: u64 = 1 << 2;
@@ -175,11 +180,11 @@ impl Status {
     const WROD: u64 = 1 << 3;
 
     pub(crate) fn get(&self) -> u64 {
-        // Relaxed, here and below: nothing else depends on it.
+        // Relaxed, here and below: nothing else depends on this value.
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Writing 1 to a bit clears it.
+    /// Clears the bits that are 1 in `bits`.
     pub(crate) fn clear(&self, bits: u64) {
         self.0.fetch_and(!bits, Ordering::Relaxed);
     }

@@ -1,15 +1,16 @@
-//! The registers of GICv3 by frame: where they are, how they may be accessed. What they do is in the file of
-//! each frame.
+//! The registers of GICv3 by frame: their offsets and access sizes. The file of each frame
+//! implements their behavior.
 //!
-//! Sections are those of IHI 0069: 12.9 for GICD, 12.11 for GICR. Registers within them are in alphabetical order.
+//! Section numbers are those of IHI 0069: 12.9 for GICD, 12.11 for GICR. Registers within them are
+//! in alphabetical order.
 
 use crate::arch::ids::{EPPI_BASE, ESPI_BASE, PRIVATE_INTIDS, SGIS};
 use crate::frames::mmio::{Reg, Width};
 
-/// A register with a field for each interrupt, which distributor and redistributors have alike.
+/// A register with a field for each interrupt. The distributor and the redistributors share these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Field {
-    /// Group 1, or 0: one bit.
+    /// One bit: 1 for Group 1, 0 for Group 0.
     Group,
     SetEnable,
     ClearEnable,
@@ -17,9 +18,9 @@ pub(crate) enum Field {
     ClearPending,
     SetActive,
     ClearActive,
-    /// A byte.
+    /// A byte for each interrupt.
     Priority,
-    /// Two bits: the upper one is set if edge-triggered.
+    /// Two bits for each interrupt. The upper bit is set if the interrupt is edge-triggered.
     Trigger,
 }
 
@@ -32,15 +33,15 @@ pub(crate) enum Gicd {
     Statusr,
     /// A write makes an SPI pending.
     SetSpi,
-    /// A write takes that back.
+    /// A write undoes a write to [`Gicd::SetSpi`].
     ClrSpi,
-    /// Begins with this INTID.
+    /// A register with a field for each interrupt from this INTID up.
     Irqs(Field, u32),
     /// A doubleword for each SPI from this INTID up.
     Router(u32),
-    /// PIDR4 to CIDR3.
+    /// The identification registers PIDR4 to CIDR3.
     Id,
-    /// Exists, reads as zero, ignores writes.
+    /// Reads as zero and ignores writes.
     Raz,
 }
 
@@ -59,11 +60,11 @@ pub(crate) enum Gicr {
     Syncr,
     Propbaser,
     Pendbaser,
-    /// Begins with this INTID.
+    /// A register with a field for each interrupt from this INTID up.
     Irqs(Field, u32),
-    /// PIDR4 to CIDR3.
+    /// The identification registers PIDR4 to CIDR3.
     Id,
-    /// Exists, reads as zero, ignores writes.
+    /// Reads as zero and ignores writes.
     Raz,
 }
 
@@ -74,10 +75,10 @@ pub(crate) const GICD: &[Reg<Gicd>] = &[
     Reg::word(0x0008, Gicd::Iidr, "GICD_IIDR").ro(),
     Reg::word(0x000c, Gicd::Raz, "GICD_TYPER2").ro(),
     Reg::word(0x0010, Gicd::Statusr, "GICD_STATUSR"),
-    // Half-words as well (12.1.3): the data of an MSI.
+    // Halfwords as well (12.1.3): the data of an MSI.
     Reg::word(0x0040, Gicd::SetSpi, "GICD_SETSPI_NSR").wo().also(Width::Half),
     Reg::word(0x0048, Gicd::ClrSpi, "GICD_CLRSPI_NSR").wo().also(Width::Half),
-    // WI with one security state.
+    // Write-ignored with one security state.
     Reg::word(0x0050, Gicd::Raz, "GICD_SETSPI_SR").wo().also(Width::Half),
     Reg::word(0x0058, Gicd::Raz, "GICD_CLRSPI_SR").wo().also(Width::Half),
     Reg::words(0x0080, 32, Gicd::Irqs(Field::Group, 0), "GICD_IGROUPR<n>"),
@@ -109,7 +110,7 @@ pub(crate) const GICD: &[Reg<Gicd>] = &[
     Reg::words(0x3000, 64, Gicd::Irqs(Field::Trigger, ESPI_BASE), "GICD_ICFGR<n>E"),
     Reg::words(0x3400, 32, Gicd::Raz, "GICD_IGRPMODR<n>E"),
     Reg::words(0x3600, 64, Gicd::Raz, "GICD_NSACR<n>E"),
-    // n from 32 up.
+    // The first register is that of n = 32.
     Reg::doubles(0x6100, 988, Gicd::Router(PRIVATE_INTIDS), "GICD_IROUTER<n>"),
     Reg::doubles(0x8000, 1024, Gicd::Router(ESPI_BASE), "GICD_IROUTER<n>E"),
     Reg::words(0xffd0, 12, Gicd::Id, "GICD_PIDR, GICD_CIDR").ro(),

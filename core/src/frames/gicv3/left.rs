@@ -1,16 +1,24 @@
-//! What a redistributor has left to do: work that grows with what the guest has mapped, or with its tables, done in pieces.
+//! The unfinished work of a redistributor. The amount grows with the number of LPIs that the guest
+//! has mapped, or with the size of its tables, so it is done in pieces.
 //!
-//! | the guest writes | and then | it sees |
-//! |---|---|---|
-//! | GICR_CTLR.EnableLPIs := 0 | MSIs have no effect from then on. LPIs of this redistributor are cleared, and those that no ITS has mapped are unmapped | GICR_CTLR.RWP is 1 until that is done |
-//! | GICR_CTLR.EnableLPIs := 1 | MSIs have an effect, as soon as all is cleared. Configurations are read anew, and the pending table is read | nothing: what is pending there comes when it is read |
-//! | GICR_SETLPIR, while what is dead takes up the room | the LPI is mapped and made pending | nothing: it comes then |
-//! | GICR_INVALLR | configurations are read anew | GICR_SYNCR.Busy is 1 until that is done |
+//! * GICR_CTLR.EnableLPIs is cleared: from now on MSIs have no effect. LPIs of this redistributor
+//!   are cleared, and LPIs that no ITS has mapped are unmapped. The guest reads GICR_CTLR.RWP as 1
+//!   until this is done.
+//! * GICR_CTLR.EnableLPIs is set: MSIs have an effect as soon as all LPIs are cleared.
+//!   Configurations are read again, and the pending table is read. The guest sees no sign of this
+//!   work: an LPI that is pending in the table becomes pending when its bit is read.
+//! * GICR_SETLPIR is written while retired objects take up the room: the LPI is mapped and made
+//!   pending later. The guest sees no sign of this work.
+//! * GICR_INVALLR is written: configurations are read again. The guest reads GICR_SYNCR.Busy as 1
+//!   until this is done.
 //!
-//! (IHI 0069, 12.11. Software waits for RWP after it has cleared EnableLPIs, and before it sets it again or writes the addresses of tables.)
+//! See IHI 0069, 12.11. Software waits for RWP after it has cleared EnableLPIs, and before it sets
+//! EnableLPIs again or writes the addresses of tables.
 //!
-//! A piece is done by each access to the redistributor's registers, and by whoever goes on for the guest
-//! ([`GicBus::work`](crate::gic::GicBus::work)). What is left is a few numbers: nothing is locked, pinned or borrowed between two pieces. One thread is at it at a time; others wait for a piece.
+//! Each access to the redistributor's registers does a piece of the work, and so does a host that
+//! calls [`GicBus::work`](crate::gic::GicBus::work) for the guest. The unfinished work is recorded
+//! as a few numbers: nothing is locked, pinned or borrowed between two pieces. One thread works at
+//! a time; others wait for the end of a piece.
 
 use crate::arch::ids::{Intid, LPI_BASE, VcpuId};
 use crate::engine::Engine;
@@ -19,48 +27,49 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// LPIs are being cleared.
 const CLEARING: u64 = 1 << 0;
-/// EnableLPIs has been set, but something is still to be cleared.
+/// EnableLPIs has been set, but some LPIs have yet to be cleared.
 const ENABLING: u64 = 1 << 1;
 /// Configurations are being read.
 const CONFIGURING: u64 = 1 << 2;
 /// The pending table is being read.
 const READING: u64 = 1 << 3;
 
-/// LPIs that the guest has set wait to be made pending.
+/// LPIs that the guest has set through GICR_SETLPIR wait to be made pending.
 const SETTING: u64 = 1 << 4;
 
-/// Nothing of the pending table is left to be read.
+/// The value of `unread` when the pending table has been read completely.
 const ALL_READ: u32 = u32::MAX;
 
-/// What is left, in the order in which it is done.
+/// The unfinished work, in the order in which it is done.
 #[derive(Clone, Copy, Default)]
 struct Rest {
     /// The first LPI that may have to be cleared.
     clear: Option<Intid>,
-    /// LPIs are to be enabled.
+    /// Whether LPIs are to be enabled.
     enable: bool,
-    /// The first LPI whose configuration is to be read.
+    /// The first LPI that needs its configuration read.
     configure: Option<Intid>,
-    /// The first LPI whose bit of the pending table is to be read.
+    /// The first LPI that needs its bit of the pending table read.
     read: Option<u32>,
-    /// LPIs wait that the guest has set.
+    /// Whether LPIs that the guest has set wait to be made pending.
     set: bool,
 }
 
-/// What a redistributor has left to do.
+/// The unfinished work of a redistributor.
 pub(super) struct Left {
     rest: Mutex<Rest>,
-    /// What there is of that, for who only looks. Written by who holds the lock.
+    /// Flags for the parts of `rest`, for readers that do not take the lock. Written under the
+    /// lock.
     busy: AtomicU64,
-    /// [`Rest::read`], or [`ALL_READ`]. As `busy`.
+    /// [`Rest::read`], or [`ALL_READ`]. Read and written as `busy` is.
     unread: AtomicU64,
 }
 
-/// What [`Left::work`] does through its redistributor.
+/// The redistributor's side of [`Left::work`].
 pub(super) trait Switch {
-    /// LPIs are let through from now on. Returns whether there is a pending table to be read.
+    /// Lets LPIs through from now on. Returns whether there is a pending table to be read.
     fn enable(&self) -> bool;
-    /// Where the tables are.
+    /// The addresses of the tables.
     fn tables(&self) -> Tables;
 }
 
@@ -74,7 +83,7 @@ impl Left {
     }
 
     fn busy(&self) -> u64 {
-        // Acquire: pairs with `note`: who sees that something is done sees what was done.
+        // Acquire: pairs with `note`. A thread that sees a piece of work finished sees its effects.
         self.busy.load(Ordering::Acquire)
     }
 
@@ -83,7 +92,7 @@ impl Left {
         self.busy() & CLEARING != 0
     }
 
-    /// EnableLPIs has been set, and takes effect when all is cleared.
+    /// Whether EnableLPIs has been set, and takes effect when all LPIs are cleared.
     pub(super) fn is_enabling(&self) -> bool {
         self.busy() & ENABLING != 0
     }
@@ -93,14 +102,14 @@ impl Left {
         self.busy() & CONFIGURING != 0
     }
 
-    /// Whether anything is left.
+    /// Whether any work is unfinished.
     pub(super) fn is_any(&self) -> bool {
         self.busy() != 0
     }
 
-    /// First INTID whose bit in the pending table has not been read.
+    /// The first INTID that has not been read in the pending table.
     pub(super) fn unread(&self) -> u32 {
-        // Acquire: as `busy`.
+        // Acquire: as in `busy`.
         self.unread.load(Ordering::Acquire) as u32
     }
 
@@ -113,7 +122,8 @@ impl Left {
             (rest.set, SETTING),
         ];
         let busy = flags.iter().filter(|(set, _)| *set).fold(0, |busy, (_, flag)| busy | flag);
-        // Release: pairs with `busy` and `unread`. Swaps, as all changes of these words are.
+        // Release: pairs with `busy` and `unread`. These are swaps, as are all changes of these
+        // words.
         self.unread.swap(rest.read.unwrap_or(ALL_READ).into(), Ordering::AcqRel);
         self.busy.swap(busy, Ordering::AcqRel);
     }
@@ -124,12 +134,13 @@ impl Left {
         self.note(&rest);
     }
 
-    /// EnableLPIs is set. `enabled`: whether it is, as of now.
+    /// EnableLPIs is set. `enabled` returns whether LPIs are already let through.
     pub(super) fn enable(&self, enabled: impl Fn() -> bool) {
         self.change(|rest| rest.enable |= !enabled());
     }
 
-    /// EnableLPIs is cleared. `disable` shuts LPIs out if they were let through, and returns whether they were.
+    /// EnableLPIs is cleared. `disable` shuts LPIs out, and returns whether they were let through
+    /// before.
     pub(super) fn disable(&self, disable: impl FnOnce() -> bool) {
         self.change(|rest| {
             rest.enable = false;
@@ -139,17 +150,17 @@ impl Left {
         });
     }
 
-    /// All configurations are to be read.
+    /// All configurations have to be read.
     pub(super) fn configure(&self) {
         self.change(|rest| rest.configure = Some(Intid(LPI_BASE)));
     }
 
-    /// An LPI that the guest has set waits for the memory of the dead.
+    /// An LPI that the guest has set waits until retired objects have been freed.
     pub(super) fn set(&self) {
         self.change(|rest| rest.set = true);
     }
 
-    /// Does a part of it, of bounded length.
+    /// Does a piece of the unfinished work, of bounded length.
     pub(super) fn work<E: Engine>(&self, vcpu: VcpuId, lpis: &LpiControl<E>, to: &impl Switch) {
         if !self.is_any() {
             return;

@@ -1,4 +1,5 @@
-//! GICv3 (IHI 0069), with one security state and affinity routing: distributor, redistributors, system registers.
+//! GICv3 (IHI 0069) with one security state and affinity routing: the distributor, the
+//! redistributors, and the system registers.
 
 pub(crate) mod dist;
 pub(crate) mod icc;

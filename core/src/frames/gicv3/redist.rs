@@ -1,15 +1,18 @@
-//! A redistributor, GICR (IHI 0069, 12.11): RD_base and SGI_base. It belongs to its vCPU, whichever vCPU accesses it.
+//! A redistributor, GICR (IHI 0069, 12.11): RD_base and SGI_base. It belongs to its vCPU,
+//! regardless of the accessing vCPU.
 //!
-//! What the architecture leaves open, or to power management:
+//! Choices that the architecture leaves open, or leaves to power management:
 //!
-//! * A redistributor that sleeps forwards nothing. After a reset it is awake, unless there is firmware to wake it
-//!   ([`Setup::set_firmware`](crate::gic::Setup::set_firmware)): kernels that KVM and QEMU boot directly do not write GICR_WAKER, as
-//!   neither of the two holds anything back for it.
-//! * GICR_WAKER.ChildrenAsleep follows ProcessorSleep at once. There is no WakeRequest: what is pending for a vCPU that
-//!   sleeps stays so until somebody wakes it. Falling asleep with groups enabled in the CPU interface is allowed.
+//! * A redistributor that sleeps forwards nothing. After a reset it is awake, unless the guest
+//!   begins with firmware that wakes it ([`Setup::set_firmware`](crate::gic::Setup::set_firmware)).
+//!   Kernels that KVM and QEMU boot directly do not write GICR_WAKER, because neither of the two
+//!   holds interrupts back for it.
+//! * GICR_WAKER.ChildrenAsleep follows ProcessorSleep at once. There is no WakeRequest: interrupts
+//!   that are pending for a sleeping vCPU stay pending until it is woken. A redistributor may be
+//!   put to sleep while groups are enabled in the CPU interface.
 //! * GICR_CTLR.EnableLPIs can be cleared (CES).
 //! * GICR_PROPBASER and GICR_PENDBASER ignore writes while EnableLPIs is 1.
-//! * What EnableLPIs and GICR_INVALLR ask for can take more than one access: see `left`.
+//! * The effects of EnableLPIs and GICR_INVALLR can take more than one access: see `left`.
 
 use alloc::sync::Arc;
 
@@ -31,7 +34,7 @@ const CES: u64 = 1 << 1;
 /// GICR_CTLR.IR: GICR_INVLPIR and GICR_INVALLR work.
 const IR: u64 = 1 << 2;
 
-/// GICR_CTLR.RWP: what was written is still taking effect.
+/// GICR_CTLR.RWP: a write is still taking effect.
 const RWP: u64 = 1 << 3;
 
 /// GICR_WAKER.ProcessorSleep.
@@ -46,21 +49,22 @@ const DIRECT_LPI: u64 = 1 << 3;
 /// GICR_TYPER.Last.
 const LAST: u64 = 1 << 4;
 
-/// Cacheabilities and shareability, bits 58:56 and 11:7, of both table registers.
+/// The cacheability and shareability fields, bits 58:56 and 11:7, of both table registers.
 const ATTRIBUTES: u64 = 0x7 << 56 | 0x1f << 7;
-/// Shareability, bits 11:10.
+/// The shareability field, bits 11:10.
 const SHAREABILITY: u64 = 0x3 << 10;
-/// Of GICR_PROPBASER, with Physical_Address and IDbits.
+/// The writable bits of GICR_PROPBASER: attributes, Physical_Address and IDbits.
 const PROPBASER: u64 = ATTRIBUTES | 0xf_ffff_ffff_f000 | 0x1f;
-/// Of GICR_PENDBASER, with Physical_Address and PTZ.
+/// The writable bits of GICR_PENDBASER: attributes, Physical_Address and PTZ.
 const PENDBASER: u64 = ATTRIBUTES | 0xf_ffff_ffff_0000 | PTZ;
-/// pINTID of GICR_SETLPIR, GICR_CLRLPIR and GICR_INVLPIR. A write that leaves it out has no effect.
+/// pINTID of GICR_SETLPIR, GICR_CLRLPIR and GICR_INVLPIR. A write that does not cover it has no
+/// effect.
 const PINTID: u64 = 0xffff_ffff;
 
 /// GICR_PIDR0.
 const PART: u8 = 0x93;
 
-/// What is not the engine's.
+/// The redistributor's state that is not in the engine.
 pub(crate) struct Redist {
     vcpu: VcpuId,
     typer: u64,
@@ -71,7 +75,7 @@ pub(crate) struct Redist {
     left: Left,
 }
 
-/// A redistributor, for work that is left.
+/// A redistributor and the context of an access, for [`Left::work`].
 struct Worker<'a, 'c, E: Engine>(&'a Redist, &'a Cx<'c, E>);
 
 impl<E: Engine> Switch for Worker<'_, '_, E> {
@@ -87,7 +91,7 @@ impl<E: Engine> Switch for Worker<'_, '_, E> {
 }
 
 impl Redist {
-    /// Of a vCPU that exists. `last`: it ends a region of redistributors.
+    /// Creates the redistributor of a vCPU that exists. `last`: it ends a region of redistributors.
     pub(crate) fn new(machine: &Machine, vcpu: VcpuId, last: bool, state: &Arc<State>) -> Self {
         Self {
             vcpu,
@@ -109,9 +113,10 @@ impl Redist {
         self.state.flag(self.vcpu, Flag::Lpis)
     }
 
-    /// Where its LPI tables are.
+    /// The addresses of the redistributor's LPI tables.
     pub(crate) fn tables(&self) -> Tables {
-        // Relaxed: written by the guest before it enables LPIs, or by a vCPU that races with that one.
+        // Relaxed: the guest writes these registers before it enables LPIs. A vCPU that writes them
+        // at that time races with the vCPU that enables LPIs.
         let [propbaser, pendbaser] =
             [&self.propbaser, &self.pendbaser].map(|base| base.load(Ordering::Relaxed));
         Tables { vcpu: self.vcpu, propbaser, pendbaser, unread: self.left.unread() }
@@ -129,7 +134,8 @@ impl Redist {
         });
     }
 
-    /// Does a part of what is left to do, of bounded length. Returns whether something is left.
+    /// Does a piece of the unfinished work, of bounded length. Returns whether any work is
+    /// unfinished.
     pub(crate) fn work<E: Engine>(&self, cx: &Cx<'_, E>) -> bool {
         if let Some(lpis) = cx.lpis {
             self.left.work(self.vcpu, lpis, &Worker(self, cx));
@@ -137,14 +143,14 @@ impl Redist {
         self.left.is_any()
     }
 
-    /// GICR_CTLR.
+    /// Reads GICR_CTLR.
     fn ctlr(&self) -> u64 {
         let enabled = self.has_lpis() || self.left.is_enabling();
         let rwp = if self.left.is_clearing() { RWP } else { 0 };
         CES | IR | rwp | if enabled { ENABLE_LPIS } else { 0 }
     }
 
-    /// A write that names an LPI: without effect unless LPIs are enabled (12.11).
+    /// Handles a write that names an LPI. It has no effect unless LPIs are enabled (12.11).
     fn direct<E: Engine, T>(
         &self,
         cx: &Cx<'_, E>,
@@ -156,7 +162,7 @@ impl Redist {
         Some(f(lpis, self.tables(), Intid((value & PINTID) as u32)))
     }
 
-    /// Writes GICR_PROPBASER or GICR_PENDBASER. Shareability 0b11 is reserved: kept as 0.
+    /// Writes GICR_PROPBASER or GICR_PENDBASER. The reserved shareability 0b11 is stored as 0.
     fn set_base<E: Engine>(&self, cx: &Cx<'_, E>, base: &AtomicU64, value: u64, mask: u64) {
         if cx.lpis.is_none() || self.has_lpis() || self.left.is_enabling() {
             return;
@@ -169,7 +175,7 @@ impl Redist {
     }
 }
 
-/// GICR_TYPER. CommonLPIAff is 0: one LPI configuration table for all.
+/// GICR_TYPER. CommonLPIAff is 0: all redistributors share one LPI configuration table.
 fn typer(machine: &Machine, vcpu: VcpuId, last: bool) -> u64 {
     let affinity = machine.affinities.get(vcpu.index()).map_or(0, |a| a.0);
     // PPInum: 0, 1 or 2 for PPIs up to 31, 1087 or 1119.
@@ -202,7 +208,8 @@ impl<E: Engine> Frame<Cx<'_, E>> for &Redist {
             Gicr::Statusr => self.status.get(),
             Gicr::Waker if self.state.flag(self.vcpu, Flag::Awake) => 0,
             Gicr::Waker => PROCESSOR_SLEEP | CHILDREN_ASLEEP,
-            // Relaxed: these are for who looks at them once LPIs are enabled, which acquires.
+            // Relaxed: a thread that uses these addresses first reads, with Acquire, that LPIs are
+            // enabled.
             Gicr::Propbaser => self.propbaser.load(Ordering::Relaxed),
             // PTZ is write-only.
             Gicr::Pendbaser => self.pendbaser.load(Ordering::Relaxed) & !PTZ,

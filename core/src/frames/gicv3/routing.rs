@@ -1,37 +1,50 @@
-//! What decides where interrupts go: group enables, redistributors' states, and the routes of SPIs.
+//! The routing of interrupts: group enables, redistributors' states, and the routes of SPIs.
 //!
-//! The engine has gates for each vCPU ([`Gates`]), and an enable and a target for each SPI. Both follow from
-//! registers of several frames, which vCPUs write at the same time:
+//! The engine has gates for each vCPU ([`Gates`]), and an enable bit and a target for each SPI.
+//! They follow from registers of several frames, which vCPUs write at the same time:
 //!
-//! * the gates of a vCPU: from GICD_CTLR's group enables, GICR_WAKER and GICR_CTLR.EnableLPIs;
-//! * an SPI's enable and target: from its GICD_ISENABLER bit, its GICD_IROUTER and, if any vCPU may take it, from
-//!   which of them take part.
+//! * The gates of a vCPU follow from GICD_CTLR's group enables, GICR_WAKER and
+//!   GICR_CTLR.EnableLPIs.
+//! * An SPI's enable bit and target follow from its GICD_ISENABLER bit and its GICD_IROUTER. If any
+//!   vCPU may take the SPI, they also follow from the set of vCPUs that take part.
 //!
 //! # Routes
 //!
-//! * A GICD_IROUTER that names no vCPU keeps what was written. The interrupt is disabled in the engine, and so stays
-//!   pending until it is routed to a vCPU that exists; GICD_ISENABLER shows the guest's own bit, which is kept here
-//!   (IHI 0069, 12.9, `GICD_IROUTER<n>`, leaves open what becomes of such an interrupt).
-//! * Interrupt_Routing_Mode 1: the interrupt goes to the first vCPU that takes part, beginning with the one whose
-//!   number is the INTID modulo the number of vCPUs, which spreads interrupts over them. A vCPU takes part while it is
-//!   powered on and its redistributor is awake, and preferably one whose CPU interface has the interrupt's group enabled, and does
-//!   not mask its priority. When that changes, such interrupts are given their vCPU anew; while no vCPU takes part, they stay
-//!   pending as those do that name none (IHI 0069, 1.2.3, leaves the choice open).
+//! * A GICD_IROUTER that names no existing vCPU keeps the written value. The interrupt is disabled
+//!   in the engine, and so stays pending until it is routed to a vCPU that exists. GICD_ISENABLER
+//!   shows the guest's own bit, which is kept here. (IHI 0069, 12.9, `GICD_IROUTER<n>`, leaves the
+//!   handling of such an interrupt open.)
+//! * Interrupt_Routing_Mode 1: the interrupt goes to the first vCPU that takes part. The search
+//!   begins with the vCPU with the number INTID modulo the number of vCPUs, which spreads
+//!   interrupts over the vCPUs. A vCPU takes part while it is powered on and its redistributor is
+//!   awake. A vCPU is preferred if its CPU interface has the interrupt's group enabled and does not
+//!   mask its priority. When any of this changes, such interrupts are retargeted. While no vCPU
+//!   takes part, they stay pending, as do interrupts that name no existing vCPU. (IHI 0069, 1.2.3,
+//!   leaves the choice open.)
 //!
 //! # Words
 //!
-//! `ctlr`, `vcpus` and `spis` hold what was written. Any thread changes them, each change is one read-modify-write.
-//! Whoever has changed one makes the engine's state what follows from them ([`converge`]), and looks whether it still
-//! does; if not, someone else has changed something meanwhile, and it begins again. So this is lock-free, and when all
-//! are done, the engine's state is what follows from the words. Between the words of vCPUs and the engine's of SPIs are bitmaps
-//! (`takers`). They are brought up to date in the same way, before the engine is: so what is said of a vCPU's word below holds of them.
+//! `ctlr`, `vcpus` and `spis` hold the values that were written. Any thread may change them. Each
+//! change is one read-modify-write. A thread that has changed a word (the *writer*) updates the
+//! engine's state to follow from the words ([`converge`]), and then re-checks whether it still
+//! does. If not, another thread has changed a word in between, and the writer repeats the update.
+//! So this is lock-free, and when all writers are done, the engine's state follows from the words.
+//! Between the words of vCPUs and the engine's words of SPIs there are bitmaps (`takers`). They are
+//! brought up to date in the same way, before the engine is. So the statements below about a vCPU's
+//! word hold for the bitmaps, too.
 //!
-//! The engine's state is one word for each vCPU and SPI, which is replaced by acquire-release read-modify-writes.
-//! Take the last of them, and a change of a word here. Who made the change has either brought the engine up to date
-//! after it: then the last one comes after that and synchronises with it, and the second look that follows sees the
-//! change. Or it found nothing to do, as a vCPU does that falls asleep and finds no interrupt that any vCPU may take.
-//! Then there is a fence between its change and that look, and one between the route's change and the look at who
-//! takes part: one of the two comes first, and the look after the other one sees the change before it.
+//! The engine's state is one word for each vCPU and SPI. Acquire-release read-modify-writes replace
+//! it. Consider the last replacement of such a word, and a change of a word here. There are two
+//! cases:
+//!
+//! * The writer has brought the engine up to date after its change. Then the last replacement is
+//!   that update, or comes after it and synchronizes with it. The re-check after the last
+//!   replacement sees the change.
+//! * The writer has found nothing to do: for example, a vCPU falls asleep, and finds no interrupt
+//!   that any vCPU may take. Then there is a fence between the writer's change and its search for
+//!   such interrupts, and a fence between the change of the route and the look at the vCPUs that
+//!   take part. One of the two fences comes first, and the look after the other one sees the change
+//!   before the first.
 
 use alloc::boxed::Box;
 
@@ -51,44 +64,45 @@ const ENABLE_GRP1: u64 = 1 << 1;
 const IRM: u64 = 1 << 31;
 /// The fields of GICD_IROUTER: affinities and the routing mode.
 const ROUTER: u64 = 0xff_00ff_ffff | IRM;
-/// In a word of `spis`: the bit in GICD_ISENABLER. GICD_IROUTER has nothing there.
+/// The bit of GICD_ISENABLER in a word of `spis`. GICD_IROUTER has no field there.
 const ENABLED: u64 = 1 << 63;
 
-/// A state of a vCPU that decides what is forwarded to it.
+/// A state of a vCPU that decides which interrupts are forwarded to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub(crate) enum Flag {
-    /// It is powered on.
+    /// The vCPU is powered on.
     On = 1 << 0,
     /// GICR_WAKER.ProcessorSleep is 0.
     Awake = 1 << 1,
-    /// GICR_CTLR.EnableLPIs.
+    /// GICR_CTLR.EnableLPIs is 1.
     Lpis = 1 << 2,
 }
 
-/// Shared by the frames of one controller.
+/// The routing state that the frames of one controller share.
 pub(crate) struct State {
     /// GICD_CTLR's group enables.
     ctlr: AtomicU64,
-    /// [`Flag`]s of each vCPU, and what its CPU interface [`Takes`].
+    /// The [`Flag`]s of each vCPU, and the [`Takes`] of its CPU interface.
     vcpus: Box<[AtomicU64]>,
-    /// GICD_IROUTER, and [`ENABLED`], of each SPI and then of each extended SPI.
+    /// GICD_IROUTER and [`ENABLED`] of each SPI, and then of each extended SPI.
     spis: Box<[AtomicU64]>,
-    /// Number of SPIs that are not extended.
+    /// The number of SPIs that are not extended.
     count: u32,
-    /// SPIs that any vCPU may take (GICD_IROUTER.IRM).
+    /// Counts the SPIs that any vCPU may take (GICD_IROUTER.IRM).
     choices: Choices,
-    /// Who would take them: as `vcpus` say, once it `follows` them.
+    /// The vCPUs that would take them. This follows `vcpus` once `follows` is set.
     takers: Takers,
     /// Whether there has ever been such an SPI.
     follows: AtomicBool,
-    /// Whether all of `takers` has been brought up to date since.
+    /// Whether all of `takers` has been brought up to date since `follows` was set.
     followed: AtomicBool,
 }
 
 impl State {
-    /// Nothing is enabled, all vCPUs are off, all SPIs routed to vCPU 0, as in a new engine. Redistributors are awake, unless there
-    /// is firmware to wake them.
+    /// Creates the state that matches a new engine: nothing is enabled, all vCPUs are off, and all
+    /// SPIs are routed to vCPU 0. Redistributors are awake, unless the guest begins with firmware
+    /// that wakes them.
     pub(crate) fn new(machine: &Machine) -> Self {
         let flags = if machine.firmware { 0 } else { Flag::Awake as u64 };
         let route = machine.affinities.first().map_or(0, |a| a.mpidr());
@@ -105,7 +119,7 @@ impl State {
         }
     }
 
-    /// GICD_CTLR's bits that can be written.
+    /// The writable bits of GICD_CTLR.
     pub(crate) fn ctlr(&self) -> u64 {
         self.ctlr.load(Ordering::Acquire)
     }
@@ -118,12 +132,12 @@ impl State {
         }
     }
 
-    /// Whether a vCPU is in a state.
+    /// Whether a flag of a vCPU is set.
     pub(crate) fn flag(&self, vcpu: VcpuId, flag: Flag) -> bool {
         self.vcpus[vcpu.index()].load(Ordering::Acquire) & flag as u64 != 0
     }
 
-    /// Changes a state of a vCPU.
+    /// Changes a flag of a vCPU.
     pub(crate) fn set_flag<I: Injector>(
         &self,
         machine: &Machine,
@@ -145,7 +159,7 @@ impl State {
         }
     }
 
-    /// The guest has changed what the CPU interface of a vCPU takes.
+    /// The guest has changed the [`Takes`] of a vCPU's CPU interface.
     pub(crate) fn set_takes<I: Injector>(
         &self,
         machine: &Machine,
@@ -154,7 +168,8 @@ impl State {
         takes: Takes,
     ) {
         let old = update(&self.vcpus[vcpu.index()], |old| old & !Takes::BITS | takes.bits());
-        // Whoever lets it take part again sees what it takes then.
+        // If the vCPU does not take part, the thread that lets it take part again sees the new
+        // value.
         if Takes::of(old) != takes && takes_part(old) {
             self.vcpu_changed(machine, injector, vcpu);
         }
@@ -163,8 +178,8 @@ impl State {
     /// A vCPU's word has changed.
     fn vcpu_changed<I: Injector>(&self, machine: &Machine, injector: &I, vcpu: VcpuId) {
         fence(Ordering::SeqCst);
-        // Relaxed: ordered by the fence. A guest that changes PMR for every critical section, and has never had an SPI that any vCPU may take, pays no
-        // more.
+        // Relaxed: ordered by the fence. A guest that changes PMR for every critical section, and
+        // has never had an SPI that any vCPU may take, pays no more than this.
         if self.follows.load(Ordering::Relaxed) {
             self.settle_takers(vcpu.index());
             if self.choices.is_any() {
@@ -173,19 +188,20 @@ impl State {
         }
     }
 
-    /// The bitmaps follow the words of vCPUs from now on.
+    /// Makes the bitmaps follow the words of vCPUs from now on.
     fn follow<I: Injector>(&self, machine: &Machine, injector: &I) {
         self.follows.swap(true, Ordering::AcqRel);
-        // Who has changed a vCPU's word either sees that, or the word is seen here. Pairs with the fence in `vcpu_changed`.
+        // Pairs with the fence in `vcpu_changed`: a thread that has changed a vCPU's word sees
+        // `follows` set, or this thread sees the changed word.
         fence(Ordering::SeqCst);
         (0..self.vcpus.len()).for_each(|vcpu| self.settle_takers(vcpu));
         // Release: pairs with `settle_spi`.
         self.followed.swap(true, Ordering::AcqRel);
-        // Others may have chosen meanwhile.
+        // Another thread may have chosen targets from incomplete bitmaps.
         self.choose_anew(machine, injector);
     }
 
-    /// Brings the bitmaps up to what a vCPU's word says.
+    /// Brings a vCPU's bits in the bitmaps up to date with its word.
     fn settle_takers(&self, vcpu: usize) {
         let takes = || {
             let word = self.vcpus[vcpu].load(Ordering::Acquire);
@@ -194,9 +210,9 @@ impl State {
         converge(takes, |takes| self.takers.set(vcpu, *takes));
     }
 
-    /// What any vCPU may take goes to where it belongs now.
+    /// Retargets all SPIs that any vCPU may take.
     fn choose_anew<I: Injector>(&self, machine: &Machine, injector: &I) {
-        // There is a fence between the change and this look: in `settle_takers`.
+        // `settle_takers` puts a fence between the change and this look.
         for (n, word) in self.spis.iter().enumerate() {
             if word.load(Ordering::Acquire) & IRM != 0 {
                 self.settle_spi_now(machine, injector, n);
@@ -221,7 +237,7 @@ impl State {
             let lpis = self.flag(vcpu, Flag::Lpis);
             match self.flag(vcpu, Flag::Awake) {
                 true => Gates { groups, lpis, msis: lpis },
-                // What becomes pending while it sleeps stays so.
+                // Interrupts that become pending during sleep stay pending.
                 false => Gates { msis: lpis, ..Gates::CLOSED },
             }
         };
@@ -247,7 +263,7 @@ impl State {
         }
     }
 
-    /// An SPI's bit in GICD_ISENABLER.
+    /// Returns an SPI's bit in GICD_ISENABLER.
     pub(crate) fn enabled(&self, spi: Intid) -> bool {
         self.position(spi).is_some_and(|n| self.spis[n].load(Ordering::Acquire) & ENABLED != 0)
     }
@@ -260,7 +276,7 @@ impl State {
         }
     }
 
-    /// GICD_IROUTER of an SPI, or 0.
+    /// Returns the GICD_IROUTER of an SPI, or 0 if the SPI does not exist.
     pub(crate) fn route(&self, spi: Intid) -> u64 {
         self.position(spi).map_or(0, |n| self.spis[n].load(Ordering::Acquire) & ROUTER)
     }
@@ -277,9 +293,11 @@ impl State {
         self.settle_spi(cx.machine, cx.injector, n);
     }
 
-    /// An SPI's word has changed, or what else decides where it goes.
+    /// Updates the engine after a change of an SPI's word, or of other state that decides its
+    /// target.
     fn settle_spi<I: Injector>(&self, machine: &Machine, injector: &I, n: usize) {
-        // Acquire: pairs with `follow`. While another thread is at that, this one does it as well, and does not wait.
+        // Acquire: pairs with `follow`. While another thread runs `follow`, this one runs it as
+        // well instead of waiting.
         if self.spis[n].load(Ordering::Acquire) & IRM != 0 && !self.followed.load(Ordering::Acquire)
         {
             self.follow(machine, injector);
@@ -288,8 +306,9 @@ impl State {
         self.settle_spi_now(machine, injector, n);
     }
 
-    /// The same after a fence. Compared with where the engine has it, and not with where it belonged before: of two vCPUs that change at once, neither may see
-    /// a difference to that.
+    /// Updates an SPI in the engine. The caller has passed a fence. The wanted target is compared
+    /// with the engine's target, not with the target that was wanted before: if two vCPUs change at
+    /// once, it is possible that neither sees a difference from that earlier target.
     fn settle_spi_now<I: Injector>(&self, machine: &Machine, injector: &I, n: usize) {
         let irq = Wired::Spi(self.intid(n));
         // The interrupt exists.
@@ -304,7 +323,7 @@ impl State {
         }
     }
 
-    /// Whether an SPI is enabled, and where it goes, if anywhere.
+    /// Returns whether an SPI is enabled, and its target, if it has one.
     fn wanted(&self, machine: &Machine, config: WiredConfig, n: usize) -> (bool, Option<VcpuId>) {
         let word = self.spis[n].load(Ordering::Acquire);
         let target = match word & IRM {
@@ -314,7 +333,7 @@ impl State {
         (word & ENABLED != 0, target)
     }
 
-    /// The vCPU that takes an interrupt that any of them may take.
+    /// Chooses the vCPU for an interrupt that any vCPU may take.
     fn any(&self, spi: Intid, config: WiredConfig) -> Option<VcpuId> {
         self.takers.choose(config, spi.0 as usize % self.vcpus.len())
     }
@@ -326,8 +345,9 @@ fn takes_part(word: u64) -> bool {
     word & both == both
 }
 
-/// The engine's configuration that follows from an SPI's bit in GICD_ISENABLER and from where it goes. One that goes nowhere is
-/// disabled, and stays so until it goes somewhere: also if that is where it went before.
+/// Returns the engine's configuration that follows from an SPI's bit in GICD_ISENABLER and its
+/// target. An SPI without a target is disabled until it has one, even if that is the target that it
+/// had before.
 fn with_route(old: WiredConfig, enabled: bool, target: Option<VcpuId>) -> WiredConfig {
     WiredConfig {
         enabled: enabled && target.is_some(),
@@ -336,7 +356,7 @@ fn with_route(old: WiredConfig, enabled: bool, target: Option<VcpuId>) -> WiredC
     }
 }
 
-/// An interrupt's group as GICD_IGROUPR has it.
+/// Returns an interrupt's group for its bit in GICD_IGROUPR.
 pub(crate) const fn group(bit: bool) -> Group {
     if bit { Group::Group1 } else { Group::Group0 }
 }
@@ -351,7 +371,7 @@ mod tests {
         let (raw, applied) = (Cell::new(0), Cell::new(None));
         let apply = |&value: &i32| {
             applied.set(Some(value));
-            // Someone else changes it, three times.
+            // Another thread changes the value, three times.
             raw.set((value + 1).min(3));
         };
         converge(|| raw.get(), apply);

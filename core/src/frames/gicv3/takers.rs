@@ -1,7 +1,9 @@
-//! Which vCPUs would take an SPI that any of them may take, so that one is found without a look at each.
+//! Bitmaps of the vCPUs that would take an SPI that any vCPU may take, so that such a vCPU is found
+//! without a look at each one.
 //!
-//! There is a bitmap of vCPUs for each group and priority, and one of all that take part. They follow from the vCPUs' words (`state`), from
-//! the first such SPI on: a guest that has none changes its priority masks at no cost.
+//! There is a bitmap of vCPUs for each group and priority, and one of all vCPUs that take part.
+//! They follow from the vCPUs' words (`routing`), but only from the first such SPI on. A guest
+//! without such SPIs changes its priority masks at no cost.
 
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -11,15 +13,15 @@ use crate::engine::WiredConfig;
 use crate::frames::targets::Takes;
 use crate::sync::{AtomicU64, MODEL, Ordering};
 
-/// Levels of priority that are told apart.
+/// The number of priority levels that are told apart.
 const LEVELS: usize = if MODEL { 1 } else { Priority::LEVELS };
 
 const GROUPS: [Group; 2] = [Group::Group0, Group::Group1];
 
-/// Bitmaps: of all that take part, and of each group and priority.
+/// The number of bitmaps: one of all vCPUs that take part, and one for each group and priority.
 const MAPS: usize = 1 + GROUPS.len() * LEVELS;
 
-/// The vCPUs that take part.
+/// The index of the bitmap of vCPUs that take part.
 const PART: usize = 0;
 
 fn map(group: Group, level: usize) -> usize {
@@ -27,20 +29,20 @@ fn map(group: Group, level: usize) -> usize {
 }
 
 pub(super) struct Takers {
-    /// Bitmap after bitmap.
+    /// All words of the first bitmap, then those of the second, and so on.
     words: Box<[AtomicU64]>,
-    /// Words of a bitmap.
+    /// The number of words in a bitmap.
     length: usize,
 }
 
 impl Takers {
-    /// Of so many vCPUs, none of which takes part.
+    /// Creates the bitmaps for `vcpus` vCPUs, none of which takes part.
     pub(super) fn new(vcpus: usize) -> Self {
         let length = vcpus.div_ceil(64);
         Self { words: (0..MAPS * length).map(|_| AtomicU64::new(0)).collect(), length }
     }
 
-    /// Brings the bits of a vCPU up to what it takes. `None`: it does not take part.
+    /// Updates the bits of a vCPU from its [`Takes`]. `None` means that it does not take part.
     pub(super) fn set(&self, vcpu: usize, takes: Option<Takes>) {
         self.set_bit(PART, vcpu, takes.is_some());
         for group in GROUPS {
@@ -53,9 +55,10 @@ impl Takers {
 
     fn set_bit(&self, map: usize, vcpu: usize, set: bool) {
         let (word, bit) = (&self.words[map * self.length + vcpu / 64], 1 << (vcpu % 64));
-        // Relaxed: most stay as they are; and whoever has changed the vCPU's word looks once more after a fence.
+        // Relaxed: most bits stay as they are, and a thread that has changed the vCPU's word
+        // re-checks it after a fence.
         let is_set = word.load(Ordering::Relaxed) & bit != 0;
-        // AcqRel, as all changes of these words: see `state`.
+        // AcqRel, as in all changes of these words: see `routing`.
         match (is_set, set) {
             (false, true) => drop(word.fetch_or(bit, Ordering::AcqRel)),
             (true, false) => drop(word.fetch_and(!bit, Ordering::AcqRel)),
@@ -63,8 +66,8 @@ impl Takers {
         }
     }
 
-    /// The first vCPU that would take an interrupt of this group and priority, from number `first` on and then from 0. If there is none, the first
-    /// that takes part.
+    /// Returns the first vCPU that would take an interrupt of this group and priority, from number
+    /// `first` up and then from 0. If there is none, returns the first vCPU that takes part.
     pub(super) fn choose(&self, config: WiredConfig, first: usize) -> Option<VcpuId> {
         let taker = self.first_of(map(config.group, config.priority.level()), first);
         taker.or_else(|| self.first_of(PART, first))
@@ -73,7 +76,7 @@ impl Takers {
     fn first_of(&self, map: usize, first: usize) -> Option<VcpuId> {
         let words = &self.words[map * self.length..][..self.length];
         let (at, upper) = (first / 64, u64::MAX << (first % 64));
-        // Acquire: see `state`.
+        // Acquire: see `routing`.
         let of = |n: usize, mask: u64| match words[n].load(Ordering::Acquire) & mask {
             0 => None,
             bits => Some(VcpuId((64 * n) as u16 + bits.trailing_zeros() as u16)),
@@ -98,7 +101,7 @@ mod tests {
     }
 
     proptest! {
-        /// As a look at each vCPU in turn.
+        /// `choose` agrees with a look at each vCPU in turn.
         #[test]
         fn the_first_that_would_take_it(
             steps in prop::collection::vec((0..200_usize, takes()), 1..60),

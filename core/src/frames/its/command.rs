@@ -1,48 +1,49 @@
-//! ITS commands: 32 bytes in the command queue (IHI 0069, 5.3).
+//! ITS commands: 32 bytes each in the command queue (IHI 0069, 5.3).
 
 use crate::arch::ids::{DeviceId, EventId, Intid};
 
 /// Size of a command in the queue, in bytes.
 pub(crate) const COMMAND_SIZE: u64 = 32;
 
-/// The number of a collection: an interrupt belongs to one, and all of them go to one redistributor (IHI 0069, 5.2).
+/// The number of a collection. Each interrupt belongs to a collection, and all interrupts of a
+/// collection go to one redistributor (IHI 0069, 5.2).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct CollectionId(pub u16);
 
-/// A redistributor as commands name it: bits 51:16 of its RD_base address if GITS_TYPER.PTA is 1, and otherwise its
-/// processor number, GICR_TYPER.Processor_Number (IHI 0069, 5.3).
+/// A redistributor as commands name it: bits 51:16 of its RD_base address if GITS_TYPER.PTA is 1,
+/// and otherwise its processor number, GICR_TYPER.Processor_Number (IHI 0069, 5.3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RdBase(pub u64);
 
-/// A command, decoded. Nothing is checked yet. IHI 0069, 5.3, has a section for each by its name.
+/// A decoded command. Its fields are not checked. IHI 0069, 5.3, has a section for each command.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Command {
-    /// Maps a device to its table of events, or unmaps it.
+    /// Maps a device to its interrupt translation table, or unmaps it.
     Mapd {
         /// The device.
         device: DeviceId,
-        /// Whether it is mapped.
+        /// Whether the device is mapped. If not, it is unmapped.
         valid: bool,
-        /// One less than its number of EventID bits.
+        /// One less than the device's number of EventID bits.
         size: u8,
-        /// Where its table is.
+        /// The address of the interrupt translation table.
         itt: u64,
     },
     /// Maps a collection to a redistributor, or unmaps it.
     Mapc {
         /// The collection.
         collection: CollectionId,
-        /// Whether it is mapped.
+        /// Whether the collection is mapped. If not, it is unmapped.
         valid: bool,
-        /// Where to.
+        /// The redistributor.
         rdbase: RdBase,
     },
-    /// Maps an event to the LPI of the same number, and a collection.
+    /// Maps an event to a collection, and to the LPI with the INTID that equals the EventID.
     Mapi {
         /// The device.
         device: DeviceId,
-        /// Its event.
+        /// The device's event.
         event: EventId,
         /// The collection.
         collection: CollectionId,
@@ -51,7 +52,7 @@ pub enum Command {
     Mapti {
         /// The device.
         device: DeviceId,
-        /// Its event.
+        /// The device's event.
         event: EventId,
         /// The LPI.
         intid: Intid,
@@ -62,38 +63,38 @@ pub enum Command {
     Movi {
         /// The device.
         device: DeviceId,
-        /// Its event.
+        /// The device's event.
         event: EventId,
         /// The new collection.
         collection: CollectionId,
     },
     /// Moves all LPIs of a redistributor to another.
     Movall {
-        /// The redistributor that has them.
+        /// The redistributor that has the LPIs.
         from: RdBase,
-        /// The one that gets them.
+        /// The redistributor that gets them.
         to: RdBase,
     },
-    /// Unmaps an event; its LPI is no longer pending.
+    /// Unmaps an event. Its LPI is no longer pending.
     Discard(DeviceId, EventId),
     /// Makes an event's LPI pending.
     Int(DeviceId, EventId),
     /// Makes an event's LPI not pending.
     Clear(DeviceId, EventId),
-    /// The configuration of an event's LPI is read anew.
+    /// Reads the configuration of an event's LPI from its table again.
     Inv(DeviceId, EventId),
-    /// The configuration of all LPIs of a collection is read anew.
+    /// Reads the configuration of all LPIs of a collection from their table again.
     Invall(CollectionId),
     /// Waits until earlier commands have taken effect at a redistributor. They always have.
     Sync(RdBase),
 }
 
 impl Command {
-    /// Decodes a command; `None` if its number is not that of a command of GICv3.
+    /// Decodes a command. Returns `None` if its number is not that of a GICv3 command.
     pub fn decode(raw: &[u8; COMMAND_SIZE as usize]) -> Option<Self> {
         let mut words = [0; 4];
         for (word, bytes) in words.iter_mut().zip(raw.chunks_exact(8)) {
-            // Eight bytes, as the chunks are.
+            // The chunks have eight bytes.
             *word = bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
         }
         let device = DeviceId((words[0] >> 32) as u32);
@@ -124,7 +125,7 @@ impl Command {
         })
     }
 
-    /// Encodes it as software does: for drivers in tests and benchmarks.
+    /// Encodes the command as software does. For drivers in tests and benchmarks.
     pub fn encode(self) -> [u8; COMMAND_SIZE as usize] {
         let of = |number: u64, device: DeviceId| number | u64::from(device.0) << 32;
         let event = |event: EventId| u64::from(event.0);
@@ -160,7 +161,7 @@ impl Command {
         raw
     }
 
-    /// Which command it is.
+    /// The kind of this command.
     pub const fn kind(&self) -> Kind {
         match self {
             Self::Mapd { .. } => Kind::Mapd,
@@ -187,10 +188,10 @@ macro_rules! numbered {
         pub enum $name { $($(#[$each])* $variant),* }
 
         impl $name {
-            /// All of them, in order.
+            /// All values, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// What reports call it.
+            /// The name that reports use.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text),* }
             }
@@ -199,7 +200,7 @@ macro_rules! numbered {
 }
 
 numbered! {
-    /// Which command, for counters.
+    /// The kind of a command, for counters.
     Kind,
     /// MAPD.
     Mapd => "MAPD",
@@ -225,29 +226,29 @@ numbered! {
     Invall => "INVALL",
     /// SYNC.
     Sync => "SYNC",
-    /// None of these, or it could not be read.
+    /// The command is none of these, or could not be read.
     Unknown => "unknown",
 }
 
 numbered! {
-    /// Why a command had no effect. The queue goes on with the next one, unless the ITS
-    /// [stalls](crate::frames::its::ItsConfig::stall).
+    /// The reason for which a command had no effect. The next command of the queue is performed,
+    /// unless the ITS [stalls](crate::frames::its::ItsConfig::stall).
     Fault,
-    /// There is no command of that number.
+    /// No command has this number.
     UnknownCommand => "unknown command",
     /// The command could not be read: the queue is not in memory.
     QueueMemory => "queue not in memory",
-    /// The DeviceID has more bits than GITS_TYPER.Devbits says, or no place in the device table.
+    /// The DeviceID has more bits than GITS_TYPER.Devbits allows, or no place in the device table.
     DeviceRange => "DeviceID out of range",
     /// The EventID has more bits than the device was mapped with.
     EventRange => "EventID out of range",
-    /// The device was to have more EventID bits than GITS_TYPER.ID_bits says.
+    /// The command asks for more EventID bits than GITS_TYPER.ID_bits allows.
     SizeRange => "number of EventID bits out of range",
-    /// The number of the collection has more bits than there are, or no place in the collection table.
+    /// The number of the collection has too many bits, or no place in the collection table.
     CollectionRange => "collection out of range",
     /// There is no such redistributor.
     RdbaseRange => "no such redistributor",
-    /// The INTID is no LPI, or has more bits than GICD_TYPER.IDbits says.
+    /// The INTID is no LPI, or has more bits than GICD_TYPER.IDbits allows.
     IntidRange => "INTID out of range",
     /// The device is not mapped.
     DeviceUnmapped => "device not mapped",
@@ -257,9 +258,11 @@ numbered! {
     CollectionUnmapped => "collection not mapped",
     /// The entry's place in its table is not in memory.
     TableMemory => "table not in memory",
-    /// The bound on devices is reached ([`crate::engine::Config::max_devices`], [`crate::frames::its::ItsConfig::max_devices`]).
+    /// The bound on devices is reached ([`crate::engine::Config::max_devices`],
+    /// [`crate::frames::its::ItsConfig::max_devices`]).
     TooManyDevices => "too many devices",
-    /// The bound on events is reached ([`crate::engine::Config::max_events`], [`crate::frames::its::ItsConfig::max_events`]).
+    /// The bound on events is reached ([`crate::engine::Config::max_events`],
+    /// [`crate::frames::its::ItsConfig::max_events`]).
     TooManyEvents => "too many events",
     /// The bound on LPIs is reached ([`crate::engine::Config::max_lpis`]).
     TooManyLpis => "too many LPIs",

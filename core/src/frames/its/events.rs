@@ -1,10 +1,10 @@
-//! The events of a device: a sorted map in little memory.
+//! The events of a device: a sorted map that needs little memory.
 //!
-//! An event takes twelve bytes. Events are in runs of up to [`RUN`]. A guest that maps events in
-//! ascending order fills the runs; any other order leaves them half full. Neighbours that have become
-//! small are joined, so that discarded events do not keep memory. The runs are in a B-tree. So finding,
-//! adding and removing an event takes a number of steps that grows with the logarithm of the number of
-//! events, whatever the guest does.
+//! An event takes twelve bytes. Events are stored in runs of up to [`RUN`], and the runs in a
+//! B-tree. A guest that maps events in ascending order fills the runs; any other order leaves them
+//! half full. Neighbouring runs that have become small are joined, so that discarded events do not
+//! keep memory. So the steps to find, add or remove an event grow with the logarithm of the number
+//! of events, regardless of the guest's behavior.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -15,14 +15,14 @@ use super::maps::{Event, Link};
 use crate::arch::ids::Intid;
 use crate::lockfree::cost::btree_entry;
 
-/// Most events of a run.
+/// The most events of a run.
 const RUN: usize = 64;
 
 /// An event with its number.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     number: u32,
-    /// Bits 23:0 the INTID, bits 25:24 the link.
+    /// INTID in bits 23:0, link in bits 25:24.
     intid: u32,
     collection: u16,
 }
@@ -48,17 +48,17 @@ impl Slot {
 /// Events by their numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    /// Each run under a number that is not above those of its events, but above those of the run before
-    /// it. No run is empty.
+    /// The runs. A run's key is not above the numbers of its events, but above those of the run
+    /// before it. No run is empty.
     runs: BTreeMap<u32, Vec<Slot>>,
     count: usize,
     bytes: usize,
 }
 
-/// Heap bytes of a run's place in the map, and of its being an allocation.
+/// Heap bytes of a run's entry in the map, and of the overhead of its allocation.
 const PLACE: usize = btree_entry::<u32, Vec<Slot>>() + 16;
 
-/// Heap bytes of a map with a run, which has room for more of them from the beginning.
+/// Heap bytes of a map with one run. The map has room for more runs from the beginning.
 const ROOT: usize = 11 * size_of::<(u32, Vec<Slot>)>() + 32;
 
 /// Heap bytes of a run.
@@ -67,7 +67,7 @@ fn bytes(run: &Vec<Slot>) -> usize {
 }
 
 impl Events {
-    /// The most heap bytes that [`Events::insert`] adds: a run, and the doubling of another.
+    /// The most heap bytes that [`Events::insert`] adds: a new run, and the doubling of another.
     pub(crate) const MOST_NEW: usize = ROOT + 2 * (PLACE + RUN * size_of::<Slot>());
 
     #[cfg(test)]
@@ -80,7 +80,7 @@ impl Events {
         self.bytes + if self.runs.is_empty() { 0 } else { ROOT }
     }
 
-    /// The run in which a number is, or belongs: its key.
+    /// The key of the run that a number is in, or belongs in.
     fn run_of(&self, number: u32) -> Option<u32> {
         let before = self.runs.range(..=number).next_back();
         before.or_else(|| self.runs.first_key_value()).map(|(&key, _)| key)
@@ -103,7 +103,7 @@ impl Events {
         run
     }
 
-    /// Adds an event, or replaces the one of that number.
+    /// Adds an event, or replaces the event with that number.
     pub(crate) fn insert(&mut self, number: u32, event: Event) {
         let slot = Slot::new(number, event);
         let Some(key) = self.run_of(number) else {
@@ -126,7 +126,7 @@ impl Events {
             run.insert(at, slot);
             self.bytes += (run.capacity() - before) * size_of::<Slot>();
         } else if at == RUN {
-            // Beyond a full run: in ascending order all runs become full.
+            // The number is beyond a full run. In ascending order all runs become full.
             let next = self.runs.range((Bound::Excluded(key), Bound::Unbounded)).next();
             match next.filter(|(_, run)| run.len() < RUN).map(|(&next, _)| next) {
                 Some(next) => self.lower(next, slot),
@@ -177,7 +177,7 @@ impl Events {
         run.last().map(|slot| (slot.number, slot.event()))
     }
 
-    /// Joins a run with the one after it, if both together are at most half full.
+    /// Joins a run with the next one, if both together are at most half full.
     fn join(&mut self, key: u32) {
         use Bound::{Excluded, Unbounded};
         let Some(run) = self.runs.get(&key) else { return };
@@ -192,16 +192,16 @@ impl Events {
         }
     }
 
-    /// In the order of their numbers.
+    /// All events, in the order of their numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, Event)> {
         self.above(Bound::Unbounded)
     }
 
-    /// The same, from a number on.
+    /// The events from a number on, in the order of their numbers.
     pub(crate) fn above(&self, from: Bound<u32>) -> impl Iterator<Item = (u32, Event)> {
         let least = match from {
             Bound::Included(number) => Some(number),
-            // None is above the highest.
+            // No number is above the highest.
             Bound::Excluded(number) => number.checked_add(1),
             Bound::Unbounded => Some(0),
         };

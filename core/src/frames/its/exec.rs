@@ -1,21 +1,27 @@
-//! What each command does (IHI 0069, 5.3).
+//! The effect of each command (IHI 0069, 5.3).
 //!
-//! A command either has its whole effect, or, if it is wrong, none, and a [`Fault`] is counted. (One that meets a bound can have a part of it: a collection is
-//! mapped then, but not all of its events have an effect, until it is mapped once more.) Commands take effect before the next one is looked at,
-//! so SYNC has nothing to wait for. What takes long is left to a job ([`super::job`]).
+//! A command either has its whole effect, or, if it is wrong, none, and a [`Fault`] is counted. (A
+//! command that meets a bound can have a part of its effect: the collection is mapped then, but
+//! some of its events have no effect until it is mapped once more.) Commands take effect before the
+//! next one is read, so SYNC has nothing to wait for. Work that takes long is left to a job
+//! ([`super::job`]).
 //!
-//! What the architecture leaves open:
+//! The architecture leaves these points open:
 //!
-//! * MAPTI of an event that is mapped already does nothing. MAPD of a device that is mapped already unmaps its events first.
-//! * MAPD and MAPTI do not look at the ITT, which is the engine's to use and for the guest to leave alone. MAPD and MAPC want the
-//!   place of their entry to be in memory.
-//! * An unmapped device, event or collection is looked up in the ITS's own copy: unmapping works, whatever has become of the tables.
-//! * Unmapping an event, alone or with its device, also clears its LPI's pending state. Unmapping a collection does not, and an MSI
-//!   for an unmapped collection has no effect.
+//! * MAPTI of an event that is mapped already does nothing. MAPD of a device that is mapped already
+//!   unmaps its events first.
+//! * MAPD and MAPTI do not access the ITT. It belongs to the engine, and the guest has to leave it
+//!   alone. MAPD and MAPC require the place of their entry to be in memory.
+//! * To unmap a device, event or collection, the ITS looks it up in its own copy. So unmapping
+//!   works regardless of the state of the tables.
+//! * Unmapping an event, alone or with its device, also clears its LPI's pending state. Unmapping a
+//!   collection does not, and an MSI for an unmapped collection has no effect.
 //! * The configuration of an LPI is also read when its event is mapped.
-//! * MOVALL moves all LPIs of the redistributor, whichever ITS they came through, also for the MSIs to come; collections stay mapped
-//!   as they are, and mapping one again takes its LPIs to where it says.
-//! * MSIs and INTs for a redistributor whose LPIs are not enabled are ignored (12.11, GICR_CTLR). Mapping commands are performed.
+//! * MOVALL moves all LPIs of the redistributor, regardless of the ITS that they came through, and
+//!   future MSIs follow. Collections keep their mappings. Mapping a collection again moves its LPIs
+//!   to the redistributor that it names.
+//! * MSIs and INTs for a redistributor that does not have LPIs enabled are ignored (12.11,
+//!   GICR_CTLR). Mapping commands are performed.
 
 use core::cell::Cell;
 
@@ -31,14 +37,14 @@ use crate::frames::gicv3::redist::Redist;
 use crate::frames::lpi_tables::{LpiControl, Tables};
 use crate::frames::machine::Machine;
 
-/// Why a command was not performed.
+/// The reason for which a command was not performed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stop {
-    /// It is wrong, or cannot be had.
+    /// The command is wrong, or a bound refuses it.
     Fault(Fault),
-    /// What it needs is there, but not free yet: it is to be tried again.
+    /// The command needs room that unmapped objects still take up. Try again.
     Again,
-    /// It takes long: this is left to do.
+    /// The command takes long: this is the remaining work.
     Long(Job),
 }
 
@@ -48,39 +54,39 @@ impl From<Fault> for Stop {
     }
 }
 
-/// Units of work: the configuration of an LPI is read anew.
+/// Work units for reading the configuration of an LPI again.
 const RECONFIGURE: u32 = 2;
 
-/// What commands work with, apart from what they change.
+/// The context of commands, apart from the state that they change.
 pub(crate) struct Exec<'a, E: Engine> {
     pub(crate) config: &'a ItsConfig,
     pub(crate) machine: &'a Machine,
     pub(crate) lpis: &'a LpiControl<E>,
     pub(crate) redists: &'a [Redist],
     pub(crate) counters: &'a Counters,
-    /// Of devices and of collections.
+    /// The device table and the collection table.
     pub(crate) tables: [Baser; 2],
-    /// What has been done: events and LPIs that were looked at, and commands.
+    /// Work done so far: events and LPIs examined, and commands.
     pub(crate) spent: Cell<u32>,
 }
 
 impl<E: Engine> Exec<'_, E> {
-    /// Counts work.
+    /// Adds to the work done.
     pub(crate) fn spend(&self, work: u32) {
         self.spent.set(self.spent.get().saturating_add(work));
     }
 
-    /// How much is left of the slice: 1 at least.
+    /// The work that is left in the slice, at least 1.
     pub(crate) fn left(&self) -> u32 {
         self.config.slice.saturating_sub(self.spent.get()).max(1)
     }
 
-    /// Whether the slice is at its end.
+    /// Whether the slice is spent.
     pub(crate) fn is_spent(&self) -> bool {
         self.spent.get() >= self.config.slice
     }
 
-    /// Where a redistributor's LPI tables are.
+    /// A redistributor's LPI tables.
     pub(crate) fn tables(&self, vcpu: VcpuId) -> Tables {
         let none = Tables { vcpu, propbaser: 0, pendbaser: 0, unread: u32::MAX };
         self.redists.get(vcpu.index()).map_or(none, Redist::tables)
@@ -106,12 +112,12 @@ impl<E: Engine> Exec<'_, E> {
         if fits { Ok(()) } else { Err(Fault::CollectionRange) }
     }
 
-    /// The first collections need no table.
+    /// Whether a collection needs a table entry. The first collections need none.
     fn is_in_table(&self, collection: CollectionId) -> bool {
         collection.0 >= self.config.hardware_collections.into()
     }
 
-    /// Wants an entry of a table to have its place in memory.
+    /// Checks that the place of a table entry is in memory.
     fn check_entry(&self, table: Baser, index: u64, range: Fault) -> Result<(), Fault> {
         let memory = self.lpis.memory();
         let address = table.entry(memory, index).map_err(|_| Fault::TableMemory)?;
@@ -119,8 +125,8 @@ impl<E: Engine> Exec<'_, E> {
         entry.map(drop).map_err(|_| Fault::TableMemory)
     }
 
-    /// Clears an entry of what was unmapped, so that nobody takes it for mapped later on. The guest may have moved its table
-    /// away, which is its own loss.
+    /// Clears the table entry of an unmapped device or event, so that no reader takes it for mapped
+    /// later. If the guest has moved the table away, the loss is its own.
     fn clear_entry(&self, address: Option<u64>) {
         let cleared = address.map(|address| write_entry(self.lpis.memory(), address, 0));
         if !matches!(cleared, Some(Ok(()))) {
@@ -132,7 +138,7 @@ impl<E: Engine> Exec<'_, E> {
         self.clear_entry(table.entry(self.lpis.memory(), index).ok().flatten());
     }
 
-    /// Performs a command, or, if that takes long, says what is left to do.
+    /// Performs a command or, if that takes long, returns the remaining work.
     pub(crate) fn perform(&self, maps: &mut Maps<E>, command: Command) -> Result<(), Stop> {
         match command {
             Command::Mapd { device, valid, size, itt } => {
@@ -164,7 +170,7 @@ impl<E: Engine> Exec<'_, E> {
             },
             Command::Clear(device, event) => {
                 let (intid, _) = self.mapped(maps, device, event)?;
-                // Not in the engine: not pending.
+                // An LPI that the engine does not have is not pending.
                 let _ = maps.msi.set_pending(intid, false);
                 Ok(())
             }
@@ -189,8 +195,8 @@ impl<E: Engine> Exec<'_, E> {
         self.redists.get(vcpu.index()).is_some_and(Redist::has_lpis)
     }
 
-    /// The configuration of some LPIs of a redistributor is read anew. Returns what that costs, and where
-    /// to go on.
+    /// Reads the configuration of some LPIs of a redistributor again. Returns the cost, and the LPI
+    /// to continue with.
     pub(crate) fn reconfigure(
         &self,
         maps: &mut Maps<E>,
@@ -240,12 +246,14 @@ impl<E: Engine> Exec<'_, E> {
         if self.is_in_table(collection) {
             self.check_entry(self.tables[1], collection.0.into(), Fault::CollectionRange)?;
         }
-        // Even if it is there already: MOVALL may have moved its LPIs away.
+        // This is needed even if the collection is mapped to `target` already: MOVALL may have
+        // moved its LPIs away.
         maps.insert_collection(collection, target)?;
         self.bring_all(maps, collection, Some(target))
     }
 
-    /// The events of a collection are moved to a target, or parked. A collection stays mapped until they are.
+    /// Moves the events of a collection to a target, or parks them. The collection stays mapped
+    /// until that is done.
     fn bring_all(
         &self,
         maps: &mut Maps<E>,
@@ -266,7 +274,7 @@ impl<E: Engine> Exec<'_, E> {
         Ok(())
     }
 
-    /// Wants a device to be mapped, and to have an event of that number.
+    /// Checks that a device is mapped, and can have an event with that number.
     fn check_event(&self, maps: &Maps<E>, device: DeviceId, event: EventId) -> Result<(), Fault> {
         self.check_device(device)?;
         let size = maps.devices.get(&device).ok_or(Fault::DeviceUnmapped)?.size;
@@ -274,7 +282,7 @@ impl<E: Engine> Exec<'_, E> {
         if fits { Ok(()) } else { Err(Fault::EventRange) }
     }
 
-    /// A mapped event.
+    /// Looks up a mapped event.
     fn mapped(
         &self,
         maps: &Maps<E>,
@@ -295,7 +303,8 @@ impl<E: Engine> Exec<'_, E> {
     ) -> Result<(), Stop> {
         self.check_event(maps, device, event)?;
         self.check_collection(collection)?;
-        // It need not be mapped, but there must be room for it: an event that is mapped is not mapped again.
+        // The collection need not be mapped, but its table must have room for it: a mapped event is
+        // not mapped again.
         if self.is_in_table(collection) && !self.tables[1].has(collection.0.into()) {
             return Err(Fault::CollectionRange.into());
         }

@@ -1,12 +1,13 @@
-//! What takes long: done in pieces.
+//! Jobs: long work, done in pieces.
 //!
-//! A command whose work grows with what the guest has mapped is turned into a [`Job`], and so is a write
-//! of a GITS_BASER that takes mappings away. Whoever has the turn (see `unit`) performs a piece of it. A
-//! job is a few numbers that say what is left to do. Nothing is locked, pinned or borrowed between two
-//! pieces, and each piece leaves every event in one of the states of [`Link`].
+//! A command becomes a [`Job`] if its work grows with the number of the guest's mappings. So does a
+//! write of a GITS_BASER that takes mappings away ([`Lost`]). The thread that has the turn (see
+//! `unit`) performs a piece of the job. A job is a few numbers that describe the remaining work.
+//! Nothing is locked, pinned or borrowed between two pieces, and each piece leaves every event in
+//! one of the states of [`Link`].
 //!
-//! An event or LPI that is looked at costs [`LOOK`], and one of which something is changed costs
-//! [`CHANGE`] more. So a job that meets nothing pays for its way.
+//! Examining an event or LPI costs [`LOOK`], and changing it costs [`CHANGE`] more. So a job that
+//! finds nothing to change still pays for its search.
 
 use super::command::{CollectionId, Command, Fault};
 use super::exec::{Exec, Stop};
@@ -14,47 +15,47 @@ use super::maps::{Link, Maps, Walk};
 use crate::arch::ids::{DeviceId, EventId, Intid, LPI_BASE, VcpuId};
 use crate::engine::{Engine, MsiControl};
 
-/// Units of work: an event, a device, a collection or an LPI is looked at.
+/// Work units for examining an event, a device, a collection or an LPI.
 pub(crate) const LOOK: u32 = 1;
-/// Units of work: an event is mapped, unmapped, parked or moved.
+/// Work units for mapping, unmapping, parking or moving an event.
 pub(crate) const CHANGE: u32 = 12;
 
-/// What is left to do of a command.
+/// The remaining work of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Job {
-    /// MAPD: the device's events are unmapped, then the device. Then it is mapped anew, if it has a
+    /// MAPD: unmaps the device's events, then the device. Then maps the device again, if `to` has a
     /// size and an interrupt translation table.
     Mapd {
-        /// Which.
+        /// The device.
         device: DeviceId,
         /// Size and address of the new table.
         to: Option<(u8, u64)>,
     },
-    /// MAPC: each event of the collection is moved to the target, or parked if there is none.
+    /// MAPC: moves each event of the collection to the target, or parks it if there is no target.
     Mapc {
-        /// Which.
+        /// The collection.
         collection: CollectionId,
-        /// Where its events go.
+        /// The vCPU that its events go to.
         target: Option<VcpuId>,
-        /// The first event that has not been looked at.
+        /// The first event that has not been examined.
         next: Place,
-        /// Why the last event that could not be had could not.
+        /// The fault of the last event that was refused.
         fault: Option<Fault>,
     },
-    /// MOVALL: LPIs are moved.
+    /// MOVALL: moves LPIs.
     Movall {
-        /// From this vCPU.
+        /// The vCPU that the LPIs leave.
         from: VcpuId,
-        /// To that one.
+        /// The vCPU that the LPIs go to.
         to: VcpuId,
-        /// The first LPI that has not been looked at.
+        /// The first LPI that has not been examined.
         next: Intid,
     },
-    /// INVALL, and the end of MOVALL: the configuration of the LPIs of a vCPU is read anew.
+    /// INVALL, and the end of MOVALL: reads the configuration of a vCPU's LPIs again.
     Reconfigure {
-        /// Whose.
+        /// The vCPU.
         target: VcpuId,
-        /// The first LPI that has not been looked at.
+        /// The first LPI that has not been examined.
         next: Intid,
     },
 }
@@ -65,7 +66,7 @@ impl Job {
     }
 }
 
-/// A place in the order of all events: that of their devices, then that of their numbers.
+/// A place in the order of all events: by device, then by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Place {
     pub(crate) device: DeviceId,
@@ -73,10 +74,10 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Before all events.
+    /// The place before all events.
     pub(crate) const FIRST: Self = Self { device: DeviceId(0), event: 0 };
 
-    /// The place after an event. `None`: there is none.
+    /// The place after an event. Returns `None` if there is none.
     pub(crate) fn after(device: DeviceId, event: EventId) -> Option<Self> {
         match event.0.checked_add(1) {
             Some(event) => Some(Self { device, event }),
@@ -84,7 +85,7 @@ impl Place {
         }
     }
 
-    /// The place after all events of a device.
+    /// The place after all events of a device. Returns `None` if there is none.
     pub(crate) fn after_device(device: DeviceId) -> Option<Self> {
         Some(Self { device: DeviceId(device.0.checked_add(1)?), event: 0 })
     }
@@ -95,18 +96,19 @@ impl Place {
 pub(crate) struct Long {
     pub(crate) job: Job,
     pub(crate) command: Command,
-    /// Whether it is still the one that GITS_CREADR says. Not if the queue has been replaced since.
+    /// Whether GITS_CREADR still points at this command. It does not if the queue has been replaced
+    /// since.
     pub(crate) queued: bool,
 }
 
-/// What has been taken away with the tables that GITS_BASER named.
+/// Mappings that were in tables which GITS_BASER no longer names, and are still to be unmapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Lost {
-    /// Devices from this number on.
+    /// Devices from this number on are lost.
     devices: Option<DeviceId>,
-    /// Collections from this number on.
+    /// Collections from this number on are lost.
     collections: Option<CollectionId>,
-    /// The first event that has not been looked at for them, if there is one.
+    /// The first event that has not been examined for lost collections, if any.
     next: Option<Place>,
 }
 
@@ -115,7 +117,7 @@ impl Lost {
         self.devices.is_some() || self.collections.is_some()
     }
 
-    /// Devices from a number on are lost.
+    /// Marks the devices from a number on as lost.
     pub(crate) fn devices(&mut self, first: u64) {
         if let Ok(first) = u32::try_from(first) {
             let first = self.devices.map_or(first, |before| before.0.min(first));
@@ -123,7 +125,7 @@ impl Lost {
         }
     }
 
-    /// Collections from a number on are lost.
+    /// Marks the collections from a number on as lost.
     pub(crate) fn collections(&mut self, first: u64) {
         if let Ok(first) = u16::try_from(first) {
             let first = self.collections.map_or(first, |before| before.0.min(first));
@@ -137,19 +139,20 @@ impl Lost {
 pub(crate) type Done = bool;
 
 impl<E: Engine> Exec<'_, E> {
-    /// Goes on with a job, until it is done or the slice is spent.
+    /// Continues a job until it is done or the slice is spent.
     pub(crate) fn go_on(&self, maps: &mut Maps<E>, job: &mut Job) -> Result<Done, Stop> {
         while !self.is_spent() {
             let done = match *job {
                 Job::Mapd { device, to } => self.go_on_mapd(maps, device, to),
                 Job::Mapc { .. } => self.go_on_mapc(maps, job)?,
                 Job::Movall { from, to, next } => {
-                    // Each of them may have to be moved.
+                    // Each LPI that is examined may have to be moved.
                     let most = (self.left() / (LOOK + CHANGE)).max(1);
                     let part = maps.msi.move_some(from, to, next, most);
                     let part = part.unwrap_or_default();
                     self.spend(LOOK * part.looked + CHANGE * part.changed);
-                    // What was there may have been configured by no table at all.
+                    // If LPIs are disabled at `from`, the LPIs there may have been configured by no
+                    // table at all.
                     *job = match part.next {
                         Some(next) => Job::Movall { from, to, next },
                         None if self.has_lpis(from) => return Ok(true),
@@ -225,7 +228,7 @@ impl<E: Engine> Exec<'_, E> {
         fault.map_or(Ok(true), |fault| Err(fault.into()))
     }
 
-    /// Goes on with what has been taken away, until all is gone or the slice is spent.
+    /// Continues to unmap lost mappings until none are left or the slice is spent.
     pub(crate) fn go_on_losing(&self, maps: &mut Maps<E>, lost: &mut Lost) -> Result<Done, Stop> {
         while !self.is_spent() {
             if let Some(first) = lost.devices {
@@ -258,7 +261,7 @@ impl<E: Engine> Exec<'_, E> {
         let live =
             |event: &super::maps::Event| event.collection >= first && event.link == Link::Live;
         let Some(place) = lost.next.filter(|_| maps.has_members(first)) else {
-            // All events are parked. Now the collections go.
+            // All events are parked, so remove the collections.
             self.spend(LOOK);
             match maps.last_collection().filter(|&last| last >= first) {
                 Some(last) => maps.remove_collection(last),

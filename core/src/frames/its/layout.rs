@@ -1,4 +1,4 @@
-//! The registers of an ITS: where they are, how they may be accessed (IHI 0069, 12.18 and 12.19).
+//! The registers of an ITS: their offsets and permitted accesses (IHI 0069, 12.18 and 12.19).
 
 use crate::frames::mmio::{Reg, Width};
 
@@ -12,15 +12,15 @@ pub(crate) enum Gits {
     Cbaser,
     Cwriter,
     Creadr,
-    /// One for each table.
+    /// One register for each table.
     Baser,
     /// PIDR4 to CIDR3.
     Id,
-    /// Exists, reads as zero, ignores writes.
+    /// A register that reads as zero and ignores writes.
     Raz,
 }
 
-/// The control frame, 64 KiB.
+/// The layout of the control frame, 64 KiB.
 pub(crate) const GITS: &[Reg<Gits>] = &[
     Reg::word(0x0000, Gits::Ctlr, "GITS_CTLR"),
     Reg::word(0x0004, Gits::Iidr, "GITS_IIDR").ro(),
@@ -39,7 +39,7 @@ pub(crate) const GITS: &[Reg<Gits>] = &[
     Reg::words(0xffd0, 12, Gits::Id, "GITS_PIDR, GITS_CIDR").ro(),
 ];
 
-/// The translation frame, 64 KiB.
+/// The layout of the translation frame, 64 KiB.
 pub(crate) const TRANSLATION: &[Reg<()>] =
-    // Half-words as well: bits 31:16 are then 0 (12.19, GITS_TRANSLATER).
+    // Half-word writes are permitted, too. Bits 31:16 are then 0 (12.19, GITS_TRANSLATER).
     &[Reg::word(0x0040, (), "GITS_TRANSLATER").wo().also(Width::Half)];

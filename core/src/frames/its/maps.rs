@@ -1,8 +1,10 @@
-//! What the guest has mapped: devices, events, collections. The ITS's own copy, which commands alone change.
+//! The guest's mappings: devices, events and collections. This is the ITS's own copy, which only
+//! commands and writes of GITS_BASER change.
 //!
-//! An event is in the engine ([`MsiControl`]) while injections through it count, which is while its collection is mapped. An event whose
-//! collection is unmapped may have a pending LPI, which stays where it is, and moves with the collection once that is mapped again: until
-//! then the event is *parked* in a second domain, which nobody injects into.
+//! An event is in the engine ([`MsiControl`]) while injections through it count, which is while its
+//! collection is mapped. When a collection is unmapped, a pending LPI of its events stays in place,
+//! and moves with the collection once the collection is mapped again. Until then the event is
+//! *parked* in a second domain, into which no thread injects.
 
 use alloc::collections::BTreeMap;
 use core::ops::Bound;
@@ -15,14 +17,14 @@ use crate::arch::ids::{DeviceId, EventId, Intid, VcpuId};
 use crate::engine::{Engine, Error, MsiControl};
 use crate::lockfree::cost::btree_entry;
 
-/// Where the engine has an event.
+/// The engine's domain that has an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Link {
-    /// In the domain that MSIs are translated with.
+    /// The domain that MSIs are translated with.
     Live,
-    /// In the domain that nobody injects into.
+    /// The domain into which no thread injects.
     Parked,
-    /// Nowhere.
+    /// No domain.
     None,
 }
 
@@ -34,22 +36,22 @@ pub(crate) struct Event {
     pub(crate) link: Link,
 }
 
-/// Where a walk over the events has stopped.
+/// The reason for which a walk over the events has stopped.
 pub(crate) enum Walk {
-    /// At one that is wanted.
+    /// It found a wanted event.
     Event(DeviceId, EventId, Event),
-    /// Before this place: enough have been looked at.
+    /// It examined enough events. The walk continues at this place.
     Pause(Place),
-    /// There are no more.
+    /// There are no more events.
     End,
 }
 
 /// A mapped device.
 #[derive(Debug)]
 pub(crate) struct Device {
-    /// One less than its number of EventID bits.
+    /// One less than the device's number of EventID bits.
     pub(crate) size: u8,
-    /// Address of its interrupt translation table.
+    /// Address of the device's interrupt translation table.
     pub(crate) itt: u64,
     pub(crate) events: Events,
 }
@@ -61,21 +63,21 @@ pub(crate) const COLLECTION: usize = btree_entry::<CollectionId, VcpuId>();
 /// Heap bytes of a collection that has events.
 const MEMBERS: usize = btree_entry::<CollectionId, u32>();
 
-/// All of it.
+/// All mappings of an ITS.
 pub(crate) struct Maps<E: Engine> {
     pub(crate) msi: E::Msi,
     parked: E::Msi,
     pub(crate) devices: BTreeMap<DeviceId, Device>,
     pub(crate) collections: BTreeMap<CollectionId, VcpuId>,
-    /// How many events belong to each collection, mapped or not, that has any.
+    /// The number of events of each collection that has any, mapped or not.
     members: BTreeMap<CollectionId, u32>,
-    /// Events of all devices.
+    /// The number of events of all devices.
     events: u32,
     /// The command that is being performed, if it takes more than one slice.
     pub(crate) long: Option<Long>,
-    /// What has been taken away, and is still to be unmapped.
+    /// The lost mappings that are still to be unmapped.
     pub(crate) lost: Lost,
-    /// Bytes that the engine has been told of.
+    /// The number of bytes that the engine has been told of.
     counted: usize,
 }
 
@@ -85,7 +87,7 @@ impl<E: Engine> Drop for Maps<E> {
     }
 }
 
-/// What a refusal of the engine is to a command.
+/// Converts a refusal by the engine into the outcome of a command.
 fn stop(error: Error) -> Stop {
     match error {
         Error::TooMuchGarbage => Stop::Again,
@@ -111,17 +113,17 @@ impl<E: Engine> Maps<E> {
         })
     }
 
-    /// A mapped event, in whatever state.
+    /// A mapped event, regardless of its link.
     pub(crate) fn event(&self, device: DeviceId, event: EventId) -> Option<Event> {
         self.devices.get(&device)?.events.get(event.0)
     }
 
-    /// Collections that events belong to, but that are not mapped.
+    /// Collections that have events but are not mapped.
     pub(crate) fn unmapped_collections(&self) -> impl Iterator<Item = CollectionId> {
         self.members.keys().copied().filter(|id| !self.collections.contains_key(id))
     }
 
-    /// How many devices, collections and events are mapped.
+    /// The numbers of mapped devices, collections and events.
     pub(crate) fn counts(&self) -> [usize; 3] {
         [self.devices.len(), self.collections.len(), self.events as usize]
     }
@@ -154,7 +156,7 @@ impl<E: Engine> Maps<E> {
         self.events -= 1;
     }
 
-    /// Puts an event into the engine, so that MSIs of it have an effect.
+    /// Puts an event into the engine, so that its MSIs have an effect.
     fn attach(
         &mut self,
         exec: &Exec<'_, E>,
@@ -168,12 +170,12 @@ impl<E: Engine> Maps<E> {
         let mapped = self.msi.map(device, event, intid, target, config);
         drop(configuring);
         mapped.map_err(stop)?;
-        // From now on it is the ITS's.
+        // The LPI belongs to the ITS from now on.
         exec.lpis.forget_direct(intid);
         Ok(())
     }
 
-    /// Maps an event that is not mapped, of a device that is.
+    /// Maps an event that is not mapped. Its device is mapped.
     pub(crate) fn add_event(
         &mut self,
         exec: &Exec<'_, E>,
@@ -211,7 +213,7 @@ impl<E: Engine> Maps<E> {
         self.count_bytes(after, before);
         let Some(Event { link, collection, .. }) = removed else { return };
         self.leaves(collection);
-        // It is there: that is what its link says.
+        // The event's link says that it is there.
         let _ = match link {
             Link::Live if cfg!(mutant = "discard_without_clear") => self.msi.detach(device, event),
             Link::Live => self.msi.unmap(device, event),
@@ -220,7 +222,7 @@ impl<E: Engine> Maps<E> {
         };
     }
 
-    /// Moves an event to a collection that is mapped, and its LPI to where that is.
+    /// Moves an event to a mapped collection, and its LPI to that collection's target.
     pub(crate) fn move_event(
         &mut self,
         exec: &Exec<'_, E>,
@@ -242,7 +244,7 @@ impl<E: Engine> Maps<E> {
         Ok(())
     }
 
-    /// An event's LPI is delivered there from now on, configured as that redistributor's table says.
+    /// Delivers an event's LPI to `target` from now on, configured by that redistributor's table.
     fn send_to(
         &mut self,
         exec: &Exec<'_, E>,
@@ -252,9 +254,9 @@ impl<E: Engine> Maps<E> {
     ) {
         if self.msi.target_of(intid) != Some(target) {
             let _configuring = exec.lpis.configuring();
-            // First, as it calls the host, who may not come back.
+            // This comes first because it calls the host, which may panic.
             let config = exec.lpis.config(exec.tables(target), intid);
-            // The event is there, and so is the vCPU.
+            // The event and the vCPU exist.
             let _ = self.msi.retarget(device, event, target);
             let _ = self.msi.set_config(intid, config);
         }
@@ -266,7 +268,7 @@ impl<E: Engine> Maps<E> {
         self.count_bytes(DEVICE, 0);
     }
 
-    /// Unmaps a device whose events are unmapped. Returns whether it was mapped.
+    /// Unmaps a device that no longer has events. Returns whether the device was mapped.
     pub(crate) fn remove_device(&mut self, device: DeviceId) -> bool {
         let removed = self.devices.remove(&device).is_some();
         self.count_bytes(0, if removed { DEVICE } else { 0 });
@@ -278,7 +280,7 @@ impl<E: Engine> Maps<E> {
         self.devices.last_key_value().map(|(&id, _)| id)
     }
 
-    /// The event of a device with the highest number.
+    /// The device's event with the highest number.
     pub(crate) fn last_event(&self, device: DeviceId) -> Option<(EventId, Event)> {
         let (number, event) = self.devices.get(&device)?.events.last()?;
         Some((EventId(number), event))
@@ -289,7 +291,7 @@ impl<E: Engine> Maps<E> {
         self.collections.last_key_value().map(|(&id, _)| id)
     }
 
-    /// Maps a collection, or says that it goes elsewhere from now on.
+    /// Maps a collection, or changes its target.
     pub(crate) fn insert_collection(
         &mut self,
         collection: CollectionId,
@@ -309,34 +311,35 @@ impl<E: Engine> Maps<E> {
         }
     }
 
-    /// Tells the engine how much memory is in use here. What is in use at the end is given back then.
+    /// Tells the engine that `more` bytes have come into use here and `less` bytes are no longer in
+    /// use. Bytes still in use at the end are subtracted on drop.
     fn count_bytes(&mut self, more: usize, less: usize) {
         self.counted = self.counted + more - less;
         self.msi.count_bytes(more, less);
     }
 
-    /// Whether the VM has room for so many bytes of these maps.
+    /// Checks that the VM has room for `bytes` more bytes of these maps.
     pub(crate) fn check_bytes(&mut self, bytes: usize) -> Result<(), Stop> {
         self.msi.check_bytes(bytes).map_err(stop)
     }
 
-    /// Whether the VM has room for the first event of a collection, if this would be it.
+    /// Checks that the VM has room for an event of this collection, if it would be the first one.
     pub(crate) fn check_member(&mut self, collection: CollectionId) -> Result<(), Stop> {
         if self.members.contains_key(&collection) { Ok(()) } else { self.check_bytes(MEMBERS) }
     }
 
-    /// Whether an event belongs to a collection from this one on.
+    /// Whether any collection from this number on has an event.
     pub(crate) fn has_members(&self, first: CollectionId) -> bool {
         self.members.range(first..).next().is_some()
     }
 
-    /// Whether an event belongs to this collection.
+    /// Whether this collection has an event.
     pub(crate) fn has_member(&self, collection: CollectionId) -> bool {
         self.members.contains_key(&collection)
     }
 
-    /// The first event from a place on that is wanted, among the `most` that are looked at: and how many
-    /// events and devices were.
+    /// Finds the first wanted event from a place on, or stops after `most` events and devices.
+    /// Returns also how many were examined.
     pub(crate) fn walk(
         &self,
         from: Place,
@@ -364,8 +367,8 @@ impl<E: Engine> Maps<E> {
         (looked, Walk::End)
     }
 
-    /// Makes an event of a collection that has been mapped have an effect there. Fails if a bound
-    /// refuses it; it stays without effect then.
+    /// Makes an event of a newly mapped collection have an effect at the collection's target. Fails
+    /// if a bound refuses that; the event then stays without effect.
     pub(crate) fn bring(
         &mut self,
         exec: &Exec<'_, E>,
@@ -382,17 +385,18 @@ impl<E: Engine> Maps<E> {
         }
         self.attach(exec, device, event, (found.intid, target))?;
         if found.link == Link::Parked {
-            // Another event of this ITS has its LPI now, which stays as it is.
+            // The same event in the live domain has the LPI now, so the LPI stays as it is.
             let _ = self.parked.detach(device, event);
         }
         self.set_link(device, event, Link::Live);
         Ok(())
     }
 
-    /// Takes an event out of the domain that MSIs are translated with. If a bound of the VM does not let it be parked, its LPI is no
-    /// longer pending, which is counted.
+    /// Takes an event out of the domain that MSIs are translated with. If a bound of the VM does
+    /// not permit to park the event, its LPI is no longer pending, and this is counted.
     ///
-    /// The LPI's configuration and target stay as they are, and are not even looked at: they are changed through other domains, too.
+    /// The LPI's configuration and target stay as they are, and are not even read, because they are
+    /// changed through other domains, too.
     pub(crate) fn park(
         &mut self,
         exec: &Exec<'_, E>,

@@ -1,14 +1,18 @@
-//! The Interrupt Translation Service: MSIs become LPIs, as the guest maps them (IHI 0069, chapter 5).
+//! The Interrupt Translation Service: MSIs become LPIs, as the guest maps them (IHI 0069, chapter
+//! 5).
 //!
-//! A guest tells an ITS by commands, in a queue in its memory, which event of which device is which LPI, and where that goes. An MSI, which is
-//! (DeviceID, EventID), is translated by what has been mapped so far:
+//! A guest gives an ITS commands, in a queue in its memory, that map events of devices to LPIs and
+//! LPIs to their targets. An MSI is a pair (DeviceID, EventID). The ITS translates it by the
+//! mappings made so far:
 //!
-//! * **Injections** take no lock, and know nothing of commands: [`Its::port`](crate::its::Its::port) and [`Its::route`](crate::its::Its::route) give handles that look whether the ITS is enabled,
-//!   and then inject through the engine's MSI domain. `Gic::send_msi` does the same for a write to GITS_TRANSLATER.
-//! * **Commands** are performed by the vCPU that writes GITS_CWRITER, one at a time, in the files `unit` (registers, and whose turn it is),
-//!   `exec` (each command) and `maps` (what is mapped).
+//! * **Injections** take no lock, and are independent of commands.
+//!   [`Its::port`](crate::its::Its::port) and [`Its::route`](crate::its::Its::route) make handles
+//!   that check whether the ITS is enabled, and then inject through the engine's MSI domain.
+//!   `Gic::send_msi` does the same for a write to GITS_TRANSLATER.
+//! * **Commands** are performed by the vCPU that writes GITS_CWRITER, one at a time, in the files
+//!   `unit` (registers and turns), `exec` (each command) and `maps` (the mappings).
 //!
-//! What a guest has in its tables is only looked at where a command says so, and never trusted.
+//! The ITS reads the guest's tables only where a command says so, and never trusts their contents.
 
 pub(crate) mod command;
 mod events;
@@ -33,38 +37,43 @@ use unit::{Gate, ItsCx, Unit};
 /// The shape and the bounds of an ITS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ItsConfig {
-    /// Address of its two frames, 64 KiB each: registers, and GITS_TRANSLATER at 0x1_0040.
+    /// Address of the two frames, 64 KiB each: the registers, and then GITS_TRANSLATER at 0x1_0040.
     pub base: u64,
     /// DeviceID bits, 1 to [`crate::engine::Config::device_bits`]. GITS_TYPER.Devbits.
     pub device_bits: u8,
     /// EventID bits, 1 to [`crate::engine::Config::event_bits`]. GITS_TYPER.ID_bits.
     pub event_bits: u8,
-    /// Bits of the number of a collection, 1 to 16. GITS_TYPER.CIL and CIDbits.
+    /// Bits of a collection's number, 1 to 16. GITS_TYPER.CIL and CIDbits.
     pub collection_bits: u8,
-    /// How many collections need no table. GITS_TYPER.HCC.
+    /// The number of collections that need no table. GITS_TYPER.HCC.
     pub hardware_collections: u8,
-    /// Whether commands name redistributors by address, and not by number. GITS_TYPER.PTA.
+    /// Whether commands name redistributors by address instead of by number. GITS_TYPER.PTA.
     pub pta: bool,
-    /// Whether a wrong command stalls the queue until the guest writes GITS_CWRITER.Retry. Otherwise it is ignored.
+    /// Whether a wrong command stalls the queue until the guest writes GITS_CWRITER.Retry.
+    /// Otherwise the command is ignored.
     pub stall: bool,
-    /// The DeviceID of a vCPU that writes GITS_TRANSLATER itself, which the architecture leaves open. `None`: that has no effect.
+    /// The DeviceID that is used when a vCPU itself writes GITS_TRANSLATER, which the architecture
+    /// leaves open. With `None`, such a write has no effect.
     pub cpu_device: Option<DeviceId>,
-    /// Most devices that are mapped at one time.
+    /// The most devices that are mapped at one time.
     pub max_devices: u32,
-    /// Most events that are mapped at one time.
+    /// The most events that are mapped at one time.
     pub max_events: u32,
-    /// How much is done at a time, before `maps` is given up to who else wants it, and before the host is asked whether it would
-    /// rather go on later ([`crate::engine::Kick::commands_left`]). In units of work: an event, device, collection or LPI
-    /// that is looked at costs one, a command two, and a mapping that is made, changed or taken away twelve. A unit
-    /// takes less than a microsecond.
+    /// Work that is done at a time, before the lock on the mappings is released for other threads,
+    /// and before the host is asked whether it takes over the rest
+    /// ([`crate::engine::Kick::commands_left`]).
+    ///
+    /// The unit of work takes less than a microsecond. Examining an event, device, collection or
+    /// LPI costs one unit, a command costs two, and making, changing or removing a mapping costs
+    /// twelve.
     pub slice: u32,
-    /// How much is done in one access to a register, in the same unit, before the guest has to come back for the rest. What
-    /// has been begun is gone on with when the guest reads GITS_CREADR or GITS_CTLR, or writes a register.
+    /// Work that is done in one access to a register, in the unit of [`ItsConfig::slice`]. The rest
+    /// is done when the guest reads GITS_CREADR or GITS_CTLR, or writes GITS_CTLR or GITS_CWRITER.
     pub most: u32,
 }
 
 impl ItsConfig {
-    /// An ITS with 16 bits of everything.
+    /// An ITS at `base` with 16 bits for all IDs.
     pub const fn at(base: u64) -> Self {
         Self {
             base,
@@ -82,7 +91,7 @@ impl ItsConfig {
         }
     }
 
-    /// Address of GITS_TRANSLATER: where devices send their MSIs.
+    /// Address of GITS_TRANSLATER, to which devices send their MSIs.
     pub const fn doorbell(&self) -> u64 {
         self.base + FRAME + TRANSLATER as u64
     }
@@ -93,7 +102,8 @@ pub(crate) const FRAME: u64 = 0x1_0000;
 /// Offset of GITS_TRANSLATER in the translation frame.
 pub(crate) const TRANSLATER: u32 = 0x40;
 
-/// The injection side of an ITS: cloned freely, shared by threads, each with an injector of its own.
+/// The injection side of an ITS. It is cheap to clone, and threads may share it. Each thread
+/// injects with an injector of its own.
 pub struct ItsPort<E: Engine> {
     pub(crate) gate: Arc<Gate>,
     domain: E::Domain,
@@ -141,7 +151,8 @@ impl<E: Engine> ItsRoute<E> {
     }
 }
 
-/// The translation frame. A vCPU that writes it is a device only if the host says which.
+/// The translation frame. A vCPU that writes it counts as a device only if the host gives it a
+/// DeviceID.
 pub(crate) struct Translation<'u, E: Engine>(pub(crate) &'u Unit<E>);
 
 impl<E: Engine> Frame<ItsCx<'_, E>> for Translation<'_, E> {
@@ -153,12 +164,12 @@ impl<E: Engine> Frame<ItsCx<'_, E>> for Translation<'_, E> {
     }
 
     fn write(&mut self, cx: &ItsCx<'_, E>, (): (), _index: u32, value: u64, mask: u64) {
-        // Not the upper half alone.
+        // A write of the upper half alone has no effect.
         if mask & 0xffff == 0 {
             return;
         }
         if let (Some(device), Some(injector)) = (self.0.config.cpu_device, cx.injector) {
-            // A guest's write has no answer.
+            // A guest gets no response to its write.
             let _ = self.0.port.inject(injector, device, EventId(value as u32));
         }
     }

@@ -8,56 +8,61 @@ use crate::arch::ids::{DeviceId, EventId};
 use crate::engine::Injected;
 use crate::sync::Tally;
 
-/// Calls for who wants to see what an ITS does. They are made on the thread that does it, and must not call the ITS back.
+/// Hooks for a host that observes its ITSs. They run on the thread that does the work, and must not
+/// call the ITS.
 pub trait ItsTrace: Send + Sync + 'static {
-    /// A command was performed, or had no effect. `None`: it could not be decoded. `its` counts in the order in which they
-    /// were set up.
+    /// A command was performed, or had no effect. `command` is `None` if it could not be read or
+    /// decoded. `its` is the ITS's number, in the order in which the ITSs were set up.
     fn command(&self, its: usize, command: Option<Command>, result: Result<(), Fault>) {
         let _ = (its, command, result);
     }
 
-    /// An MSI was translated, by (DeviceID, EventID). Only with the feature `trace`: without it, the hook costs injections nothing.
+    /// The MSI (`device`, `event`) was translated. Called only with the feature `trace`. Without
+    /// it, this hook costs injections nothing.
     fn translation(&self, its: usize, device: DeviceId, event: EventId, injected: Injected) {
         let _ = (its, device, event, injected);
     }
 
-    /// An MSI had no effect: the event, or its collection, is not mapped, or the ITS is not enabled.
+    /// An MSI had no effect: the event or its collection is not mapped, or the ITS is not enabled.
     fn untranslated(&self, its: usize, device: DeviceId, event: EventId) {
         let _ = (its, device, event);
     }
 }
 
-/// What an ITS has counted since it was made.
+/// Counters of an ITS since it was made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ItsStats {
-    /// Commands of each kind that had their effect, without those that are 0.
+    /// Number of commands of each kind that had their effect. Kinds with a count of 0 are left out.
     pub commands: Vec<(&'static str, u64)>,
-    /// Commands of each kind that had none, and why, without those that are 0.
+    /// Number of commands of each kind that had no effect, for each reason. Counts of 0 are left
+    /// out.
     pub faults: Vec<(&'static str, &'static str, u64)>,
-    /// MSIs that had no effect.
+    /// Number of MSIs that had no effect.
     pub untranslated: u64,
-    /// Entries of mapped devices and events that could not be cleared in the guest's tables when they were unmapped.
+    /// Number of entries of mapped devices and events that could not be cleared in the guest's
+    /// tables when they were unmapped.
     pub unwritten: u64,
-    /// LPIs that may have lost their pending state when their collection was unmapped, because a bound of the VM was reached.
+    /// Number of LPIs that may have lost their pending state when their collection was unmapped,
+    /// because a bound of the VM was reached.
     pub unparked: u64,
 }
 
 impl ItsStats {
-    /// How many commands of a kind had their effect.
+    /// The number of commands of a kind that had their effect.
     pub fn commands_of(&self, kind: Kind) -> u64 {
         self.commands.iter().find(|(name, _)| *name == kind.name()).map_or(0, |&(_, n)| n)
     }
 
-    /// How many commands had no effect for this reason.
+    /// The number of commands that had no effect for this reason.
     pub fn faults_of(&self, fault: Fault) -> u64 {
         self.faults.iter().filter(|(_, name, _)| *name == fault.name()).map(|&(_, _, n)| n).sum()
     }
 }
 
-/// The counters themselves.
+/// The live counters.
 pub(crate) struct Counters {
-    /// Of each kind: those with an effect, then one for each fault.
+    /// For each kind: commands with an effect, then one counter for each fault.
     commands: Box<[Tally]>,
     untranslated: Tally,
     unwritten: Tally,

@@ -1,9 +1,10 @@
-//! Tables in guest memory: GITS_BASER, and the entries of device, collection and interrupt translation tables
-//! (IHI 0069, 5.2).
+//! Tables in guest memory: GITS_BASER, and the entries of device, collection and interrupt
+//! translation tables (IHI 0069, 5.2).
 //!
-//! The format of the entries is an implementation's choice. This is the one of Linux's virtual ITS (table ABI revision
-//! 0), little-endian, 8 bytes an entry, so that what one of the two saves the other can restore, if the guest has chosen what Linux
-//! offers: pages of 64 KiB, and a flat collection table.
+//! The format of the entries is an implementation's choice. This is the format of Linux's virtual
+//! ITS (table ABI revision 0): little-endian, 8 bytes an entry. So either of the two can restore
+//! tables that the other one saved, if the guest has chosen the options that Linux offers: pages of
+//! 64 KiB, and a flat collection table.
 //!
 //! | entry | fields |
 //! |---|---|
@@ -11,9 +12,11 @@
 //! | collection | valid 63, processor number 51:16, number of the collection 15:0 |
 //! | event | next 63:48, INTID 47:16, number of the collection 15:0 |
 //!
-//! `next` is the distance to the next valid entry, capped at what the field holds; 0 in the last one.
+//! `next` is the distance to the next valid entry, capped at the field's maximum. It is 0 in the
+//! last entry.
 //!
-//! What a guest puts there is never trusted: the engine looks at it only to find out where an entry is.
+//! The contents of the guest's tables are never trusted: the ITS reads them only to find the place
+//! of an entry.
 
 use super::command::CollectionId;
 use crate::arch::ids::{Intid, VcpuId};
@@ -35,23 +38,25 @@ const INDIRECT: u64 = 1 << 62;
 const READ_ONLY: u64 = 0x7 << 56 | 0x1f << 48;
 /// GITS_BASER.Page_Size.
 const PAGE_SIZE_SHIFT: u32 = 8;
-/// GITS_BASER.Shareability, and GITS_CBASER's.
+/// GITS_BASER.Shareability and GITS_CBASER.Shareability.
 const SHAREABILITY: u64 = 0x3 << 10;
 /// Address of a level 2 table in a level 1 entry, bits 51:12.
 const LEVEL2_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// One value of a GITS_BASER.
+/// A value of a GITS_BASER.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Baser(pub(crate) u64);
 
 impl Baser {
-    /// As it is after a reset: no table, and pages of 64 KiB. What Page_Size is then is left open (12.19, `GITS_BASER<n>`); guests
-    /// that do not write another one are used to that of Linux's and QEMU's.
+    /// The value after a reset: no table, and pages of 64 KiB. The architecture leaves Page_Size
+    /// after a reset open (12.19, `GITS_BASER<n>`). Guests that do not write Page_Size are used to
+    /// this value from Linux and QEMU.
     pub(crate) const fn reset(kind: u64) -> Self {
         Self(kind << 56 | (ENTRY - 1) << 48 | 2 << PAGE_SIZE_SHIFT)
     }
 
-    /// With the bits of `mask` written. Reserved values of Shareability and Page_Size are not kept.
+    /// The value after a write of the bits of `mask`. Reserved values of Shareability and Page_Size
+    /// are not kept.
     pub(crate) const fn written(self, value: u64, mask: u64) -> Self {
         let mask = mask & !READ_ONLY;
         let mut new = self.0 & !mask | value & mask;
@@ -81,7 +86,8 @@ impl Baser {
         }
     }
 
-    /// Where the table is. With pages of 64 KiB, bits 15:12 of the field are bits 51:48 of the address.
+    /// The address of the table. With pages of 64 KiB, bits 15:12 of the field are bits 51:48 of
+    /// the address.
     const fn address(self) -> u64 {
         let field = self.0 & 0x0000_ffff_ffff_f000;
         if self.page() == 0x1_0000 {
@@ -102,12 +108,14 @@ impl Baser {
         if self.is_indirect() { direct * (self.page() / ENTRY) } else { direct }
     }
 
-    /// What a guest that writes `new` here takes away: the entries from this number on. `None`: none.
+    /// Returns the first entry that a guest takes away by writing `new` here. All entries from that
+    /// number on are lost. `None`: no entries are lost.
     ///
-    /// Mappings live in the table that this register names (IHI 0069, 5.2 and 12.19). A table of another
-    /// address, page size or number of levels is another one, and what a guest has not told to be in it
-    /// is not in it. A table that has become shorter has lost its end. One that is named again as it was
-    /// is the same, as after a suspend, and so is one of which other attributes have changed.
+    /// Mappings belong to the table that this register names (IHI 0069, 5.2 and 12.19). A table
+    /// with another address, page size or number of levels is a different table, and has only the
+    /// mappings that the guest makes in it. A table that becomes shorter loses its end. A table
+    /// that is named again as before, as after a suspend, is the same table. So is one with a
+    /// change in other attributes.
     pub(crate) const fn lost(self, new: Self) -> Option<u64> {
         if !self.is_valid() {
             return None;
@@ -130,7 +138,7 @@ impl Baser {
         self.is_valid() && index < self.entries()
     }
 
-    /// The address of an entry. `None` if the table has no room for it.
+    /// The address of an entry. Returns `None` if the table has no room for it.
     ///
     /// # Errors
     /// [`MemoryError`] if the level 1 entry cannot be read, or is not valid.
@@ -161,7 +169,8 @@ impl Baser {
 pub(crate) struct Queue(pub(crate) u64);
 
 impl Queue {
-    /// With the bits of `mask` written. The queue begins at a multiple of 64 KiB: address bits 15:12 are not kept.
+    /// The value after a write of the bits of `mask`. The queue begins at a multiple of 64 KiB, so
+    /// address bits 15:12 are not kept.
     pub(crate) const fn written(self, value: u64, mask: u64) -> Self {
         const WRITABLE: u64 = VALID | 0x7 << 59 | 0x7 << 53 | 0x000f_ffff_ffff_0000 | 0xcff;
         let mask = mask & WRITABLE;
@@ -177,7 +186,7 @@ impl Queue {
         self.0 & 0x000f_ffff_ffff_0000
     }
 
-    /// In bytes.
+    /// Size of the queue, in bytes.
     pub(crate) const fn bytes(self) -> u64 {
         0x1000 * ((self.0 & 0xff) + 1)
     }
@@ -199,7 +208,7 @@ pub(crate) fn write_entry(
     memory.write(address, &entry.to_le_bytes())
 }
 
-/// `next` of an entry: the distance to the next one, in a field of `bits` bits.
+/// The field `next` of an entry: the distance to the next entry, in `bits` bits.
 fn next(this: u32, following: Option<u32>, bits: u32) -> u64 {
     following.map_or(0, |following| u64::from(following - this).min((1 << bits) - 1))
 }
@@ -209,7 +218,7 @@ pub(crate) fn device_entry(device: u32, following: Option<u32>, itt: u64, size: 
     VALID | next(device, following, 14) << 49 | (itt >> 8) << 5 | u64::from(size)
 }
 
-/// A collection table entry. One that is not mapped has a target that does not exist.
+/// A collection table entry. For a collection that is not mapped, the target does not exist.
 pub(crate) fn collection_entry(collection: CollectionId, target: Option<VcpuId>) -> u64 {
     let target = target.map_or(0xffff_ffff, |vcpu| u64::from(vcpu.0));
     VALID | target << 16 | u64::from(collection.0)
@@ -229,7 +238,7 @@ pub(crate) fn event_entry(
 mod tests {
     use super::*;
 
-    /// Every doubleword holds what `at` says, up to 1 MiB.
+    /// Each doubleword up to 1 MiB has the value that the function gives for its address.
     struct Memory(fn(u64) -> u64);
 
     impl GuestMemory for Memory {

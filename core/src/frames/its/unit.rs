@@ -1,48 +1,52 @@
-//! One ITS: its registers, and whose turn it is to work off its command queue.
+//! One ITS: its registers, and the turns in which threads work off its command queue.
 //!
 //! # Turns
 //!
-//! Commands are performed by whoever writes GITS_CWRITER, one thread at a time. Who comes while another one is at it does not wait: `turn` says
-//! that somebody is working, and that there is more to look at.
+//! Commands are performed by the thread that writes GITS_CWRITER, one thread at a time. A thread
+//! that comes while another one is at work does not wait: `turn` says that a thread is at work, and
+//! that there is more to check.
 //!
-//! | `turn` | |
-//! |---|---|
-//! | `IDLE` | nobody is at work; the queue was empty when somebody last looked, or a slice was left to the host |
-//! | `WORKING` | somebody is |
-//! | `MORE` | somebody is, and must look once more before it stops |
+//! * `IDLE`: no thread is at work. There was no command to perform at the last check, or the
+//!   remaining commands are left to the host or to the guest's next access.
+//! * `WORKING`: a thread is at work.
+//! * `MORE`: a thread is at work, and must re-check before it stops.
 //!
-//! A writer stores GITS_CWRITER, then swaps `turn` to `MORE`. If it was `IDLE`, the turn is the writer's. If not, who has the turn stops only by
-//! a compare-exchange from `WORKING` to `IDLE`, which fails now: that one looks again, and sees GITS_CWRITER, which the swap released to it. So no
-//! command is left behind, and no vCPU waits for another one's commands.
+//! The *writer* stores GITS_CWRITER, then swaps `turn` to `MORE`. If `turn` was `IDLE`, the writer
+//! has the turn. If not, another thread, the *holder*, has it. Apart from the limits below, the
+//! holder stops only by a compare-exchange from `WORKING` to `IDLE`, which now fails. So the holder
+//! re-checks, and sees GITS_CWRITER, which the swap released to it. So no command is left behind,
+//! and no vCPU waits for another vCPU's commands.
 //!
-//! A guest can keep whoever has the turn busy for as long as it likes. So the queue is worked off in slices
-//! of [`ItsConfig::slice`]. After each, the turn is given back. Then the host is asked whether it takes over
-//! ([`Kick::commands_left`]). If not, the turn is taken again, unless somebody else has it. After
-//! [`ItsConfig::most`] the visit ends in any case. What is left then is gone on with when the guest reads
-//! GITS_CREADR or GITS_CTLR, as it does to find out whether it is done, or writes a register.
+//! A guest can keep the holder busy for as long as it likes. So the queue is worked off in slices
+//! of [`ItsConfig::slice`]. After each slice, the holder gives the turn back, and then, if work is
+//! left, asks the host whether it takes over ([`Kick::commands_left`]). If the host does not, the
+//! thread takes the turn again, unless another thread has it. After [`ItsConfig::most`] the thread
+//! stops in any case. The remaining commands run when the guest reads GITS_CREADR or GITS_CTLR, as
+//! it does to find out whether they are done, or writes GITS_CTLR or GITS_CWRITER.
 //!
 //! # Jobs
 //!
-//! A command whose work grows with what is mapped becomes a job (see `job`), and so does a write of a
-//! GITS_BASER that takes mappings away. A slice ends in the midst of a job. GITS_CREADR goes on when the
-//! job of its command is done. GITS_CTLR.Quiescent waits for all jobs. Jobs are done before the next
-//! command is looked at; the command's own comes first.
+//! A command becomes a job (see `job`) if its work grows with the number of mappings. So does a
+//! write of a GITS_BASER that takes mappings away. A slice can end in the midst of a job.
+//! GITS_CREADR advances when the job of its command is done. GITS_CTLR.Quiescent waits for all
+//! jobs. All jobs are done before the next command is read; the job of a command comes first.
 //!
-//! What a GITS_BASER has named until now is not translated any more from the moment at which the register
-//! is written: the gate has a bit of its own, [`LOSING`], until the job is done. It is closed anyhow, as the
-//! register can only be written while the ITS is not enabled, and stays so if the ITS is enabled meanwhile.
+//! From the moment at which a GITS_BASER is written, mappings in the table that it named before are
+//! no longer translated: [`LOSING`], a separate bit of the gate, is set until the job is done. The
+//! gate is closed at that moment anyway, because the register can only be written while the ITS is
+//! not enabled. The bit keeps the gate closed if the ITS is enabled before the job is done.
 //!
-//! A command that meets a bound while something is unmapped but not free ends the visit, and is performed
-//! when the guest comes back.
+//! A command that meets a bound while unmapped objects still wait to be freed ends the access, and
+//! is performed at a later access of the guest.
 //!
-//! # Who waits
+//! # Waiting
 //!
-//! `maps` is locked for each slice, and given up between slices, so that dumps, routes and writes of
-//! registers come in between. GITS_CTLR.Enabled can be cleared at any time, and stops the work after the
-//! present command. GITS_CTLR.Quiescent says that it has.
+//! `maps` is locked for each slice and released between slices, so that dumps, routes and register
+//! writes come in between. GITS_CTLR.Enabled can be cleared at any time, and stops the work after
+//! the present command. GITS_CTLR.Quiescent says that the work has stopped.
 //!
-//! A host's callback that panics in the midst of a command leaves the command at the head of the queue,
-//! and the turn free.
+//! A host's callback that panics in the midst of a command leaves the command at the head of the
+//! queue, and the turn free.
 
 use alloc::sync::Arc;
 use core::cell::Cell;
@@ -79,7 +83,7 @@ const OFFSET: u64 = 0xf_ffe0;
 const PHYSICAL: u64 = 1 << 0;
 /// GITS_TYPER.PTA.
 const PTA: u64 = 1 << 19;
-/// GITS_TYPER.CIL: CIDbits says how many collections there can be.
+/// GITS_TYPER.CIL: CIDbits gives the number of collections.
 const CIL: u64 = 1 << 36;
 
 /// GITS_PIDR0.
@@ -89,13 +93,14 @@ const IDLE: u64 = 0;
 const WORKING: u64 = 1;
 const MORE: u64 = 2;
 
-/// The gate: mappings are being taken away, as the guest has given up the table that they were in.
+/// A bit of the gate: mappings are being unmapped because the guest has given up their table.
 const LOSING: u64 = 1 << 1;
 
-/// Units of work: a command is read.
+/// Work units for reading a command.
 const COMMAND: u32 = 2;
 
-/// The turn of who is at work. It is given back also if a callback of the host panics.
+/// The turn, held by the thread that is at work. It is given back also if a callback of the host
+/// panics.
 struct Turn<'t>(&'t AtomicU64);
 
 impl Drop for Turn<'_> {
@@ -105,9 +110,9 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What injections through an ITS look at.
+/// The state that injections through an ITS read.
 pub(crate) struct Gate {
-    /// GITS_CTLR.Enabled, and [`LOSING`]. Injections read it, and it is written rarely.
+    /// GITS_CTLR.Enabled and [`LOSING`]. Each injection reads this word, and it is written rarely.
     state: CachePadded<AtomicU64>,
     pub(crate) counters: Counters,
     pub(crate) trace: Option<Arc<dyn ItsTrace>>,
@@ -115,21 +120,23 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Whether MSIs have an effect. What is injected after somebody saw the ITS quiescent does not pass.
+    /// Whether MSIs have an effect. An injection that begins after a thread has seen the ITS
+    /// quiescent does not pass.
     #[inline(always)]
     pub(crate) fn is_open(&self) -> bool {
-        // Acquire: pairs with the writes in `set_enabled` and `set_table`. A look at GITS_CTLR that found it
-        // clear comes after that write, and so, by coherence, does every injection that comes after the look.
+        // Acquire: pairs with the writes in `set_enabled` and `set_table`. A read of GITS_CTLR that
+        // found Enabled clear comes after that write, and so, by coherence, does every injection
+        // that comes after the read.
         self.state.load(Ordering::Acquire) == ENABLED
     }
 
     /// GITS_CTLR.Enabled.
     pub(crate) fn is_enabled(&self) -> bool {
-        // Acquire: as above.
+        // Acquire: as in `is_open`.
         self.state.load(Ordering::Acquire) & ENABLED != 0
     }
 
-    /// Tells what became of an MSI.
+    /// Reports the result of an MSI to the counters and hooks.
     #[inline(always)]
     pub(crate) fn translated(&self, device: DeviceId, event: EventId, injected: Injected) {
         if injected == Injected::Unmapped {
@@ -150,30 +157,30 @@ impl Gate {
     }
 }
 
-/// What an access to the frames of an ITS comes with.
+/// The context of an access to the frames of an ITS.
 pub(crate) struct ItsCx<'a, E: Engine> {
     pub(crate) machine: &'a Machine,
     pub(crate) lpis: &'a LpiControl<E>,
     pub(crate) redists: &'a [Redist],
     pub(crate) host: &'a dyn Kick,
-    /// `None` if the host goes on with commands.
+    /// `None` if the host works off commands.
     pub(crate) injector: Option<&'a E::Injector>,
 }
 
 /// One ITS.
 pub(crate) struct Unit<E: Engine> {
     pub(crate) config: ItsConfig,
-    /// What MSIs are translated with.
+    /// The handle through which MSIs are translated.
     pub(crate) port: ItsPort<E>,
     status: Status,
     cbaser: AtomicU64,
     cwriter: AtomicU64,
-    /// Written by who holds `maps`.
+    /// Written with `maps` locked, except that a write of GITS_CWRITER can clear Stalled.
     creadr: AtomicU64,
-    /// Of devices and of collections. Written by who holds `maps`.
+    /// The registers of the device table and of the collection table. Written with `maps` locked.
     basers: [AtomicU64; 2],
     turn: AtomicU64,
-    /// Whether `maps` has a job. Written by who holds `maps`.
+    /// Whether `maps` has a job. Written with `maps` locked.
     has_job: AtomicBool,
     maps: Mutex<Maps<E>>,
 }
@@ -210,9 +217,10 @@ impl<E: Engine> Unit<E> {
         self.maps.lock()
     }
 
-    /// The tables of devices and of collections. The caller holds `maps`, or takes what it gets.
+    /// The device table and the collection table. The caller holds `maps`, or accepts values that
+    /// may change.
     pub(crate) fn tables(&self) -> [Baser; 2] {
-        // Relaxed: written under the lock of `maps`; a read of the register is ordered by the guest.
+        // Relaxed: written under the lock of `maps`. The guest orders its reads of the register.
         self.basers.each_ref().map(|baser| Baser(baser.load(Ordering::Relaxed)))
     }
 
@@ -221,7 +229,7 @@ impl<E: Engine> Unit<E> {
         Queue(self.cbaser.load(Ordering::Relaxed))
     }
 
-    /// GITS_TYPER.
+    /// The value of GITS_TYPER.
     fn typer(&self) -> u64 {
         let c = &self.config;
         let cil = match c.collection_bits {
@@ -237,7 +245,8 @@ impl<E: Engine> Unit<E> {
             | cil
     }
 
-    /// Writes GITS_CTLR.Enabled. An ITS without a queue or without tables cannot be enabled (12.19, GITS_CTLR, leaves that open).
+    /// Writes GITS_CTLR.Enabled. An ITS without a queue or without tables cannot be enabled (12.19,
+    /// GITS_CTLR, leaves that open).
     fn set_enabled(&self, cx: &ItsCx<'_, E>, enable: bool) {
         if enable {
             let _maps = self.maps();
@@ -249,8 +258,9 @@ impl<E: Engine> Unit<E> {
             // Release: pairs with the Acquire in `Gate::is_open`.
             self.port.gate.state.fetch_or(ENABLED, Ordering::AcqRel);
         } else {
-            // Release: as above. Who takes the turn after the swap in `work` sees it; who has it then has not given it back when this
-            // returns, or had seen it.
+            // Release: as above. A thread that takes the turn after the swap in `work` sees the bit
+            // clear. A thread that has the turn at the swap either has not given it back when this
+            // returns, or had seen the bit clear.
             self.port.gate.state.fetch_and(!ENABLED, Ordering::AcqRel);
         }
         self.work(cx);
@@ -264,12 +274,13 @@ impl<E: Engine> Unit<E> {
         if cfg!(mutant = "quiescent_without_turn") {
             return QUIESCENT;
         }
-        // Acquire: pairs with the release of the turn: what the last command did has been done.
+        // Acquire: pairs with the release of the turn, so the effects of the last command are
+        // complete.
         let idle = self.turn.load(Ordering::Acquire) == IDLE;
         if idle && !self.has_job() { QUIESCENT } else { 0 }
     }
 
-    /// Goes on with what was left, if nobody is at it.
+    /// Continues with remaining work if no thread is at work.
     fn poll(&self, cx: &ItsCx<'_, E>) {
         if self.has_work() {
             self.work(cx);
@@ -281,9 +292,9 @@ impl<E: Engine> Unit<E> {
         self.has_job.load(Ordering::Acquire)
     }
 
-    /// The caller holds `maps`.
+    /// Updates `has_job`. The caller holds `maps`.
     fn set_has_job(&self, maps: &Maps<E>) {
-        // A swap, as all writes of these words are.
+        // A swap: all writes of these words are read-modify-writes.
         self.has_job.swap(maps.long.is_some() || maps.lost.is_some(), Ordering::AcqRel);
     }
 
@@ -297,17 +308,18 @@ impl<E: Engine> Unit<E> {
 
     fn set_queue(&self, value: u64, mask: u64) {
         self.while_disabled(|maps| {
-            // It was in the queue that is given up.
+            // The command was in the queue that is being replaced.
             maps.long.iter_mut().for_each(|long| long.queued = false);
             // Relaxed: under the lock.
             self.cbaser.store(self.queue().written(value, mask).0, Ordering::Relaxed);
-            // Swaps, as all writes of these words are.
+            // Swaps: all writes of these words are read-modify-writes.
             self.cwriter.swap(0, Ordering::AcqRel);
             self.creadr.swap(0, Ordering::AcqRel);
         });
     }
 
-    /// Writes a GITS_BASER. What was in the table that it no longer names is unmapped.
+    /// Writes a GITS_BASER. Mappings that were in the old table and are not in the new one are
+    /// unmapped.
     fn set_table(&self, cx: &ItsCx<'_, E>, index: u32, value: u64, mask: u64) {
         let Some(baser) = self.basers.get(index as usize) else { return };
         self.while_disabled(|maps| {
@@ -319,7 +331,7 @@ impl<E: Engine> Unit<E> {
             if index == 0 {
                 maps.lost.devices(first);
             } else {
-                // The first ones are in no table.
+                // The first collections are in no table.
                 maps.lost.collections(first.max(self.config.hardware_collections.into()));
             }
             // Release: pairs with the Acquire in `Gate::is_open`.
@@ -334,7 +346,8 @@ impl<E: Engine> Unit<E> {
     /// Writes GITS_CWRITER.
     fn set_cwriter(&self, cx: &ItsCx<'_, E>, value: u64, mask: u64) {
         let merged = |old| old & !mask | value & mask;
-        // AcqRel: what the guest put into the queue is released to who has the turn; see also `turn`.
+        // AcqRel: releases the guest's writes to the queue to the holder of the turn; see also
+        // `turn`.
         let old = update(&self.cwriter, |old| merged(old) & OFFSET);
         if merged(old) & RETRY != 0 {
             // Release: as above.
@@ -343,7 +356,7 @@ impl<E: Engine> Unit<E> {
         self.work(cx);
     }
 
-    /// Sees to it that the queue is worked off: here, or by who is at it.
+    /// Makes sure that the queue is worked off: here, or by the holder of the turn.
     pub(crate) fn work(&self, cx: &ItsCx<'_, E>) {
         if cfg!(mutant = "enabled_before_turn") && !self.port.gate.is_enabled() {
             return;
@@ -370,7 +383,8 @@ impl<E: Engine> Unit<E> {
                     return;
                 }
             }
-            // Given back before the host is asked: it may be at work before the answer is here.
+            // The turn is given back before the host is asked: the host may be at work before its
+            // answer arrives here.
             drop(turn);
             let given_up = cfg!(mutant = "turn_given_up_unseen");
             if left == 0 || given_up || (more && cx.host.commands_left(self.port.gate.number)) {
@@ -379,13 +393,13 @@ impl<E: Engine> Unit<E> {
         }
     }
 
-    /// Whether commands are left that nobody is at.
+    /// Whether there is work that no thread is doing.
     pub(crate) fn has_work(&self) -> bool {
         let idle = self.turn.load(Ordering::Acquire) == IDLE;
         idle && (self.has_job() || self.next_command(self.queue()).is_some())
     }
 
-    /// What commands work with. The caller holds `maps`.
+    /// The context of commands. The caller holds `maps`.
     fn exec<'a>(&'a self, cx: &ItsCx<'a, E>) -> Exec<'a, E> {
         Exec {
             config: &self.config,
@@ -398,7 +412,7 @@ impl<E: Engine> Unit<E> {
         }
     }
 
-    /// Performs some commands. Returns what that cost, and whether there are more.
+    /// Performs one slice of jobs and commands. Returns its cost, and whether there is more work.
     fn slice(&self, cx: &ItsCx<'_, E>) -> (u32, bool) {
         let mut maps = self.maps();
         let exec = self.exec(cx);
@@ -419,18 +433,18 @@ impl<E: Engine> Unit<E> {
             match step {
                 Ok(()) => {}
                 Err(Stop::Fault(_)) => break,
-                // What is unmapped is kept from being freed: by who is in the middle of an injection, or by a
-                // vCPU that has it in its mailbox, which may be the one that is kept here. That passes when they
-                // go on.
+                // Unmapped objects cannot be freed yet: a thread is in the middle of an injection,
+                // or a vCPU has them queued in its mailbox. The thread at work here may be that
+                // vCPU's own. The condition passes when these threads continue.
                 Err(_) => return (u32::MAX, true),
             }
         }
         (exec.spent.get(), false)
     }
 
-    /// Goes on with a job.
+    /// Continues a job.
     fn go_on(&self, exec: &Exec<'_, E>, maps: &mut Maps<E>) -> Result<(), Stop> {
-        // What a callback that panics leaves behind is the job as it was.
+        // This is a copy, so a callback that panics leaves the job as it was.
         if let Some(mut long) = maps.long {
             let done = exec.go_on(maps, &mut long.job);
             let result = match done {
@@ -456,7 +470,7 @@ impl<E: Engine> Unit<E> {
         Ok(())
     }
 
-    /// Where the next command is, if there is one.
+    /// The offset of the next command in the queue, if there is one.
     fn next_command(&self, queue: Queue) -> Option<u64> {
         let enabled = self.port.gate.is_enabled() || cfg!(mutant = "enabled_before_turn");
         if !enabled || !queue.is_valid() {
@@ -468,7 +482,7 @@ impl<E: Engine> Unit<E> {
         (at & STALLED == 0 && at != end && end < queue.bytes()).then_some(at)
     }
 
-    /// Performs one command. A fault is returned only if it stalls the queue.
+    /// Performs one command. Returns a fault only if it stalls the queue.
     fn one(&self, exec: &Exec<'_, E>, maps: &mut Maps<E>, address: u64) -> Result<(), Stop> {
         let mut raw = [0; COMMAND_SIZE as usize];
         let command = match exec.lpis.memory().read(address, &mut raw) {
@@ -491,8 +505,8 @@ impl<E: Engine> Unit<E> {
         self.performed(command.ok(), result, true)
     }
 
-    /// A command has been performed. GITS_CREADR says so, if the command is `queued`. A fault is returned
-    /// only if it stalls the queue.
+    /// Records that a command has been performed, and advances GITS_CREADR if the command is
+    /// `queued`. Returns a fault only if it stalls the queue.
     fn performed(
         &self,
         command: Option<Command>,
@@ -517,15 +531,16 @@ impl<E: Engine> Unit<E> {
         Ok(())
     }
 
-    /// GITS_CREADR goes on to the next command.
+    /// Advances GITS_CREADR to the next command.
     fn advance(&self) {
         let at = self.creadr.load(Ordering::Acquire) & OFFSET;
-        // Release: pairs with the guest's read of the register, which tells it that the command has taken effect.
+        // Release: pairs with the guest's read of the register, which tells it that the command has
+        // taken effect.
         self.creadr.swap((at + COMMAND_SIZE) % self.queue().bytes(), Ordering::AcqRel);
     }
 
-    /// Finishes what is in the midst of being done, for who is going to look at all of it: no vCPU runs.
-    /// What waits for something else stays as it is.
+    /// Finishes the work that is in progress, for a caller that is going to read all mappings. No
+    /// vCPU runs. Work that waits for something else stays as it is.
     pub(crate) fn settle(&self, cx: &ItsCx<'_, E>) {
         let mut before = None;
         while self.has_job() {

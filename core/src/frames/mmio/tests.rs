@@ -1,4 +1,4 @@
-//! The dispatch of accesses: a frame of every kind of register, and what each access does to it.
+//! Tests of the dispatch of accesses, on a frame with every kind of register.
 
 use super::*;
 
@@ -88,7 +88,7 @@ fn elements_are_put_together_and_taken_apart() {
 #[test]
 fn what_no_register_allows_does_nothing() {
     let mut frame = Memory { control: 7, ..Memory::default() };
-    // Narrower than allowed, nothing there, the wrong way.
+    // Narrower than allowed, an offset without a register, or the wrong direction.
     for (offset, len) in [(0x0, 1), (0x2, 2), (0x4, 4), (0x40, 8), (0x24, 4)] {
         assert_eq!(get(&mut frame, offset, len), Ok(0), "{offset:#x}");
     }

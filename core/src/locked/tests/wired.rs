@@ -1,4 +1,5 @@
-//! What others read and write of wired interrupts, and when the host hears of their end.
+//! Tests of accesses to wired interrupts from outside their vCPU, and of the time at which the host
+//! learns of their end.
 
 use std::sync::Weak;
 
@@ -9,16 +10,18 @@ const SPI: Wired = Wired::Spi(Intid(40));
 const PPI: Wired = Wired::Private(V0, Intid(27));
 const SGI: Wired = Wired::Private(V0, Intid(3));
 
-/// A host whose guests leave when someone waits for that, on the waiting thread: who waits with a lock never returns.
+/// A host that takes the vCPU out of its guest on the waiting thread, when a thread waits for that.
+/// A thread that waits with a lock never returns.
 #[derive(Default)]
 struct Host {
-    /// vCPU 0, in the guest.
+    /// vCPU 0, which is in the guest.
     guest: Mutex<Option<(LockedVcpu, Lrs)>>,
-    /// It enters the guest again before the waiter goes on.
+    /// The vCPU enters the guest again before the waiter continues.
     again: bool,
-    /// What the guest does then.
+    /// The guest then acknowledges an interrupt.
     then_acks: bool,
-    /// What the line of an interrupt is said to be, and what it has become when the engine hears that.
+    /// The level that the host answers for a line, and the level that it sets through the injector
+    /// before the engine gets the answer.
     level: Mutex<Option<(bool, LockedInjector, bool)>>,
     kicks: Kicks,
 }
@@ -47,7 +50,8 @@ impl Kick for Host {
     fn input_level(&self, wired: Wired) -> Option<bool> {
         let level = self.level.lock().unwrap();
         let (said, injector, now) = level.as_ref()?;
-        // Not from the thread that asks, in earnest; here it shows that no lock is held, and what is newer.
+        // A real host sets a line on another thread. Here, this shows that no lock is held, and
+        // that the set level is newer than the answer.
         injector.set_level(wired, *now).unwrap();
         Some(*said)
     }
@@ -65,7 +69,7 @@ fn host(again: bool, then_acks: bool) -> (Arc<Host>, LockedVgic, LockedInjector)
     (host, vgic, injector)
 }
 
-/// The engine does not keep the host, which has a vCPU.
+/// A weak handle to the host, which has a vCPU: the engine does not keep the host alive.
 struct Remote(Weak<Host>);
 
 impl Kick for Remote {
@@ -106,7 +110,8 @@ impl Vm {
         vm
     }
 
-    /// The first list register of vCPU 0 after an entry, and whether its end is heard of.
+    /// Enters vCPU 0. Returns the state of its first list register, and whether the end of that
+    /// interrupt causes an exit.
     fn enter(&mut self) -> (LrState, bool) {
         let (vcpu, lrs) = &mut self.vcpus[0];
         vcpu.flush(lrs);
@@ -121,7 +126,8 @@ fn a_read_is_of_the_last_fold() {
         injector.configure(SPI, config(Trigger::Edge)).unwrap();
         let _ = injector.pulse(SPI);
         host.with(|vcpu, lrs| vcpu.flush(lrs));
-        // Taken after the fold if there is another entry: the answer is older than that.
+        // If there is another entry, the guest acknowledges the interrupt after the fold: the
+        // answer is older than that.
         assert_eq!((injector.is_pending(SPI), host.kicks.take()), (Ok(true), vec![]));
         host.with(|vcpu, lrs| vcpu.flush(lrs));
         assert_eq!(injector.is_active(SPI), Ok(again));
@@ -140,7 +146,7 @@ fn what_nobody_has_in_the_guest_is_not_waited_for() {
     }
     host.with(|vcpu, lrs| vcpu.flush(lrs));
     host.kicks.take();
-    // This one waits for a list register.
+    // This interrupt waits for a list register.
     assert_eq!((injector.is_pending(spi(42)), injector.is_active(spi(42))), (Ok(true), Ok(false)));
     assert_eq!(injector.set_active(spi(43), true), Ok(()));
     assert_eq!(injector.is_active(spi(44)), Ok(false));
@@ -157,7 +163,7 @@ fn an_acknowledge_after_the_fold_holds() {
     injector.configure(SPI, config(Trigger::Edge)).unwrap();
     let _ = injector.pulse(SPI);
     host.with(|vcpu, lrs| vcpu.flush(lrs));
-    // The guest takes it in the entry that comes before the writer goes on.
+    // The guest acknowledges the interrupt in the entry that comes before the writer continues.
     injector.set_active(SPI, false).unwrap();
     host.with(|vcpu, lrs| {
         assert_eq!(lrs.state(40), LrState::Active);
@@ -198,12 +204,12 @@ fn a_flush_obeys_for_what_has_no_list_register() {
 
 #[test]
 fn the_end_of_what_is_held_back_is_heard_of() {
-    // Nobody else needs it.
+    // No other vCPU needs it.
     let mut vm = Vm::active(Trigger::Edge);
     assert_eq!(vm.enter(), (LrState::Active, false));
     let _ = vm.injector.pulse(SPI);
     assert_eq!(vm.enter(), (LrState::PendingActive, false));
-    // Pending for another vCPU, then for nobody, then here again.
+    // The interrupt is pending for another vCPU, then for none, then here again.
     vm.configure(SPI, 0xa0, Trigger::Edge, V1);
     assert_eq!(vm.enter(), (LrState::Active, true));
     vm.injector.update(SPI, |c| WiredConfig { enabled: false, target: V0, ..c }).unwrap();
@@ -276,7 +282,7 @@ fn tied_to_a_physical_interrupt_it_is_never_pending_and_active() {
     assert_eq!(vm.enter(), (LrState::Pending, false));
     vm.vcpus[0].1.ack();
     let _ = vm.injector.pulse(SPI);
-    // Two others wait, which changes nothing here.
+    // Two other interrupts wait, which changes nothing here.
     (0..2).for_each(|n| vm.map(n, V0, 0xf0));
     vm.inject_all([0, 1]);
     assert_eq!(vm.enter(), (LrState::Active, false));
@@ -315,7 +321,8 @@ fn what_was_active_can_be_deactivated_from_opening_on() {
     vcpu.open();
     assert!(vcpu.deactivate(Intid(40)) && !vcpu.deactivate(Intid(40)));
     assert_eq!(vm.injector.is_active(SPI), Ok(false));
-    // Made active for another vCPU, it is not this one's, though it has not looked yet.
+    // Made active for another vCPU, the interrupt is not active at this one, though this one has
+    // not flushed yet.
     let mut vm = Vm::two();
     vm.configure(SPI, 0xa0, Trigger::Edge, V0);
     let _ = vm.injector.pulse(SPI);

@@ -1,6 +1,7 @@
-//! The control word of an interrupt: everything that says whether, where and how it is delivered.
+//! The control word of an interrupt: its configuration, its line, its target, and the senders of an
+//! SGI.
 //!
-//! One 64-bit word, so that a reader gets one consistent configuration with one load:
+//! It is one 64-bit word, so that a reader gets one consistent configuration with one load:
 //!
 //! | bits | field |
 //! |---|---|
@@ -8,18 +9,25 @@
 //! | 8 | enabled |
 //! | 9 | group (1: Group 1) |
 //! | 10 | trigger (1: level-sensitive) |
-//! | 11 | line: the level of the input, kept for level-sensitive and edge-triggered inputs alike |
-//! | 14:12 | the sender of the SGI that was taken for a list register last, if bit 15 is set (written by the owner) |
-//! | 15 | it was taken from a sender |
+//! | 11 | line: the level of the input, kept for both triggers |
+//! | 14:12 | sender of the SGI last taken for a list register, if bit 15 is set |
+//! | 15 | an SGI was taken from a sender |
 //! | 31:16 | target vCPU |
 //! | 44:32 | physical interrupt |
-//! | 45 | whether it is tied to that physical interrupt |
-//! | 46 | the group with which it is active, while it is so without a list register (written by the owner) |
-//! | 55:48 | senders: the vCPUs of whom an SGI of GICv2 is pending |
-//! | 63:56 | recalled: senders who have taken it back, for the owner who may have it in a list register |
+//! | 45 | hardware-mapped to that physical interrupt |
+//! | 46 | the group in which it is active, while it is active without a list register |
+//! | 55:48 | senders: the vCPUs that have an SGI of GICv2 pending here |
+//! | 63:56 | recalled: the senders that have taken their SGI back |
 //!
-//! Written by any thread through compare-exchange, read by any thread. A writer attends to the
-//! interrupt afterwards (see `dispatcher`), which is what makes the change take effect.
+//! The owner vCPU alone writes bits 15:12 and 46. The recalled bits are for the owner, which may
+//! have that sender's SGI in a list register.
+//!
+//! # Writers
+//!
+//! Any thread writes the word, by compare-exchange; any thread reads it. After its write, a writer
+//! other than the owner schedules the interrupt (see `notify`), which makes the change take effect.
+//!
+//! Models: delivery_config, delivery_level, delivery_retarget, delivery_active, delivery_read.
 
 use crate::arch::ids::{Group, Priority, VcpuId};
 use crate::engine::{Trigger, WiredConfig};
@@ -84,8 +92,8 @@ impl Control {
         }
     }
 
-    /// The group in which an interrupt was acknowledged that is active without a list register: the guest may have changed its group since,
-    /// and ends it in this one.
+    /// The group of an interrupt that is active without a list register. The guest acknowledged it
+    /// in this group and ends it in this group, even if it has changed the interrupt's group since.
     pub(crate) const fn active_group(self) -> Group {
         if self.0 & ACTIVE_GROUP1 != 0 { Group::Group1 } else { Group::Group0 }
     }
@@ -110,14 +118,15 @@ impl Control {
         }
     }
 
-    /// Whether the input of a level-sensitive interrupt asserts it, or senders do. Always false for edges,
-    /// whose rise was latched when it came.
+    /// Whether the input of a level-sensitive interrupt is high, or an SGI has senders. The line of
+    /// an edge-triggered interrupt does not count: its rise was latched in the pending bit when it
+    /// came.
     #[inline(always)]
     pub(crate) const fn asserted(self) -> bool {
         self.0 & (LEVEL | LINE) == LEVEL | LINE || self.senders() != 0
     }
 
-    /// The physical interrupt that it is tied to.
+    /// The physical interrupt to which this interrupt is hardware-mapped.
     pub(crate) const fn phys(self) -> Option<u16> {
         if self.0 & PHYS != 0 { Some(((self.0 & PHYS_MASK) >> PHYS_SHIFT) as u16) } else { None }
     }
@@ -131,30 +140,30 @@ impl Control {
         }
     }
 
-    /// Of whom the SGI is pending, and not in a list register.
+    /// The senders with an SGI that is pending and not in a list register, one bit each.
     #[inline(always)]
     pub(crate) const fn senders(self) -> u8 {
         (self.0 >> SENDERS_SHIFT) as u8
     }
 
-    /// More senders.
+    /// Adds senders.
     #[must_use]
     pub(crate) const fn sent_by(self, senders: u8) -> Self {
         Self(self.0 | (senders as u64) << SENDERS_SHIFT)
     }
 
-    /// These take it back.
+    /// Recalls the SGI of these senders.
     #[must_use]
     pub(crate) const fn recalled_by(self, senders: u8) -> Self {
         Self(self.0 & !((senders as u64) << SENDERS_SHIFT) | (senders as u64) << RECALLED_SHIFT)
     }
 
-    /// Whether a sender has taken it back since it was taken for a list register.
+    /// Whether the sender has recalled its SGI since the SGI was taken for a list register.
     pub(crate) const fn is_recalled(self, sender: u8) -> bool {
         self.0 >> RECALLED_SHIFT & 1 << sender != 0
     }
 
-    /// The lowest sender's SGI goes into a list register.
+    /// Takes the SGI of the lowest sender for a list register.
     #[must_use]
     pub(crate) const fn with_sender_taken(self) -> Self {
         if self.senders() == 0 {
@@ -165,19 +174,19 @@ impl Control {
         Self(left & !(7 << SENDER_SHIFT) | SENT | (sender as u64) << SENDER_SHIFT)
     }
 
-    /// Without a sender whose SGI is in a list register already.
+    /// Removes a sender that has an SGI in a list register already.
     #[must_use]
     pub(crate) const fn without_sender(self, sender: u8) -> Self {
         Self(self.0 & !(1 << (SENDERS_SHIFT + sender as u32)))
     }
 
-    /// What was taken for a list register comes back, unless its sender has taken it back.
+    /// Gives back the SGI that was taken for a list register, unless its sender has recalled it.
     #[must_use]
     pub(crate) const fn with_sender_back(self, sender: u8) -> Self {
         if self.is_recalled(sender) { self } else { self.sent_by(1 << sender) }
     }
 
-    /// The sender whose SGI was taken last.
+    /// The sender of the SGI that was taken last.
     pub(crate) const fn sender(self) -> u8 {
         (self.0 >> SENDER_SHIFT) as u8 & 7
     }
@@ -193,7 +202,7 @@ impl Control {
 }
 
 impl Control {
-    /// What users see of it.
+    /// The part of the word that users configure.
     pub(crate) const fn config(self) -> WiredConfig {
         WiredConfig {
             enabled: self.enabled(),
@@ -215,12 +224,12 @@ impl ControlWord {
 
     #[inline]
     pub(crate) fn load(&self) -> Control {
-        // Acquire: pairs with `update`. What makes a *missed* update harmless is not this load
-        // but the schedule that follows every update.
+        // Acquire: pairs with `update`. A reader may miss an update. It is harmless because of the
+        // schedule that follows every update, not because of this load.
         Control(self.0.load(Ordering::Acquire))
     }
 
-    /// Replaces the value by `f` of it, and returns the old and the new one. Lock-free.
+    /// Replaces the value by `f` of it, and returns the old and the new value. Lock-free.
     pub(crate) fn update(&self, f: impl Fn(Control) -> Control) -> (Control, Control) {
         // Release: pairs with `load`. Acquire: the caller may depend on the old value.
         let old = Control(update(&self.0, |old| f(Control(old)).0));
@@ -234,7 +243,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Every field comes back as it went in, and no field disturbs another.
+        /// Every field reads back as it was written, and no field disturbs another.
         #[test]
         fn fields_round_trip(start: u64, prio: u8, target: u16, on: [bool; 4], phys: Option<u16>, senders in 1u8..) {
             let start = Control(start);

@@ -1,16 +1,19 @@
-//! One interrupt: 64 bytes, links included.
+//! One interrupt: 64 bytes, with its links.
 //!
-//! | word | what | written by |
+//! | word | meaning | written by |
 //! |---|---|---|
-//! | `state` | references, signaled, owner ([`state`]) | anyone |
-//! | `control` | enabled, priority, target ... ([`control`]) | anyone |
-//! | `link` | next in the mailbox, or in the retired | holder of `QueuedRef`; who made it dead |
-//! | `place`, `links` | where the owner has it | the owner |
+//! | `state` | references, queued, owner ([`state`]) | any thread |
+//! | `control` | enabled, priority, target ... ([`control`]) | any thread |
+//! | `link` | next in a mailbox or retired list | holder of `QueuedRef`, or of the retired object |
+//! | `place`, `links` | position in the owner's lists or list registers | the owner |
 //! | `pending`, `dispatcher`, `id` | constant | |
 //!
-//! The pending bit is elsewhere ([`crate::lockfree::pending::word`]): injections that coalesce do not touch this line.
+//! The pending bit is in another cache line ([`crate::lockfree::pending::word`]): injections that
+//! coalesce do not touch this one.
+//!
+//! Models: lifetime_refs, lifetime_intid, delivery_read.
 
-#![allow(unsafe_code)] // Owner-only fields, and the pointer to the dispatcher that outlives every interrupt.
+#![allow(unsafe_code)] // Owner-only fields, and pointers to objects that outlive it.
 
 pub(crate) mod control;
 pub(crate) mod refs;
@@ -27,10 +30,10 @@ use crate::lockfree::pending::word::{Lane, PendingWord};
 use crate::lockfree::reclaim::retired::Counts;
 use crate::sync::{AtomicPtr, Canary, UnsafeCell};
 
-/// Where its owner has an interrupt.
+/// The position of an interrupt at its owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
-    /// Nowhere yet.
+    /// In no list and in no list register.
     Nowhere,
     /// In the bucket of this level, waiting for a list register.
     Ready(u8),
@@ -65,16 +68,16 @@ pub(crate) struct Irq {
 #[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<Irq>() == 64);
 
-// SAFETY: every field that several threads use is atomic or constant. `links` and `place` are used only
-// by the thread that holds `OwnerRef`, of which there is at most one (refs, rule 4), and which receives it through
-// the state word's acquire-release chain. `pending` and `dispatcher` point to objects that outlive this one
-// (see `new`), and are Sync.
+// SAFETY: every field that several threads use is atomic or constant. `links` and `place` are used
+// only by the thread that holds `OwnerRef`. There is at most one `OwnerRef` (`refs`, rule 4), and
+// its holder receives it through the state word's acquire-release chain. `pending` and `dispatcher`
+// point to objects that outlive this one (see `new`), and are Sync.
 unsafe impl Send for Irq {}
 // SAFETY: as above.
 unsafe impl Sync for Irq {}
 
 impl Irq {
-    /// An interrupt with one reference, which is the caller's to wrap.
+    /// Makes an interrupt with one reference, which the caller wraps.
     ///
     /// # Safety
     /// `pending` and `dispatcher` must stay valid for as long as this object does.
@@ -123,7 +126,7 @@ impl Irq {
         unsafe { self.pending.as_ref() }
     }
 
-    /// What is counted of all interrupts of its VM.
+    /// The counts of its VM.
     pub(crate) fn counts(&self) -> &Counts {
         // SAFETY: `new` requires it to outlive this object.
         &unsafe { self.dispatcher.as_ref() }.retired.counts
@@ -135,20 +138,24 @@ impl Irq {
         unsafe { self.dispatcher.as_ref() }
     }
 
-    /// Whether it is pending, by latch or by line, as a plain look (see [`PendingWord::is_pending`]).
+    /// Whether it is pending, by its pending bit, its line or its senders. A plain load: see
+    /// [`PendingWord::is_pending`].
     pub(crate) fn looks_pending(&self) -> bool {
         self.pending().is_pending(self.lane()) || self.control().load().asserted()
     }
 
-    /// Whether it is pending, in a list register or out of it, as far as has been published. For wired interrupts.
+    /// Whether it is pending, in a list register or outside, as far as that has been published. For
+    /// wired interrupts.
     ///
-    /// Its owner shows that it has the interrupt (`LR_PENDING`) before it takes the pending bit, and gives the bit back before it
-    /// stops showing that: so at each moment at which the interrupt is pending, one of the two says so. They are two words,
-    /// and between a look at the one and a look at the other the interrupt can go from the second to the first. It
-    /// can do so only if `LR_PENDING` was set meanwhile, which counts (`State::takes`), or was set before, for what has been cleared since,
-    /// and is not set any more: then both are looked at again.
+    /// The owner sets `LR_PENDING` before it takes the pending bit, and gives the bit back before
+    /// it clears `LR_PENDING`. So at each moment at which the interrupt is pending, one of the two
+    /// words says so. But they are two words, and between a load of the one and a load of the other
+    /// the interrupt can move from the second to the first. It can do so only in two ways. Either
+    /// `LR_PENDING` was set between the loads, which counts (`State::takes`). Or it was set before,
+    /// for a take that has been cleared since, and is not set any more. In both cases both words
+    /// are read again.
     ///
-    /// Lock-free: a look is repeated only if a vCPU has taken this very interrupt, or given it back.
+    /// Lock-free: the loop repeats only if a vCPU has taken this very interrupt, or given it back.
     pub(crate) fn looks_pending_anywhere(&self) -> bool {
         let offered = |state: State| state.is_lr_pending() && !self.is_taken_back();
         loop {
@@ -168,8 +175,10 @@ impl Irq {
         }
     }
 
-    /// The senders of whom it is pending, in the same sense, and in the same way: the control word says in one look
-    /// both who sends and who is in the list register.
+    /// The senders for which it is pending, in a list register or outside, as far as that has been
+    /// published. One load of the control word gives both the senders that are waiting and the
+    /// sender that is in the list register. The loop repeats if `LR_PENDING` was set between the
+    /// two loads of the state (`State::takes`).
     pub(crate) fn senders_anywhere(&self) -> u8 {
         loop {
             let before = self.state.load_ordered();
@@ -185,7 +194,8 @@ impl Irq {
         }
     }
 
-    /// Whether what its owner has of it in a list register was cleared, or taken back by its sender, and the owner has not looked since.
+    /// Whether the pending state that its owner has in a list register was cleared, or recalled by
+    /// its sender, and the owner has not re-checked since.
     pub(crate) fn is_taken_back(&self) -> bool {
         let control = self.control().load();
         if control.is_sent() {
@@ -195,23 +205,24 @@ impl Irq {
         }
     }
 
-    /// The vCPU whose mailbox a change of this interrupt goes to: its owner's, or else its target's.
+    /// The vCPU to post a change of this interrupt to: its owner, or its target if there is no
+    /// owner.
     pub(crate) fn destination(&self) -> VcpuId {
         self.state.load().owner().unwrap_or_else(|| self.control().load().target())
     }
 
-    /// Hands an object that has just become dead to the retired.
+    /// Puts an interrupt that has just become `DEAD` on the retired list.
     ///
     /// # Safety
-    /// The caller made `irq`'s state dead, and does not use it afterwards.
+    /// The caller made the state of `irq` `DEAD`, and does not use it afterwards.
     pub(crate) unsafe fn retire(irq: NonNull<Irq>) {
-        // SAFETY: dead but not yet in the retired, so it is the caller's alone.
+        // SAFETY: it is `DEAD` and not yet on the retired list, so it is the caller's alone.
         let dispatcher = unsafe { irq.as_ref().dispatcher };
         // SAFETY: the dispatcher outlives every interrupt.
         unsafe { dispatcher.as_ref() }.retired.push_irq(irq);
     }
 
-    /// A use of the object, for models (see [`Canary`]).
+    /// Records a use of the object, for models (see [`Canary`]).
     #[inline(always)]
     pub(crate) fn touch(&self) {
         self.canary.touch();
@@ -224,7 +235,7 @@ impl Irq {
 }
 
 impl OwnerRef {
-    /// Where the owner has it.
+    /// The position of the interrupt at its owner.
     #[inline(always)]
     pub(crate) fn place(&self) -> Place {
         // SAFETY: `&self` is the owner's.

@@ -1,4 +1,62 @@
 //! References to an interrupt: one type for each kind of holder in its [state word](super::state).
+//!
+//! | type | holder | in the state word |
+//! |---|---|---|
+//! | [`IrqRef`] | a mapping | one of `REFS` |
+//! | [`WeakRef`] | a route, or a thread in passing | one of `WEAK` |
+//! | [`QueuedRef`] | a mailbox | `QUEUED` |
+//! | [`OwnerRef`] | the owner vCPU | `OWNED` |
+//!
+//! Only this file and `state` count. Everywhere else a reference is a value: it is counted when it
+//! is made, and counted off when it is dropped.
+//!
+//! # Rules
+//!
+//! These rules concern the references. Rules 1 and 2, about the word, are in
+//! [`state`](super::state).
+//!
+//! 3. The thread that makes the word `DEAD` puts the object on the retired list, once.
+//! 4. `OWNED` and `OWNER` are written only by the owner, or by the vCPU that claims an unowned
+//!    interrupt and holds its [`QueuedRef`]. So at most one vCPU claims.
+//!
+//! # Situations
+//!
+//! All steps are read-modify-writes of one word, so of two steps one comes first.
+//!
+//! *Dropped while queued.* A command drops the last [`IrqRef`] of an LPI while `QUEUED` is set. The
+//! mailbox's reference remains, so the word does not become `DEAD`; it only ceases to be mapped.
+//! The vCPU that drains the mailbox claims the LPI and finds it unmapped. It drops its
+//! [`OwnerRef`], or first hands the LPI over to its target, which does the same. (If another vCPU
+//! owns the LPI, the draining vCPU passes it on to that vCPU, which re-evaluates it and drops its
+//! [`OwnerRef`].) That drop takes the last holder away, makes the word `DEAD`, and puts the object
+//! on the retired list. If the mailbox closes instead, the [`QueuedRef`] becomes a [`WeakRef`]. Its
+//! drop is the last put, unless the re-check has queued the LPI again.
+//!
+//! *Claim against the last put.* A vCPU claims a queued LPI while a command drops the last
+//! [`IrqRef`]. The claim replaces `QUEUED` by `OWNED` in one compare-exchange, so there is no
+//! moment without a holder. If the put comes first, the claim's state says that the LPI is
+//! unmapped, and the vCPU drops its [`OwnerRef`]: the last put. If the claim comes first, its state
+//! says mapped, and the vCPU may put the LPI into a list register. The put then finds `OWNED`, and
+//! the object lives until the vCPU drops its [`OwnerRef`].
+//!
+//! *Route dropped while the LPI is weakly referenced.* A route holds a [`WeakRef`] to the LPI that
+//! it injected last. While the event is mapped, dropping the route takes one of `WEAK` away and
+//! nothing else. If the last [`IrqRef`] goes at the same time, the later of the two drops is the
+//! last put, and its thread retires the object. If the mapping went before, the route's drop is the
+//! last put. While other weak references, a mailbox or an owner remain, neither drop is the last
+//! put.
+//!
+//! *Mapped again while queued.* The event of a queued LPI is unmapped, and the INTID is mapped
+//! again before the mailbox is drained. The word is not `DEAD`, so `try_get` makes the same object
+//! mapped again: `REFS` goes from 0 to 1. If the claim comes later, it finds the LPI mapped and
+//! delivers it if it is pending. If the claim comes first, the vCPU finds it unmapped and drops its
+//! [`OwnerRef`]. If this drop comes before `try_get`, it makes the word `DEAD`: `try_get` returns
+//! `None`, and the mapper makes a new object. If it comes after `try_get`, the object lives on
+//! without an owner. The mapper looks at the pending bit afterwards and schedules the LPI if the
+//! bit is set (`lpis`), so no later injection is lost.
+//!
+//! Models: lifetime_refs, lifetime_intid, lifetime_power, lifetime_epoch, lifetime_handles,
+//! delivery_retarget.
 
 #![allow(unsafe_code)] // A reference is a pointer that its holder's bit keeps valid.
 
@@ -12,34 +70,36 @@ use crate::lockfree::irq::Irq;
 use crate::observe::trace::{Trace, trace};
 use crate::sync::{Ordering, prefetch_write};
 
-/// What came of signaling an interrupt.
+/// The result of [`Irq::mark_queued`].
 pub(crate) enum MarkQueued {
-    /// It has no references any more.
+    /// The interrupt has no references any more.
     Dead,
-    /// It is in a mailbox already: whoever drains that sees what the caller did before.
+    /// The interrupt is in a mailbox already. The vCPU that drains the mailbox sees everything that
+    /// the caller did before.
     Already,
     /// The caller holds the mailbox's reference, and must post it: to this owner, if there was one.
     New(QueuedRef, Option<VcpuId>),
 }
 
-/// What came of claiming an interrupt.
+/// The result of [`QueuedRef::claim`].
 pub(crate) enum Claim {
-    /// Another vCPU owns it.
+    /// Another vCPU owns the interrupt.
     Elsewhere(QueuedRef),
-    /// The claiming vCPU owns it already; the mailbox's reference is gone. If someone else has made it active or not
-    /// active meanwhile: which.
+    /// The claiming vCPU owned the interrupt already; the mailbox's reference is gone. With it
+    /// comes the value of `ACTIVE` that another thread has written since the owner took it over
+    /// last, if any.
     Mine(NonNull<Irq>, Option<bool>),
-    /// The claiming vCPU owns it now. The state is that of the moment of claiming.
+    /// The claiming vCPU owns the interrupt now. The state is the one right after the claim.
     New(OwnerRef, State),
 }
 
 /// Takes away the holder that the caller stands for.
 ///
 /// # Safety
-/// The caller must hold what `holder` names, and must not use it or `irq` afterwards.
+/// The caller must hold the reference that `holder` names, and must not use it or `irq` afterwards.
 unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: fn(u64) -> u64) {
-    // SAFETY: the holder keeps the object alive until the update below, after which it is not touched
-    // unless the update made it dead, which makes it the caller's alone.
+    // SAFETY: the holder keeps the object alive until the update below. After it the object is not
+    // touched, unless the update made it `DEAD`, which makes it the caller's alone.
     let (state, counts) = unsafe { (&irq.as_ref().state, irq.as_ref().counts()) };
     if cfg!(mutant = "dead_in_two_steps") {
         // Between the two, the count is zero, and can be revived.
@@ -62,17 +122,18 @@ unsafe fn release(irq: NonNull<Irq>, holder: u64, clear: fn(u64) -> u64) {
 }
 
 impl Irq {
-    /// A reference, unless there are none any more.
+    /// Takes a reference, unless there are none any more.
     ///
     /// The caller sees `self` under a pin, or holds another reference.
     #[inline]
     #[track_caller]
     pub(crate) fn try_get(&self) -> Option<IrqRef> {
         self.touch();
-        // AcqRel: in the word's chain, so that who gets a reference sees what was done under others.
+        // AcqRel: in the word's chain, so that the holder of a reference sees everything that was
+        // done under earlier ones.
         let old = State(self.state.0.fetch_add(ONE_REF, Ordering::AcqRel));
         if old.is_dead() && !cfg!(mutant = "revive_from_zero") {
-            // The count of a dead word means nothing (rule 1), so there is nothing to undo.
+            // The count of a `DEAD` word means nothing (rule 1), so there is nothing to undo.
             return None;
         }
         if old.0 & REFS == 0 {
@@ -83,7 +144,8 @@ impl Irq {
         Some(reference)
     }
 
-    /// Keeps the object's memory; `None` if it is dead, or kept by 2^15 others.
+    /// Takes a reference to the object's memory. `None` if the object is `DEAD`, or if there are
+    /// 2^15 weak references already.
     ///
     /// The caller sees `self` under a pin, or holds another reference.
     #[track_caller]
@@ -100,14 +162,14 @@ impl Irq {
         Some(kept)
     }
 
-    /// Says that something about the interrupt has changed.
+    /// Marks the interrupt as queued, because something about it has changed.
     ///
     /// The caller sees `self` under a pin, or holds another reference.
     #[inline]
     #[track_caller]
     pub(crate) fn mark_queued(&self) -> MarkQueued {
         self.touch();
-        // AcqRel: see "Happens-before" above.
+        // AcqRel: see "Happens-before" in `state`.
         let order =
             if cfg!(mutant = "signal_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
         prefetch_write(&self.state.0);
@@ -130,8 +192,8 @@ macro_rules! reference {
         #[must_use]
         pub(crate) struct $name(NonNull<Irq>);
 
-        // SAFETY: a counted reference to an object whose every field is atomic, or belongs to the
-        // owner, who is the one holder of `OwnerRef`.
+        // SAFETY: a counted reference to an object. Every field of the object is atomic or
+        // constant, or belongs to the owner, which is the one holder of `OwnerRef`.
         unsafe impl Send for $name {}
 
         impl $name {
@@ -140,11 +202,11 @@ macro_rules! reference {
                 ManuallyDrop::new(self).0
             }
 
-            /// Looks at the object as its holder, without ending the reference that was given up.
+            /// Borrows the object as its holder, without ending the reference that was given up.
             ///
             /// # Safety
-            /// The pointer must come from `into_raw` of the same type, and must not be used up while
-            /// this lives.
+            /// The pointer must come from `into_raw` of the same type, and must not be used up
+            /// while this lives.
             #[allow(dead_code)]
             pub(crate) unsafe fn borrow(irq: NonNull<Irq>) -> ManuallyDrop<Self> {
                 ManuallyDrop::new(Self(irq))
@@ -182,25 +244,28 @@ macro_rules! reference {
 }
 
 reference! {
-    /// A counted reference: a mapping's, or one that is about to become a mapping's. It makes the interrupt mapped.
+    /// A counted reference: of a mapping, or of one that is about to be made. It makes the
+    /// interrupt mapped.
     IrqRef, ONE_REF, unchanged, Trace::Put
 }
 reference! {
-    /// A reference to the memory alone, a route's or a passing one: the interrupt may be unmapped, and mapped again.
+    /// A reference to the memory alone, of a route or of a thread in passing. The interrupt may be
+    /// unmapped, and mapped again.
     WeakRef, ONE_WEAK, unchanged, Trace::Unkeep
 }
 reference! {
-    /// The mailbox's reference. Dropping it withdraws the interrupt from where it was to go.
+    /// The mailbox's reference. Dropping it withdraws the interrupt from the mailbox.
     QueuedRef, QUEUED, unchanged, Trace::Unpost
 }
 reference! {
-    /// The owner's reference: this vCPU has the interrupt in a bucket or a list register.
-    /// Dropping it leaves the interrupt unowned.
+    /// The owner's reference: this vCPU has the interrupt in a bucket or a list register. Dropping
+    /// it leaves the interrupt without an owner.
     OwnerRef, OWNED, disowned, Trace::Disown
 }
 
 impl QueuedRef {
-    /// Makes `vcpu` the owner, if nobody is, and ends the mailbox's reference, if `vcpu` is then the owner.
+    /// Makes `vcpu` the owner, if there is none. If `vcpu` is then the owner, ends the mailbox's
+    /// reference.
     #[inline]
     #[track_caller]
     pub(crate) fn claim(self, vcpu: VcpuId) -> Claim {
@@ -213,7 +278,8 @@ impl QueuedRef {
         if new.is_queued() {
             return Claim::Elsewhere(self);
         }
-        // Given up before the tracer is called, which may panic: the word says already that it is gone.
+        // Given up before the call of the tracer, which may panic: the word says already that this
+        // reference is gone.
         let irq = self.into_raw();
         match old.owner() {
             Some(_) => {
@@ -230,9 +296,11 @@ impl QueuedRef {
         }
     }
 
-    /// Takes the interrupt back from a mailbox that would not have it, keeping it alive for another look.
+    /// Turns the reference of a mailbox that refused the interrupt into a weak one, which keeps the
+    /// interrupt alive for a re-check.
     ///
-    /// Not by a counted reference: that would look like a mapping (`State::is_mapped`).
+    /// The result is not a counted reference, since that would look like a mapping
+    /// (`State::is_mapped`).
     pub(crate) fn withdraw(self) -> WeakRef {
         let _ = self.state.update(|old| (old & !QUEUED) + ONE_WEAK);
         let kept = WeakRef(self.into_raw());
@@ -243,20 +311,23 @@ impl QueuedRef {
 }
 
 impl OwnerRef {
-    /// Gives the interrupt up to whom it now belongs, active or not: the result, if any, must be posted there. If there is
-    /// none, the interrupt is in a mailbox already. And whether another thread has ended it, which was `active`: its physical interrupt is then
-    /// the caller's to deactivate.
+    /// Gives the interrupt up, active or not, for the vCPU that it now belongs to.
+    ///
+    /// The first result, if any, must be posted there. If there is none, the interrupt is in a
+    /// mailbox already. The second result is true if the interrupt was `active` and another thread
+    /// has ended it: the caller then deactivates its physical interrupt.
     #[track_caller]
     pub(crate) fn hand_over(self, active: bool) -> (Option<QueuedRef>, bool) {
         trace(Trace::Disown, &self);
         let active = if active { ACTIVE } else { 0 };
         let (old, _) = self.state.update(|old| {
-            // What others have written counts.
+            // A value that another thread has written wins.
             let active = if old & ACTIVE_WRITTEN != 0 { old & ACTIVE } else { active };
             disowned(old) & !(OWNED | ACTIVE) | active | QUEUED
         });
         let ended = active != 0 && old.0 & ACTIVE_WRITTEN != 0 && !old.is_active();
-        // If it was signaled, it is the mailbox's now, and may be gone: not to be looked at any more.
+        // If it was queued, the reference is the mailbox's now, and the object may be gone: it is
+        // not touched any more.
         let irq = self.into_raw();
         // Seeded bug: in two mailboxes at once.
         if old.is_queued() && !cfg!(mutant = "hand_over_posts_twice") {
@@ -267,9 +338,11 @@ impl OwnerRef {
         (Some(posted), ended)
     }
 
-    /// Whether someone else has made it active or not active since its owner looked; which, once.
+    /// Returns the value of `ACTIVE` that another thread has written since the owner took it over
+    /// last, if any. It is returned once.
     pub(crate) fn take_change(&self) -> Option<bool> {
-        // A look: what comes later is in the mailbox, or waits (see `dispatcher::VcpuShared::open_window`).
+        // A plain load. A later write is in the mailbox, or its writer waits (see
+        // `notify::VcpuShared::open_window`).
         if self.state.load().0 & ACTIVE_WRITTEN == 0 {
             return None;
         }
@@ -277,23 +350,25 @@ impl OwnerRef {
         Some(old.is_active())
     }
 
-    /// Before its pending bit or sender is taken for a list register: so that who looks at those, and then here, does not find it
-    /// in neither.
+    /// Sets `LR_PENDING`. The owner calls this before it takes the pending bit or a sender for a
+    /// list register, so that a reader of the pending bit and then of this word does not find the
+    /// interrupt in neither.
     pub(crate) fn publish_lr_pending(&self) {
         if !self.intid().is_lpi() && !self.state.load().is_lr_pending() {
-            // In the word's chain, and before the taking.
+            // In the word's chain, and before the pending bit or sender is taken.
             let _ = self.state.update(with_lr_pending);
         }
     }
 
-    /// Shows others whether the interrupt is active, and whether it is pending in a list register.
+    /// Publishes whether the interrupt is active, and whether it is pending in a list register.
     #[inline]
     pub(crate) fn publish(&self, active: bool, latched: bool) {
         if self.intid().is_lpi() {
             return;
         }
         let want = if active { ACTIVE } else { 0 } | if latched { LR_PENDING } else { 0 };
-        // A look: only the owner changes LR_PENDING, and ACTIVE only with ACTIVE_WRITTEN, which it does not overwrite.
+        // A plain load: only the owner changes `LR_PENDING`. It changes `ACTIVE` only while
+        // `ACTIVE_WRITTEN` is clear, so it does not overwrite a written value.
         if self.state.load().0 & (ACTIVE | LR_PENDING) == want {
             return;
         }

@@ -1,25 +1,30 @@
 //! The LPIs of a VM: INTID -> interrupt.
 //!
-//! Look-up takes no lock and no reference: the pin protects what it finds. An INTID has at most one living interrupt;
-//! a dead one may still be in its slot, and counts as absent until it is replaced or unlinked. So the same INTID can
-//! be mapped again while the old object dies.
+//! A look-up takes no lock and no reference: the pin protects its result. An INTID has at most one
+//! living interrupt. A dead one may still be in its slot; it counts as absent until it is replaced
+//! or unlinked. So an INTID can be mapped again before its old object is freed.
 //!
 //! # The pending bit outlives the object
 //!
-//! Pending bits belong to INTIDs, not to objects. An injector that still sees a dead object can leave a bit behind: it
-//! set the bit, then found the object dead. If the INTID is mapped again, nobody may coalesce with that bit unattended:
+//! Pending bits belong to INTIDs, not to objects. An injector that still sees a dead object can
+//! leave a bit behind: it set the bit, then found the object dead. If the INTID is mapped again, no
+//! injection may coalesce with that bit unless the new object is scheduled for it:
 //!
-//! * the injector, when it finds the object dead, looks the INTID up again, and attends to the new object if there
-//!   is one (`vgic::Shared::inject_into_successor`);
-//! * whoever takes a mapping reference, to a new object or an existing one, looks at the bit afterwards, by a
-//!   read-modify-write, and attends if it is set ([`crate::lockfree::notify::Dispatcher::schedule_if_busy`]).
+//! * The injector, when it finds the object dead, looks the INTID up again, and schedules the new
+//!   object if there is one (`vm::Shared::inject_into_successor`).
+//! * The mapper, which takes a mapping reference to a new object or an existing one, reads the bit
+//!   afterwards by a read-modify-write, and schedules the object if the bit is set
+//!   ([`crate::lockfree::notify::Dispatcher::schedule_if_busy`]).
 //!
-//! The two read-modify-writes of the pending word are ordered: either the mapper sees the bit, or the injector sees
-//! the new object. So no bit is lost.
+//! The two read-modify-writes of the pending word are ordered: either the mapper sees the bit, or
+//! the injector sees the new object. So no bit is lost.
 //!
-//! Nor does a new mapping inherit what came before it: the first mapper of an INTID clears the bit before it takes its
-//! reference ([`Lpis::forget_leftover`]). What is left is an injection that overlaps with both the unmapping and the
-//! mapping, or with the unmapping and an entry that has offered it to the guest: it can be taken for the new mapping's.
+//! Nor does a new mapping inherit an earlier injection: the first mapper of an INTID clears the bit
+//! before it takes its reference ([`Lpis::forget_leftover`]). One case remains: an injection that
+//! overlaps with both the unmapping and the mapping, or with the unmapping and an entry that has
+//! offered the LPI to the guest. It can be taken for an injection through the new mapping.
+//!
+//! Models: `lifetime_intid`, `lifetime_power`, `lifetime_epoch`, `lifetime_tree`, `its_commands`.
 
 #![allow(unsafe_code)] // Objects are boxed by hand, and freed by `collect`.
 
@@ -46,18 +51,18 @@ pub(crate) struct Lpis {
     pub(crate) irqs: Tree<Irq>,
     pub(crate) blocks: Tree<Block>,
     dispatcher: Arc<Dispatcher>,
-    /// Number of INTIDs.
+    /// The number of INTIDs.
     intids: u32,
-    /// Most that may be mapped.
+    /// The most LPIs that may be mapped.
     max: usize,
 }
 
-/// Bits that keys below `n` need.
+/// The number of bits that keys below `n` need.
 fn key_bits(n: u64) -> u32 {
     u64::BITS - n.saturating_sub(1).leading_zeros()
 }
 
-/// Bits of the keys of the trees of interrupts and of blocks, for so many INTIDs.
+/// The key bits of the trees of interrupts and of blocks, for a number of INTIDs.
 pub(crate) fn key_bits_of(intids: u32) -> (u32, u32) {
     let blocks = u64::from(intids).div_ceil(BLOCK as u64);
     (key_bits(intids.into()), key_bits(blocks))
@@ -67,7 +72,7 @@ impl Lpis {
     pub(crate) fn new(intids: u32, max: u32, dispatcher: &Arc<Dispatcher>) -> Self {
         let (irqs, blocks) = key_bits_of(intids);
         Self {
-            // SAFETY: the dispatcher, which has the retired, is kept alive by `self.dispatcher`.
+            // SAFETY: `self.dispatcher` keeps the dispatcher alive, and with it `retired`.
             irqs: unsafe { Tree::new(irqs, &dispatcher.retired) },
             // SAFETY: as above.
             blocks: unsafe { Tree::new(blocks, &dispatcher.retired) },
@@ -94,7 +99,8 @@ impl Lpis {
         irq.state.load().is_mapped().then_some(irq)
     }
 
-    /// A reference to the interrupt of an INTID, made with `control` if there is none; and whether it was made.
+    /// Returns a reference to the interrupt of an INTID, and whether the interrupt was made: if
+    /// there is none, one is made with `control`.
     ///
     /// # Errors
     /// [`Error::IntidRange`], [`Error::TooManyLpis`].
@@ -126,7 +132,8 @@ impl Lpis {
                 None => self.make(intid, key, control, pin)?,
             };
             let put = match found {
-                // SAFETY: an interrupt is freed by `collect`, after it was unlinked and a grace period.
+                // SAFETY: an interrupt is freed by `collect`, after it was unlinked and a grace
+                // period.
                 Some(dead) => unsafe { self.irqs.replace(key, NonNull::from(dead), new.0, pin) },
                 // SAFETY: as above.
                 None => unsafe { self.irqs.insert(key, new.0, pin) }.is_ok(),
@@ -139,13 +146,14 @@ impl Lpis {
         }
     }
 
-    /// Whether there is room for an INTID to be mapped: nothing is made to find out.
+    /// Checks that there is room to map an INTID, and allocates nothing to find out.
     ///
-    /// What routes keep does not count: they do so until they are used again, which may be never. Each of them keeps one LPI.
+    /// An LPI that only a route keeps does not count. The route keeps it until it is used again,
+    /// which may be never. Each route keeps one LPI.
     ///
     /// # Errors
-    /// [`Error::TooManyLpis`]. If fewer LPIs are mapped than there may be, others are dead, or in a mailbox or list register:
-    /// there will be room.
+    /// [`Error::TooManyLpis`]. If fewer LPIs are mapped than may be, there will be room: the others
+    /// are dead, or in a mailbox or a list register.
     pub(crate) fn check_room(&self, intid: Intid, pin: &Pin) -> Result<(), Error> {
         let counts = &self.dispatcher.retired.counts;
         let exists = |irq: &Irq| !irq.state.load().is_dead();
@@ -158,22 +166,23 @@ impl Lpis {
         if room { Ok(()) } else { Err(Error::TooManyLpis) }
     }
 
-    /// Whether LPIs that are not mapped any more will make room.
+    /// Whether LPIs that are no longer mapped will make room.
     pub(crate) fn will_have_room(&self) -> bool {
         self.dispatcher.retired.counts.mapped.get() < self.max
     }
 
-    /// Most objects that may exist at the moment.
+    /// The most objects that may exist at the moment.
     fn most(&self) -> usize {
         self.max + self.dispatcher.retired.counts.kept.get()
     }
 
-    /// Forgets the pending bit of an INTID to which nothing is mapped, and which the caller is about to map: it was left by
-    /// an injection into an earlier mapping.
+    /// Clears the pending bit of an INTID that is not mapped and that the caller is about to map:
+    /// an injection into an earlier mapping left the bit behind.
     ///
-    /// Another domain can map the INTID meanwhile, so that the bit which is cleared here is that of an injection through
-    /// its mapping. It took its reference before anyone could inject through it: so the second look, which comes after
-    /// the clearing of that bit, sees an interrupt that is mapped, and gives it back.
+    /// Another domain can map the INTID at the same time, so that the bit which is cleared here is
+    /// that of an injection through its mapping. That domain took its reference before any thread
+    /// could inject through the mapping. So the re-check, which comes after the clearing of that
+    /// bit, sees a mapped interrupt, and gives the bit back.
     fn forget_leftover(&self, intid: Intid, bit: (&PendingWord, Lane), pin: &Pin) {
         let (word, lane) = bit;
         if cfg!(mutant = "leftover_inherited") || self.get(intid, pin).is_some() {
@@ -188,7 +197,7 @@ impl Lpis {
         }
     }
 
-    /// An interrupt that nobody knows yet.
+    /// Makes an interrupt that no other thread can see yet.
     fn make<'l>(
         &'l self,
         intid: Intid,
@@ -203,22 +212,23 @@ impl Lpis {
         let (word, lane) = block.pending.locate(key as usize);
         self.forget_leftover(intid, (word, lane), pin);
         let dispatcher = NonNull::from(&*self.dispatcher);
-        // SAFETY: the block is kept by the reference that goes into `Fresh`, and then with the object until
-        // `collect` frees it; the dispatcher outlives the trees and everything in them.
+        // SAFETY: the reference that goes into `Fresh` keeps the block, and then stays with the
+        // object until `collect` frees it; the dispatcher outlives the trees and everything in
+        // them.
         let irq = unsafe { Irq::new(intid, control, (NonNull::from(word), lane), dispatcher) };
         let irq = NonNull::from(Box::leak(Box::new(irq)));
         let _ = block.into_raw();
         Ok(Fresh(irq, self, pin))
     }
 
-    /// A reference to a block, made if there is none.
+    /// Returns a reference to a block, which is made if there is none.
     fn block(&self, key: u64, pin: &Pin) -> Ref<Block> {
         loop {
             let found = self.blocks.get_to_change(key, pin);
             if let Some(block) = found.and_then(Ref::try_new) {
                 return block;
             }
-            // SAFETY: the retired outlives the trees and everything in them.
+            // SAFETY: `retired` outlives the trees and everything in them.
             let fresh =
                 Box::leak(Box::new(unsafe { Block::new(key, &self.dispatcher.retired) })).into();
             let put = match found {
@@ -237,10 +247,10 @@ impl Lpis {
         }
     }
 
-    /// Frees an interrupt's memory, and gives its block's reference back.
+    /// Frees an interrupt's memory, and gives back its reference to its block.
     ///
     /// # Safety
-    /// Nobody else can reach it any more.
+    /// No other thread can reach the interrupt any more.
     pub(crate) unsafe fn free(&self, irq: NonNull<Irq>, pin: &Pin) {
         // SAFETY: boxed in `make`; the caller has the only pointer.
         let irq = unsafe { Box::from_raw(irq.as_ptr()) };
@@ -251,20 +261,21 @@ impl Lpis {
         if let Ok(key) = self.key(intid)
             && let Some(block) = self.blocks.get(Self::block_key(key), pin)
         {
-            // SAFETY: `make` gave this reference up for the object; it kept the block alive, and so the one in the tree.
+            // SAFETY: `make` gave this reference up for the object. It kept the block alive, so the
+            // block in the tree is that one.
             drop(unsafe { Ref::from_raw(NonNull::from(block)) });
         }
     }
 }
 
-/// An interrupt that is not in the tree yet. Dropping it undoes its making.
+/// An interrupt that is not in the tree yet. Dropping it frees the interrupt.
 struct Fresh<'l>(NonNull<Irq>, &'l Lpis, &'l Pin);
 
 impl Fresh<'_> {
-    /// It is in the tree now; the result is the reference that it was made with.
+    /// The interrupt is in the tree now. Returns the reference that it was made with.
     fn publish(self) -> IrqRef {
         let irq = core::mem::ManuallyDrop::new(self).0;
-        // SAFETY: made with one reference, nobody's so far.
+        // SAFETY: made with one reference, which no value stands for so far.
         let irq = unsafe { IrqRef::from_raw(irq) };
         irq.counts().mapped.add(1);
         trace(Trace::Get, &irq);

@@ -1,4 +1,4 @@
-//! LPIs by INTID: a radix tree, and what is kept in it.
+//! LPIs by INTID: the map, and the radix tree that it is made of.
 
 pub(crate) mod lpis;
 pub(crate) mod radix;

@@ -1,24 +1,30 @@
-//! A lock-free radix tree of pointers: INTID -> LPI, DeviceID -> device, EventID -> LPI.
+//! A lock-free radix tree of pointers: INTID -> LPI, DeviceID -> device, EventID -> LPI, and block
+//! of INTIDs -> block of pending bits.
 //!
 //! # The words
 //!
-//! A node has `SLOTS` slots (null, a child node, or on the lowest level a value) and a count, `used`: the slots
-//! that are not null, plus the reservations of those who are about to fill one. The last use to go makes the
-//! node dead, which nobody undoes; then it is unlinked from its parent and retired. The root is part of the tree and never dies. So memory follows what is in the tree.
+//! A node has `SLOTS` slots and a count, `used`. A slot is null, or points to a child node, or on
+//! the lowest level to a value. `used` counts the slots that are not null, plus the reservations of
+//! threads that are about to fill one. When the last use is given back, the node is dead, which is
+//! final; then it is unlinked from its parent and retired. The root is part of the tree and never
+//! dies. So the tree's memory follows its contents.
 //!
-//! # Who writes
+//! # Writers
 //!
-//! Anyone, under a pin. Before a slot of a node is filled, the node is reserved (`used + 1`, unless dead), going
-//! hand over hand from the root. The reservation becomes the slot's count if the slot is filled,
-//! and is given back otherwise. Who empties a slot gives its count back.
+//! Any thread, under a pin. Before a thread fills a slot of a node, it reserves the node (`used +
+//! 1`, unless dead), going hand over hand from the root. The reservation becomes the slot's count
+//! if the thread fills the slot, and is given back otherwise. A thread that empties a slot gives
+//! the slot's count back.
 //!
 //! # Happens-before
 //!
-//! A slot is filled by a Release compare-exchange and read with Acquire, so what it leads to is seen complete.
-//! A node or value that a reader reached stays allocated until the reader unpins: nodes are retired after they
-//! are unlinked, values by their own rules.
+//! A slot is filled by a Release compare-exchange and read with Acquire, so a reader sees the node
+//! or value complete. A node or value that a reader has reached stays allocated until the reader
+//! unpins: nodes are retired after they are unlinked, values by their own rules.
 //!
 //! Progress: look-up is wait-free (as many loads as there are levels), the rest is lock-free.
+//!
+//! Models: `lifetime_tree`.
 
 #![allow(unsafe_code)] // Nodes and values are raw pointers that the pin keeps valid.
 
@@ -32,22 +38,22 @@ use crate::lockfree::reclaim::refcount::RefCount;
 use crate::lockfree::reclaim::retired::{Counts, RetiredList};
 use crate::sync::{AtomicPtr, Canary, FirstLook, MODEL, Ordering, free};
 
-/// Bits of the key that one level consumes.
+/// The number of key bits that one level consumes.
 const BITS: u32 = if MODEL { 1 } else { 6 };
-/// Slots of a node.
+/// The number of slots of a node.
 pub(crate) const SLOTS: usize = 1 << BITS;
 
-/// One node. `()` stands for a node or a value, by level.
+/// One node. `()` in a slot stands for a node or a value, depending on the level.
 pub(crate) struct Node {
     used: RefCount,
-    /// Next in the retired.
+    /// The next object in the list of retired objects.
     pub(crate) link: AtomicPtr<()>,
     slots: [AtomicPtr<()>; SLOTS],
     canary: Canary,
 }
 
 impl Node {
-    /// With one use, the caller's.
+    /// Makes a node with one use, which is the caller's.
     fn new() -> Self {
         Self {
             used: RefCount::new(),
@@ -69,7 +75,7 @@ impl Node {
         self.used.try_get()
     }
 
-    /// Gives a use back; returns whether the node is now dead by the caller's hand.
+    /// Gives a use back. Returns whether the caller has thereby made the node dead.
     fn unreserve(&self) -> bool {
         self.used.put()
     }
@@ -80,13 +86,13 @@ impl Node {
     }
 }
 
-/// Levels of a tree of keys of so many bits.
+/// The number of levels of a tree with keys of `key_bits` bits.
 pub(crate) const fn levels(key_bits: u32) -> u32 {
     let levels = key_bits.div_ceil(BITS);
     if levels == 0 { 1 } else { levels }
 }
 
-/// A tree from keys below `2^key_bits` to `T`s, which it does not own.
+/// A tree that maps keys below `2^key_bits` to `T`s, which it does not own.
 pub(crate) struct Tree<T> {
     root: Node,
     levels: u32,
@@ -96,8 +102,8 @@ pub(crate) struct Tree<T> {
     _values: PhantomData<*mut T>,
 }
 
-// SAFETY: shared access goes through atomics; values are handed out as shared references, so T must be Sync,
-// and may end up being freed by any thread, so T must be Send.
+// SAFETY: shared access goes through atomics; values are handed out as shared references, so T must
+// be Sync, and may end up being freed by any thread, so T must be Send.
 unsafe impl<T: Send + Sync> Send for Tree<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for Tree<T> {}
@@ -114,14 +120,15 @@ unsafe impl<T: Send + Sync> Send for HeldSlot<T> {}
 unsafe impl<T: Send + Sync> Sync for HeldSlot<T> {}
 
 impl<T> HeldSlot<T> {
-    /// What is in the slot: valid under a pin from before this call, or for who keeps it by other means.
+    /// The pointer in the slot. It is valid under a pin from before this call, or if the caller
+    /// keeps the value by other means.
     ///
     /// # Safety
     /// The tree must still exist, and the slot must not have been released.
     #[inline(always)]
     pub(crate) unsafe fn load(&self) -> *mut T {
-        // SAFETY: the node lives until the slot is released. Acquire: pairs with
-        // the compare-exchange that filled the slot.
+        // SAFETY: the node lives until the slot is released. Acquire: pairs with the
+        // compare-exchange that filled the slot.
         unsafe { self.slot.as_ref() }.load(Ordering::Acquire).cast()
     }
 }
@@ -142,26 +149,27 @@ impl<T> Tree<T> {
         }
     }
 
-    /// Whether `key` is one that the tree can hold: the levels see only so many bits of it.
+    /// Whether the tree can hold `key`. The levels ignore the bits above their own.
     #[inline]
     fn has_key(&self, key: u64) -> bool {
         key.checked_shr(self.key_bits).unwrap_or(0) == 0
     }
 
     fn counts(&self) -> &Counts {
-        // SAFETY: `new` requires it to outlive the tree.
+        // SAFETY: `new` requires them to outlive the tree.
         unsafe { self.counts.as_ref() }
     }
 
-    /// A child or a value behind a slot of a node.
+    /// The child node behind a slot of a node.
     fn child<'p>(&self, node: &'p Node, key: u64, level: u32, _pin: &'p Pin) -> Option<&'p Node> {
         // Acquire: pairs with the compare-exchange that filled the slot.
         let child = node.slot(key, level).load(Ordering::Acquire).cast::<Node>();
-        // SAFETY: above level 0, slots hold nodes; what a pinned reader reaches stays allocated.
+        // SAFETY: above level 0, slots hold nodes; a node that a pinned reader reaches stays
+        // allocated.
         unsafe { child.as_ref() }
     }
 
-    /// The same for who is going to change the slot.
+    /// The child node behind a slot of a node, for a caller that is going to change the slot.
     fn child_to_change<'p>(
         &self,
         node: &'p Node,
@@ -181,11 +189,12 @@ impl<T> Tree<T> {
         let node = self.leaf(key, pin)?;
         // Acquire: pairs with the compare-exchange that filled the slot.
         let value = node.slot(key, 0).load(Ordering::Acquire).cast::<T>();
-        // SAFETY: on level 0, slots hold values; what a pinned reader reaches stays allocated.
+        // SAFETY: on level 0, slots hold values; a value that a pinned reader reaches stays
+        // allocated.
         unsafe { value.as_ref() }
     }
 
-    /// The same for who is going to change the slot.
+    /// The value of `key`, for a caller that is going to change the slot.
     pub(crate) fn get_to_change<'p>(&'p self, key: u64, pin: &'p Pin) -> Option<&'p T> {
         // Acquire: as in `get`.
         let value = self.leaf(key, pin)?.slot(key, 0).first_look_acquire().cast::<T>();
@@ -193,7 +202,7 @@ impl<T> Tree<T> {
         unsafe { value.as_ref() }
     }
 
-    /// Reserves the lowest node of `key`, making it if need be.
+    /// Reserves the lowest node of `key`, which it makes if there is none.
     fn reserve_leaf<'p>(&'p self, key: u64, pin: &'p Pin) -> &'p Node {
         let mut node = &self.root;
         let _ = node.reserve();
@@ -203,12 +212,14 @@ impl<T> Tree<T> {
         node
     }
 
-    /// From a reserved node to its reserved child; the node's reservation is given back or used up.
+    /// Goes from a reserved node to its child, which it reserves. The node's reservation is given
+    /// back, or becomes the count of the child's slot.
     fn reserve_child<'p>(&'p self, node: &'p Node, key: u64, level: u32, pin: &'p Pin) -> &'p Node {
         loop {
             match self.child_to_change(node, key, level, pin) {
                 Some(child) if child.reserve() => {
-                    // The child is alive, so it counts for a slot of `node`: this is not the last use.
+                    // The child is alive, so it counts for a slot of `node`: this is not the last
+                    // use.
                     let _ = node.unreserve();
                     return child;
                 }
@@ -218,7 +229,7 @@ impl<T> Tree<T> {
                     let slot = node.slot(key, level);
                     // Release: the child is seen complete.
                     let put = if cfg!(mutant = "node_made_twice") {
-                        // Seeded bug: covers a node that somebody else has put there.
+                        // Seeded bug: overwrites a node that another thread has put there.
                         Ok(slot.swap(fresh.cast(), Ordering::AcqRel))
                     } else {
                         slot.compare_exchange(
@@ -240,14 +251,14 @@ impl<T> Tree<T> {
         }
     }
 
-    /// Takes a dead child out of its parent, which the caller keeps from dying. Of all who try, one succeeds,
-    /// and retires it.
+    /// Takes a dead child out of its parent, which the caller keeps from dying. Of all threads that
+    /// try, one succeeds, and retires the child.
     fn unlink(&self, parent: &Node, dead: &Node, key: u64, level: u32) {
         let dead = ptr::from_ref(dead).cast_mut();
         // AcqRel: unlinked before it is retired.
         let slot = parent.slot(key, level);
         let cut = if cfg!(mutant = "unlink_by_swap") {
-            // Seeded bug: takes out whatever has come into the dead node's place.
+            // Seeded bug: also takes out a node that has replaced the dead one.
             slot.swap(ptr::null_mut(), Ordering::AcqRel) == dead.cast()
         } else {
             slot.compare_exchange(dead.cast(), ptr::null_mut(), Ordering::AcqRel, Ordering::Relaxed)
@@ -256,12 +267,12 @@ impl<T> Tree<T> {
         if cut {
             // The slot's use. The caller has another, so this is not the last.
             let _ = parent.unreserve();
-            // SAFETY: the retired outlives the tree; this is the one thread that unlinked the node.
+            // SAFETY: `retired` outlives the tree; this is the one thread that unlinked the node.
             unsafe { self.retired.as_ref().push_node(NonNull::new_unchecked(dead)) };
         }
     }
 
-    /// Gives back a use of the lowest node of `key`, and prunes what has become empty.
+    /// Gives back a use of the lowest node of `key`, and prunes the nodes that are then empty.
     fn unreserve_leaf(&self, leaf: &Node, key: u64, pin: &Pin) {
         let mut dead = leaf;
         if ptr::eq(dead, &self.root) {
@@ -269,7 +280,8 @@ impl<T> Tree<T> {
             return;
         }
         while dead.unreserve() {
-            // Find the parent, and keep it alive meanwhile. If the walk ends early, someone else has unlinked the node.
+            // Find the parent, then keep it alive. If the walk ends early, another thread has
+            // unlinked the node.
             let mut parent = &self.root;
             let mut level = self.levels - 1;
             loop {
@@ -280,7 +292,7 @@ impl<T> Tree<T> {
                 }
             }
             if !cfg!(mutant = "prune_without_reserve") && !parent.reserve() {
-                // Dead: so it has no child, and the node is unlinked.
+                // The parent is dead, so it has no child: the node is unlinked already.
                 return;
             }
             self.unlink(parent, dead, key, level);
@@ -292,13 +304,14 @@ impl<T> Tree<T> {
         }
     }
 
-    /// Puts a value where there is none.
+    /// Inserts a value for a key that has none.
     ///
     /// # Errors
-    /// If there is one, whatever it was.
+    /// `Err` if the key has a value, even the same one.
     ///
     /// # Safety
-    /// The value must stay allocated until it is removed, and then for as long as a pin that could see it.
+    /// The value must stay allocated until it is removed, and then for as long as any pin that
+    /// could see it.
     pub(crate) unsafe fn insert(&self, key: u64, value: NonNull<T>, pin: &Pin) -> Result<(), ()> {
         let leaf = self.reserve_leaf(key, pin);
         // Release: the value is seen complete.
@@ -315,7 +328,7 @@ impl<T> Tree<T> {
         Ok(())
     }
 
-    /// Replaces one value by another; returns whether it was there.
+    /// Replaces `old` by `new`. Returns whether `old` was there.
     ///
     /// # Safety
     /// As for [`Tree::insert`]; and `old` must be protected by the pin.
@@ -329,7 +342,7 @@ impl<T> Tree<T> {
         self.exchange(key, old, new.as_ptr(), pin).is_some()
     }
 
-    /// Removes a value; returns whether it was there.
+    /// Removes a value. Returns whether it was there.
     pub(crate) fn remove(&self, key: u64, value: NonNull<T>, pin: &Pin) -> bool {
         match self.exchange(key, value, ptr::null_mut(), pin) {
             Some(leaf) => {
@@ -353,7 +366,7 @@ impl<T> Tree<T> {
         Some(node)
     }
 
-    /// The leaf of `key`, if its slot held `old`, which is now `new`.
+    /// Replaces `old` by `new` in the slot of `key`. Returns the leaf if the slot held `old`.
     fn exchange<'p>(
         &'p self,
         key: u64,
@@ -362,16 +375,17 @@ impl<T> Tree<T> {
         pin: &'p Pin,
     ) -> Option<&'p Node> {
         let node = self.leaf(key, pin)?;
-        // AcqRel: a new value is seen complete; an old one is unlinked before it is retired.
+        // AcqRel: a new value is seen complete; an old one is unlinked before its grace period
+        // begins.
         node.slot(key, 0)
             .compare_exchange(old.as_ptr().cast(), new.cast(), Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
             .then_some(node)
     }
 
-    /// Makes the slot of `key` stay where it is, until [`Tree::release_slot`].
+    /// Keeps the slot of `key` where it is until [`Tree::release_slot`].
     pub(crate) fn hold_slot(&self, key: u64, pin: &Pin) -> HeldSlot<T> {
-        // The reservation keeps the node alive, and so those above it.
+        // The reservation keeps the node alive, and so the nodes above it.
         let leaf = self.reserve_leaf(key, pin);
         if cfg!(mutant = "held_slot_not_held") {
             self.unreserve_leaf(leaf, key, pin);
@@ -379,7 +393,7 @@ impl<T> Tree<T> {
         HeldSlot { slot: NonNull::from(leaf.slot(key, 0)), _value: PhantomData }
     }
 
-    /// Ends what [`Tree::hold_slot`] began.
+    /// Gives back the reservation that [`Tree::hold_slot`] made.
     pub(crate) fn release_slot(&self, key: u64, pin: &Pin) {
         if let Some(leaf) = self.leaf(key, pin) {
             self.unreserve_leaf(leaf, key, pin);
@@ -394,18 +408,19 @@ impl<T> Tree<T> {
         });
     }
 
-    /// The same from a key up, until `f` breaks.
+    /// Calls `f` with every key from `from` up and its value, in ascending order, until `f` breaks.
     pub(crate) fn for_each_from<'p>(
         &'p self,
         from: u64,
         pin: &'p Pin,
         f: &mut dyn FnMut(u64, &'p T) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let _ = pin; // what it protects has the pin's lifetime
+        let _ = pin; // the values have the pin's lifetime
         self.visit(&self.root, self.levels - 1, 0, from, f)
     }
 
-    /// `level` counts from the leaves; all keys of `node` have `prefix` above their lowest `BITS * (level + 1)` bits.
+    /// Visits the keys of `node` for [`Tree::for_each_from`]. `level` counts from the leaves. All
+    /// keys of `node` have `prefix` above their lowest `BITS * (level + 1)` bits.
     fn visit<'p>(
         &'p self,
         node: &'p Node,
@@ -415,7 +430,7 @@ impl<T> Tree<T> {
         f: &mut dyn FnMut(u64, &'p T) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         node.canary.touch();
-        // The first slot whose keys are not all less than `from`.
+        // The first slot that can have a key of `from` or above.
         let first = (from >> (BITS * level)).saturating_sub(prefix << BITS) as usize;
         for (i, slot) in node.slots.iter().enumerate().skip(first) {
             // Acquire: pairs with the compare-exchange that filled the slot.
@@ -435,7 +450,7 @@ impl<T> Tree<T> {
         ControlFlow::Continue(())
     }
 
-    /// Empties the tree, with nobody else using it, and passes every value on.
+    /// Empties the tree, which no other thread uses, and passes every value to `f`.
     pub(crate) fn clear(&mut self, f: &mut dyn FnMut(NonNull<T>)) {
         let levels = self.levels;
         let mut freed = 0;
@@ -445,14 +460,14 @@ impl<T> Tree<T> {
 
     fn clear_node(node: &Node, level: u32, f: &mut dyn FnMut(NonNull<T>), freed: &mut usize) {
         for slot in &node.slots {
-            // Relaxed: nobody else uses the tree (see `clear`).
+            // Relaxed: no other thread uses the tree (see `clear`).
             let Some(p) = NonNull::new(slot.swap(ptr::null_mut(), Ordering::Relaxed)) else {
                 continue;
             };
             if level == 0 {
                 f(p.cast());
             } else {
-                // SAFETY: above level 0, slots hold nodes that were boxed, and that nobody else uses.
+                // SAFETY: above level 0, slots hold boxed nodes, which no other thread uses.
                 let child = unsafe { Box::from_raw(p.cast::<Node>().as_ptr()) };
                 Self::clear_node(&child, level - 1, f, freed);
                 child.freed();

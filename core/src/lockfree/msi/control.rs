@@ -1,4 +1,6 @@
 //! The control side of an MSI domain: maps, moves, configures and unmaps events.
+//!
+//! Models: `lifetime_intid`, `lifetime_refs`, `delivery_retarget`, `its_commands`, `its_moves`.
 
 #![allow(unsafe_code)] // Slots hold references as raw pointers.
 
@@ -24,12 +26,13 @@ use crate::lockfree::reclaim::{Participant, Pin, Reclaim, Slots};
 use crate::lockfree::vm::Shared;
 use crate::sync::{AtomicPtr, MODEL, relax};
 
-/// How often what needs room is tried again, while something that is dead may be freed, before it is refused.
+/// How often a call that needs room is retried, while retired objects may still be freed, before it
+/// is refused.
 const RETRIES: usize = if MODEL { 1 } else { 16 };
 
 /// The control side of a domain. Dropping it unmaps everything.
 pub struct Msi<R: Reclaim = Slots> {
-    /// First: a participant ends before the engine that it belongs to.
+    /// The first field: a participant is dropped before the engine that it belongs to.
     participant: R::Participant,
     domain: MsiDomain<R>,
 }
@@ -38,23 +41,24 @@ impl<R: Reclaim> Msi<R> {
     pub(crate) fn new(shared: Arc<Shared<R>>) -> Result<Self, Error> {
         let participant = shared.reclaim.register().ok_or(Error::TooManyParticipants)?;
         let bits = shared.config.device_bits.into();
-        // SAFETY: whoever has the devices has the engine, too; the fields' order ends the devices first.
+        // SAFETY: every handle that has the devices also has the engine; the order of the fields
+        // drops the devices first.
         let tree = unsafe { Tree::new(bits, &shared.dispatcher.retired) };
         Ok(Self { participant, domain: MsiDomain { devices: Arc::new(Devices { tree }), shared } })
     }
 
-    /// Saves the pending bits of the VM's mapped LPIs: calls `f` with an INTID, a multiple of 64, and the bits of the 64
-    /// LPIs from there on, in ascending order, for every 64 of which one is pending. That is the order of an LPI pending
-    /// table (IHI 0069, 5.1.2).
+    /// Saves the pending bits of the VM's mapped LPIs. Calls `f` for every 64 LPIs of which one is
+    /// pending, in ascending order, with the first INTID, a multiple of 64, and their 64 bits. That
+    /// is the order of an LPI pending table (IHI 0069, 5.1.2).
     ///
-    /// What a vCPU has in its list registers is not among them: close the vCPUs first.
+    /// LPIs that a vCPU has in its list registers are left out: close the vCPUs first.
     pub fn save_pending(&self, mut f: impl FnMut(Intid, u64)) {
         let pin = &*self.participant.pin();
         let lpis = &self.shared().lpis;
         lpis.blocks.for_each(pin, &mut |key, block| {
             for first in (0..BLOCK).step_by(64) {
                 let intid = (key * BLOCK as u64 + first as u64) as u32 + LPI_BASE;
-                // A late injector may have left a bit behind of what is no longer mapped.
+                // A late injector may have left behind the bit of an LPI that is no longer mapped.
                 let mapped = |&i: &u32| lpis.get(Intid(intid + i), pin).is_some();
                 let bits = block.pending.word(first);
                 let bits = (0..64)
@@ -68,7 +72,8 @@ impl<R: Reclaim> Msi<R> {
         });
     }
 
-    /// Makes LPIs pending, 64 at a time as [`Msi::save_pending`] saves them. Returns the bits that found no LPI mapped.
+    /// Makes LPIs pending, 64 at a time as [`Msi::save_pending`] saves them. Returns the bits of
+    /// the LPIs that are not mapped.
     ///
     /// # Errors
     /// [`Error::IntidRange`] if `first` is not a multiple of 64, or not an LPI.
@@ -94,6 +99,7 @@ impl<R: Reclaim> Msi<R> {
         &self.domain.shared
     }
 
+    /// Checks the ranges of a DeviceID and an EventID.
     fn check(&self, device: DeviceId, event: EventId) -> Result<(), Error> {
         if u64::from(device.0) >> self.shared().config.device_bits != 0 {
             return Err(Error::DeviceRange(device));
@@ -104,7 +110,7 @@ impl<R: Reclaim> Msi<R> {
         Ok(())
     }
 
-    /// Refuses to make more while too much waits to be reclaimed.
+    /// Refuses new objects while too many wait to be reclaimed.
     fn check_garbage(&self) -> Result<(), Error> {
         let garbage = self.shared().dispatcher.retired.counts.garbage.get();
         let most = self.shared().config.max_garbage as usize;
@@ -115,7 +121,8 @@ impl<R: Reclaim> Msi<R> {
         if self.shared().dispatcher.has_vcpu(vcpu) { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
     }
 
-    /// Maps an event to an LPI: as it is to be from now on, or as it is.
+    /// Maps an event to an LPI, and gives the LPI the target and configuration in `new`. If there
+    /// are none, the LPI must be mapped already, and stays as it is.
     fn map_as(
         &self,
         device: DeviceId,
@@ -129,10 +136,11 @@ impl<R: Reclaim> Msi<R> {
         self.retry(|| self.try_map(device, event, intid, new), |error| self.passes(error))
     }
 
-    /// Tries what needs room until it is done, or refused by something that does not pass.
+    /// Retries `f`, which needs room, until it succeeds, or fails with an error that does not pass.
     ///
-    /// What is dead counts until it is freed. A thread that is looking at it may have been preempted: it is let run before anything is
-    /// refused. Nor does one collection end a grace period, with crossbeam-epoch.
+    /// Retired objects count until they are freed. A thread that still uses one may have been
+    /// preempted: it is let run before anything is refused. Nor is one collection always enough to
+    /// end a grace period of crossbeam-epoch.
     fn retry<T>(
         &self,
         f: impl Fn() -> Result<T, Error>,
@@ -150,7 +158,8 @@ impl<R: Reclaim> Msi<R> {
         f().map_err(|error| if passes(error) { Error::TooMuchGarbage } else { error })
     }
 
-    /// Whether what refuses a mapping passes by itself, as something that is unmapped is still to be freed.
+    /// Whether the error that refuses a mapping is temporary: it passes when objects that are no
+    /// longer mapped are freed, or when other threads give back the bytes that they have reserved.
     fn passes(&self, error: Error) -> bool {
         match error {
             Error::TooManyLpis => self.shared().lpis.will_have_room(),
@@ -165,6 +174,7 @@ impl<R: Reclaim> Msi<R> {
         }
     }
 
+    /// Maps an event if there is room: see [`Msi::map_as`].
     fn try_map(
         &self,
         device: DeviceId,
@@ -175,7 +185,8 @@ impl<R: Reclaim> Msi<R> {
         let shared = self.shared();
         self.check_garbage()?;
         let pin = &*self.participant.pin();
-        // First all that can refuse it: what was made for nothing would be dead at once.
+        // First all checks that can refuse the mapping: an object made in vain would be retired at
+        // once.
         let found = self.domain.devices.tree.get_to_change(device.0.into(), pin);
         let found = found.and_then(Ref::try_new);
         if let Some(found) = &found
@@ -228,8 +239,9 @@ impl<R: Reclaim> Msi<R> {
         };
         let (irq, left) = irq.inspect_err(|_| events.sub(1))?;
         let irq = irq.into_raw();
-        // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed, and collection keeps
-        // it for as long as a pin that could see it. The slot is empty: only this handle fills slots of the domain.
+        // SAFETY: the reference that goes into the slot keeps the interrupt until it is removed,
+        // and collection keeps it for as long as any pin that could see it. The slot is empty: only
+        // this handle fills slots of the domain.
         let put = unsafe { device.events.insert(event.0.into(), irq, pin) };
         debug_assert!(put.is_ok(), "one handle maps");
         let _ = device.into_raw();
@@ -257,7 +269,8 @@ impl<R: Reclaim> Msi<R> {
         Ok(MsiRoute { slot, kept: Cell::new(None), hold: Some(hold), shared })
     }
 
-    /// Takes an event's mapping out. Its LPI is then not pending, if `clear`.
+    /// Removes the mapping of an event, and with `clear` makes its LPI not pending. Returns whether
+    /// the event was mapped.
     fn take(&self, device: &Device, event: EventId, clear: bool, pin: &Pin) -> bool {
         let Some(irq) = device.event_to_change(event, pin) else { return false };
         if !device.events.remove(event.0.into(), NonNull::from(irq), pin) {
@@ -269,7 +282,8 @@ impl<R: Reclaim> Msi<R> {
         let _device = unsafe { Ref::from_raw(NonNull::from(device)) };
         self.shared().dispatcher.retired.counts.events.sub(1);
         if clear {
-            // Before the references go: what is unmapped is not pending. The host may panic here.
+            // Before the references are dropped: an unmapped LPI is not pending. The host may panic
+            // here.
             let _ = self.shared().dispatcher.clear(&irq);
         }
         if cfg!(mutant = "unmap_without_put") {
@@ -300,8 +314,8 @@ impl<R: Reclaim> Msi<R> {
         events.into_iter().filter(|&event| self.take(device, event, true, pin)).count()
     }
 
-    /// Collects if there is something worth collecting. While much waits, other threads are let run: one of them may be
-    /// pinned, and have been preempted.
+    /// Collects if there is enough to be worth it. While much garbage waits, lets other threads
+    /// run: one of them may be pinned, and have been preempted.
     fn tidy(&self) {
         const WORTH: usize = if MODEL { 1 } else { 128 };
         let garbage = &self.shared().dispatcher.retired.counts.garbage;
@@ -314,7 +328,8 @@ impl<R: Reclaim> Msi<R> {
         }
     }
 
-    /// Calls `f` with LPIs from `from` up, until `most` have been looked at. Pinned no longer than that.
+    /// Calls `f` with LPIs from `from` up, mapped or not, until `most` have been looked at. The
+    /// thread is pinned no longer than that.
     fn some(&self, from: Intid, most: u32, mut f: impl FnMut(&Irq, &Pin)) -> Part {
         let pin = &*self.participant.pin();
         let first = from.0.saturating_sub(LPI_BASE).into();
@@ -343,7 +358,7 @@ impl<R: Reclaim> Msi<R> {
     }
 }
 
-/// An LPI as others see it, if it is mapped.
+/// The state of an LPI as seen from outside; `None` if the LPI is not mapped.
 fn lpi_state(irq: &Irq) -> Option<LpiState> {
     let (state, control) = (irq.state.load(), irq.control().load());
     let place = match state.owner() {
@@ -531,7 +546,7 @@ impl<R: Reclaim> Drop for Msi<R> {
                 let _ = self.unmap_all_of(device, pin);
             }
         }
-        // All of it: no later call of this thread goes on.
+        // Collect everything: no later call through this handle continues the work.
         for _ in 0..1024 {
             if !self.shared().collect(&self.participant, ON_REQUEST) {
                 break;

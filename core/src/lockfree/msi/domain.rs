@@ -1,4 +1,7 @@
-//! Devices and their events: what an MSI is translated by.
+//! The devices of an MSI domain and their events, which translate an MSI to an LPI, and the
+//! injection side of the domain.
+//!
+//! Models: `lifetime_tree`, `lifetime_refs`, `lifetime_handles`.
 
 #![allow(unsafe_code)] // Slots hold references as raw pointers.
 
@@ -16,10 +19,10 @@ use crate::lockfree::reclaim::{Pin, Reclaim, Slots};
 use crate::lockfree::vm::Shared;
 use crate::sync::{AtomicPtr, Canary};
 
-/// A device: its events.
+/// A device, with its events.
 pub(crate) struct Device {
     count: RefCount,
-    /// Next in the retired.
+    /// The next object in the list of retired objects.
     pub(crate) link: AtomicPtr<()>,
     id: DeviceId,
     pub(super) events: Tree<Irq>,
@@ -28,7 +31,8 @@ pub(crate) struct Device {
     canary: Canary,
 }
 
-// SAFETY: everything in it is atomic or constant, and `retired`, which is Sync, outlives it (see `MsiDomain::find_or_make`).
+// SAFETY: every field is atomic or constant, and `retired`, which is Sync, outlives the device (see
+// `MsiDomain::find_or_make`).
 unsafe impl Send for Device {}
 
 // SAFETY: as above.
@@ -41,7 +45,8 @@ impl Counted for Device {
     }
 
     unsafe fn retire(this: NonNull<Self>) {
-        // SAFETY: dead but not yet in the retired, so it is the caller's alone; the retired outlives it.
+        // SAFETY: dead but not yet in the list of retired objects, so it is the caller's alone; the
+        // list outlives it.
         let retired = unsafe { this.as_ref().retired.as_ref() };
         retired.push_device(this);
     }
@@ -51,7 +56,7 @@ impl Device {
     /// Called once, right before the memory is freed.
     pub(crate) fn freed(&mut self) {
         self.canary.bury();
-        // In a model the memory stays; its nodes are not to count any more.
+        // In a model the device's memory stays, but its nodes must no longer be counted.
         self.events.clear(&mut |_| ());
     }
 
@@ -60,12 +65,13 @@ impl Device {
         let _ = self.domain.tree.remove(self.id.0.into(), NonNull::from(self), pin);
     }
 
+    /// The LPI that an event is mapped to.
     fn event<'p>(&'p self, event: EventId, pin: &'p Pin) -> Option<&'p Irq> {
         self.canary.touch();
         self.events.get(event.0.into(), pin)
     }
 
-    /// The same for who is going to change the event's slot.
+    /// The LPI of an event, for a caller that is going to change the event's slot.
     pub(super) fn event_to_change<'p>(&'p self, event: EventId, pin: &'p Pin) -> Option<&'p Irq> {
         self.canary.touch();
         self.events.get_to_change(event.0.into(), pin)
@@ -80,7 +86,7 @@ pub(super) struct Devices {
 /// The injection side of a domain.
 pub struct MsiDomain<R: Reclaim = Slots> {
     pub(super) devices: Arc<Devices>,
-    /// After `devices`: what they point to is kept alive by this.
+    /// After `devices`, which point into the engine that this field keeps alive.
     pub(crate) shared: Arc<Shared<R>>,
 }
 
@@ -91,7 +97,7 @@ impl<R: Reclaim> Clone for MsiDomain<R> {
 }
 
 impl<R: Reclaim> MsiDomain<R> {
-    /// What an event is mapped to.
+    /// The LPI that an event of a device is mapped to.
     #[inline]
     pub(crate) fn translate<'p>(
         &'p self,
@@ -102,7 +108,10 @@ impl<R: Reclaim> MsiDomain<R> {
         self.devices.tree.get(device.0.into(), pin)?.event(event, pin)
     }
 
-    /// A reference to a device, made if there is none.
+    /// Returns a reference to a device, which is made if there is none.
+    ///
+    /// # Errors
+    /// [`Error::TooManyDevices`].
     pub(super) fn find_or_make(&self, device: DeviceId, pin: &Pin) -> Result<Ref<Device>, Error> {
         let key = u64::from(device.0);
         let retired = &self.shared.dispatcher.retired;
@@ -118,7 +127,8 @@ impl<R: Reclaim> MsiDomain<R> {
                 count: RefCount::new(),
                 link: AtomicPtr::new(ptr::null_mut()),
                 id: device,
-                // SAFETY: devices are freed by `collect`, or with the engine; the retired is there until then.
+                // SAFETY: devices are freed by `collect`, or with the engine; `retired` exists
+                // until then.
                 events: unsafe { Tree::new(self.shared.config.event_bits.into(), retired) },
                 domain: Arc::clone(&self.devices),
                 retired: NonNull::from(retired),

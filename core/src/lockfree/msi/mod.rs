@@ -1,11 +1,13 @@
 //! MSI domains: (DeviceID, EventID) -> LPI.
 //!
-//! One domain is what one ITS translates with. Its control side ([`Msi`]) exists once, so commands happen in order;
-//! its injection side ([`MsiDomain`]) is cloned freely and takes no lock: two trees are walked, devices first,
-//! then the device's events. A [`MsiRoute`] has that behind it: it holds the event's slot itself, and keeps the LPI that
-//! it found there, so that it needs a pin only when that changes.
+//! An ITS translates through one domain. The control side of a domain ([`Msi`]) exists once, so
+//! commands happen in order. The injection side ([`MsiDomain`]) is cloned freely and takes no lock:
+//! it walks two trees, that of the devices and then that of the device's events. A [`MsiRoute`]
+//! skips the walk: it holds the event's slot, and keeps the LPI that it found there, so that it
+//! needs a pin only when the mapping changes.
 //!
-//! An event's slot owns one reference to its LPI; each mapped event and each route owns one to its device.
+//! An event's slot owns one reference to its LPI; each mapped event and each route owns one to its
+//! device.
 
 mod control;
 mod domain;

@@ -1,4 +1,6 @@
-//! One event, resolved: an injection that needs no look-up.
+//! A route: an event that is resolved already, so that an injection needs no look-up.
+//!
+//! Models: `lifetime_intid`, `lifetime_refs`, `lifetime_tree`, `lifetime_epoch`, `its_commands`.
 
 #![allow(unsafe_code)] // A kept reference is a raw pointer.
 
@@ -18,35 +20,40 @@ use crate::lockfree::reclaim::{Pin, Reclaim, Slots};
 use crate::lockfree::vm::Shared;
 use crate::sync::AtomicPtr;
 
-/// One event of one device, resolved: an injection through it is one load away from the LPI, and needs no pin while
-/// the event's mapping does not change. It sees every remap.
+/// One event of one device, resolved: an injection through it is one load away from the LPI, and
+/// needs no pin while the event's mapping does not change. A route sees every remap.
 ///
-/// It remembers the LPI that it injected last, and keeps its memory: after an event is unmapped, the LPI (and with it
-/// its block of pending bits and its place in the trees) stays until the route is used again or dropped. It does not count against
-/// [`Config::max_lpis`](crate::engine::Config) then. It can be sent to another thread, but not shared.
+/// A route remembers the LPI that it injected last, and keeps its memory. After the event is
+/// unmapped, the LPI (and with it its block of pending bits and its place in the trees) stays until
+/// the route is used again or dropped. Such an LPI does not count against
+/// [`Config::max_lpis`](crate::engine::Config). A route can be sent to another thread, but not
+/// shared.
 pub struct MsiRoute<R: Reclaim = Slots> {
     pub(super) slot: HeldSlot<Irq>,
-    /// What the slot held last.
+    /// The LPI that the slot held last.
     pub(super) kept: Cell<Option<WeakRaw>>,
-    /// Keeps the slot where it is, until it is collected. `None` only while this is dropped.
+    /// Keeps the slot where it is until the hold is collected. `None` only while the route is
+    /// dropped.
     pub(super) hold: Option<Box<Hold>>,
-    /// Last: what the others point to is kept alive by this.
+    /// The last field: it keeps alive the objects that the others point to.
     pub(crate) shared: Arc<Shared<R>>,
 }
 
-/// A `WeakRef` that was given up, and where the pending bit of its LPI is.
+/// A `WeakRef` that was given up, and the place of the pending bit of its LPI.
 type WeakRaw = (NonNull<Irq>, NonNull<PendingWord>, Lane);
 
-/// What a route holds: a slot of its device's tree of events. Made with the route, so that dropping one allocates nothing;
-/// given up through the retired, as releasing a slot can prune the tree.
+/// A route's hold on a slot of its device's tree of events. It is made with the route, so that
+/// dropping a route allocates nothing, and given up through the list of retired objects, since
+/// releasing a slot can prune the tree.
 pub(crate) struct Hold {
-    /// Next in the retired.
+    /// The next object in the list of retired objects.
     pub(crate) link: AtomicPtr<()>,
     pub(super) device: Ref<Device>,
     pub(super) event: EventId,
 }
 
 impl Hold {
+    /// Releases the slot.
     pub(crate) fn release(&self, pin: &Pin) {
         self.device.events.release_slot(self.event.0.into(), pin);
         if cfg!(mutant = "slot_released_twice") {
@@ -55,25 +62,29 @@ impl Hold {
     }
 }
 
-// SAFETY: `kept` is a reference that this value owns; who has the value uses it, one thread at a time (it is not Sync).
+// SAFETY: `kept` is a reference that this value owns; only the thread that has the value uses it,
+// one thread at a time (it is not Sync).
 unsafe impl<R: Reclaim> Send for MsiRoute<R> {}
 
 impl<R: Reclaim> MsiRoute<R> {
-    /// The LPI that the event is mapped to, and its pending bit, if it is the one that the route keeps. That is valid without a pin.
+    /// The LPI that the event is mapped to, and the place of its pending bit, if it is the LPI that
+    /// the route keeps. Both are valid without a pin.
     #[inline(always)]
     pub(crate) fn kept(&self) -> Option<(&Irq, &PendingWord, Lane)> {
         let (kept, word, lane) = self.kept.get()?;
         // SAFETY: `hold` keeps the device, and so its tree of events, and the slot in it.
         let now = unsafe { self.slot.load() };
-        // SAFETY: the `WeakRef` that `kept` stands for is ended only by `keep`, which takes this route's LPI out of
-        // use first, and by dropping the route.
+        // SAFETY: only two things end the `WeakRef` that `kept` stands for: `keep`, which takes it
+        // out of `self.kept` first, and dropping the route.
         let kept = unsafe { kept.as_ref() };
-        // SAFETY: the block of pending bits is there for as long as the interrupt's memory is (`lpis::Lpis::make`).
+        // SAFETY: the block of pending bits exists for as long as the interrupt's memory does
+        // (`lpis::Lpis::make`).
         let word = unsafe { word.as_ref() };
         ptr::eq(now, kept).then_some((kept, word, lane))
     }
 
-    /// Brings the pending word that an injection writes here, while what the caller has written before is still on its way.
+    /// Prefetches the pending word that an injection writes, while the caller's earlier stores are
+    /// still on their way.
     #[inline(always)]
     pub(crate) fn prefetch(&self) {
         if let Some((_, word, _)) = self.kept.get() {
@@ -82,11 +93,12 @@ impl<R: Reclaim> MsiRoute<R> {
         }
     }
 
-    /// What the event is mapped to, which is kept from now on instead of what was kept so far.
+    /// Returns the LPI that the event is mapped to. From now on the route keeps that LPI, or none
+    /// if [`Irq::try_weak`] refuses, instead of the one that it kept so far.
     pub(crate) fn keep<'p>(&self, _pin: &'p Pin) -> Option<&'p Irq> {
         // SAFETY: as in `kept`.
         let now = unsafe { self.slot.load() };
-        // SAFETY: what a slot holds stays allocated for as long as a pin that could see it.
+        // SAFETY: the LPI in a slot stays allocated for as long as any pin that could see it.
         let now = unsafe { now.as_ref() };
         let kept = if cfg!(mutant = "kept_without_reference") {
             now.map(NonNull::from)
@@ -94,7 +106,7 @@ impl<R: Reclaim> MsiRoute<R> {
             now.and_then(Irq::try_weak).map(WeakRef::into_raw)
         };
         let kept = kept.map(|kept| {
-            // SAFETY: kept, or (a seeded bug) seen under the pin.
+            // SAFETY: kept, or (in a seeded bug) seen under the pin.
             let irq = unsafe { kept.as_ref() };
             (kept, NonNull::from(irq.pending()), irq.lane())
         });
@@ -105,6 +117,7 @@ impl<R: Reclaim> MsiRoute<R> {
         now
     }
 
+    /// Ends the reference that a value of `self.kept` stands for.
     fn end(&self, kept: Option<WeakRaw>) {
         let Some((kept, ..)) = kept else { return };
         if !cfg!(mutant = "kept_without_reference") {

@@ -1,43 +1,53 @@
-//! A vCPU's mailbox: many producers, one consumer, drained whole.
+//! A vCPU's mailbox: many producers, one consumer, which takes out everything at once.
 //!
-//! An intrusive stack (Linux's llist has this shape). `head` is null (open and empty), an interrupt,
-//! or `CLOSED`. Producers push by compare-exchange; the owner takes everything with one swap, so there is no ABA.
-//! A push learns whether the owner has to be kicked.
+//! It is an intrusive stack (Linux's llist has this shape). `head` is null (open and empty), an
+//! interrupt, or `CLOSED`. Producers push by compare-exchange. The owner takes everything with one
+//! swap, so there is no ABA. A push learns whether the owner has to be kicked.
 //!
-//! An interrupt is in at most one mailbox: its [`QueuedRef`] reference exists once.
+//! An interrupt is in at most one mailbox: its [`QueuedRef`] exists once.
 //!
-//! Beside the head are the addresses of what was posted lately ([`Recent`]): hints for the owner's CPU, through which nothing is published.
+//! Beside the head are the addresses of the interrupts posted last ([`Recent`]). They are hints for
+//! the owner's CPU, and nothing is published through them.
 //!
 //! # Kicks
 //!
-//! What lies in the mailbox between two drains is a *batch*. Its first push finds the mailbox empty: its thread kicks, and
-//! says afterwards that it has (`kicked`). A later push is silent only if that has been said of its batch. Otherwise its
-//! thread kicks as well: the first one may have been preempted in between. So no interrupt waits for another one's injector.
+//! A *batch* is the set of interrupts that come into the mailbox between two drains. The first push
+//! of a batch finds the mailbox empty: its thread kicks, and then records the kick (`kicked`). The
+//! thread of a later push skips the kick only if the kick of its batch is recorded. Otherwise it
+//! kicks as well, since the first thread may have been preempted in between. So no interrupt waits
+//! for the injector of another one.
 //!
-//! The owner counts batches (`batch`) where they begin: after it has seen mail and before it takes it out, and before it
-//! opens the mailbox. Let thread L be the first of a batch, and thread P one that finds `kicked == batch` after its push.
+//! The owner counts batches (`batch`) where they begin: after it has seen mail and before it takes
+//! the mail out, and before it opens the mailbox. Let the *leader* be the thread with the first
+//! push of a batch, and the *follower* a thread that finds `kicked == batch` after its push.
 //!
-//! * L has read `batch` before its push. The owner counts only while the head is not null, and L's push found it null. So
-//!   if L has read `n`, its push came after the drain that began batch `n`.
-//! * P has read `batch` after its push, and read the same `n`: the drain that ends batch `n` has not begun. So either P's
-//!   interrupt went out with the drain that began batch `n`, or it lies with L's.
-//! * L has said so after its kick, and its kick came after its push. So a drain follows that takes out L's interrupt, and
-//!   P's with it.
+//! * The leader reads `batch` before its push. The owner counts only while the head is not null,
+//!   and the leader's push found it null. So if the leader has read `n`, its push came after the
+//!   drain that began batch `n`.
+//! * The follower reads `batch` after its push. If it reads the same `n`, the drain that ends batch
+//!   `n` has not begun. So either the follower's interrupt went out with the drain that began batch
+//!   `n`, or it is in the mailbox with the leader's.
+//! * The leader records its kick after the kick, and kicks after its push. So a drain follows that
+//!   takes out the leader's interrupt, and the follower's with it.
 //!
-//! A number that L or P has read too early makes the two differ, and P kicks for nothing.
+//! If the leader or the follower reads a number too early, the two numbers differ, and the follower
+//! makes a superfluous kick.
 //!
 //! # Happens-before
 //!
-//! A push (Release) is seen by the drain (Acquire), and through it everything before any push of the
-//! same batch: later pushes are read-modify-writes, so they continue the release sequence.
+//! A push (Release) is seen by the drain (Acquire), and through it everything before any push of
+//! the same batch: later pushes are read-modify-writes, so they continue the release sequence.
 //! Closing and opening are read-modify-writes of the same word.
 //!
-//! `batch` is stored (Release) before the drain's exchange of the head. L's load (Acquire) that reads `n` therefore comes
-//! after the owner has seen the mail of batch `n - 1`, and L's push comes after it in the head's order. P's push acquires
-//! the head, and so everything that the owner counted before the batch that P's interrupt lies in.
+//! `batch` is stored (Release) before the drain's exchange of the head. If the leader's load
+//! (Acquire) reads `n`, it therefore comes after the owner has seen the mail of batch `n - 1`, and
+//! the leader's push comes after that mail in the head's order. The follower's push acquires the
+//! head, and so everything that the owner counted before the batch of the follower's interrupt.
 //!
-//! Progress: push is lock-free, drain, close and open are wait-free. What was drained is turned around and taken in a
-//! slice at a time.
+//! Models: delivery_push, delivery_kick, delivery_stall, delivery_power.
+//!
+//! Progress: push is lock-free; drain, close and open are wait-free. The mail of a drain is
+//! reversed and taken in one slice at a time.
 
 #![allow(unsafe_code)] // The links of interrupts whose references the mailbox holds.
 
@@ -51,16 +61,17 @@ use crate::sync::{AtomicPtr, AtomicU64, FirstLook, Ordering, Recent, prefetch_wr
 #[repr(C)]
 pub(crate) struct Mailbox {
     head: AtomicPtr<Irq>,
-    /// Which batch is being filled. Only the owner writes it.
+    /// The number of the batch that is being filled. Only the owner writes it.
     batch: AtomicU64,
-    /// On the line that a push writes anyway. The owner would otherwise wait for one line after another of those that were posted, each of which
-    /// comes from another CPU.
+    /// On the cache line that a push writes anyway. Without these hints the owner would wait for
+    /// the lines of the posted interrupts one after another, each of which comes from another CPU.
     recent: Recent<Irq>,
-    /// On a line of its own, which the owner does not touch: threads that push write and read it.
+    /// On a cache line of its own, which the owner does not touch: threads that push write and read
+    /// it.
     kicked: Line<AtomicU64>,
 }
 
-/// What must not share a cache line with what comes before it.
+/// A value that must not share a cache line with the fields before it.
 #[repr(C, align(64))]
 struct Line<T>(T);
 
@@ -71,13 +82,14 @@ const _: () = assert!(core::mem::offset_of!(Mailbox, kicked) == 64);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Batch(u64);
 
-/// What came of a push.
+/// The result of a push.
 pub(crate) enum Push {
-    /// It is in, and is the first of its batch: the owner has to be kicked, and [`Mailbox::kicked`] called after that.
+    /// The interrupt is in, as the first of its batch. The caller kicks the owner, and then calls
+    /// [`Mailbox::kicked`].
     First(Batch),
-    /// It is in. Whether the owner has been kicked is not known, so that it has to be.
+    /// The interrupt is in. It is not known whether the owner has been kicked, so the caller kicks.
     Unannounced,
-    /// It is in, and the owner has been kicked.
+    /// The interrupt is in, and the owner has been kicked.
     Announced,
     /// The mailbox is closed.
     Closed(QueuedRef),
@@ -89,11 +101,11 @@ fn closed() -> *mut Irq {
 }
 
 impl Mailbox {
-    /// Closed.
+    /// Makes a closed mailbox.
     pub(crate) fn new() -> Self {
         Self {
             head: AtomicPtr::new(closed()),
-            // Opening makes it 2. Nobody has kicked for either.
+            // Opening makes it 2. No thread has kicked for either number.
             batch: AtomicU64::new(1),
             recent: Recent::default(),
             kicked: Line(AtomicU64::new(0)),
@@ -112,7 +124,8 @@ impl Mailbox {
             self.recent.note(irq);
         }
         loop {
-            // No ordering needed: who is refused looks again, after a fence (`dispatcher::Dispatcher::recheck_after_closed`).
+            // No ordering needed: a thread that is refused re-checks, after a fence
+            // (`notify::Dispatcher::recheck_after_closed`).
             if head == closed() {
                 return Push::Closed(posted);
             }
@@ -131,7 +144,7 @@ impl Mailbox {
         }
     }
 
-    /// A push found others before it.
+    /// The result of a push that found other interrupts before it.
     #[inline]
     fn behind_others(&self) -> Push {
         if cfg!(mutant = "kick_left_to_the_first") {
@@ -147,14 +160,16 @@ impl Mailbox {
         }
     }
 
-    /// The owner has been kicked, by the thread whose push was the first of this batch.
+    /// Records that the owner has been kicked, by the thread that made the first push of this
+    /// batch.
     #[inline]
     pub(crate) fn kicked(&self, batch: Batch) {
-        // Release: pairs with `behind_others`. A store that comes late makes others kick for nothing.
+        // Release: pairs with `behind_others`. A store that comes late causes superfluous kicks.
         self.kicked.0.store(batch.0, Ordering::Release);
     }
 
-    /// Another batch begins. The head is not null, so that nobody is the first of a batch at this moment. For the owner.
+    /// Begins another batch. The head is not null, so no push can be the first of a batch at this
+    /// moment. For the owner.
     #[inline]
     fn count_batch(&self) {
         if cfg!(mutant = "batches_uncounted") {
@@ -166,22 +181,24 @@ impl Mailbox {
         self.batch.store(batch + 1, Ordering::Release);
     }
 
-    /// Takes everything out, into `mail`, which is empty; returns whether there was something. For the owner.
+    /// Takes everything out, into `mail`, which is empty. Returns whether there was something. For
+    /// the owner.
     #[inline]
     pub(crate) fn drain(&self, mail: &mut Mail) -> bool {
-        // Relaxed: an empty look takes nothing. What it missed kicks, and the owner that was kicked does not miss it.
+        // Relaxed: a load that finds nothing takes nothing. The push that it missed is followed by
+        // a kick, and the owner that was kicked does not miss it.
         let head = self.head.load(Ordering::Relaxed);
         if head.is_null() || head == closed() {
             return false;
         }
         if cfg!(mutant = "drain_in_two_steps") {
-            // Seeded bug: loses what is pushed between the two.
+            // Seeded bug: loses a push between the two steps.
             self.head.store(ptr::null_mut(), Ordering::Release);
             mail.put(head);
             return true;
         }
         self.count_batch();
-        // Acquire: pairs with `push`. The mailbox cannot be closed here: only the owner does that.
+        // Acquire: pairs with `push`. The mailbox cannot be closed here: only the owner closes it.
         mail.put(self.head.swap(ptr::null_mut(), Ordering::AcqRel));
         true
     }
@@ -189,18 +206,20 @@ impl Mailbox {
     /// Whether there is something to drain. For the owner.
     #[inline]
     pub(crate) fn has_mail(&self) -> bool {
-        // Acquire, for tests that look before they drain; see `drain` for why missing one is harmless.
+        // Acquire: for tests that look before they drain. See `drain` for why a missed push is
+        // harmless.
         let head = self.head.load(Ordering::Acquire);
         !head.is_null() && head != closed()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        // Acquire: pairs with `open` and `close`. Who must not miss an `open` holds the chain
-        // through the interrupt's state word (see `dispatcher::Dispatcher::recheck_after_closed`).
+        // Acquire: pairs with `open` and `close`. A caller that must not miss an `open` holds the
+        // chain through the interrupt's state word (see
+        // `notify::Dispatcher::recheck_after_closed`).
         self.head.load(Ordering::Acquire) == closed()
     }
 
-    /// Opens a closed mailbox. For the owner, who scans for what is pending afterwards.
+    /// Opens a closed mailbox. For the owner, which scans for pending interrupts afterwards.
     pub(crate) fn open(&self) {
         if !cfg!(mutant = "opening_is_no_batch") {
             self.count_batch();
@@ -214,26 +233,26 @@ impl Mailbox {
         );
     }
 
-    /// Closes the mailbox and takes out what is in it, into `mail`, which is empty. For the owner.
+    /// Closes the mailbox and takes everything out, into `mail`, which is empty. For the owner.
     pub(crate) fn close(&self, mail: &mut Mail) {
-        // AcqRel: as `drain` for what is taken, and pairs with `is_closed` and `push`.
+        // AcqRel: as in `drain` for the mail, and pairs with `is_closed` and `push`.
         let head = self.head.swap(closed(), Ordering::AcqRel);
         mail.put(if head == closed() { ptr::null_mut() } else { head });
     }
 }
 
-/// What was taken out of a mailbox and has not been taken in yet. It is turned around first: the newest is on top, and the
-/// oldest goes first.
+/// Interrupts that were taken out of a mailbox, and that the vCPU has not taken in yet. The list is
+/// reversed first: the mailbox has the newest on top, and the oldest goes first.
 ///
-/// What is left when it is dropped is withdrawn.
+/// The interrupts that are left when this is dropped are withdrawn.
 pub(crate) struct Mail {
-    /// Newest first: not turned around yet.
+    /// Newest first: not reversed yet.
     rest: *mut Irq,
     /// Oldest first.
     next: *mut Irq,
 }
 
-// SAFETY: the interrupts are kept by the mailbox's references, which are Send, and are this value's.
+// SAFETY: the mailbox's references keep the interrupts. They are Send, and belong to this value.
 unsafe impl Send for Mail {}
 
 impl Mail {
@@ -252,16 +271,20 @@ impl Mail {
         self.next.is_null() && self.rest.is_null()
     }
 
-    /// Turns some of it around, which comes from `mailbox`; returns whether all of it is.
+    /// Reverses up to `most` of the mail, which comes from `mailbox`. Returns whether all of it is
+    /// reversed.
     #[inline]
     pub(crate) fn turn(&mut self, most: usize, mailbox: &Mailbox) -> bool {
         for _ in 0..most {
             let Some(irq) = NonNull::new(self.rest) else { break };
-            // SAFETY: the mailbox's reference keeps it alive, and is ours since it was drained.
+            // SAFETY: the mailbox's reference keeps the interrupt alive, and is ours since the
+            // drain.
             let link = unsafe { &irq.as_ref().link };
-            // The line comes from the thread that posted it; the rest of it is written when it is claimed.
+            // The cache line comes from the thread that posted the interrupt. The rest of the line
+            // is written when the interrupt is claimed.
             prefetch_write(link);
-            // Relaxed: acquired by the drain; nobody else uses the link while `QueuedRef` exists.
+            // Relaxed: acquired by the drain. No other thread uses the link while `QueuedRef`
+            // exists.
             self.rest = link.load(Ordering::Relaxed);
             if self.next.is_null() && !self.rest.is_null() {
                 mailbox.recent.prefetch();
@@ -273,15 +296,15 @@ impl Mail {
     }
 }
 
-/// The oldest of what is turned around.
+/// Yields the reversed interrupts, oldest first.
 impl Iterator for Mail {
     type Item = QueuedRef;
 
     #[inline]
     fn next(&mut self) -> Option<QueuedRef> {
         let irq = NonNull::new(self.next)?;
-        // SAFETY: as in `turn`. The link is read before the reference is handed out: its end lets
-        // others use the link.
+        // SAFETY: as in `turn`. The link is read before the reference is handed out: once that
+        // reference ends, other threads may use the link.
         self.next = unsafe { irq.as_ref() }.link.load(Ordering::Relaxed);
         // SAFETY: `push` gave this reference up to the mailbox.
         Some(unsafe { QueuedRef::from_raw(irq) })

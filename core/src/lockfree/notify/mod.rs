@@ -1,25 +1,34 @@
-//! Where every change of an interrupt goes: the mailboxes of a VM, and *schedule*.
+//! The mailboxes of a VM, and *schedule*: how a vCPU learns that an interrupt has changed.
 //!
-//! Whatever can change what a vCPU should be offered (an injection, a line, an enable, a priority, a target,
-//! a CLEAR) does two things: it changes the shared state with one atomic operation, then it attends to the
-//! interrupt: sets `QUEUED`, and if it was clear, posts the interrupt to its owner's mailbox, or to its
-//! target's if nobody owns it. The vCPU that drains the mailbox clears `QUEUED` first and reads the state
-//! afterwards, so it sees every change whose schedule found `QUEUED` set.
+//! Many events can change the interrupts that a vCPU should deliver: an injection, a line, an
+//! enable, a priority, a target, a CLEAR. Each of them does two things. It changes the shared state
+//! with one atomic operation. Then it schedules the interrupt: it sets `QUEUED`, and if that was
+//! clear, posts the interrupt to its owner's mailbox, or to its target's if it has no owner. The
+//! vCPU that drains the mailbox clears `QUEUED` first and reads the state afterwards, so it sees
+//! every change that was followed by a schedule that found `QUEUED` set.
 //!
 //! # Closed mailboxes
 //!
-//! A vCPU that cannot run has a closed mailbox: the interrupt stays pending, and is not signaled. Opening, and
-//! whatever else makes a vCPU willing (enabling its LPIs), scans for what is pending and attends to it.
-//! There are two windows between an injector I, which found the mailbox closed, and an opener O, which scans:
+//! A vCPU that cannot run has a closed mailbox: the interrupt stays pending, and is not queued.
+//! Opening a mailbox, and every other step that makes a vCPU willing (such as enabling its LPIs),
+//! scans for pending interrupts and schedules them. There are two windows between an *injector*,
+//! which found the mailbox closed, and an *opener*, which scans:
 //!
-//! * O finds QUEUED set, and leaves the interrupt to I. So I, once it has cleared QUEUED, looks at the mailbox once
-//!   more. O's look at QUEUED and I's clearing are read-modify-writes of one word, O's first (it saw
-//!   QUEUED), and O opened the mailbox before: so I sees it open, and attends again.
-//! * O does not see the pending bit yet (or the LPI itself, or its block of bits). O has a fence between opening and
-//!   scanning, and I one between the bit and its second look: one of the fences comes first, and whoever has the
-//!   other one sees what the first did before its own.
+//! * The opener finds `QUEUED` set, and leaves the interrupt to the injector. So the injector, once
+//!   it has cleared `QUEUED`, re-checks the mailbox. The opener's read of `QUEUED` and the
+//!   injector's clearing are read-modify-writes of one word, and the opener's is first, since it
+//!   saw `QUEUED`. The opener opened the mailbox before that. So the injector sees it open, and
+//!   schedules again.
+//! * The opener does not see the pending bit yet (or the LPI, or its block of bits). The opener has
+//!   a fence between opening and scanning, and the injector has one between setting the bit and the
+//!   re-check. One of the fences comes first, and the thread with the other fence sees everything
+//!   that the first thread did before its fence: either the re-check sees the mailbox open, or the
+//!   scan sees the bit.
+//!
+//! Models: delivery_kick, delivery_config, delivery_power, delivery_enable_lpis, delivery_line,
+//! delivery_active, delivery_read, delivery_clear.
 
-#![allow(unsafe_code)] // A reference to a part of what is shared.
+#![allow(unsafe_code)] // A pointer to a part of the dispatcher.
 
 pub(crate) mod mailbox;
 
@@ -48,17 +57,17 @@ const fn unpack(gates: u64) -> Gates {
     Gates { groups, lpis: gates & 4 != 0, msis: gates & 8 != 0 }
 }
 
-/// In `VcpuShared::window`: somebody waits for the vCPU to be concealed.
+/// In `VcpuShared::window`: a thread waits for the window to be closed.
 const WAITED: u64 = 1 << 63;
 
-/// What others ask of the owner of a vCPU. A set.
+/// A set of requests to the owner of a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Requests(u64);
 
 impl Requests {
-    /// To look once more at everything that it has: a gate has been closed.
+    /// To re-evaluate everything that it has: a gate has been closed.
     pub(crate) const REEVALUATE: Self = Self(1 << 0);
-    /// To look for everything that is pending for it: a gate has been opened.
+    /// To scan for everything that is pending for it: a gate has been opened.
     pub(crate) const SCAN: Self = Self(1 << 1);
 
     pub(crate) const fn and(self, other: Self) -> Self {
@@ -70,17 +79,18 @@ impl Requests {
     }
 }
 
-/// What others need of a vCPU.
+/// The part of a vCPU that other threads use.
 pub(crate) struct VcpuShared {
     pub(crate) mailbox: CachePadded<Mailbox>,
-    /// What is forwarded to it: see [`Gates`], in that order from bit 0.
+    /// The interrupts that are forwarded to it: see [`Gates`], in that order from bit 0.
     gates: AtomicU64,
-    /// What the owner is to do at its next flush: [`Requests`].
+    /// The requests for the owner's next flush: [`Requests`].
     requests: AtomicU64,
-    /// Odd from before the owner takes a wired interrupt's pending bit for a list register, or lets the guest have one
-    /// that is there already, until it has taken back what the guest did. Only the owner counts; others set [`WAITED`].
+    /// Odd from before the owner takes a wired interrupt's pending bit for a list register, or lets
+    /// the guest have a wired interrupt that is in a list register already, until the owner has
+    /// taken back the guest's changes. Only the owner counts; other threads set [`WAITED`].
     window: AtomicU64,
-    /// Someone has the vCPU's interface.
+    /// The vCPU's interface is taken.
     taken: AtomicBool,
     pub(crate) counters: Counters,
 }
@@ -99,8 +109,8 @@ impl VcpuShared {
 
     #[inline(always)]
     pub(crate) fn gates(&self) -> Gates {
-        // Acquire: pairs with `update_gates`. The owner's stale "closed" is mended by the scan, its stale "open" by
-        // the review that it is asked for afterwards.
+        // Acquire: pairs with `update_gates`. The scan repairs a stale "closed" of the owner, and
+        // the re-evaluation that is requested afterwards repairs a stale "open".
         unpack(self.gates.load(Ordering::Acquire))
     }
 
@@ -111,32 +121,38 @@ impl VcpuShared {
         (old, f(old))
     }
 
-    /// From now on, who wants to know about wired interrupts of this vCPU waits. For the owner.
+    /// Opens the window: from now on, a thread that asks about wired interrupts of this vCPU waits.
+    /// For the owner.
     ///
-    /// A read-modify-write, and so is [`VcpuShared::window`]: of the two, one comes first. Either the other side sees
-    /// that it must wait, or the owner, which looks after this, sees what the other side wrote before.
+    /// This is a read-modify-write, and so is [`VcpuShared::window`]: of the two, one comes first.
+    /// Either the other thread sees that it must wait, or the owner, which reads the state after
+    /// this, sees everything that the other thread wrote before.
     pub(crate) fn open_window(&self) {
         self.window.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Nobody has to wait any more: what the guest did has been published. For the owner. Returns whether somebody waits, who is to be told.
+    /// Closes the window: no thread has to wait any more, since the guest's changes have been
+    /// published. For the owner. Returns whether a thread waits, and is to be told.
     ///
-    /// Who waits marks the word while it is odd, by a read-modify-write: before this one, which then finds the mark, or after it, and then it
-    /// finds that the wait is over.
+    /// A waiting thread marks the word while it is odd, by a read-modify-write. If that comes
+    /// before this one, this one finds the mark. If it comes after this one, the thread finds that
+    /// the wait is over.
     #[must_use]
     pub(crate) fn close_window(&self) -> bool {
-        // Release: pairs with `window_is_past` and `window`.
-        // No model misses it: the reader's read-modify-write of the state comes after its look here, and loom performs both in
-        // that order. Hardware need not.
+        // Release: pairs with `window_is_past` and `window`. No model fails without it: the
+        // reader's read-modify-write of the state comes after its load here, and loom performs both
+        // in that order. Hardware need not.
         let waited = self.window.fetch_add(1, Ordering::AcqRel) & WAITED != 0;
         if waited {
-            // AcqRel, as all changes of this word. Who marks the word from here on waits for the next time.
+            // AcqRel, as all changes of this word. A thread that marks the word from here on waits
+            // for the next window to close.
             self.window.fetch_and(!WAITED, Ordering::AcqRel);
         }
         waited && !cfg!(mutant = "concealed_without_a_word")
     }
 
-    /// How often it was exposed and concealed: odd if it is exposed, and then the caller is told when it is concealed ([`Kick::exited`]).
+    /// Returns how often the window was opened and closed, as one count. The count is odd if the
+    /// window is open, and then the caller is told when it is closed ([`Kick::exited`]).
     pub(crate) fn window(&self) -> u64 {
         if cfg!(mutant = "exposure_by_load") {
             return self.window.load(Ordering::Acquire) & !WAITED;
@@ -145,9 +161,9 @@ impl VcpuShared {
         update(&self.window, |n| if n & 1 != 0 { n | WAITED } else { n }) & !WAITED
     }
 
-    /// Whether that has changed.
+    /// Whether the window has changed since `seen`.
     pub(crate) fn window_is_past(&self, seen: u64) -> bool {
-        // Acquire: pairs with `close_window`; what is said there of models holds here, too.
+        // Acquire: pairs with `close_window`. The remark about models there holds here, too.
         self.window.load(Ordering::Acquire) & !WAITED != seen
     }
 
@@ -161,17 +177,17 @@ impl VcpuShared {
 
     #[inline(always)]
     pub(crate) fn has_requests(&self) -> bool {
-        // Relaxed: a look; the kick that follows a request brings the owner here again.
+        // Relaxed: a plain look. The kick that follows a request brings the owner here again.
         self.requests.load(Ordering::Relaxed) != 0
     }
 
-    /// What was asked for since the owner looked. For the owner.
+    /// Takes the requests that were made since the owner looked last. For the owner.
     pub(crate) fn take_requests(&self) -> Requests {
-        // Acquire: pairs with `request`, so that what was changed before it is seen.
+        // Acquire: pairs with `request`, so that everything that was changed before it is seen.
         Requests(self.requests.swap(0, Ordering::AcqRel))
     }
 
-    /// Makes the caller the one holder of the interface; fails if there is one.
+    /// Makes the caller the one holder of the interface. Fails if there is one already.
     pub(crate) fn take_interface(&self) -> bool {
         // Acquire: pairs with `return_interface`.
         !self.taken.swap(true, Ordering::AcqRel)
@@ -183,14 +199,15 @@ impl VcpuShared {
     }
 }
 
-/// A vCPU's own part of the dispatcher, at hand.
+/// A vCPU's own part of the dispatcher, with a pointer that costs no look-up.
 pub(crate) struct VcpuRef {
     vcpu: NonNull<VcpuShared>,
-    /// Keeps it.
+    /// Keeps the vCPU.
     _hub: Arc<Dispatcher>,
 }
 
-// SAFETY: as good as a reference to the vCPU, and the dispatcher, which it shares: both are Sync (checked below).
+// SAFETY: as good as a reference to the vCPU and to the dispatcher, which it shares. Both are Sync
+// (checked below).
 unsafe impl Send for VcpuRef {}
 
 const _: fn() = || {
@@ -209,16 +226,16 @@ impl Deref for VcpuRef {
     type Target = VcpuShared;
     #[inline(always)]
     fn deref(&self) -> &VcpuShared {
-        // SAFETY: the dispatcher keeps its vCPUs where they are for as long as it lives.
+        // SAFETY: the dispatcher keeps its vCPUs in place for as long as it lives.
         unsafe { self.vcpu.as_ref() }
     }
 }
 
-/// The mailboxes of a VM, its way to kick, and its retired. Outlives every interrupt.
+/// The mailboxes of a VM, its way to kick, and its retired list. It outlives every interrupt.
 pub(crate) struct Dispatcher {
     vcpus: Box<[CachePadded<VcpuShared>]>,
     kick: Arc<dyn Kick>,
-    /// The host takes offers: see [`Dispatcher::announce`].
+    /// The host takes hints: see [`Dispatcher::announce`].
     offers: bool,
     pub(crate) retired: RetiredList,
     #[cfg(feature = "trace")]
@@ -253,7 +270,7 @@ impl Dispatcher {
         self.kick.kick(vcpu);
     }
 
-    /// A vCPU that somebody waits for has been concealed.
+    /// Tells the host that a vCPU that a thread waits for has closed its window.
     pub(crate) fn tell_exit(&self, vcpu: VcpuId) {
         self.kick.exited(vcpu);
     }
@@ -266,17 +283,20 @@ impl Dispatcher {
         self.kick.deactivate_phys(pintid);
     }
 
-    /// Deactivates the physical interrupt of one that another thread has ended while its owner gave it up (`OwnerRef::hand_over`).
+    /// Deactivates the physical interrupt of an interrupt that another thread has ended while its
+    /// owner gave it up (`OwnerRef::hand_over`).
     pub(crate) fn deactivate_ended(&self, ended: bool, phys: Option<u16>) {
         if let Some(pintid) = phys.filter(|_| ended) {
             self.deactivate_phys(pintid);
         }
     }
 
-    /// Makes sure that a vCPU looks at the interrupt again. Returns whether the interrupt still lives.
+    /// Makes sure that a vCPU re-evaluates the interrupt. Returns whether the interrupt is still
+    /// alive.
     ///
     /// The caller sees it under a pin, or holds a reference to it.
-    // Small enough to be a part of every injection: what hosts that take offers need is out of line.
+    // Small enough to be inlined into every injection. The part for hosts that take hints is out of
+    // line.
     #[inline(always)]
     #[track_caller]
     pub(crate) fn schedule(&self, irq: &Irq) -> bool {
@@ -298,13 +318,15 @@ impl Dispatcher {
         true
     }
 
-    /// Puts an interrupt into the mailbox of whom it concerns.
+    /// Puts an interrupt into the mailbox of its destination.
     pub(crate) fn post(&self, posted: QueuedRef) {
         let to = posted.destination();
         self.post_to(posted, to);
     }
 
-    /// The same, for a caller who has just seen whom it concerns. If that is no longer so, who drains passes it on.
+    /// Puts an interrupt into the mailbox of `to`, which the caller has just found to be its
+    /// destination. If that has changed since, the vCPU that drains the mailbox passes the
+    /// interrupt on.
     #[inline]
     fn post_to(&self, posted: QueuedRef, to: VcpuId) {
         let (mut posted, mut to) = (posted, to);
@@ -317,11 +339,11 @@ impl Dispatcher {
             match self.vcpu(to).mailbox.push(posted) {
                 Push::First(batch) => {
                     self.kick(to);
-                    // The dispatcher's: not the interrupt's, which may be gone.
+                    // A field of the dispatcher: the interrupt may be gone by now.
                     return self.vcpu(to).mailbox.kicked(batch);
                 }
                 Push::Unannounced => return self.kick(to),
-                // A host that takes offers has not been told of all that is there.
+                // A host that takes hints has not been told of everything that is there.
                 Push::Announced if self.offers => return self.kick(to),
                 Push::Announced => return,
                 Push::Closed(back) => match self.recheck_after_closed(back) {
@@ -332,7 +354,7 @@ impl Dispatcher {
         }
     }
 
-    /// Posts an interrupt for a host that takes offers.
+    /// Posts an interrupt for a host that takes hints.
     #[inline(never)]
     fn post_and_announce(&self, posted: QueuedRef, to: VcpuId, irq: &Irq) {
         let (mut posted, mut to) = (posted, to);
@@ -343,15 +365,18 @@ impl Dispatcher {
             }
         }
         if self.announce(irq) != to {
-            // It has been moved meanwhile, and its new target does not look here: see `moved`.
+            // The interrupt has been moved in between, and its new target does not look here: see
+            // `moved`.
             self.kick(to);
         }
     }
 
-    /// An interrupt has been moved from `old` to its present target, and attended to since. While it waits in the mailbox of `old`, of
-    /// which a host that takes offers may know nothing, `old` has to come and hand it over.
+    /// Called after an interrupt has been moved from `old` to its present target, and has been
+    /// scheduled since. While it waits in the mailbox of `old`, of which a host that takes hints
+    /// may know nothing, `old` must come and hand it over.
     ///
-    /// With the fences of `announce`, either who is posting it to `old` sees that it has been moved, or its post comes before this kick.
+    /// With the fences of `announce`, either the thread that posts it to `old` sees that it has
+    /// been moved, or its post comes before this kick.
     pub(crate) fn moved(&self, irq: &Irq, old: VcpuId) {
         if self.offers && !cfg!(mutant = "moved_without_kick") {
             fence(Ordering::SeqCst);
@@ -361,33 +386,39 @@ impl Dispatcher {
         }
     }
 
-    /// Tells the host of a vCPU about an interrupt that is in its mailbox, or is about to be put there by another thread.
+    /// Gives the host a hint about an interrupt that is in a vCPU's mailbox, or is about to be put
+    /// there by another thread.
     ///
-    /// Two threads can be about one interrupt: I, whose change set QUEUED, posts it and then looks at it; J, whose change found QUEUED
-    /// set, only looks at it. Each has a fence before its look. If J's comes first, I's look sees J's change. If
-    /// I's comes first, the interrupt was posted before J's look, and the vCPU that J tells finds it. Either way somebody tells of it as it is
-    /// in the end, and after it has been posted; so a look may conclude that there is nothing to tell.
+    /// Two threads can schedule one interrupt at once. The *poster* is the thread that set `QUEUED`
+    /// after its change: it posts the interrupt and then reads it here. The *observer* is a thread
+    /// that found `QUEUED` set after its change: it only reads it here. Each has a fence before its
+    /// read. If the observer's fence comes first, the poster's read sees the observer's change. If
+    /// the poster's fence comes first, the interrupt was posted before the observer's read, and the
+    /// vCPU that the observer tells finds it. Either way one thread gives the hint for the
+    /// interrupt as it is in the end, after it has been posted. So a read may conclude that there
+    /// is nothing to tell.
     ///
-    /// Returns the target that it saw, after its fence. The caller sees the interrupt under a pin, or holds a reference to it, and
-    /// does not look at it any more: the host has been called.
+    /// Returns the target that it saw, after its fence. The caller sees the interrupt under a pin,
+    /// or holds a reference to it, and does not use it any more: the host has been called.
     #[inline(never)]
     fn announce(&self, irq: &Irq) -> VcpuId {
         if !cfg!(mutant = "announce_without_fence") {
             fence(Ordering::SeqCst);
         }
-        // Before the state: an owner shows that it has it before it takes the pending bit.
+        // Before the state: an owner sets `LR_PENDING` before it takes the pending bit.
         let pending = irq.pending().is_pending(irq.lane());
         let control = irq.control().load();
         let state = irq.state.load();
         let target = control.target();
         let owner = state.owner();
         match owner {
-            // It is to be handed over, which others wait for.
+            // It is to be handed over, and other threads wait for that.
             Some(owner) if owner != target => self.kick(owner),
             _ => {
                 let lpi = irq.intid().is_lpi();
-                // In a list register it may be one that the guest's thresholds kept back, until it got another priority. Of an LPI
-                // only its owner knows whether it is in one.
+                // In a list register it may be an interrupt that the guest's thresholds kept back,
+                // until it got another priority. Only the owner of an LPI knows whether the LPI is
+                // in a list register.
                 let offered = state.is_lr_pending() || (lpi && owner.is_some());
                 let offered = offered && !cfg!(mutant = "announce_forgets_list_registers");
                 let waits = pending || control.asserted() || offered;
@@ -402,7 +433,7 @@ impl Dispatcher {
         target
     }
 
-    /// After a mailbox was found closed: see "Closed mailboxes" above.
+    /// Called after a mailbox was found closed: see "Closed mailboxes" above.
     #[cold]
     pub(crate) fn recheck_after_closed(&self, posted: QueuedRef) -> Option<(QueuedRef, VcpuId)> {
         let irq = posted.withdraw();
@@ -410,10 +441,11 @@ impl Dispatcher {
             return None;
         }
         if !cfg!(mutant = "second_look_without_fence") {
-            // Pairs with the fence of `vgic::Shared::scan`.
+            // Pairs with the fence of `vcpu::slices::Scan::begin`.
             fence(Ordering::SeqCst);
         }
-        // Fresh: the owner that closed its mailbox may have let go, and the target may have changed.
+        // Read afresh: the owner that closed its mailbox may have let go, and the target may have
+        // changed.
         let to = irq.destination();
         if self.vcpu(to).mailbox.is_closed() {
             if cfg!(mutant = "closed_keeps_reference") {
@@ -427,11 +459,12 @@ impl Dispatcher {
         }
     }
 
-    /// Attends to an edge-triggered interrupt whose control word has changed, unless it is idle: then
-    /// nothing follows from the change.
+    /// Schedules an edge-triggered interrupt after a change of its control word, unless the
+    /// interrupt is idle: then nothing follows from the change.
     ///
-    /// Two read-modify-writes instead of two looks: if the first sees no pending bit, any injection it missed comes later
-    /// and reads the new control word; if the second sees no holder, any later claim does.
+    /// It uses two read-modify-writes instead of two loads. If the first sees no pending bit, an
+    /// injection that it missed comes later and reads the new control word. If the second sees
+    /// neither `QUEUED` nor an owner, a later claim comes after it and reads the new control word.
     pub(crate) fn schedule_if_busy(&self, irq: &Irq) {
         if cfg!(mutant = "attend_by_looks") {
             let state = irq.state.load();
@@ -447,8 +480,9 @@ impl Dispatcher {
         }
     }
 
-    /// Waits until a vCPU has taken back what its guest has done up to now to the wired interrupts in its list registers, kicking it
-    /// if it is in the guest. Waits for one fold at most. Returns whether there was one: not if the host has ended the wait.
+    /// Waits until a vCPU has taken back all that its guest has done up to now to the wired
+    /// interrupts in its list registers. Kicks the vCPU if it is in the guest. Waits for one fold
+    /// at most. Returns false if the host has ended the wait before the fold.
     fn await_fold(&self, vcpu: VcpuId) -> bool {
         let shared = self.vcpu(vcpu);
         let seen = shared.window();
@@ -460,9 +494,12 @@ impl Dispatcher {
         shared.window_is_past(seen)
     }
 
-    /// Before a wired interrupt is looked at: what its guest has done to it up to now has been published when this returns. If its
-    /// vCPU is in the guest again by then, what was published stays as it is until the next fold. Returns false if the host has ended the wait: then only
-    /// what was published before is known.
+    /// Called before the state of a wired interrupt is read. When this returns, everything that its
+    /// guest has done to it up to now has been published. If its vCPU is in the guest again by
+    /// then, the published state stays as it is until the next fold.
+    ///
+    /// Returns false if the host has ended the wait: then only the state that was published before
+    /// is known.
     pub(crate) fn publish(&self, irq: &Irq) -> bool {
         irq.state.load_ordered().owner().is_none_or(|owner| self.await_fold(owner))
     }
@@ -470,13 +507,15 @@ impl Dispatcher {
     /// Makes a wired interrupt active or not active, wherever it is.
     pub(crate) fn set_active(&self, irq: &Irq, active: bool) {
         if let Some(owner) = self.write_active(irq, active) {
-            // What the guest does until it has been kicked out counts as earlier. Before it is entered again, the
-            // owner takes this over, also if the host ends the wait.
+            // Changes that the guest makes until it has been kicked out count as earlier. Before
+            // the guest is entered again, the owner takes this value over, even if the host ends
+            // the wait.
             let _ = self.await_fold(owner);
         }
     }
 
-    /// The same without waiting; returns the owner, if it has one.
+    /// Makes a wired interrupt active or not active, without waiting. Returns the owner, if it has
+    /// one.
     pub(crate) fn write_active(&self, irq: &Irq, active: bool) -> Option<VcpuId> {
         let old = irq.state.write_active(active);
         if old.owner().is_none()
@@ -484,20 +523,22 @@ impl Dispatcher {
             && !active
             && let Some(pintid) = irq.control().load().phys()
         {
-            // Nobody else does.
+            // No other thread deactivates it.
             self.deactivate_phys(pintid);
         }
         self.schedule(irq);
         old.owner()
     }
 
-    /// Makes an interrupt not pending, wherever it is waiting. Returns whether it was, and nobody had taken it.
+    /// Makes an interrupt not pending, wherever it is. Returns whether its pending bit was set, and
+    /// no vCPU had taken it.
     pub(crate) fn clear(&self, irq: &Irq) -> bool {
         let pending = irq.pending().clear(irq.lane());
         if cfg!(mutant = "clear_without_attend") {
             return pending;
         }
-        // Its owner withdraws what it has taken already. Nothing else is left to do if there is none.
+        // The owner withdraws the pending state that it has taken already. Nothing else is left to
+        // do if there is no owner.
         if irq.state.load_ordered().owner().is_some() {
             self.schedule(irq);
         }

@@ -1,6 +1,9 @@
-//! The pending bits of a stretch of LPI INTIDs, allocated while one of them exists.
+//! Blocks of pending bits: the bits of a range of LPI INTIDs, allocated while one of those LPIs
+//! exists.
+//!
+//! Models: lifetime_tree, lifetime_refs.
 
-#![allow(unsafe_code)] // `bury` hands a pointer on.
+#![allow(unsafe_code)] // `retire` passes a pointer on.
 
 use core::ptr::{self, NonNull};
 
@@ -9,19 +12,20 @@ use crate::lockfree::reclaim::refcount::{Counted, RefCount};
 use crate::lockfree::reclaim::retired::RetiredList;
 use crate::sync::{AtomicPtr, Canary};
 
-/// Pending bits with a count: one reference for each LPI object whose bit is here, until its memory is freed.
+/// Pending bits with a reference count: one reference for each LPI object with a bit in this block,
+/// until the memory of that object is freed.
 pub(crate) struct Block {
     count: RefCount,
-    /// Next in the retired.
+    /// Next in the retired list.
     pub(crate) link: AtomicPtr<()>,
-    /// Which block it is: its key in the tree of blocks.
+    /// The key of the block in the tree of blocks.
     pub(crate) key: u64,
     retired: NonNull<RetiredList>,
     pub(crate) pending: PendingBlock,
     canary: Canary,
 }
 
-// SAFETY: everything in it is atomic or constant; the retired outlives it (`new`) and is Sync.
+// SAFETY: everything in it is atomic or constant. The retired list outlives it (`new`) and is Sync.
 unsafe impl Send for Block {}
 // SAFETY: as above.
 unsafe impl Sync for Block {}
@@ -30,7 +34,7 @@ impl Block {
     /// Heap bytes of one block.
     pub(crate) const BYTES: usize = size_of::<Self>() + PendingBlock::LINE_BYTES;
 
-    /// With one reference, the caller's.
+    /// Makes a block with one reference, the caller's.
     ///
     /// # Safety
     /// `retired` must outlive the block.
@@ -58,7 +62,8 @@ impl Counted for Block {
     }
 
     unsafe fn retire(this: NonNull<Self>) {
-        // SAFETY: dead but not yet in the retired, so it is the caller's alone; the retired outlives it.
+        // SAFETY: it is `DEAD` and not yet on the retired list, so it is the caller's alone. The
+        // retired list outlives it.
         let retired = unsafe { this.as_ref().retired.as_ref() };
         retired.push_block(this);
     }

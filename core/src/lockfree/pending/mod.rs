@@ -1,4 +1,4 @@
-//! Pending bits: the words, and the reference-counted blocks of them that LPIs share.
+//! Pending bits: the words, and the reference-counted blocks of words that LPIs share.
 
 pub(crate) mod block;
 pub(crate) mod word;

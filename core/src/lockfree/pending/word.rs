@@ -1,34 +1,37 @@
-//! Pending bits.
+//! Pending bits of interrupts, and the marks of a CLEAR.
 //!
 //! # The words
 //!
-//! A [`PendingWord`] holds 32 interrupts, a *lane* each: bit `n` (P) says that lane `n` is pending,
-//! bit `32 + n` (C) that it was cleared since its owner last looked. Both are in one word so that
-//! one read-modify-write decides between an injection, a CLEAR and the vCPU that takes the bit:
+//! A [`PendingWord`] holds 32 interrupts, one *lane* each. Bit `n` (P) says that lane `n` is
+//! pending. Bit `32 + n` (C) says that it was cleared since its owner last took it. Both bits are
+//! in one word, so that one read-modify-write decides between an injection, a CLEAR and the vCPU
+//! that takes the bit:
 //!
-//! * injection: `P |= 1`, and it learns whether P was set (coalesced);
-//! * CLEAR: `P = 0, C = 1`;
-//! * take (by the owner, when the interrupt goes into a list register): reads both, then `P = C = 0`.
-//!   C set means that what the owner took *before* was cleared; P set means that an injection came
-//!   after that.
-//! * restore (by the owner, when the interrupt leaves a list register unacknowledged): `P = 1`,
-//!   unless C says that it was cleared meanwhile.
+//! * Injection: `P |= 1`. It learns whether P was set (then it is coalesced).
+//! * CLEAR: `P = 0, C = 1`.
+//! * Take, by the owner, when the interrupt goes into a list register: reads both, then
+//!   `P = C = 0`. C set means that the pending state that the owner took *before* was cleared. P
+//!   set means that an injection came after that.
+//! * Restore, by the owner, when the interrupt leaves a list register unacknowledged: `P = 1`,
+//!   unless C says that it was cleared in between.
 //!
 //! P is set exactly while the interrupt is pending and not in a list register.
 //!
 //! # Happens-before
 //!
-//! All operations are AcqRel read-modify-writes of one word. The guest's read after its acknowledge
-//! sees every store made before *any* injection that the bit stands for: the injector's stores come
-//! before its `fetch_or` (Release), coalesced or not; the take (Acquire) reads the end of an unbroken
-//! chain of read-modify-writes, so it synchronizes with each of them. A plain load instead
+//! All changes are AcqRel read-modify-writes of one word. The guest's read after its acknowledge
+//! sees every store made before *any* injection that the bit stands for. The injector's stores come
+//! before its `fetch_or` (Release), coalesced or not. The take (Acquire) reads the end of an
+//! unbroken chain of read-modify-writes, so it synchronizes with each of them. A plain load instead
 //! of the coalesced `fetch_or` would break that chain (mutant `coalesce_by_load`).
 //!
 //! # Layout
 //!
-//! Consecutive INTIDs usually belong to the queues of one device, and so to different vCPUs.
-//! A [`PendingBlock`] therefore deals them out to 16 cache lines, one word each: the bits of
-//! INTIDs `i` and `i + 1` to `i + 15` share no line.
+//! Consecutive INTIDs usually belong to the queues of one device, and so to different vCPUs. A
+//! [`PendingBlock`] therefore spreads them over 16 cache lines, one word each: the bits of INTIDs
+//! `i` and `i + 1` to `i + 15` share no line.
+//!
+//! Models: delivery_data, delivery_clear, delivery_read, delivery_enable_lpis, its_commands.
 //!
 //! Progress: set and take are wait-free, clear and restore lock-free.
 
@@ -70,12 +73,12 @@ impl Lane {
     }
 }
 
-/// What [`PendingWord::take`] found.
+/// The result of [`PendingWord::take`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Taken {
-    /// The interrupt was pending: after the CLEAR, if there was one.
+    /// The interrupt was pending, after the CLEAR if there was one.
     pub(crate) pending: bool,
-    /// What was taken before has been cleared.
+    /// The pending state that was taken before has been cleared.
     pub(crate) cleared: bool,
 }
 
@@ -88,13 +91,13 @@ impl PendingWord {
         Self(AtomicU64::new(0))
     }
 
-    /// Brings the word here, to be written.
+    /// Prefetches the word, to be written.
     #[inline(always)]
     pub(crate) fn prefetch(&self) {
         prefetch_write(&self.0);
     }
 
-    /// Makes the interrupt pending; returns whether it was.
+    /// Makes the interrupt pending; returns whether it was pending.
     #[inline(always)]
     pub(crate) fn set(&self, lane: Lane) -> bool {
         if cfg!(mutant = "coalesce_by_load") && self.0.load(Ordering::Acquire) & lane.pending() != 0
@@ -102,13 +105,13 @@ impl PendingWord {
             return true;
         }
         // Release even if it was set: pairs with the Acquire of `take` (see the module's text).
-        // Acquire: an injection that finds the bit clear must see what the taker did before.
+        // Acquire: an injection that finds the bit clear must see all that the taker did before.
         let order =
             if cfg!(mutant = "pending_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
         self.0.fetch_or(lane.pending(), order) & lane.pending() != 0
     }
 
-    /// Takes what is pending. For the owner.
+    /// Takes the pending state. For the owner.
     #[inline(always)]
     pub(crate) fn take(&self, lane: Lane) -> Taken {
         // AcqRel: pairs with `set` and `clear`, both ways.
@@ -122,8 +125,11 @@ impl PendingWord {
         Taken { pending: old & lane.pending() != 0, cleared: old & lane.cleared() != 0 }
     }
 
-    /// The same for a wired interrupt, whose pending state others read: the mark of a CLEAR stays until something
-    /// is taken that came after it. Until its owner says so, that tells readers that what the owner has is not pending any more.
+    /// Takes the pending state of a wired interrupt, which other threads read. For the owner.
+    ///
+    /// The mark of a CLEAR stays until a later injection is taken. Until the owner publishes a new
+    /// state, the mark tells readers that the interrupt in its list register is not pending any
+    /// more.
     pub(crate) fn take_wired(&self, lane: Lane) -> Taken {
         let both = lane.pending() | lane.cleared();
         // AcqRel: as in `take`.
@@ -131,7 +137,8 @@ impl PendingWord {
         Taken { pending: old & lane.pending() != 0, cleared: old & lane.cleared() != 0 }
     }
 
-    /// Makes the interrupt not pending, wherever its owner has it. Returns whether it was pending here.
+    /// Makes the interrupt not pending, and leaves the mark of a CLEAR, wherever its owner has it.
+    /// Returns whether the pending bit was set.
     pub(crate) fn clear(&self, lane: Lane) -> bool {
         if cfg!(mutant = "clear_in_two_steps") {
             // Seeded bug: loses an injection of another lane.
@@ -152,13 +159,15 @@ impl PendingWord {
         old & lane.pending() != 0
     }
 
-    /// Makes the interrupt not pending, and leaves no mark for an owner; returns whether it was.
+    /// Makes the interrupt not pending, and leaves no mark for an owner. Returns whether it was
+    /// pending.
     pub(crate) fn forget(&self, lane: Lane) -> bool {
         // AcqRel: in the word's order with `set` and `take`.
         self.0.fetch_and(!lane.pending(), Ordering::AcqRel) & lane.pending() != 0
     }
 
-    /// Gives back what was taken, unless it was cleared meanwhile. For the owner.
+    /// Gives back the pending state that was taken, unless it was cleared in between. For the
+    /// owner.
     pub(crate) fn restore(&self, lane: Lane) {
         // AcqRel: in the word's order with `set` and `clear`.
         update(&self.0, |w| {
@@ -171,28 +180,30 @@ impl PendingWord {
         });
     }
 
-    /// The same for a wired interrupt: the mark of a CLEAR stays.
+    /// Gives back the pending state of a wired interrupt, unless it was cleared in between. The
+    /// mark of a CLEAR stays. For the owner.
     pub(crate) fn restore_wired(&self, lane: Lane) {
         // AcqRel: in the word's order with `set` and `clear`.
         update(&self.0, |w| if w & lane.cleared() != 0 { w } else { w | lane.pending() });
     }
 
-    /// Whether the interrupt is pending, as a plain look. What follows from a "no" must not matter:
-    /// whoever makes it pending later attends to it.
+    /// Whether the interrupt is pending, by a plain load. The caller must not rely on a "no": a
+    /// thread that makes the interrupt pending later schedules it.
     #[inline(always)]
     pub(crate) fn is_pending(&self, lane: Lane) -> bool {
         // Acquire: pairs with `set`.
         self.0.load(Ordering::Acquire) & lane.pending() != 0
     }
 
-    /// The same as a read-modify-write: an injection that this does not see comes later in the word's
-    /// order, and so sees everything that the caller did before.
+    /// Whether the interrupt is pending, by a read-modify-write. An injection that this does not
+    /// see comes later in the word's order, and so sees everything that the caller did before.
     pub(crate) fn is_pending_ordered(&self, lane: Lane) -> bool {
         // AcqRel: pairs with `set`, both ways.
         self.0.fetch_or(0, Ordering::AcqRel) & lane.pending() != 0
     }
 
-    /// Whether it was cleared since its owner looked: what the owner has taken of it is not pending any more.
+    /// Whether it was cleared since its owner last took it: the state that the owner has taken is
+    /// not pending any more.
     pub(crate) fn is_cleared(&self, lane: Lane) -> bool {
         // Acquire: pairs with `clear`.
         self.0.load(Ordering::Acquire) & lane.cleared() != 0
@@ -205,7 +216,7 @@ impl PendingWord {
     }
 }
 
-/// Pending bits of a block of consecutive interrupts, dealt out to cache lines.
+/// Pending bits of a block of consecutive interrupts, spread over cache lines.
 pub(crate) struct PendingBlock {
     lines: Box<[CachePadded<PendingWord>]>,
 }
@@ -224,7 +235,8 @@ impl PendingBlock {
         (&self.lines[index % LINES], Lane::new(index / LINES))
     }
 
-    /// The pending bits of 64 consecutive interrupts, from `first` up: bit `i` is that of `first + i`.
+    /// The pending bits of 64 consecutive interrupts, from `first` up: bit `i` is that of
+    /// `first + i`.
     pub(crate) fn word(&self, first: usize) -> u64 {
         let pending = |&i: &usize| {
             let (word, lane) = self.locate(first + i);

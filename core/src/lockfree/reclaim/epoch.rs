@@ -1,4 +1,6 @@
 //! The crossbeam-epoch backend.
+//!
+//! Models: lifetime_reclaim, lifetime_epoch.
 
 #![allow(unsafe_code)] // One `Send` that crossbeam leaves out.
 
@@ -21,9 +23,10 @@ pub struct Epoch {
 #[derive(Debug)]
 pub struct EpochParticipant(LocalHandle);
 
-// SAFETY: `LocalHandle` is not Send because its guards must not outlive their thread's use of it: its pin count and
-// its bag are plain cells. They are tied to no thread as such (nothing of it is in thread-local storage), and our
-// guards borrow the participant, so when it moves there are none. It is not Sync, so one thread uses it at a time.
+// SAFETY: `LocalHandle` is not Send because its guards must not outlive their thread's use of it:
+// its pin count and its bag are plain cells. They are not bound to a thread as such (none of it is
+// in thread-local storage). Our guards borrow the participant, so there are none when it moves. It
+// is not Sync, so one thread uses it at a time.
 unsafe impl Send for EpochParticipant {}
 
 /// A pin of [`Epoch`].
@@ -55,7 +58,7 @@ impl Participant for EpochParticipant {
 
 impl Reclaim for Epoch {
     type Participant = EpochParticipant;
-    /// Set by crossbeam when the grace period is over.
+    /// The flag that crossbeam sets when the grace period is over.
     type Grace = Arc<AtomicBool>;
 
     fn new(_participants: u16) -> Self {
@@ -69,9 +72,11 @@ impl Reclaim for Epoch {
     fn begin(&self, participant: &EpochParticipant) -> Arc<AtomicBool> {
         let over = Arc::new(AtomicBool::new(false));
         let guard = participant.0.pin();
-        // Whoever runs this only sets a flag: freeing is left to who collects, so that no injector ever does it.
+        // The thread that runs the deferred function only sets a flag. Freeing is left to the
+        // thread that collects, so an injector never frees.
         let flag = Arc::clone(&over);
-        // Release: pairs with `is_over`; crossbeam orders it after every pin that it had to wait for.
+        // Release: pairs with `is_over`. Crossbeam orders it after every pin that it had to wait
+        // for.
         if cfg!(mutant = "grace_at_once") {
             over.store(true, Ordering::Release);
         }

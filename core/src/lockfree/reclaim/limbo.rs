@@ -1,4 +1,6 @@
-//! What collectors have taken from the list of the dead, and not freed yet.
+//! Retired objects that collectors have taken from the retired list, and not freed yet.
+//!
+//! Models: lifetime_tree (`two_collect_at_once`).
 
 #![allow(unsafe_code)] // A box that is handed from thread to thread.
 
@@ -10,18 +12,18 @@ use crate::lockfree::reclaim::Reclaim;
 use crate::lockfree::reclaim::retired::Chain;
 use crate::sync::{AtomicPtr, Canary, Ordering};
 
-/// Chains of the dead.
+/// Chains of retired objects.
 pub(crate) type Chains = VecDeque<Chain>;
 
-/// Work that is left to do for the dead.
+/// The work that is left to do for retired objects.
 pub(crate) struct Work<G> {
-    /// Taken from the retired.
+    /// Taken from the retired list, and not unlinked yet.
     pub(crate) dead: Chains,
     pub(crate) unlinked: Chains,
-    /// Oldest first.
+    /// Grace periods, and the objects that wait for each. Oldest first.
     pub(crate) waiting: VecDeque<(G, Chains)>,
     pub(crate) expired: Chains,
-    /// For models: memory of a box is not loom's.
+    /// For models: loom does not track the memory of a box.
     canary: Canary,
 }
 
@@ -36,7 +38,7 @@ impl<G> Work<G> {
         dead.is_empty() && unlinked.is_empty() && waiting.is_empty() && expired.is_empty()
     }
 
-    /// Takes over another one's.
+    /// Takes over the work of `other`.
     pub(crate) fn join(&mut self, mut other: Self) {
         self.dead.append(&mut other.dead);
         self.unlinked.append(&mut other.unlinked);
@@ -45,8 +47,10 @@ impl<G> Work<G> {
     }
 }
 
-/// Where the work lies while no thread is at it. A thread that stops in the midst of its part has all the work that it took,
-/// not only that part: it counts as garbage until the thread goes on.
+/// The work, while no thread does it.
+///
+/// A thread that is preempted in the middle of its part holds all the work that it took, not only
+/// that part. The work counts as garbage until the thread goes on.
 pub(crate) struct Limbo<R: Reclaim>(AtomicPtr<Work<R::Grace>>);
 
 impl<R: Reclaim> Limbo<R> {
@@ -54,7 +58,8 @@ impl<R: Reclaim> Limbo<R> {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Takes all of it, perhaps on another thread than the one that put it here: chains and graces are `Send`.
+    /// Takes all the work, perhaps on another thread than the one that put it here: chains and
+    /// graces are `Send`.
     pub(crate) fn take(&self) -> Option<Box<Work<R::Grace>>> {
         // Acquire: pairs with the Release of `put`.
         let order =
@@ -66,7 +71,7 @@ impl<R: Reclaim> Limbo<R> {
         Some(work)
     }
 
-    /// Puts it back, together with the work that other threads have put back meanwhile.
+    /// Puts the work back, together with the work that other threads have put back in between.
     pub(crate) fn put(&self, mut work: Box<Work<R::Grace>>) {
         while !work.is_empty() {
             let mine = Box::into_raw(work);
@@ -74,7 +79,7 @@ impl<R: Reclaim> Limbo<R> {
                 self.0.swap(mine, Ordering::AcqRel);
                 return;
             }
-            // Release: pairs with `take`. Relaxed on failure: nothing follows from it.
+            // Release: pairs with `take`. Relaxed on failure: nothing is read through the value.
             let (null, order) = (ptr::null_mut(), Ordering::AcqRel);
             if self.0.compare_exchange(null, mine, order, Ordering::Relaxed).is_ok() {
                 return;

@@ -1,16 +1,21 @@
-//! When memory that was shared may be freed: grace periods, by either of two backends.
+//! When shared memory may be freed: grace periods, by either of two backends.
 //!
-//! A thread that follows shared pointers is *pinned* meanwhile. A *grace period* that began after an object was
-//! unlinked is over when every thread that was pinned at its beginning has unpinned since; then nobody can hold
-//! the object. That is the whole facade: pin, begin a grace period, ask whether it is over. What
-//! waits, and who frees it, is the same for both backends (`retired`, `collect`).
+//! A thread is *pinned* while it follows shared pointers. A *grace period* that began after an
+//! object was unlinked is over when every thread that was pinned at its beginning has unpinned
+//! since. Then no thread can hold the object. The facade is only this: pin, begin a grace period,
+//! ask whether it is over. The list of retired objects and the collection that frees them are
+//! common to both backends (`retired`, `collect`).
 //!
-//! * [`Slots`], the default: epochs with one slot for each registered participant, `no_std`. Small enough to be modelled
-//!   exhaustively. A pin runs its own few instructions and nothing else.
-//! * [`Epoch`]: crossbeam-epoch, with any number of participants. Every 128th pin of a thread collects what others have
-//!   put on crossbeam's queue: it frees that queue's nodes, and after 64 of them allocates one. With mappings changing
-//!   all the time, an injector so allocates now and then (`tests/hot_path.rs` shows it), which the engine's first
-//!   invariant rules out; hence it is not the default.
+//! * [`Slots`], the default: epochs with one slot for each registered participant, `no_std`. It is
+//!   small enough to be modelled exhaustively. A pin runs its own few instructions and nothing
+//!   else.
+//! * [`Epoch`]: crossbeam-epoch, with any number of participants. Every 128th pin of a thread
+//!   collects the entries that other threads have put on crossbeam's queue. It frees that queue's
+//!   nodes, and after 64 of them allocates one. If mappings change all the time, an injector
+//!   therefore allocates now and then (`tests/hot_path.rs` shows it). The engine's first invariant
+//!   rules that out, so this is not the default.
+//!
+//! Models: lifetime_reclaim, lifetime_epoch.
 
 mod epoch;
 pub(crate) mod limbo;
@@ -28,18 +33,18 @@ pub use slots::Slots;
 pub struct Pin(());
 
 mod sealed {
-    /// Memory safety rests on what a backend says, so there are only these two.
+    /// Memory safety rests on the answers of a backend, so there are only these two.
     pub trait Sealed {}
 }
 
-/// A backend.
+/// A backend of reclamation.
 pub trait Reclaim: sealed::Sealed + Send + Sync + 'static {
-    /// One thread's part.
+    /// One thread's part in the backend.
     type Participant: Participant;
     /// A grace period.
     type Grace: Send;
 
-    /// Room for `participants` participants, if the backend needs to know.
+    /// Makes the backend, with room for `participants` participants if it needs to know.
     fn new(participants: u16) -> Self;
 
     /// Registers a participant; `None` if there is no room.
@@ -48,7 +53,8 @@ pub trait Reclaim: sealed::Sealed + Send + Sync + 'static {
     /// Begins a grace period. It covers everything that was unlinked before this call.
     fn begin(&self, participant: &Self::Participant) -> Self::Grace;
 
-    /// Whether a grace period is over. Helps it on: if no one is pinned, a few calls suffice.
+    /// Whether a grace period is over. Helps it to end: if no thread is pinned, a few calls
+    /// suffice.
     fn is_over(&self, participant: &Self::Participant, grace: &Self::Grace) -> bool;
 }
 

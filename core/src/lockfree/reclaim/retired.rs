@@ -1,20 +1,26 @@
-//! What is dead, from the moment it becomes so until its memory is freed.
+//! Retired objects, from the moment at which they are retired until their memory is freed.
 //!
-//! The life of one piece of garbage:
+//! The life of one retired object has four stages.
 //!
-//! **Death.** The last reference of an LPI (or of a block of pending bits, or a device) goes away, anywhere: on a
-//! vCPU's exit path as well as in a command. Or a tree node is emptied. There and then, one push puts it
-//! on the retired, an intrusive stack through a link of its own: no allocation, no system call.
+//! **Retirement.** The last reference of an LPI (or of a block of pending bits, or a device) goes
+//! away, on any thread: on a vCPU's exit path as well as in a command. Or a tree node is emptied,
+//! or a route gives its slot up. There and then, one push puts the object on the retired list, an
+//! intrusive stack through a link of its own: no allocation, no system call.
 //!
-//! **Burial.** A thread on the control path collects ([`crate::lockfree::collect`]): takes the whole stack, unlinks from
-//! their trees what is still linked there (a look-up treats the dead as absent meanwhile), a bounded number at a
-//! time, and begins a grace period for those.
+//! **Unlinking.** A thread on the control path collects ([`crate::lockfree::collect`]). It takes
+//! the whole stack, and unlinks the objects that are still linked in their trees, a bounded number
+//! at a time. (A look-up treats them as absent until then.) Then it begins a grace period for them.
 //!
-//! **Waiting.** A thread that was pinned when the grace period began may still be looking at it.
+//! **Waiting.** A thread that was pinned when the grace period began may still be reading the
+//! object.
 //!
-//! **Freeing.** When the grace period is over, later collections free the memory, a bounded number at a time.
+//! **Freeing.** When the grace period is over, later collections free the memory, a bounded number
+//! at a time.
 //!
-//! So neither an injector nor a vCPU ever frees, allocates or walks a tree on somebody's death.
+//! So neither an injector nor a vCPU ever frees memory, allocates, or walks a tree when an object
+//! is retired.
+//!
+//! Models: lifetime_tree, lifetime_refs, lifetime_handles.
 
 #![allow(unsafe_code)] // A stack of pointers of several types, tagged.
 
@@ -26,7 +32,7 @@ use crate::lockfree::msi::{Device, Hold};
 use crate::lockfree::pending::block::Block;
 use crate::sync::{AtomicPtr, CountUsize, FirstLook, Ordering};
 
-/// A count for information and limits: exact when nothing else is going on.
+/// A count for information and limits. It is exact when no other thread is changing it.
 #[derive(Default)]
 pub(crate) struct Count(CountUsize);
 
@@ -52,7 +58,7 @@ impl Count {
     }
 }
 
-/// How many objects of each kind are allocated, the dead included.
+/// The number of allocated objects of each kind, retired ones included.
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(crate) irqs: Count,
@@ -60,27 +66,29 @@ pub(crate) struct Counts {
     pub(crate) devices: Count,
     pub(crate) nodes: Count,
     pub(crate) events: Count,
-    /// LPIs that an event is mapped to. The other ones are dead, or in a mailbox or list register for the moment, or kept
-    /// by a route.
+    /// LPIs that an event is mapped to. The other LPIs are retired, or in a mailbox or list
+    /// register for the moment, or kept by a route.
     pub(crate) mapped: Count,
-    /// LPIs that routes keep, each counted for each of its routes.
+    /// LPIs that routes keep, each counted once for each of its routes.
     pub(crate) kept: Count,
-    /// Dead objects that are not freed yet.
+    /// Retired objects that are not freed yet.
     pub(crate) garbage: Count,
-    /// Those of them that are LPIs.
+    /// The retired objects that are LPIs.
     pub(crate) dead_irqs: Count,
-    /// What will be free when they are ([`crate::lockfree::cost`]).
+    /// The bytes that will be free when the retired objects are freed ([`crate::lockfree::cost`]).
     pub(crate) dead_bytes: Count,
-    /// Those of them whose end gives a device back: devices, and slots that were held.
+    /// The retired objects that give a device back when they are freed: devices, and slots that
+    /// were held.
     pub(crate) dead_devices: Count,
-    /// Bytes that others keep beside the mappings ([`MsiControl::count_bytes`](crate::engine::MsiControl)).
+    /// Bytes that other components keep beside the mappings
+    /// ([`MsiControl::count_bytes`](crate::engine::MsiControl)).
     pub(crate) beside: Count,
-    /// Bytes of what is being made ([`crate::lockfree::cost`]).
+    /// Bytes reserved for objects that are being made ([`crate::lockfree::cost`]).
     pub(crate) reserved: Count,
 }
 
 impl Counts {
-    /// A dead object has come into the retired.
+    /// Counts an object that has just been retired.
     fn added(&self, object: &Retired) {
         self.garbage.add(1);
         self.dead_bytes.add(crate::lockfree::cost::of_retired(object));
@@ -91,7 +99,8 @@ impl Counts {
         }
     }
 
-    /// A dead object has been freed. Not before: as long as it takes up room, it can be seen that this passes.
+    /// Counts a retired object as freed. Called after the freeing: while the object takes up room,
+    /// the counts show that this is temporary.
     pub(crate) fn freed(&self, object: &Retired) {
         self.garbage.sub(1);
         self.dead_bytes.sub(crate::lockfree::cost::of_retired(object));
@@ -103,14 +112,14 @@ impl Counts {
     }
 }
 
-/// A dead object.
+/// A retired object.
 #[derive(Clone, Copy)]
 pub(crate) enum Retired {
     Irq(NonNull<Irq>),
     Node(NonNull<Node>),
     Block(NonNull<Block>),
     Device(NonNull<Device>),
-    /// Not dead itself: a slot that is no longer held.
+    /// A slot that is no longer held. (A `Hold` has no reference count.)
     Hold(NonNull<Hold>),
 }
 
@@ -140,9 +149,10 @@ impl Retired {
         })
     }
 
-    /// The link through which it is chained. It is the holder's alone: nobody else links the dead.
+    /// The link through which the object is chained. It is the holder's alone: no other thread
+    /// links retired objects.
     fn link(&self) -> &AtomicPtr<()> {
-        // SAFETY: dead objects stay allocated until they are freed from their chain.
+        // SAFETY: retired objects stay allocated until they are freed from their chain.
         unsafe {
             match self {
                 // A pointer to a different type behind an atomic pointer of the same layout.
@@ -156,7 +166,7 @@ impl Retired {
     }
 }
 
-/// The stack of the dead.
+/// The list of retired objects: a stack.
 pub(crate) struct RetiredList {
     head: AtomicPtr<()>,
     pub(crate) counts: Counts,
@@ -173,7 +183,8 @@ impl RetiredList {
         loop {
             // Relaxed: published by the compare-exchange.
             object.link().store(head, Ordering::Relaxed);
-            // Release: pairs with the Acquire of `take`: what was done to the object comes before its burial.
+            // Release: pairs with the Acquire of `take`. Everything that was done to the object
+            // comes before its collection.
             match self.head.compare_exchange_weak(
                 head,
                 object.tagged(),
@@ -191,7 +202,7 @@ impl RetiredList {
     }
 
     /// # Safety
-    /// The caller unlinked the node, and is the only one who did.
+    /// The caller unlinked the node, and is the only thread that did.
     pub(crate) unsafe fn push_node(&self, node: NonNull<Node>) {
         self.push(Retired::Node(node));
     }
@@ -208,18 +219,20 @@ impl RetiredList {
         self.push(Retired::Device(device));
     }
 
-    /// Takes all of it.
+    /// Takes all the objects.
     pub(crate) fn take(&self) -> Chain {
-        // Acquire: pairs with `push`, all of them (the stack is a chain of read-modify-writes). No model misses it: the links are
-        // followed under a pin today, and its fence orders the same.
+        // Acquire: pairs with every `push` (the stack is a chain of read-modify-writes). No model
+        // fails without it: the links are followed under a pin today, and its fence orders the
+        // same.
         Chain(self.head.swap(ptr::null_mut(), Ordering::Acquire))
     }
 }
 
-/// Dead objects, linked: a stack.
+/// Retired objects, linked: a stack.
 pub(crate) struct Chain(*mut ());
 
-// SAFETY: the links of the objects of a chain are its holder's alone; readers only look at the rest of them.
+// SAFETY: the links of the objects in a chain are the holder's alone. Readers only read the other
+// fields.
 unsafe impl Send for Chain {}
 
 impl Default for Chain {
@@ -235,7 +248,7 @@ impl Chain {
         self.0.is_null()
     }
 
-    /// Takes one out.
+    /// Takes one object out.
     pub(crate) fn pop(&mut self) -> Option<Retired> {
         let object = Retired::from_tagged(self.0)?;
         // Relaxed (here and below): acquired with the chain, and only its holder uses the links.
@@ -243,7 +256,7 @@ impl Chain {
         Some(object)
     }
 
-    /// Puts one in that was taken out of a chain.
+    /// Puts an object in that was taken out of a chain.
     pub(crate) fn push(&mut self, object: Retired) {
         object.link().store(self.0, Ordering::Relaxed);
         self.0 = object.tagged();

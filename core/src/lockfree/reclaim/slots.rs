@@ -2,20 +2,31 @@
 //!
 //! # The words
 //!
-//! `global` is the epoch, which only grows. A slot is `FREE`, `IDLE` (registered, not pinned), or pinned at
-//! an epoch. A participant writes its own slot; whoever asks whether a grace period is over reads all
-//! of them, and advances the epoch from `e` to `e + 1` if every pinned slot is at `e`.
+//! `global` is the epoch, which only grows. A slot is `FREE`, `IDLE` (registered, not pinned), or
+//! pinned at an epoch.
+//!
+//! # Writers
+//!
+//! A participant writes its own slot. A thread that asks whether a grace period is over reads all
+//! the slots, and advances the epoch from `e` to `e + 1` if every pinned slot is at `e`.
 //!
 //! # Why two steps are enough
 //!
-//! A grace period that begins at epoch `e` is over at `e + 2`. Let B be the fence in `begin`, and P the one in `pin`
-//! of some reader. Either B comes first: then what the reader loads after P no longer leads to what was unlinked
-//! before B. Or P comes first: then the reader's slot was written before P with an epoch of at most `e` (had it read
-//! `e + 1`, the load after B would have too). The step from `e + 1` to `e + 2` is taken by a thread that read
-//! `e + 1`, so its fence comes after B, and so after P: it sees the slot, and does not step until the reader unpins.
+//! A grace period that begins at epoch `e` is over at `e + 2`. Let B be the fence in `begin`, and P
+//! the one in `pin` of some reader. Two cases:
 //!
-//! The unpinning store is a Release, and so is the one that pins again: the advancing thread's Acquire then orders
-//! everything that the reader did before the step, and so before the memory is freed.
+//! * B comes first. Then the loads of the reader after P no longer lead to objects that were
+//!   unlinked before B.
+//! * P comes first. Then the reader's slot was written before P with an epoch of at most `e` (had
+//!   it read `e + 1`, the load after B would have read at least `e + 1`, too). The step from
+//!   `e + 1` to `e + 2` is taken by a thread that read `e + 1`, so the fence of that thread comes
+//!   after B, and so after P. It sees the slot, and does not step until the reader unpins.
+//!
+//! The unpinning store is a Release, and so is the store that pins again. The Acquire of the
+//! advancing thread then orders everything that the reader did before the step, and so before the
+//! memory is freed.
+//!
+//! Models: lifetime_reclaim.
 //!
 //! Progress: pin, unpin and begin are wait-free.
 
@@ -73,7 +84,7 @@ impl SlotParticipant {
 
     #[inline(always)]
     fn publish(&self) {
-        // Relaxed: an old epoch holds the next one back a little longer, nothing else.
+        // Relaxed: an old epoch delays the next one a little longer, nothing else.
         let epoch = self.shared.global.load(Ordering::Relaxed);
         let value = epoch << EPOCH_SHIFT | PINNED;
         if cfg!(mutant = "pin_without_fence") {
@@ -118,7 +129,8 @@ impl Drop for SlotGuard<'_> {
         let depth = self.participant.depth.get() - 1;
         self.participant.depth.set(depth);
         if depth == 0 || cfg!(mutant = "inner_unpin") {
-            // Release: what was done while pinned comes before the step that this allows.
+            // Release: everything that was done while pinned comes before the step that this
+            // allows.
             let order =
                 if cfg!(mutant = "unpin_relaxed") { Ordering::Relaxed } else { Ordering::Release };
             self.participant.slot().store(IDLE, order);
@@ -134,9 +146,9 @@ impl Drop for SlotParticipant {
 }
 
 impl Shared {
-    /// Advances the epoch by one if nobody is pinned at another.
+    /// Advances the epoch by one if no participant is pinned at another.
     fn advance(&self) {
-        // Acquire: in the chain of those who advanced before.
+        // Acquire: in the chain of the threads that advanced before.
         let epoch = self.global.first_look_acquire();
         if !cfg!(mutant = "advance_without_fence") {
             fence(Ordering::SeqCst);
@@ -147,7 +159,7 @@ impl Shared {
             slot & PINNED != 0 && slot >> EPOCH_SHIFT != epoch
         });
         if !held {
-            // Release: what the readers did, acquired above, comes before the step.
+            // Release: the readers' work, acquired above, comes before the step.
             let _ =
                 self.global.compare_exchange(epoch, epoch + 1, Ordering::AcqRel, Ordering::Relaxed);
         }
@@ -156,7 +168,7 @@ impl Shared {
 
 impl Reclaim for Slots {
     type Participant = SlotParticipant;
-    /// The epoch in which it began.
+    /// The epoch in which the grace period began.
     type Grace = u64;
 
     fn new(participants: u16) -> Self {
@@ -170,7 +182,7 @@ impl Reclaim for Slots {
                 slot.store(IDLE, Ordering::Release);
                 return true;
             }
-            // Acquire: pairs with the Release of who had the slot before.
+            // Acquire: pairs with the Release of the participant that had the slot before.
             slot.compare_exchange(FREE, IDLE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })?;
         Some(SlotParticipant { shared: Arc::clone(&self.0), index, depth: Cell::new(0) })
@@ -188,7 +200,8 @@ impl Reclaim for Slots {
     fn is_over(&self, _participant: &SlotParticipant, grace: &u64) -> bool {
         let steps = if cfg!(mutant = "grace_one_epoch") { 1 } else { 2 };
         for _ in 0..steps {
-            // Acquire: pairs with the step, and through it with every reader that it waited for.
+            // Acquire: pairs with the step, and through it with every reader that the step waited
+            // for.
             if self.0.global.load(Ordering::Acquire) >= grace + steps {
                 return true;
             }

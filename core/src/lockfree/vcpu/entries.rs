@@ -1,4 +1,7 @@
-//! Interrupts in list registers: from the offer to the fold that finds them finished.
+//! Interrupts in list registers, from `offer` to the fold that finds them ended.
+//!
+//! Models: `delivery_level`, `delivery_active`, `delivery_read`, `delivery_clear`,
+//! `delivery_config`, `delivery_retarget`, `lifetime_refs`, `lifetime_known_bugs`.
 
 #![allow(unsafe_code)] // A seeded bug.
 
@@ -15,38 +18,42 @@ use crate::lockfree::reclaim::Reclaim;
 use crate::observe::counters::Counter;
 use crate::sync::prefetch_write;
 
-/// Why an interrupt is pending in a list register, if not only because its line is high.
+/// The pending state that was taken for a list register. A level-sensitive interrupt can be pending
+/// there without any, because its line is high.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Latch {
     None,
-    /// Its pending bit was taken.
+    /// The pending bit was taken.
     Bit,
-    /// It was taken from this sender.
+    /// The SGI of this sender was taken.
     Sender(u8),
 }
 
 /// An interrupt in a list register.
 pub(super) struct Entry {
     pub(super) owned: OwnerRef,
-    /// What the register is to hold.
+    /// The value that the list register should have.
     pub(super) want: Lr,
     pub(super) latch: Latch,
-    /// Its INTID names its sender, so it stands for no other one.
+    /// The list register names the sender of an SGI, so the entry stands for no other sender.
     sent: bool,
-    /// It is tied to a physical interrupt, which the guest deactivates with it.
+    /// The interrupt is hardware-mapped: the guest deactivates the physical interrupt together with
+    /// it.
     hw_mapped: bool,
-    /// When it is deactivated, it may still be pending.
+    /// The interrupt may still be pending when it is deactivated.
     pub(super) recheck: bool,
 }
 
 impl Entry {
-    /// Someone must hear of the interrupt's end, and not only whoever signals it next.
+    /// Requests a maintenance interrupt at the interrupt's end, and a re-check: the owner must act
+    /// on the end even if no thread schedules the interrupt again.
     fn ask_for_end(&mut self) {
         self.want = self.want.with_eoi_maintenance();
         self.recheck = true;
     }
 
-    /// Makes the interrupt pending again where others can take it, if it is pending here.
+    /// Gives the pending state that was taken for the entry, if any, back to where any vCPU can
+    /// take it.
     fn give_back_latch(&mut self) {
         if cfg!(mutant = "withdraw_without_restore") {
             return;
@@ -63,7 +70,8 @@ impl Entry {
         }
     }
 
-    /// Takes over what has become pending, or was taken back, since the last look.
+    /// Takes pending state that is new since the last evaluation, and drops pending state that was
+    /// cleared or recalled since.
     fn take_pending(&mut self, control: Control) {
         let lane = self.owned.lane();
         if self.owned.pending().is_pending(lane) {
@@ -77,14 +85,14 @@ impl Entry {
         if let Latch::Sender(sender) = self.latch {
             let recalled = control.is_recalled(sender);
             if !recalled && control.senders() & 1 << sender != 0 {
-                // Sent again before it was acknowledged: one delivery stands for both.
+                // The SGI was sent again before it was acknowledged: one delivery stands for both.
                 self.owned.control().update(|c| c.without_sender(sender));
             }
             if recalled || control.senders() & ((1 << sender) - 1) != 0 {
                 self.take_next_sender(sender);
             }
             if taken.pending {
-                // Not of this sender: for later.
+                // The pending bit is not this sender's SGI: it is delivered later.
                 self.owned.pending().restore_wired(lane);
             }
         } else if taken.pending {
@@ -93,16 +101,17 @@ impl Entry {
             self.latch = Latch::None;
         }
         if self.sent {
-            // The next sender's turn comes when this one's is over.
+            // The next sender's SGI is delivered when this one has ended.
             self.ask_for_end();
         }
         self.publish();
     }
 
-    /// The lowest sender goes first, as long as the guest has not seen another one.
+    /// Replaces the SGI in the list register, which the guest has not acknowledged, by the SGI of
+    /// the lowest sender.
     #[cold]
     fn take_next_sender(&mut self, instead_of: u8) {
-        // Without effect on a sender who has taken it back.
+        // Nothing is given back if the sender has recalled its SGI.
         let (old, now) =
             self.owned.control().update(|c| c.with_sender_back(instead_of).with_sender_taken());
         self.latch = Latch::None;
@@ -112,20 +121,20 @@ impl Entry {
         }
     }
 
-    /// Ends the entry.
+    /// Ends the entry, and gives its pending state back.
     pub(super) fn withdraw(mut self) -> OwnerRef {
         self.give_back_latch();
         self.owned
     }
 
-    /// Shows others what the guest left.
+    /// Publishes whether the interrupt is active, and whether it is pending in the list register.
     pub(super) fn publish(&self) {
         self.owned.publish(self.want.is_active(), self.latch != Latch::None);
     }
 }
 
 impl<R: Reclaim> VcpuInterface<R> {
-    /// Makes a list-register entry agree with the interrupt's state, or takes it out.
+    /// Makes the entry of list register `n` agree with the interrupt's state, or removes it.
     pub(super) fn reevaluate(&mut self, n: usize) {
         let Some(entry) = &self.entries[n] else { return };
         let control = entry.owned.control().load();
@@ -133,30 +142,34 @@ impl<R: Reclaim> VcpuInterface<R> {
         let Some(entry) = &mut self.entries[n] else { return };
         entry.take_pending(control);
         if entry.want.is_active() {
-            // A level is sampled again when the interrupt is deactivated, not before. And one that is tied to a physical
-            // interrupt cannot be pending and active (IHI 0069, 12.4, `ICH_LR<n>_EL2`).
+            // A level is sampled again when the interrupt is deactivated, not before. A
+            // hardware-mapped interrupt cannot be pending and active (IHI 0069, 12.4,
+            // `ICH_LR<n>_EL2`).
             let again = !entry.sent && entry.want.hw().is_none();
             if willing && control.trigger() == Trigger::Edge && again {
                 let latched = entry.latch != Latch::None;
                 let state = if latched { LrState::PendingActive } else { LrState::Active };
                 entry.want = entry.want.with_state(state);
-                // Its priority stays until it is deactivated, as the running priority does.
+                // The priority stays until the interrupt is deactivated, as the running priority
+                // does.
                 entry.recheck |= control.priority() != entry.want.priority()
                     || control.group() != entry.want.group();
                 if control.asserted() {
-                    // An SGI that has senders, too.
+                    // It is an SGI that has senders as well.
                     entry.ask_for_end();
                 }
             } else {
                 entry.give_back_latch();
-                // Whoever is to have it next must hear of its end: the guest may stay in for long after that.
+                // Its next delivery, here or on another vCPU, waits for its end. Without the
+                // maintenance interrupt, the guest may go on running for a long time after that.
                 entry.want = entry.want.with_state(LrState::Active);
                 entry.ask_for_end();
             }
             return;
         }
         if control.trigger() == Trigger::Level || (!entry.sent && control.asserted()) {
-            // It may have been edge-triggered when it was offered; or an SGI without a sender, which has one now.
+            // The interrupt may have been edge-triggered when it was put into the list register. Or
+            // it is an SGI that had no sender then, and has one now.
             entry.ask_for_end();
         }
         let offered = willing
@@ -169,12 +182,13 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Someone else has made an interrupt active or not active that is in a list register.
+    /// Takes over the active state that another thread has written for the interrupt in list
+    /// register `n`.
     #[cold]
     pub(super) fn activate(&mut self, n: usize, active: bool) {
         let Some(entry) = &mut self.entries[n] else { return };
         if entry.want.is_active() == active {
-            // What it was told may have come with an injection.
+            // The state is the same, but an injection may have come with the write.
             return self.reevaluate(n);
         }
         if active {
@@ -194,7 +208,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Takes an entry out; those behind it move up.
+    /// Removes the entry of list register `n`. The entries behind it move up.
     fn remove_entry(&mut self, n: usize) -> Option<Entry> {
         let entry = self.entries[n].take()?;
         entry.owned.set_place(Place::Nowhere);
@@ -216,13 +230,15 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Fills `count` list registers, the most urgent first.
-    // Most entries have one interrupt to deliver, which needs no bucket: they do not come here.
+    // Most guest entries have one interrupt to deliver, which needs no bucket: they do not come
+    // here.
     #[inline(never)]
     pub(super) fn fill(&mut self, count: usize) {
         let mut left = SLICE;
         loop {
             let ready = self.ready.highest();
-            // Active interrupts come back into list registers before what they keep waiting.
+            // Active interrupts come back into list registers before the interrupts that they keep
+            // waiting.
             if let Some(level) = self.spilled.highest()
                 && ready.is_none_or(|ready| level <= ready)
                 && (self.used < count || self.make_room_for_active(level))
@@ -234,7 +250,8 @@ impl<R: Reclaim> VcpuInterface<R> {
                 self.doubtful = false;
                 return;
             };
-            // Any number may have to be dropped, or moved, before one is found that can be offered: some have been cleared.
+            // Any number of interrupts may have to be dropped or forwarded before one is found that
+            // can be offered to the guest: some have been cleared.
             left -= 1;
             if left == 0 {
                 self.left_over = true;
@@ -244,7 +261,8 @@ impl<R: Reclaim> VcpuInterface<R> {
                 continue;
             }
             if self.used == count {
-                // An LPI that was cleared before it came in is not to be waited for (`enqueue_lpi`).
+                // An LPI that was cleared, even before it came in (`enqueue_lpi`), needs no list
+                // register.
                 let gone = |o: &OwnerRef| o.intid().is_lpi() && !o.pending().is_pending(o.lane());
                 if self.ready.peek(gone) == Some(true) {
                     drop(self.ready.pop());
@@ -255,7 +273,7 @@ impl<R: Reclaim> VcpuInterface<R> {
                     return;
                 }
             }
-            // Anew: an LPI that lost its list register may be the most urgent now.
+            // Read again: `make_room` may have put an interrupt back into a bucket.
             if let Some(level) = self.ready.highest()
                 && let Some(owned) = self.ready.pop()
             {
@@ -266,7 +284,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Puts a waiting interrupt into the next list register.
-    // For an LPI this is one read-modify-write and a few stores, in the middle of every entry.
+    // For an LPI this is one read-modify-write and a few stores, in the middle of every guest
+    // entry.
     #[inline(always)]
     pub(super) fn offer(&mut self, level: u8, owned: OwnerRef, control: Control) {
         let lr = Lr::pending(owned.intid(), OwnerRef::priority_of(level), control.group());
@@ -277,10 +296,11 @@ impl<R: Reclaim> VcpuInterface<R> {
             let (sent, hw_mapped, recheck) = (false, false, false);
             self.push_entry(Entry { owned, want: lr, latch: Latch::Bit, sent, hw_mapped, recheck });
         }
-        // Otherwise it was cleared, since it was taken in or before.
+        // Otherwise the LPI was cleared, before or after it was taken in from the mailbox.
     }
 
-    /// The same for what may have a level, senders, or a physical interrupt, and whose state others read.
+    /// Puts a waiting wired interrupt into the next list register. It may have a level, senders, or
+    /// a physical interrupt, and other threads read its state.
     #[inline(never)]
     fn offer_wired(&mut self, lr: Lr, owned: OwnerRef, control: Control) {
         self.open_window();
@@ -304,7 +324,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
         let level = control.trigger() == Trigger::Level;
         if latch == Latch::None && !(level && control.line()) {
-            // Cleared since it was taken in.
+            // The interrupt was cleared since it was taken in.
             return drop(owned);
         }
         let sent = matches!(latch, Latch::Sender(_));
@@ -341,7 +361,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.reevaluate(self.used - 1);
     }
 
-    /// The youngest of the least urgent list registers that are active, or that are not: its level, and which.
+    /// Returns the level and the list register of the least urgent entry that is `active`, or that
+    /// is not. Of several at that level, it is the youngest.
     fn least_urgent(&self, active: bool) -> Option<(u8, usize)> {
         let entries = self.entries[..self.used].iter().flatten().enumerate();
         entries
@@ -350,10 +371,11 @@ impl<R: Reclaim> VcpuInterface<R> {
             .max()
     }
 
-    /// Takes a less urgent interrupt out of the full list registers, rather a pending one. Returns whether there was one.
+    /// Takes an interrupt that is less urgent than `level` out of the full list registers,
+    /// preferably a pending one. Returns whether there was one.
     ///
-    /// If all of them are active, the least urgent one goes in any case: the guest may have dropped its priority long ago, and
-    /// be ready for what waits (T32).
+    /// If all of them are active, the least urgent one is taken out in any case: the guest may have
+    /// dropped its priority long ago, and be ready for the interrupts that wait (T32).
     #[cold]
     fn make_room(&mut self, level: u8) -> bool {
         let (pending, active) = (self.least_urgent(false), self.least_urgent(true));
@@ -364,7 +386,9 @@ impl<R: Reclaim> VcpuInterface<R> {
         victim.map(|(_, n)| self.displace(n)).is_some()
     }
 
-    /// The same for an active interrupt, which goes before what is pending at its level, but leaves one pending.
+    /// Takes an interrupt out of the full list registers, to make room for an active one of
+    /// `level`: a pending one of that level or a less urgent one, but not the only pending one;
+    /// otherwise an active one that is less urgent. Returns whether there was one.
     #[cold]
     fn make_room_for_active(&mut self, level: u8) -> bool {
         let entries = self.entries[..self.used].iter().flatten();
@@ -376,7 +400,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         victim.map(|(_, n)| self.displace(n)).is_some()
     }
 
-    /// Takes an interrupt's list register away.
+    /// Takes list register `n` away from its interrupt, which goes back to a bucket.
     #[cold]
     pub(super) fn displace(&mut self, n: usize) {
         let Some(entry) = self.remove_entry(n) else { return };
@@ -388,17 +412,18 @@ impl<R: Reclaim> VcpuInterface<R> {
             owned.control().update(|c| c.with_active_group(group));
             self.spilled.push_front(level, owned);
         } else {
-            // Older than everything in its bucket.
+            // It is older than all others in its bucket.
             self.ready.push_front(level, owned);
         }
     }
 
-    /// Takes back what the guest did with one list register.
+    /// Takes over the guest's changes to list register `n`, which reads as `lr` now.
     #[inline]
     pub(super) fn fold_entry(&mut self, n: usize, lr: Lr) {
         let Some(entry) = &mut self.entries[n] else { return };
-        // An LPI has no active state (IHI 0069, 4.1.2): once it has been acknowledged, here is nothing left of it, whether or not its
-        // guest ends it. An end without a list register drops a priority, and is not counted (12.4, `ICH_HCR_EL2`).
+        // An LPI has no active state (IHI 0069, 4.1.2): once the guest has acknowledged it, nothing
+        // of it is left here, whether or not the guest ends it. Its end then has no list register:
+        // it drops a priority, and is not counted (12.4, `ICH_HCR_EL2`).
         let lpi = entry.owned.intid().is_lpi();
         let lr = if lpi { lr.without_active() } else { lr };
         let was = entry.want;
@@ -411,20 +436,24 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
         entry.want = lr;
         if lr.state() == LrState::Invalid {
-            // It is let go as soon as all list registers have been looked at: so their lines come at the same time.
+            // The reference is dropped once all list registers have been read, so the cache lines
+            // of all the interrupts come at the same time.
             prefetch_write(&entry.owned.state);
         }
         if cfg!(mutant = "put_in_fold") && was.state() == LrState::Pending && lr.is_active() {
-            // The ancestor's bug: the reference ends with the fold, while the interrupt is still in its place.
+            // The ancestor's bug: the fold ends the reference, while the interrupt is still in its
+            // list register.
             // SAFETY: none; this is a seeded bug.
             drop(unsafe { OwnerRef::from_raw(NonNull::from(&*entry.owned)) });
         }
     }
 
-    /// An interrupt is no longer active.
+    /// Lets go of an interrupt that the guest is done with. With `recheck`, puts it where it
+    /// belongs if it is still pending.
     #[inline(always)]
     pub(super) fn finish(&mut self, owned: OwnerRef, recheck: bool) {
-        // Without `recheck`, whatever made it pending since has signaled it: the mailbox brings it back.
+        // Without `recheck`, a thread that has made it pending since has scheduled it: the mailbox
+        // brings it back.
         if recheck {
             self.finish_and_settle(owned);
         } else {
@@ -438,14 +467,16 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.requeue(owned);
     }
 
-    /// Asks for the level of an interrupt whose physical one the guest has deactivated.
+    /// Asks the host for the level of an interrupt, if it is level-sensitive, after its physical
+    /// interrupt was deactivated.
     #[cold]
     fn sample(&self, owned: &OwnerRef) {
         if owned.control().load().trigger() != Trigger::Level {
             return;
         }
         let mut asked = None;
-        // The host may have set the level between its answer and the update, which must not undo that: it is asked once more.
+        // The host may set the level between its answer and the update, and the update must not
+        // undo that. So the host is asked again, until its answer is the level that was written.
         while let Some(high) = self.shared.dispatcher.input_level(self.wired(owned))
             && asked != Some(high)
         {
@@ -454,7 +485,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Deactivates the physical interrupt of one that was deactivated without a list register.
+    /// Deactivates the physical interrupt, if any, of an interrupt that was deactivated other than
+    /// by the guest through its list register, and samples its level.
     pub(super) fn end_phys(&self, owned: &OwnerRef, phys: Option<u16>) {
         if let Some(pintid) = phys {
             self.shared.dispatcher.deactivate_phys(pintid);
@@ -462,7 +494,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// The same for one that has lost its list register: as it is tied now.
+    /// Deactivates the physical interrupt of an interrupt that has lost its list register: the one
+    /// to which it is hardware-mapped now.
     pub(super) fn end_spilled(&self, owned: &OwnerRef) {
         self.end_phys(owned, owned.control().load().phys());
     }
@@ -472,7 +505,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         if intid.is_private() { Wired::Private(self.id, intid) } else { Wired::Spi(intid) }
     }
 
-    /// Takes out the entries that the guest is done with, and looks again at those whose turn was put off.
+    /// Removes the entries that the guest is done with. Re-evaluates the pending entries if one of
+    /// those left is not active and is marked for a re-check.
     #[inline(always)]
     pub(super) fn finish_gone(&mut self) {
         let (used, mut kept, mut reevaluate) = (self.used, 0, false);
@@ -487,7 +521,8 @@ impl<R: Reclaim> VcpuInterface<R> {
                 kept += 1;
             }
         }
-        // Before the host is called, which may panic: what is in use is dense, and the next flush goes on with the rest.
+        // Before the host is called, which may panic: the entries in use are contiguous, and the
+        // next flush lets go of the others.
         self.used = kept;
         let left_over = core::mem::replace(&mut self.left_over, true);
         self.finish_rest(used);
@@ -497,7 +532,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Lets those entries go, up to `until`, that are not in use any more.
+    /// Lets go of the entries up to `until` that are not in use any more.
     #[inline(always)]
     pub(super) fn finish_rest(&mut self, until: usize) {
         for n in self.used..until {
@@ -511,10 +546,10 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Looks again at what is pending in list registers.
+    /// Re-evaluates the entries that are pending.
     #[cold]
     fn review_pending(&mut self) {
-        // From the end: a review can take its entry out.
+        // From the end: `reevaluate` can remove the entry.
         for n in (0..self.used).rev() {
             if self.entries[n].as_ref().is_some_and(|e| e.want.state() == LrState::Pending) {
                 self.reevaluate(n);

@@ -1,14 +1,20 @@
 //! The vCPU thread's side: from the mailbox to the list registers and back.
 //!
-//! An interrupt that a [`VcpuInterface`] owns is in exactly one place: waiting in a bucket ([`ReadyQueue`]), in a list
-//! register ([`Entry`]), or active without one (`spilled`). The way in is `take_posted`, for every interrupt of the mailbox (`take_single` if it is the only one);
-//! the way out is dropping its [`OwnerRef`], which is the prune of the ancestor: the reference that was taken
-//! when the interrupt was queued ends there, and not when a list register is folded.
+//! An interrupt that a [`VcpuInterface`] owns is in exactly one place: waiting in a bucket
+//! ([`ReadyQueue`]), in a list register ([`Entry`]), or active without one (`spilled`). An
+//! interrupt from the mailbox comes in through `take_posted`, or `take_single` if nothing else
+//! waits. It leaves when its [`OwnerRef`] is dropped or handed over. Dropping it corresponds to the
+//! prune of the ancestor: the reference that was taken when the interrupt was queued ends there,
+//! and not when a list register is folded.
 //!
-//! Everything is re-evaluated from scratch (`classify`, `reevaluate`): no event says what changed.
+//! Every decision is made from scratch (`classify`, `reevaluate`): no event describes the change.
 //!
-//! Costs: a flush takes as long as the number of interrupts in the mailbox plus the number of list registers; how many
-//! wait in the buckets does not matter. What is longer than a slice is gone on with at the next flush (`slices`).
+//! Costs: the time of a flush is proportional to the number of interrupts in the mailbox plus the
+//! number of list registers. It does not depend on the number of interrupts in the buckets. Work
+//! that exceeds a slice continues at the next flush (`slices`).
+//!
+//! Models: delivery_config, delivery_enable_lpis, delivery_kick, delivery_push, delivery_retarget,
+//! delivery_active, delivery_read, lifetime_refs.
 
 #![allow(unsafe_code)] // Interrupts found through the mailbox that this vCPU owns already.
 
@@ -38,58 +44,62 @@ use crate::observe::counters::Counter;
 use entries::Entry;
 use slices::{SLICE, Scan};
 
-/// What is to become of an interrupt that this vCPU has.
+/// The next step for an interrupt of this vCPU.
 enum Disposition {
-    /// It is to be offered, at this level.
+    /// It is to be delivered by this vCPU, at this priority level.
     Deliver(u8),
-    /// It is pending, for another vCPU.
+    /// It is pending for another vCPU, and is to be forwarded.
     Forward,
-    /// There is nothing to do.
+    /// It has nothing to deliver now.
     Idle,
 }
 
-/// A vCPU's own side of the engine. Owned by the thread that runs the vCPU: not Clone, not Sync.
+/// A vCPU's own side of the engine. The thread that runs the vCPU owns it: it is neither `Clone`
+/// nor `Sync`.
 pub struct VcpuInterface<R: Reclaim = Slots> {
     id: VcpuId,
     open: bool,
-    /// It is being powered off: the host may have panicked in the midst.
+    /// A power-off has begun and is not complete: it takes several slices, or the host has
+    /// panicked.
     closing: bool,
-    /// Between a flush and the fold after it: the list registers are the guest's.
+    /// Set between a flush and the fold after it: the list registers belong to the guest.
     in_guest: bool,
-    /// Something has begun to wait since the last flush, other than by mail.
+    /// An interrupt has begun to wait since the last flush, other than by mail.
     unflushed: bool,
-    /// Nothing is known yet of what the list registers hold.
+    /// The contents of the list registers are not known yet.
     fresh: bool,
-    /// Who wants to know about wired interrupts of this vCPU waits until the fold.
+    /// A thread that asks about wired interrupts of this vCPU waits until the fold.
     window_open: bool,
-    /// What the guest has enabled at its CPU interface, as of the last flush.
+    /// The groups that the guest has enabled at its CPU interface, as of the last flush.
     groups: [bool; 2],
-    /// Drained, and not taken in yet.
+    /// The interrupts that have been drained from the mailbox, and not been taken in yet.
     mail: Mail,
-    /// How far a look through all LPIs has come.
+    /// The progress of a scan of all LPIs.
     scan: Scan,
-    /// What others have asked for, and is not done yet.
+    /// The requests that are not served yet: of other threads, and of this vCPU.
     asked: Requests,
-    /// Something in the buckets may not be offered any more.
+    /// The buckets may contain an interrupt that is no longer to be delivered.
     doubtful: bool,
-    /// A slice was not enough for something, or the host panicked in the midst: the next flush goes on.
+    /// The last flush left work over, because a slice was not enough or the host panicked. The next
+    /// flush continues it.
     left_over: bool,
     ready: ReadyQueue,
-    /// Active, and in no list register: the newest of a level first.
+    /// The active interrupts without a list register, the newest of a level first.
     spilled: ReadyQueue,
-    /// The first `used` are in use, and the older of two pending ones of a priority comes first.
+    /// The interrupts in list registers. The first `used` are in use. The older of two pending ones
+    /// of a priority comes first.
     entries: [Option<Entry>; MAX_LRS],
     used: usize,
-    /// What the list registers hold, as far as we know; those from `written` on hold nothing.
+    /// The known contents of the list registers. Those from `written` on are empty.
     held: [Lr; MAX_LRS],
     written: usize,
     maintenance: Maintenance,
-    /// What maintenance is wanted may have changed since.
+    /// The wanted maintenance interrupts may differ from `maintenance`.
     reconsider_maintenance: bool,
     participant: R::Participant,
-    /// Its mailbox and gates.
+    /// The part of this vCPU that other threads use, with its mailbox and gates.
     mine: VcpuRef,
-    /// Last: everything above points to it.
+    /// The last field, to be dropped last, because everything above points to it.
     shared: Arc<Shared<R>>,
     _not_sync: PhantomData<Cell<()>>,
 }
@@ -132,22 +142,22 @@ impl<R: Reclaim> VcpuInterface<R> {
         })
     }
 
-    /// Which vCPU this is.
+    /// Returns the vCPU's ID.
     pub fn id(&self) -> VcpuId {
         self.id
     }
 
-    /// Whether an interrupt with this configuration may be offered by this vCPU, if it is pending.
+    /// Whether this vCPU may deliver an interrupt with this configuration, if it is pending.
     #[inline]
     fn willing(&self, irq: &Irq, control: Control, state: State) -> bool {
         if !control.enabled() || control.target() != self.id {
             return false;
         }
         let lpi = irq.intid().is_lpi();
-        // "Unmapped" can be a moment old: who maps it attends.
+        // "Unmapped" can be stale: the thread that maps the LPI schedules it.
         (!lpi || state.is_mapped())
             && self.groups[control.group() as usize]
-            // A look: after a gate is opened, the owner is asked to scan.
+            // The value can be stale: after a gate is opened, the owner is asked to scan.
             && self.mine.gates().pass(control.group(), lpi)
     }
 
@@ -165,19 +175,22 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Puts an interrupt where it belongs that has had a place here, and is neither active nor pending in a list register any more.
+    /// Requeues an interrupt that has had a place here, and is neither active nor pending in a list
+    /// register any more.
     fn requeue(&mut self, owned: OwnerRef) {
         owned.publish(false, false);
         let state = owned.state.load();
         self.requeue_as(owned, state);
     }
 
-    /// Puts an interrupt where it belongs, whose state the caller has just read.
-    // Most LPIs do not come here (`enqueue_lpi`, `take_single`), and entries are quicker without it.
+    /// Puts an interrupt into the bucket of its level, forwards it to its target, or drops it. The
+    /// caller has just read its state.
+    // Most LPIs do not come here (`enqueue_lpi`, `take_single`), and an entry is quicker without
+    // the inlined code.
     #[inline(never)]
     fn requeue_as(&mut self, owned: OwnerRef, state: State) {
         if state.is_active() {
-            // It was active when its vCPU was powered off, or someone has made it so.
+            // It was active when its vCPU was powered off, or another thread has made it active.
             return self.requeue_active(owned);
         }
         match self.classify(&owned, state) {
@@ -188,7 +201,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Puts an interrupt where it belongs that is active, but not through this vCPU's guest: to its target.
+    /// Requeues an interrupt that is active, but not through this vCPU's guest: it goes to its
+    /// target, and into `spilled` there.
     #[cold]
     fn requeue_active(&mut self, owned: OwnerRef) {
         let control = owned.control().load();
@@ -204,7 +218,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Gives an interrupt to the vCPU that it is for now.
+    /// Forwards an inactive interrupt to its present destination.
     fn hand_over(&self, owned: OwnerRef) {
         self.mine.counters.add(Counter::HandedOver, 1);
         if let (Some(posted), _) = owned.hand_over(false) {
@@ -212,8 +226,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Takes in an interrupt from the mailbox: something about it has changed.
-    // Out of the way of the single one, which most entries have (`take_single`).
+    /// Takes in an interrupt from the mailbox, because something about it has changed.
+    // Out of line, because most entries have a single interrupt (`take_single`).
     #[inline(never)]
     fn take_posted(&mut self, posted: QueuedRef) {
         if cfg!(mutant = "verdict_before_claim")
@@ -229,8 +243,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Puts an LPI that has just come into its bucket. Its pending bit is looked at when it is taken: the injector may still be writing
-    /// others of the same cache line.
+    /// Puts an LPI that has just been taken in into its bucket. Its pending bit is not read before
+    /// it is taken: the injector may still be writing other bits of the same cache line.
     #[inline]
     fn enqueue_lpi(&mut self, owned: OwnerRef, state: State) {
         let control = owned.control().load();
@@ -241,7 +255,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Takes in the only thing that waits for a list register, of which one is free: without the detour of a bucket.
+    /// Takes in the only interrupt that waits, while a list register is free: it goes there
+    /// directly, and not through a bucket.
     #[inline]
     fn take_single(&mut self, posted: QueuedRef) {
         match posted.claim(self.id) {
@@ -259,15 +274,16 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Passes on what another vCPU has.
+    /// Passes on an interrupt that another vCPU owns.
     #[cold]
     fn pass_on(&self, posted: QueuedRef) {
         self.shared.dispatcher.post(posted);
     }
 
-    /// Looks once more at an interrupt that this vCPU has, and that someone else may have made active or not active.
+    /// Re-evaluates an interrupt of this vCPU. `changed` is the active state that another thread
+    /// has written, if any.
     fn reconsider(&mut self, irq: NonNull<Irq>, changed: Option<bool>) {
-        // SAFETY: this vCPU owns it: `claim` says so, and nobody else ends that.
+        // SAFETY: this vCPU owns it: `claim` says so, and only this vCPU ends that.
         let owned = unsafe { OwnerRef::borrow(irq) };
         match owned.place() {
             Place::Ready(level) if changed == Some(true) => {
@@ -276,7 +292,7 @@ impl<R: Reclaim> VcpuInterface<R> {
                 self.requeue_active(owned);
             }
             Place::Ready(level) => {
-                // One that stays at its level keeps its turn.
+                // An interrupt that stays at its level keeps its turn.
                 if !matches!(self.classify(&owned, owned.state.load()), Disposition::Deliver(now) if now == level)
                 {
                     // SAFETY: its place says so.
@@ -296,13 +312,14 @@ impl<R: Reclaim> VcpuInterface<R> {
                 self.end_spilled(&owned);
                 self.requeue(owned);
             }
-            // It is looked at when it is deactivated, or gets a list register again.
+            // It is re-evaluated when it is deactivated, or gets a list register again.
             Place::Spilled(_) => {}
             Place::Nowhere => debug_assert!(false, "owned, but nowhere"),
         }
     }
 
-    /// Before the guest can change a wired interrupt in a list register: whoever wants to know waits from now on.
+    /// Opens the window before the guest can change a wired interrupt in a list register: from now
+    /// on, a thread that asks about wired interrupts of this vCPU waits.
     #[inline]
     fn open_window(&mut self) {
         if !self.window_open {
@@ -311,11 +328,15 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Takes over what others have written to the active state of what is in list registers: one who found this vCPU concealed
-    /// does not wait, and the mail that says so may not have come yet, if someone else is about to post it.
+    /// Takes over the active states that other threads have written to interrupts in list
+    /// registers. Returns whether there were any.
+    ///
+    /// A *writer* that found this vCPU's window closed does not wait. The mail that announces its
+    /// write may not have come yet, if another thread, the *poster*, has set `QUEUED` and is still
+    /// about to post the interrupt.
     fn take_changes(&mut self) -> bool {
         let mut changed = false;
-        // From the end: an entry can be taken out.
+        // From the end, because `activate` can take its entry out.
         for n in (0..self.used).rev() {
             let change = self.entries[n].as_ref().and_then(|entry| entry.owned.take_change());
             if let Some(active) = change {
@@ -326,7 +347,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         changed
     }
 
-    /// Shows others what the guest has done, and lets them look.
+    /// Publishes the guest's changes, then closes the window, so that waiting threads continue.
     #[cold]
     fn close_window(&mut self) {
         let early = cfg!(mutant = "conceal_before_publish").then(|| self.mine.close_window());
@@ -337,14 +358,14 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Whether a wired interrupt is in a list register, or active without one.
+    /// Whether a wired interrupt is in a list register, or an interrupt is active without one.
     #[inline]
     fn holds_wired(&self) -> bool {
         let wired = |entry: &Entry| !entry.owned.intid().is_lpi();
         self.entries[..self.used].iter().flatten().any(wired) || !self.spilled.is_empty()
     }
 
-    /// The guest has enabled or disabled a group at its CPU interface.
+    /// Takes over that the guest has enabled or disabled groups at its CPU interface.
     #[cold]
     fn change_groups(&mut self, groups: [bool; 2]) {
         self.reconsider_maintenance = true;
@@ -358,17 +379,18 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.left_over = true;
     }
 
-    /// Takes in some of the mail, and fills the list registers.
+    /// Takes in up to a slice of the mail, and fills the list registers.
     #[inline]
     fn take_in_mail(&mut self, count: usize, resumed: bool) {
-        // On their way while the mail is gone through.
+        // The cache lines arrive while the mail is taken in.
         self.ready.prefetch(count.saturating_sub(self.used));
         let more = resumed && !self.mail.is_empty();
         if more || self.mine.mailbox.drain(&mut self.mail) || resumed {
-            // Until it is done: a host's kick can panic in the midst.
+            // Set until the work is done, because a host's kick can panic on the way.
             self.left_over = true;
             let done = self.take_in_slice(count);
-            // What came behind the mail of before: its kick may have brought the vCPU to a flush that did not get that far.
+            // New mail behind the mail of an earlier drain is left over, too: its kick may have led
+            // to a flush that did not get that far.
             let behind = more && self.mine.mailbox.has_mail();
             self.left_over = !done || behind || !self.scan.is_idle();
         }
@@ -377,7 +399,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Takes in a slice of the mail; returns whether nothing is left.
+    /// Takes in a slice of the mail. Returns whether all of it has been taken in.
     #[inline]
     fn take_in_slice(&mut self, count: usize) -> bool {
         if !self.mail.turn(SLICE, &self.mine.mailbox) {
@@ -395,7 +417,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.mail.is_empty()
     }
 
-    /// Clears what an earlier user of the list registers may have left in them.
+    /// Clears the list registers, in which an earlier user may have left entries.
     #[cold]
     fn clear_registers<L: ListRegisters>(&mut self, lrs: &mut L, count: usize) {
         for n in 0..count {
@@ -406,20 +428,22 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.fresh = false;
     }
 
-    /// What to be told while more is waiting than the list registers hold.
+    /// Returns the maintenance interrupts that are wanted for the waiting interrupts and the
+    /// groups.
     fn wanted_maintenance(&mut self, count: usize) -> Maintenance {
         let waiting = !self.ready.is_empty();
         let offered = |e: &Entry| e.want.state() == LrState::Pending;
         let pending = waiting && self.entries[..self.used].iter().flatten().any(offered);
         if waiting && !pending {
-            // All list registers are active: "none is pending" would hold at once, for ever. What waits
-            // is not more urgent than they are, so it can wait until one is deactivated.
+            // All list registers are active: "none is pending" would hold at once, for ever. The
+            // waiting interrupts are not more urgent, so they can wait until one of these is
+            // deactivated.
             for entry in self.entries[..self.used].iter_mut().flatten() {
                 entry.want = entry.want.with_eoi_maintenance();
             }
         }
         Maintenance {
-            // "At most one in use" would hold at once with a single list register.
+            // With a single list register, "at most one in use" would hold at once.
             underflow: waiting && count > 1,
             no_pending: pending,
             not_present: !self.spilled.is_empty(),
@@ -428,7 +452,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Writes what has changed; returns the number of pending entries.
+    /// Writes the list registers that have changed. Returns the number of pending entries.
     #[inline]
     fn write_back<L: ListRegisters>(&mut self, lrs: &mut L) -> usize {
         let mut pending = 0;
@@ -452,10 +476,11 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
                 self.power_off();
             }
             self.open = true;
-            // Until it is done: a host's kick can panic in the midst.
+            // Set until the work is done, because a host's kick can panic on the way.
             self.asked = Requests::SCAN;
             self.left_over = true;
-            // Pinned before: a pin's own fence, if it has one, is not what orders opening and scanning.
+            // Pinned before `open`, so that opening and scanning are not ordered by the pin's own
+            // fence, if it has one, but by the fence in `begin`.
             let pin = self.participant.pin();
             self.mine.mailbox.open();
             self.scan.begin(&self.shared, self.id);
@@ -488,7 +513,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if self.in_guest {
             self.fold(lrs);
         }
-        // Until it is done: the host can panic in the midst.
+        // Set until the flush is done, because the host can panic on the way.
         self.unflushed = true;
         if self.holds_wired() {
             self.open_window();
@@ -511,14 +536,15 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         self.take_in_mail(count, resumed);
         if self.window_open && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
             self.fill(count);
-            // Of what gets a list register only now, too. What that leaves free is filled at the next flush.
+            // The interrupts that got a list register only now can have changes, too. List
+            // registers that become free by that are filled at the next flush.
             if self.take_changes() {
                 self.left_over = true;
             }
         }
         let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
         if waiting || self.reconsider_maintenance {
-            // While something waits, it depends on what is in the list registers.
+            // While an interrupt waits, the result depends on the contents of the list registers.
             self.reconsider_maintenance = waiting;
             let maintenance = self.wanted_maintenance(count);
             if maintenance != self.maintenance {
@@ -530,7 +556,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         self.in_guest = true;
         self.unflushed = self.left_over;
         if self.left_over {
-            // It comes back for the rest, from the guest or instead of sleeping.
+            // The vCPU comes back for the rest, from the guest or instead of sleeping.
             self.shared.dispatcher.kick(self.id);
         }
         Flushed { in_lrs: self.used, pending, waiting }
@@ -567,9 +593,9 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         let state = irq.state.load();
         match state.owner() {
             Some(owner) if owner == self.id => {}
-            // Made active, and not taken in yet: the mailbox has it.
+            // It has been made active, and not been taken in yet: it is in the mailbox.
             None if state.is_active() && irq.control().load().target() == self.id => {
-                // Without waiting, as this vCPU may be waited for.
+                // Without waiting, because another thread may wait for this vCPU.
                 self.shared.dispatcher.write_active(irq, false);
                 return true;
             }
@@ -586,7 +612,8 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
                 self.finish(owned, true);
                 true
             }
-            // While the guest has the list registers, deactivation there is the CPU interface's.
+            // While the guest has the list registers, the CPU interface deactivates their
+            // interrupts.
             Place::InLr(_) if self.in_guest => false,
             Place::InLr(n) => {
                 let Some(entry) = &mut self.entries[n as usize] else { return false };

@@ -1,4 +1,6 @@
-//! What becomes of a vCPU's interrupts when it is powered off, or its interface is given back.
+//! Power-off of a vCPU, and the end of its interface: the vCPU gives its interrupts back.
+//!
+//! Models: delivery_power, delivery_level, delivery_active, lifetime_power, lifetime_handles.
 
 use alloc::sync::Arc;
 
@@ -10,19 +12,21 @@ use crate::lockfree::notify::Requests;
 use crate::lockfree::reclaim::Reclaim;
 
 impl<R: Reclaim> VcpuInterface<R> {
-    /// Everything that this vCPU has goes back to where others can have it.
+    /// Gives up all interrupts of this vCPU, so that other vCPUs can take them.
     pub(super) fn power_off(&mut self) {
         while !self.power_off_some() {}
     }
 
-    /// Goes on with that, for a slice; returns whether all is done.
+    /// Continues a power-off for one slice. Returns whether the power-off is complete.
     pub(super) fn power_off_some(&mut self) -> bool {
         self.open = false;
-        // Until it is done: what is not given back because the host panics is still here for the next try.
+        // Set until the power-off is complete: if the host panics, the interrupts that have not
+        // been given back are still here for the next attempt.
         self.closing = true;
         self.left_over = true;
         let dispatcher = Arc::clone(&self.shared.dispatcher);
-        // What is for another vCPU by now must not be left lying: hence the second look at each.
+        // An interrupt that is for another vCPU by now must not be left behind, so each is
+        // re-checked.
         let give_back = |posted: QueuedRef| {
             if cfg!(mutant = "close_without_second_look") {
                 return drop(posted);
@@ -34,7 +38,8 @@ impl<R: Reclaim> VcpuInterface<R> {
                 dispatcher.post(posted);
             }
         };
-        // `phys` is what it was tied to when it was offered.
+        // `phys` is the physical interrupt that it is mapped to: for a list register, as of when
+        // the register was filled; otherwise as of now.
         let let_go = |irq: OwnerRef, active: bool, phys: Option<u16>| {
             let active = active && !cfg!(mutant = "close_forgets_active");
             let (posted, ended) = irq.hand_over(active);
@@ -44,7 +49,8 @@ impl<R: Reclaim> VcpuInterface<R> {
             dispatcher.deactivate_ended(ended, phys);
         };
         let mut left = SLICE;
-        // The rest of an earlier drain first, which may come back by way of the mailbox; then what is in there.
+        // First the rest of an earlier drain, which may come back through the mailbox. Then the
+        // contents of the mailbox.
         for drained in [false, true] {
             if drained {
                 self.mine.mailbox.close(&mut self.mail);
@@ -92,7 +98,7 @@ impl<R: Reclaim> Drop for VcpuInterface<R> {
             ending.0.power_off();
         }
         if ending.0.window_open {
-            // What the guest has done since the flush is lost with its list registers.
+            // The guest's changes since the flush are lost with its list registers.
             ending.0.close_window();
         }
         drop(ending);
@@ -100,7 +106,8 @@ impl<R: Reclaim> Drop for VcpuInterface<R> {
     }
 }
 
-/// The end of a vCPU's interface, also if the host panics meanwhile: then what is left is not told to anybody, but it is pending.
+/// Ends a vCPU's interface on drop, even if the host has panicked. In that case no vCPU is told of
+/// the remaining interrupts, but they stay pending.
 struct Ending<'v, R: Reclaim>(&'v mut VcpuInterface<R>);
 
 impl<R: Reclaim> Drop for Ending<'_, R> {

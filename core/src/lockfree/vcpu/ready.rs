@@ -1,7 +1,10 @@
-//! Where a vCPU keeps the interrupts that wait for a list register: one FIFO for each priority level.
+//! The buckets of a vCPU: one FIFO for each priority level, of the interrupts that wait for a list
+//! register.
 //!
-//! Owner-only: no atomics. Insert, remove and take-highest are O(1), however much is waiting.
-//! Each entry is the owner's reference.
+//! Owner-only: no atomics. Insert, remove and take-highest are O(1) in the number of entries. Each
+//! entry is the owner's reference.
+//!
+//! Models: delivery_push (`push_vs_full_list_registers`), delivery_read.
 
 #![allow(unsafe_code)] // Intrusive links between interrupts that the queue holds references to.
 
@@ -18,27 +21,29 @@ struct Bucket {
     tail: *mut Irq,
 }
 
-/// The buckets.
+/// A queue of interrupts of one vCPU, with a bucket for each priority level.
 pub(crate) struct ReadyQueue {
     /// One bit for each bucket that is not empty; bit 0 is the highest priority.
     occupied: u32,
     buckets: [Bucket; Priority::LEVELS],
-    /// What is recorded as the place of an entry of this queue.
+    /// Makes the [`Place`] to record in an entry of this queue, from its level.
     place: fn(u8) -> Place,
 }
 
-// SAFETY: the links lead to interrupts that the queue holds `OwnerRef` references to, which are Send.
+// SAFETY: the links lead to interrupts that the queue holds `OwnerRef` references to, which are
+// Send.
 unsafe impl Send for ReadyQueue {}
 
-/// Borrows an entry of the queue as the reference that it is, without ending it.
+/// Calls `f` with an entry's `OwnerRef`, without ending that reference.
 fn with<R>(irq: NonNull<Irq>, f: impl FnOnce(&OwnerRef) -> R) -> R {
-    // SAFETY: callers pass entries of the queue, which holds their reference; it is not dropped here.
+    // SAFETY: callers pass entries of the queue, which holds their references. The reference is not
+    // dropped here.
     let owned = unsafe { OwnerRef::borrow(irq) };
     f(&owned)
 }
 
 impl ReadyQueue {
-    /// An empty queue whose entries are at `place(level)`.
+    /// Makes an empty queue. It records `place(level)` as the place of its entries.
     pub(crate) fn new(place: fn(u8) -> Place) -> Self {
         let empty = Bucket { head: ptr::null_mut(), tail: ptr::null_mut() };
         Self { occupied: 0, buckets: [empty; Priority::LEVELS], place }
@@ -48,7 +53,7 @@ impl ReadyQueue {
         self.occupied == 0
     }
 
-    /// The highest level at which something waits.
+    /// Returns the most urgent level that has an entry.
     #[inline(always)]
     pub(crate) fn highest(&self) -> Option<u8> {
         if self.occupied == 0 { None } else { Some(self.occupied.trailing_zeros() as u8) }
@@ -85,7 +90,7 @@ impl ReadyQueue {
         self.occupied |= 1 << level;
     }
 
-    /// Takes out the oldest interrupt of the highest level.
+    /// Takes out the first interrupt of the most urgent level.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<OwnerRef> {
         let level = self.highest()?;
@@ -94,14 +99,15 @@ impl ReadyQueue {
         Some(unsafe { self.remove(level, irq) })
     }
 
-    /// Asks something of the one that would be taken out next.
+    /// Calls `f` with the interrupt that [`ReadyQueue::pop`] would take out.
     #[inline]
     pub(crate) fn peek<R>(&self, f: impl FnOnce(&OwnerRef) -> R) -> Option<R> {
         let level = self.highest()?;
         Some(with(NonNull::new(self.buckets[level as usize].head)?, f))
     }
 
-    /// Brings the one after it here: taking the first one out writes its links.
+    /// Prefetches the second interrupt of the most urgent level, for writing: taking out the first
+    /// one writes the second one's links.
     #[inline]
     pub(crate) fn prefetch_second(&self) {
         let second = self.peek(|o| o.links().next);
@@ -110,7 +116,8 @@ impl ReadyQueue {
         }
     }
 
-    /// Brings the pending words of those that are taken out next here, to be written: of `n` of the highest level at most.
+    /// Prefetches, for writing, the pending words of the interrupts that are taken out next: of the
+    /// first `n` of the most urgent level at most.
     #[inline]
     pub(crate) fn prefetch(&self, n: usize) {
         let Some(level) = self.highest() else { return };
@@ -130,7 +137,8 @@ impl ReadyQueue {
     /// `irq` must be an entry of this queue, at `level`.
     #[inline]
     pub(crate) unsafe fn remove(&mut self, level: u8, irq: NonNull<Irq>) -> OwnerRef {
-        // SAFETY: `push_*` gave this reference up to the queue; the caller says it is still there.
+        // SAFETY: `push_*` gave this reference up to the queue. The caller guarantees that it is
+        // still there.
         let owned = unsafe { OwnerRef::from_raw(irq) };
         let links = owned.links();
         let bucket = &mut self.buckets[level as usize];

@@ -1,9 +1,11 @@
-//! Long work of a vCPU's thread, a slice at a time: mail, buckets with interrupts that are no longer to be offered, and
-//! looks through all LPIs of the VM.
+//! Long work of a vCPU's thread, a slice at a time: mail, buckets with interrupts that are no
+//! longer to be delivered, and scans of all LPIs of the VM.
 //!
-//! How long each of these is depends on what the guest has set up. So one flush does a bounded part of each, and the vCPU
-//! is kicked at the end if there is more: it enters the guest, leaves it at once, and goes on. Between two slices its
-//! thread can be stopped, and it is not pinned.
+//! The length of each depends on the guest's set-up. So one flush does a bounded part of each, and
+//! kicks the vCPU at the end if work remains: the vCPU enters the guest, leaves it at once, and
+//! continues. Between two slices its thread can be stopped, and it is not pinned.
+//!
+//! Models: delivery_power, delivery_enable_lpis, delivery_active (`inject_vs_group_gate`).
 
 use super::{Disposition, VcpuInterface};
 use crate::arch::ids::VcpuId;
@@ -13,27 +15,27 @@ use crate::lockfree::reclaim::{Participant, Pin, Reclaim};
 use crate::lockfree::vm::Shared;
 use crate::sync::{MODEL, Ordering, fence};
 
-/// What one flush does at most: interrupts that are turned around, taken in, dropped from a bucket, or looked at. A step takes
-/// up to about 0.1 us.
+/// The most steps of each kind that one flush takes. A step turns around or takes in one interrupt
+/// of the mail, drops one from a bucket, or looks at one in a scan. It takes up to about 0.1 us.
 pub(super) const SLICE: usize = if MODEL { 8 } else { 2048 };
 
-/// A look through the LPIs of the VM for those that wait for this vCPU, block by block.
+/// A scan of the LPIs of the VM for those that wait for this vCPU, block by block.
 ///
-/// It goes round: a request that comes in the midst is for what has been passed already, too.
+/// It wraps around: a request during a scan also covers the blocks that the scan has passed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Scan {
     /// The next block.
     from: u64,
-    /// The first block that is not looked at any more.
+    /// The first block that is not scanned, in this part.
     until: u64,
-    /// After that, from block 0 up to this one.
+    /// The scan then continues from block 0, up to this block (exclusive).
     then: u64,
 }
 
 impl Scan {
     const IDLE: Self = Self { from: 0, until: 0, then: 0 };
 
-    /// Everything is to be looked at from now on.
+    /// Requests a scan of all blocks, starting now.
     fn request(&mut self) {
         *self = Self { from: self.from, until: u64::MAX, then: self.from };
     }
@@ -43,10 +45,12 @@ impl Scan {
         self.until == 0
     }
 
-    /// Begins to look for what is waiting: a gate has been opened, the mailbox, or a group at the CPU interface.
+    /// Begins to scan for waiting interrupts, because a gate, the mailbox, or a group at the CPU
+    /// interface has been opened.
     pub(super) fn begin<R: Reclaim>(&mut self, shared: &Shared<R>, vcpu: VcpuId) {
-        // What others did before they found this vCPU unwilling is seen, or they see that it is willing.
-        // Pairs with the fence in `dispatcher::Dispatcher::recheck_after_closed`.
+        // The scan sees the changes that another thread made before it found this vCPU unwilling,
+        // or that thread sees that this vCPU is willing. Pairs with the fence in
+        // `Dispatcher::recheck_after_closed`.
         if !cfg!(mutant = "scan_without_fence") {
             fence(Ordering::SeqCst);
         }
@@ -54,13 +58,13 @@ impl Scan {
         shared.scan_wired(vcpu);
     }
 
-    /// Looks at a slice of the LPIs.
+    /// Scans a slice of the LPIs.
     pub(super) fn go_on<R: Reclaim>(&mut self, shared: &Shared<R>, vcpu: VcpuId, pin: &Pin) {
         let next = shared.scan_lpis(vcpu, (self.from, self.until), SLICE, pin);
         self.passed(next);
     }
 
-    /// A slice came up to block `next`, or to the end.
+    /// Records that a slice ended before block `next`, or at the last block if `None`.
     fn passed(&mut self, next: Option<u64>) {
         *self = match next {
             Some(next) => Self { from: next, ..*self },
@@ -79,10 +83,11 @@ impl Default for Scan {
 }
 
 impl<R: Reclaim> VcpuInterface<R> {
-    /// Does what others have asked for, and goes on with what was left over. The mail is gone on with after this.
+    /// Serves the requests of other threads, and continues the work that was left over. The caller
+    /// continues with the mail.
     #[cold]
     pub(super) fn resume(&mut self) {
-        // Remembered until the mail is taken in: a host's kick can panic in the midst.
+        // Set until the mail has been taken in, because a host's kick can panic on the way.
         self.left_over = true;
         if self.closing {
             return self.power_off();
@@ -102,7 +107,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// EOIs without a list register belong to the most urgent active interrupts that have none.
+    /// Ends one active interrupt without a list register for each of `eois` EOIs, the most urgent
+    /// first.
     #[cold]
     pub(super) fn end_spilled_by_eois(&mut self, eois: u32) {
         for _ in 0..eois {
@@ -116,18 +122,19 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Looks once more at everything that this vCPU has: at what is in list registers now, at what waits in buckets when its
-    /// turn comes.
+    /// Re-evaluates all interrupts of this vCPU: those in list registers now, those in buckets when
+    /// their turn comes.
     #[cold]
     pub(super) fn reevaluate_all(&mut self) {
-        // From the end: a review can take its entry out.
+        // From the end, because `reevaluate` can take its entry out.
         for n in (0..self.used).rev() {
             self.reevaluate(n);
         }
         self.doubtful = !self.ready.is_empty();
     }
 
-    /// Looks at the next one that waits, after a review; returns whether it is to be offered. If not, it goes where it belongs.
+    /// Re-evaluates the next waiting interrupt, after `reevaluate_all`. Returns whether it is to be
+    /// delivered at its present level. If not, requeues it.
     #[cold]
     pub(super) fn confirm_next(&mut self) -> bool {
         let level = self.ready.highest();
@@ -150,7 +157,8 @@ mod tests {
     use alloc::vec::Vec;
     use proptest::prelude::*;
 
-    /// Goes on with a scan of `blocks`, `step` of them; returns which were passed.
+    /// Continues a scan of `blocks` blocks by up to `step` of them. Returns the blocks that were
+    /// passed.
     fn go_on(scan: &mut Scan, blocks: u64, step: u64) -> Vec<u64> {
         let (from, end) = (scan.from, scan.until.min(blocks));
         let next = (from + step < end).then_some(from + step);
@@ -160,7 +168,7 @@ mod tests {
     }
 
     proptest! {
-        /// After the last request, every block is passed, and the scan ends.
+        /// After the last request, the scan passes every block, and ends.
         #[test]
         fn every_block_is_passed_after_the_last_request(
             blocks in 1u64..20,

@@ -1,4 +1,4 @@
-//! Ending interrupts, and the maintenance that it causes.
+//! The end of interrupts, and the maintenance that it causes.
 
 use super::*;
 
@@ -41,7 +41,8 @@ fn split_end() {
     assert_eq!(cpu.take_eoi_count(), 0);
 }
 
-// 12.3, ICV_DIR_EL1: ignored while EOImode is 0, and for special INTIDs and LPIs (VirtualWriteDIR in 6.4).
+// 12.3, ICV_DIR_EL1: a write is ignored while EOImode is 0, and for special INTIDs and LPIs
+// (VirtualWriteDIR in 6.4).
 #[test]
 fn dir_ignored() {
     for trap_dir in [false, true] {
@@ -57,7 +58,8 @@ fn dir_ignored() {
     }
 }
 
-// 12.4, ICH_HCR_EL2.TDIR: reported, not performed; the host performs it.
+// 12.4, ICH_HCR_EL2.TDIR: a write to DIR is reported instead of being performed; the host performs
+// it.
 #[test]
 fn dir_trapped() {
     let mut cpu = with(&[(40, 0x80, G1)]);
@@ -74,7 +76,8 @@ fn dir_trapped() {
     assert_eq!((cpu.read(0).state(), cpu.take_eoi_count()), (LrState::Invalid, 0));
 }
 
-// 4.1.2: an LPI has no active state. Acknowledged, it leaves its list register, and is pending there again whether or not it has been ended.
+// 4.1.2: an LPI has no active state. When it is acknowledged, it leaves its list register, and it
+// can become pending there again whether or not it has been ended.
 #[test]
 fn lpi_is_never_active() {
     for mode in [0, 2] {
@@ -84,7 +87,7 @@ fn lpi_is_never_active() {
         assert_eq!(cpu.iar1(), Intid(8192));
         assert_eq!((cpu.read(0).state(), cpu.rpr(), cpu.eisr()), (LrState::Invalid, 0x80, 0));
         assert_eq!(cpu.misr().bits(), 0b1010, "underflow, and none is pending");
-        // Held back by the priority, and by nothing else.
+        // Only the running priority blocks the interrupt.
         cpu.write(0, lr(8192, 0x80, G1));
         assert_eq!(cpu.iar1(), NONE);
         cpu.write(1, lr(8193, 0x40, G1));
@@ -98,7 +101,7 @@ fn lpi_is_never_active() {
     assert_eq!((cpu.iar1(), cpu.eisr()), (Intid(8192), 1));
 }
 
-// VirtualWriteEOIR1 in 6.4: an LPI that its host has made active is deactivated in either mode.
+// VirtualWriteEOIR1 in 6.4: an LPI that the host has made active is deactivated in either mode.
 #[test]
 fn lpi_is_deactivated_by_eoir() {
     for mode in [0, 2] {
@@ -116,7 +119,8 @@ fn lpi_is_deactivated_by_eoir() {
     assert_eq!(cpu.read(0).state(), LrState::Active);
 }
 
-// 12.4, ICH_HCR_EL2.EOIcount: EOIR counts with EOImode 0, DIR with EOImode 1, LPIs never.
+// 12.4, ICH_HCR_EL2.EOIcount: EOIR counts with EOImode 0, and DIR with EOImode 1. LPIs are never
+// counted.
 #[test]
 fn eoi_count() {
     let mut cpu = open(4);
@@ -134,7 +138,8 @@ fn eoi_count() {
     assert_eq!([cpu.take_eoi_count(), cpu.take_eoi_count()], [1, 0]);
 }
 
-// 12.4, ICH_HCR_EL2.EOIcount: an interrupt that is only pending in its list register is not found.
+// 12.4, ICH_HCR_EL2.EOIcount: the search skips an interrupt that is only pending in its list
+// register.
 #[test]
 fn eoi_of_a_pending_interrupt_counts() {
     let mut cpu = with(&[(40, 0x80, G1)]);
@@ -143,7 +148,7 @@ fn eoi_of_a_pending_interrupt_counts() {
     assert_eq!((cpu.read(0).state(), cpu.take_eoi_count()), (LrState::Pending, 1));
 }
 
-// 12.4, ICH_HCR_EL2.EOIcount: five bits.
+// 12.4, ICH_HCR_EL2.EOIcount: the field has five bits and wraps.
 #[test]
 fn eoi_count_wraps() {
     let mut cpu = open(1);
@@ -156,7 +161,8 @@ fn eoi_count_wraps() {
     assert_eq!(cpu.take_eoi_count(), 0);
 }
 
-// 12.4, ICH_HCR_EL2.EOIcount: whether an EOIR that drops nothing counts is open; here it has no effect.
+// 12.4, ICH_HCR_EL2.EOIcount: the architecture does not say whether an EOIR write that drops no
+// priority is counted. Here the write has no effect.
 #[test]
 fn eoir_without_active_priority() {
     let mut cpu = with(&[(40, 0x80, G1)]);
@@ -166,7 +172,8 @@ fn eoir_without_active_priority() {
     assert_eq!((cpu.read(0).state(), cpu.take_eoi_count()), (LrState::Active, 0));
 }
 
-// VirtualWriteEOIR0 in 6.4 leaves open what becomes of an interrupt of the other group: it is ended.
+// VirtualWriteEOIR0 in 6.4 leaves the outcome for an interrupt of the other group open. Here the
+// interrupt is ended.
 #[test]
 fn eoir_of_the_other_group() {
     let mut cpu = with(&[(40, 0x80, G1), (41, 0x40, G0)]);
@@ -177,7 +184,8 @@ fn eoir_of_the_other_group() {
     assert_eq!(cpu.take_eoi_count(), 0);
 }
 
-// VirtualWriteEOIR1 in 6.4 leaves open what becomes of an interrupt whose priority is not the one that is dropped: it is ended.
+// VirtualWriteEOIR1 in 6.4 leaves the outcome open for an interrupt with a priority other than the
+// dropped one. Here the interrupt is ended.
 #[test]
 fn eoir_out_of_order() {
     let mut cpu = with(&[(40, 0x80, G1)]);
@@ -191,7 +199,8 @@ fn eoir_out_of_order() {
     assert_eq!(cpu.take_eoi_count(), 0);
 }
 
-// The same for a binary point that is changed in between.
+// VirtualWriteEOIR1 in 6.4 leaves the outcome open for an interrupt if the binary point has changed
+// since its acknowledge. Here the interrupt is ended.
 #[test]
 fn eoir_after_another_binary_point() {
     for (before, after) in [(3, 7), (7, 3)] {
@@ -204,8 +213,8 @@ fn eoir_after_another_binary_point() {
     }
 }
 
-// VirtualWriteEOIR1 in 6.4: the highest of both groups is dropped. Where they are equal, Group 0 first,
-// which is this implementation's choice.
+// VirtualWriteEOIR1 in 6.4: the highest active priority of both groups is dropped. If both are
+// equal, this implementation drops Group 0 first.
 #[test]
 fn priority_drop_order() {
     let mut cpu = open(1);
@@ -219,7 +228,8 @@ fn priority_drop_order() {
     assert_eq!(steps, [(0b1000, 0b0110), (0b1000, 0b0100), (0b1000, 0), (0, 0)]);
 }
 
-// 12.4, ICH_LR<n>_EL2.HW: the physical interrupt goes with the virtual one, by EOIR and by DIR.
+// 12.4, ICH_LR<n>_EL2.HW: EOIR and DIR deactivate the physical interrupt together with the virtual
+// one.
 #[test]
 fn hardware_interrupts() {
     let expected = Deactivation { intid: Intid(30), hw: Some(27) };
@@ -234,7 +244,8 @@ fn hardware_interrupts() {
     assert_eq!(cpu.dir(Intid(30)), DirOutcome::Deactivated(expected));
 }
 
-// 12.4, ICH_EISR_EL2 and ICH_MISR_EL2.EOI: not gated by ICH_HCR_EL2, and not for HW entries.
+// 12.4, ICH_EISR_EL2 and ICH_MISR_EL2.EOI: ICH_HCR_EL2 does not gate the condition, and HW entries
+// do not cause it.
 #[test]
 fn eoi_maintenance() {
     let mut cpu = open(4);
@@ -242,7 +253,7 @@ fn eoi_maintenance() {
     cpu.write(3, lr(41, 0x80, G1).with_eoi_maintenance().with_hw(0x0200));
     cpu.iar1();
     assert_eq!((cpu.eisr(), cpu.maintenance_pending()), (0, false));
-    // Pending and active becomes pending: the interrupt is not over.
+    // The state changes from pending and active to pending: the interrupt has not ended.
     cpu.write(2, cpu.read(2).with_state(LrState::PendingActive));
     assert_eq!((cpu.eoir1(Intid(40)), cpu.eisr()), (Some(done(40)), 0));
     cpu.iar1();
@@ -256,7 +267,7 @@ fn eoi_maintenance() {
     assert_eq!((cpu.eisr(), cpu.maintenance_pending()), (0, false));
 }
 
-// 12.4, ICH_MISR_EL2.U: at most one valid entry, whatever its state.
+// 12.4, ICH_MISR_EL2.U: at most one entry is valid, in any state.
 #[test]
 fn underflow() {
     let mut cpu = open(16);
@@ -277,7 +288,7 @@ fn underflow() {
     assert_eq!(cpu.misr().bits(), 1 << 1);
 }
 
-// 12.4, ICH_MISR_EL2.LRENP: while EOIcount is not 0.
+// 12.4, ICH_MISR_EL2.LRENP: set while EOIcount is not 0.
 #[test]
 fn not_present() {
     let mut cpu = open(1);
@@ -291,7 +302,7 @@ fn not_present() {
     assert!(!cpu.maintenance_pending());
 }
 
-// 12.4, ICH_MISR_EL2.NP: no entry is pending; of either group, and active ones do not count.
+// 12.4, ICH_MISR_EL2.NP: no entry of either group is pending; active entries do not count.
 #[test]
 fn no_pending() {
     let mut cpu = open(2);
@@ -309,7 +320,8 @@ fn no_pending() {
     assert_eq!(cpu.misr().bits(), 1 << 3);
 }
 
-// 12.4, ICH_LR<n>_EL2: two entries with one INTID are UNPREDICTABLE; the lower one counts.
+// 12.4, ICH_LR<n>_EL2: two entries with one INTID are UNPREDICTABLE; here the lower-numbered one is
+// used.
 #[test]
 fn duplicate_intids() {
     let mut cpu = open(4);

@@ -1,5 +1,5 @@
-//! Random sequences of list-register writes and guest accesses, against a model that keeps interrupts
-//! as plain values in a list and active priorities as a set, and searches both.
+//! Random sequences of list-register writes and guest accesses, compared with a model that keeps
+//! interrupts as plain values in a list and active priorities as a set, and searches both.
 
 use alloc::collections::BTreeSet;
 use alloc::vec;
@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Every choice includes values that are out of range, special, or have bits above the field.
+/// Interrupt numbers to choose from, some of them out of range, special, or with bits above the
+/// field.
 #[rustfmt::skip]
 const INTIDS: &[u32] = &[
     0, 15, 27, 40, 41, 1019, 1020, 1022, 1023, 1024, 5000, 8191, 8192, 8193, 0x1_0028, 0xff_ffff,
@@ -49,7 +50,7 @@ const FREE: Entry =
 
 struct Model {
     entries: Vec<Entry>,
-    /// (group priority, group), so that the first one is the one to drop.
+    /// (group priority, group), ordered so that the first element is the next one to drop.
     active: BTreeSet<(u32, usize)>,
     pmr: u32,
     bpr: [u32; 2],
@@ -75,7 +76,7 @@ impl Model {
         }
     }
 
-    /// The group priority of a priority: the table of 4.8, as a rounding.
+    /// Returns the group priority of a priority: the table of 4.8, expressed as rounding.
     fn group_priority(&self, group: usize, priority: u32) -> u32 {
         let size = match (group, self.common) {
             (1, false) => 1 << self.bpr[1],
@@ -200,11 +201,12 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Op {
     Write(usize, Entry),
-    /// The engine makes a list register's interrupt pending again, or takes it away.
+    /// The engine sets or clears the pending bit of a list register.
     Repend(usize, bool),
     Iar(usize),
     Eoir(usize, u32),
-    /// EOIR of the interrupt in this list register, by its own group's register.
+    /// A write to EOIR for the interrupt in this list register, through the register of its own
+    /// group.
     EoirEntry(usize),
     Dir(u32),
     Deactivate(u32),
@@ -232,7 +234,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     let hw = proptest::option::weighted(0.2, 0..0x2000_u16);
     (intid(), priority(), 0..2_usize, state, hw, any::<bool>()).prop_map(
         |(intid, priority, group, (pending, active), hw, eoi)| Entry {
-            // The implemented bits; what becomes of the others is a test of its own.
+            // Only the implemented bits. A separate test covers the unimplemented ones.
             intid: intid & 0xff_ffff,
             priority: priority & 0xf8,
             group,
@@ -373,7 +375,7 @@ proptest! {
     fn agrees_with_the_model((lrs, ops) in (1..=16_usize).prop_flat_map(run)) {
         let mut cpu = CpuInterface::new(lrs).unwrap();
         let mut model = Model::new(lrs);
-        // As a guest sets the interface up; the operations may undo any of it.
+        // Set the interface up as a guest does. The random operations may undo any of this.
         for op in [Op::Pmr(0xff), Op::Igrpen(0, 1), Op::Igrpen(1, 1)].iter().chain(&ops) {
             step(&mut cpu, &mut model, op)?;
             compare(&cpu, &model)?;
