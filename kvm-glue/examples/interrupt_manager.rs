@@ -1,9 +1,10 @@
-//! How the engine sits behind a VMM's own interrupt traits: here in the shape that cloud-hypervisor's `vm-device` has (an
-//! `InterruptManager` that makes `InterruptSourceGroup`s, and devices that know nothing else). The traits below are this example's own
-//! definition of that shape.
+//! The engine behind a VMM's own interrupt traits. The traits here have the shape of
+//! cloud-hypervisor's `vm-device`: an `InterruptManager` creates `InterruptSourceGroup`s, and
+//! devices use these only. The definitions below are this example's own.
 //!
-//! MSI-X vectors are GSIs of [`EventSources`]: a vector's configuration is its route, its mask is the source's, and its notifier is
-//! the eventfd that a vhost-user back end or VFIO gets. A device in the VMM triggers without the detour of an eventfd.
+//! MSI-X vectors are GSIs of [`EventSources`]. A vector's configuration is its route, its mask is
+//! the source's mask, and its notifier is the eventfd that a vhost-user back end or VFIO gets. A
+//! device in the VMM triggers its interrupt directly, without an eventfd.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +16,10 @@ use vgic_kvm::spi::SpiLine;
 use vgic_kvm::{Error, KvmGic};
 use vmm_sys_util::eventfd::EventFd;
 
-/// An index of an interrupt in its group.
+/// The index of an interrupt in its group.
 type Index = u32;
 
-/// What an interrupt is sent as.
+/// The configuration of an interrupt.
 #[derive(Clone, Copy)]
 enum SourceConfig {
     /// A wire.
@@ -27,9 +28,9 @@ enum SourceConfig {
     Msi(Msi),
 }
 
-/// Interrupts of one device.
+/// The interrupts of one device.
 trait InterruptSourceGroup: Send + Sync {
-    /// From here on they can be used, and not any more.
+    /// `enable` makes the group's interrupts usable; `disable` ends that.
     fn enable(&self) -> io::Result<()> {
         Ok(())
     }
@@ -37,27 +38,27 @@ trait InterruptSourceGroup: Send + Sync {
         Ok(())
     }
     fn trigger(&self, index: Index) -> io::Result<()>;
-    /// What a back end in another process writes to.
+    /// Returns the eventfd that a back end in another process writes to.
     fn notifier(&self, index: Index) -> Option<EventFd>;
     fn update(&self, index: Index, config: SourceConfig, masked: bool) -> io::Result<()>;
 }
 
-/// MSIs of a device: consecutive indices.
+/// The MSIs of a device, with consecutive indices.
 struct MsiGroupConfig {
     base: Index,
     count: Index,
 }
 
-/// A wire.
+/// The wire of a device.
 struct LegacyGroupConfig {
     irq: Index,
 }
 
-/// Makes groups, of one kind.
+/// Creates groups of one kind.
 trait InterruptManager {
     type GroupConfig;
     fn create_group(&self, config: Self::GroupConfig) -> io::Result<Arc<dyn InterruptSourceGroup>>;
-    /// A group ends with its last handle.
+    /// Drops the handle. A group ends with its last handle.
     fn destroy_group(&self, group: Arc<dyn InterruptSourceGroup>) {
         drop(group);
     }
@@ -71,7 +72,7 @@ fn other(e: Error) -> io::Error {
     io::Error::other(e)
 }
 
-/// MSIs: each index is a GSI.
+/// A group of MSIs. Each index is a GSI.
 struct MsiGroup {
     base: u32,
     notifiers: Vec<EventFd>,
@@ -88,7 +89,7 @@ impl InterruptSourceGroup for MsiGroup {
                 let injector = self.injector.lock().unwrap_or_else(PoisonError::into_inner);
                 injector.send(&msi).map(drop).map_err(other)
             }
-            // Masked: the source remembers it.
+            // Masked: the source remembers the interrupt.
             None => self.notifiers.get(index as usize).ok_or_else(no_such_index)?.write(1),
         }
     }
@@ -138,7 +139,7 @@ impl InterruptManager for MsiManager {
         };
         for n in 0..count {
             let notifier = EventFd::new(libc::EFD_NONBLOCK)?;
-            // Whatever fails takes the group with it, and with that the sources that it has.
+            // A failure drops the group, and with it the sources that were added so far.
             self.sources.add(base + n, &notifier).map_err(other)?;
             group.notifiers.push(notifier);
         }
@@ -146,7 +147,7 @@ impl InterruptManager for MsiManager {
     }
 }
 
-/// Wires: each index is an SPI.
+/// A group of wires. Each index is an SPI.
 struct LegacyGroup(Mutex<SpiLine>);
 
 impl InterruptSourceGroup for LegacyGroup {
@@ -178,7 +179,7 @@ impl InterruptManager for LegacyManager {
     }
 }
 
-/// A device that knows the traits, and nothing of interrupt controllers.
+/// A device that knows only the traits, and no interrupt controller.
 fn device(
     msi: &dyn InterruptManager<GroupConfig = MsiGroupConfig>,
     wires: &dyn InterruptManager<GroupConfig = LegacyGroupConfig>,
@@ -207,7 +208,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let vm = Arc::new(open_kvm()?.create_vm()?);
     let msi = Some(MsiFrame { base: 0x0802_0000, first: 64, count: 32 });
     let map = GicV2Map { distributor: 0x0800_0000, cpu_interface: 0x0801_0000, msi };
-    // On a host that is not arm64, this says so.
+    // This returns an error on a host that is not arm64.
     let gic = Machine::gicv2(map, 1, 96)?.build(&vm)?;
     let sources = Arc::new(EventSources::start(&gic)?);
     device(&MsiManager { gic: gic.clone(), sources }, &LegacyManager(gic))?;

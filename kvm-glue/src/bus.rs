@@ -1,10 +1,12 @@
-//! The interrupt controller as a device of rust-vmm's buses.
+//! The interrupt controller as a device on rust-vmm's buses.
 //!
-//! `DeviceMmio` does not say which vCPU accesses a device, and banked registers need to know. So there is an adapter for each
-//! vCPU, for the bus that this vCPU's thread uses; a VMM with one bus for all leaves the frames to [`crate::Runner`], which looks at them first.
+//! Banked registers depend on the vCPU that accesses them, and `DeviceMmio` does not pass the vCPU
+//! on. So each vCPU has its own adapter, on a bus that only this vCPU's thread uses. A VMM with one
+//! bus for all vCPUs leaves the frames to [`crate::Runner`], which checks them before the bus.
 //!
-//! One adapter has all frames, GICv2's CPU interface included: an access to one of the others may wait for what vCPUs have in their list registers, and so the adapter
-//! takes back what its own vCPU has before.
+//! One adapter serves all frames, including GICv2's CPU interface. An access to one of the other
+//! frames may have to wait for interrupts in vCPUs' list registers, so the adapter first takes back
+//! the interrupts in its own vCPU's list registers.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -15,14 +17,18 @@
 //! use vm_device::bus::{MmioAddress, MmioRange};
 //! use vm_device::device_manager::{IoManager, MmioManager};
 //!
-//! /// The bus of one vCPU's thread, and its side of the interrupt controller.
-//! fn bus_of(gic: &Gic<Vgic>, id: VcpuId) -> Result<(IoManager, Arc<CpuDevice>), Box<dyn std::error::Error>> {
+//! /// Returns the bus of one vCPU's thread, and the vCPU's side of the interrupt controller.
+//! fn bus_of(
+//!     gic: &Gic<Vgic>,
+//!     id: VcpuId,
+//! ) -> Result<(IoManager, Arc<CpuDevice>), Box<dyn std::error::Error>> {
 //!     let mut bus = IoManager::new();
 //!     let cpu = Arc::new(CpuDevice::new(gic.cpu(id)?));
 //!     for (base, size) in [(0x0800_0000, 0x1000), (0x0801_0000, 0x2000), (0x0802_0000, 0x1000)] {
 //!         bus.register_mmio(MmioRange::new(MmioAddress(base), size)?, cpu.clone())?;
 //!     }
-//!     Ok((bus, cpu)) // `cpu.with(|cpu| cpu.enter())` before KVM_RUN, `bus.mmio_read(..)` for its exits
+//!     // `cpu.with(|cpu| cpu.enter())` before KVM_RUN, `bus.mmio_read(..)` for its exits
+//!     Ok((bus, cpu))
 //! }
 //! ```
 
@@ -38,28 +44,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All frames of one vCPU, its CPU interface included, for a VMM that has its own run loop: it calls
-/// [`GicCpu::enter`] and so on through [`CpuDevice::with`].
+/// All frames of one vCPU, including its CPU interface, for a VMM with its own run loop. The VMM
+/// calls [`GicCpu::enter`] and the other methods through [`CpuDevice::with`].
 ///
-/// An access that is refused reads as zero, since the trait has no way to say so; [`CpuDevice::refused`] tells.
+/// A refused access reads as zero, since the trait cannot report errors; [`CpuDevice::refused`]
+/// returns the error.
 pub struct CpuDevice {
-    // Never contended when each thread has its own: `DeviceMmio` takes `&self`.
+    // Never contended if each thread has its own adapter; `DeviceMmio` takes `&self`.
     cpu: Mutex<GicCpu<Vgic>>,
     refused: Mutex<Option<MmioError>>,
 }
 
 impl CpuDevice {
-    /// Wraps a vCPU's side of the interrupt controller.
+    /// Creates the adapter of a vCPU.
     pub fn new(cpu: GicCpu<Vgic>) -> Self {
         Self { cpu: Mutex::new(cpu), refused: Mutex::new(None) }
     }
 
-    /// For the vCPU's thread.
+    /// Calls `f` with the vCPU's side of the interrupt controller. To be called by the vCPU's
+    /// thread.
     pub fn with<T>(&self, f: impl FnOnce(&mut GicCpu<Vgic>) -> T) -> T {
         f(&mut lock(&self.cpu))
     }
 
-    /// Takes the last access that was refused: the guest is to get an external abort.
+    /// Takes the error of the last refused access. The guest should get an external abort for it.
     pub fn refused(&self) -> Option<MmioError> {
         lock(&self.refused).take()
     }
@@ -96,7 +104,7 @@ mod tests {
     const GICD: u64 = 0x0800_0000;
     const GICC: u64 = 0x0801_0000;
 
-    /// Counts waits, and does not wait: nobody else is here to end one.
+    /// Counts waits without waiting: no other thread could end a wait here.
     #[derive(Default)]
     struct Waits(AtomicU64);
 
@@ -139,7 +147,7 @@ mod tests {
         let (gic, ids, _) = gic();
         for (id, own) in ids.into_iter().zip([0x0101_0101, 0x0202_0202]) {
             let (bus, cpu) = bus(&gic, id);
-            // GICD_ITARGETSR0 reads as the mask of the vCPU that looks.
+            // GICD_ITARGETSR0 reads as the mask of the reading vCPU.
             assert_eq!(read(&bus, GICD + 0x800), own);
             assert_eq!(read(&bus, GICC + 0xc), 1023);
             assert!(cpu.refused().is_none());
@@ -148,7 +156,8 @@ mod tests {
         }
     }
 
-    /// A guest reads the state of what it has in its own list registers: Linux does, to wait for handlers. Nobody is waited for.
+    /// A guest reads the state of interrupts in its own list registers, as Linux does to wait for
+    /// handlers. The read waits for no vCPU.
     #[test]
     fn the_vcpus_own_active_interrupts() {
         let (gic, [id, _], waits) = gic();

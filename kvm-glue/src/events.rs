@@ -1,13 +1,16 @@
-//! Interrupts that come through eventfds, as from vhost-user back ends and VFIO: one thread polls them all.
+//! Interrupts that arrive through eventfds, for example from vhost-user back ends and VFIO. One
+//! thread polls them all.
 //!
-//! In-kernel interrupt controllers have KVM_IRQFD for this. Here a source is an eventfd and a GSI; the routing table says what a GSI
-//! is, an MSI or an SPI, and can be changed at any time. Writes to an eventfd that come before the loop has read it are one interrupt, as
-//! with an irqfd; what is ready together is served with one system call for waiting.
+//! With an interrupt controller in the kernel, KVM_IRQFD does this. Here a source is an eventfd and
+//! a GSI. The routing table maps each GSI to an MSI or an SPI, and can be changed at any time.
+//! Several writes to an eventfd before the loop reads it make one interrupt, as with an irqfd. One
+//! system call for waiting serves all sources that are ready together.
 //!
-//! A masked source keeps what comes, and sends it when it is unmasked (as MSI-X wants it). A source with a *resample* eventfd is a
-//! level-triggered SPI that stays up until the guest ends it; then the resample eventfd is written to, and a device that still wants
-//! attention writes to its source again ([`crate::resample`]). Several sources may share such an SPI, also sources of several loops.
-
+//! A masked source keeps its interrupt, and sends it when it is unmasked, as MSI-X requires. A
+//! source with a *resample* eventfd is a level-triggered SPI that stays high until the guest ends
+//! it. Then the loop writes to the resample eventfd, and a device that still needs service writes
+//! to its source again ([`crate::resample`]). Several sources may share such an SPI, including
+//! sources of different loops.
 //!
 //! ```no_run
 //! use vgic_kvm::core::ids::Intid;
@@ -16,12 +19,12 @@
 //! use vmm_sys_util::eventfd::EventFd;
 //! # fn f(gic: &vgic_kvm::KvmGic) -> Result<(), vgic_kvm::Error> {
 //! let sources = EventSources::start(gic)?;
-//! // A queue of a vhost-user back end: what it writes to is this eventfd.
+//! // A queue of a vhost-user back end, which writes to this eventfd.
 //! let call = EventFd::new(libc::EFD_NONBLOCK)?;
 //! sources.set_route(0, Route::Msi(Msi { address: 0x0802_0040, data: 80, device: 8 }));
 //! sources.add(0, &call)?;
-//! sources.set_masked(0, true); // as the guest masks the vector
-//! // INTx of a device that is passed through, with its unmask eventfd.
+//! sources.set_masked(0, true); // when the guest masks the vector
+//! // INTx of a passed-through device, with its unmask eventfd.
 //! let [intx, unmask] = [EventFd::new(libc::EFD_NONBLOCK)?, EventFd::new(libc::EFD_NONBLOCK)?];
 //! sources.add_resampled(1, Intid(40), &intx, &unmask)?;
 //! # Ok(())
@@ -47,47 +50,48 @@ use crate::msi::{Msi, MsiInjector};
 use crate::resample::Source;
 use crate::{Error, KvmGic};
 
-/// What a GSI is.
+/// The interrupt that a GSI stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
     /// An MSI.
     Msi(Msi),
-    /// An SPI.
+    /// An SPI. An event pulses it, unless the source is resampled.
     Spi(Intid),
 }
 
-/// A GSI.
+/// The state of a GSI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Gsi {
     route: Option<Route>,
     masked: bool,
-    /// Something has come while it was masked or had no route.
+    /// An event arrived while the GSI was masked or had no route.
     pending: bool,
 }
 
 const UNROUTED: Gsi = Gsi { route: None, masked: false, pending: false };
 
-/// What happened to sources.
+/// Counts of a loop's events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EventStats {
-    /// Times that an eventfd was found written to.
+    /// Reads of an eventfd that found it written to.
     pub events: u64,
-    /// MSIs and SPIs made of them.
+    /// MSIs and SPIs sent for these events.
     pub sent: u64,
 }
 
-/// A source of an SPI that is told when the guest has ended it.
+/// A source of an SPI that is notified when the guest has ended the interrupt.
 struct Resampled {
     source: Source,
-    /// How it is told.
+    /// The resample eventfd.
     told: EventFd,
 }
 
-/// What the threads share.
+/// The state that the loop shares with the threads that configure it.
 struct Shared {
     gsis: DashMap<u32, Gsi>,
     ids: DashMap<u32, SubscriberId>,
-    /// By GSI. Locked by the loop and by who changes sources, and by no vCPU.
+    /// By GSI. Locked by the loop and by threads that change sources, masks or routes, and never on
+    /// a vCPU's interrupt path.
     resampled: Mutex<BTreeMap<u32, Resampled>>,
     lines: Arc<Lines>,
     injector: LoopInjector,
@@ -95,26 +99,26 @@ struct Shared {
     sent: AtomicU64,
 }
 
-/// Something to poll.
+/// An eventfd that the loop polls.
 enum Subscriber {
     Source {
         gsi: u32,
         fd: EventFd,
         shared: Arc<Shared>,
     },
-    /// Interrupts have ended.
+    /// Resampled interrupts have ended.
     Ends {
         fd: Arc<EventFd>,
         shared: Arc<Shared>,
     },
-    /// Ends the thread.
+    /// The thread should end.
     Quit {
         fd: EventFd,
         quit: Arc<AtomicU64>,
     },
 }
 
-/// The loop's own handle, which who changes masks and routes uses, too.
+/// The loop's injector. Threads that change masks and routes use it as well.
 struct LoopInjector(Mutex<MsiInjector>);
 
 impl LoopInjector {
@@ -128,7 +132,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Sends the interrupt of a GSI, or keeps it.
+    /// Sends the interrupt of a GSI, or marks it pending if the GSI is masked or has no route.
     fn fire(&self, gsi: u32) {
         let route = {
             let Some(mut entry) = self.gsis.get_mut(&gsi) else { return };
@@ -151,25 +155,25 @@ impl Shared {
             return self.injector.with(assert);
         }
         self.injector.with(|injector| match route {
-            // An MSI to nowhere has no effect, as on a bus.
+            // An MSI to an unused address has no effect, as on a bus.
             Route::Msi(msi) => _ = injector.send(&msi),
             Route::Spi(spi) => _ = injector.injector().pulse(Wired::Spi(spi)),
         });
     }
 
-    /// Tells those sources whose interrupts the guest has ended.
+    /// Notifies the sources of interrupts that the guest has ended.
     fn tell(&self) {
         let resampler = self.lines.resampler();
         for Resampled { source, told } in lock(&self.resampled).values() {
             if resampler.take_ended(source) {
-                // Before it is told: then the line is low until it is asserted again.
+                // Before the notification: from then on the line is low until it is asserted again.
                 self.injector.with(|i| resampler.settle(source.spi(), i.injector()));
                 let _ = told.write(1);
             }
         }
     }
 
-    /// A GSI's source is none of its SPI any more.
+    /// Detaches the source of a GSI from its SPI, if it has one.
     fn untie(&self, gsi: u32) {
         if let Some(Resampled { source, .. }) = lock(&self.resampled).remove(&gsi) {
             self.injector.with(|i| self.lines.resampler().untie(source, i.injector()));
@@ -194,7 +198,7 @@ impl MutEventSubscriber for Subscriber {
             }
             Self::Quit { fd, quit } => {
                 let _ = fd.read();
-                // Relaxed: same thread as the loop that looks.
+                // Relaxed: the loop that reads it runs on this thread.
                 quit.store(1, Ordering::Relaxed);
             }
         }
@@ -205,13 +209,14 @@ impl MutEventSubscriber for Subscriber {
             Self::Source { fd, .. } | Self::Quit { fd, .. } => fd,
             Self::Ends { fd, .. } => &**fd,
         };
-        // Cannot fail for a descriptor that is open and not polled yet; a source that is added twice is refused before.
+        // This cannot fail for an open descriptor that is not polled yet; a source that is added
+        // twice is refused earlier.
         let added = ops.add(Events::new(fd, EventSet::IN));
         debug_assert!(added.is_ok(), "{added:?}");
     }
 }
 
-/// Event sources of a VM, and the thread that serves them. Each such loop has GSIs of its own.
+/// Event sources of a VM, and the thread that serves them. Each such loop has its own GSI numbers.
 pub struct EventSources {
     remote: RemoteEndpoint<Subscriber>,
     shared: Arc<Shared>,
@@ -222,7 +227,7 @@ pub struct EventSources {
 }
 
 impl EventSources {
-    /// Starts the thread.
+    /// Starts the loop's thread.
     ///
     /// # Errors
     /// [`Error::Engine`] if no participant slot is free, [`Error::Events`], [`Error::Io`].
@@ -230,7 +235,8 @@ impl EventSources {
         Self::start_with(gic.msi_injector()?, Arc::clone(gic.lines()))
     }
 
-    /// The same for a VMM that has made its own injector, which may know more doorbells.
+    /// Starts the loop's thread with an injector that the VMM has made, which may know more
+    /// doorbells.
     ///
     /// # Errors
     /// [`Error::Events`], [`Error::Io`].
@@ -260,18 +266,20 @@ impl EventSources {
         Ok(Self { remote, shared, ends, quit, thread: Some(thread) })
     }
 
-    /// Says what a GSI is. What came before it had a route is sent now. A source that is [resampled](EventSources::add_resampled) is its SPI's whatever its
-    /// route says.
+    /// Sets the route of a GSI. An interrupt that arrived before the GSI had a route is sent now. A
+    /// [resampled](EventSources::add_resampled) source sends its SPI regardless of its route.
     pub fn set_route(&self, gsi: u32, route: Route) {
         self.change(gsi, |entry| entry.route = Some(route));
     }
 
-    /// Masks or unmasks a GSI. What came meanwhile is sent when it is unmasked.
+    /// Masks or unmasks a GSI. An interrupt that arrived while the GSI was masked is sent when it
+    /// is unmasked.
     pub fn set_masked(&self, gsi: u32, masked: bool) {
         self.change(gsi, |entry| entry.masked = masked);
     }
 
-    /// Whether something waits for a GSI to be unmasked: MSI-X's pending bit.
+    /// Returns whether an interrupt waits for the GSI to be unmasked or routed: MSI-X's pending
+    /// bit.
     pub fn is_pending(&self, gsi: u32) -> bool {
         self.shared.gsis.get(&gsi).is_some_and(|entry| entry.pending)
     }
@@ -289,7 +297,8 @@ impl EventSources {
         }
     }
 
-    /// Has the loop poll it. It may find something before this returns.
+    /// Adds a subscriber to the loop. The loop may find its eventfd ready before this function
+    /// returns.
     fn subscribe(&self, subscriber: Subscriber) -> Result<SubscriberId, Error> {
         let add = |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| {
             Ok::<_, event_manager::Error>(ops.add_subscriber(subscriber))
@@ -297,23 +306,26 @@ impl EventSources {
         Ok(self.remote.call_blocking(add)?)
     }
 
-    /// A GSI about which there is nothing to remember is forgotten.
+    /// Removes the entry of a GSI that has only default state.
     fn forget_unrouted(&self, gsi: u32) {
         self.shared.gsis.remove_if(&gsi, |_, entry| *entry == UNROUTED);
     }
 
-    /// Serves an eventfd: each time it is written to, the interrupt of `gsi` is sent. If it has been written to already, that is the first time.
+    /// Adds a source: each time that the eventfd is written to, the interrupt of `gsi` is sent. If
+    /// the eventfd has been written to already, that counts as the first time. The eventfd must be
+    /// non-blocking.
     ///
     /// # Errors
-    /// [`Error::SourceExists`], [`Error::Events`], [`Error::Io`]. The eventfd is to be non-blocking.
+    /// [`Error::SourceExists`], [`Error::Events`], [`Error::Io`].
     pub fn add(&self, gsi: u32, fd: &EventFd) -> Result<(), Error> {
-        // Held until the source is there, so that of two that come at once one is refused. The loop does not look here.
+        // The entry stays locked until the source is registered, so of two concurrent calls for one
+        // GSI, one is refused. The loop does not use this map.
         let Entry::Vacant(place) = self.shared.ids.entry(gsi) else {
             return Err(Error::SourceExists(gsi));
         };
         let shared = Arc::clone(&self.shared);
         let source = Subscriber::Source { gsi, fd: fd.try_clone()?, shared };
-        // Before it is polled: what the loop finds goes there.
+        // Before the eventfd is polled: the loop records its events in this entry.
         self.shared.gsis.entry(gsi).or_insert(UNROUTED);
         match self.subscribe(source) {
             Ok(id) => {
@@ -327,13 +339,16 @@ impl EventSources {
         }
     }
 
-    /// Serves an eventfd of a level-triggered SPI, and writes to `resample` each time that the guest has ended it; both are to be non-blocking.
+    /// Adds a source of a level-triggered SPI. Each time that the guest has ended the interrupt,
+    /// the loop writes to `resample`. Both eventfds must be non-blocking.
     ///
-    /// Several sources may share the SPI, as PCI's INTx do, also with sources of other loops of this machine: its level is the *or* of theirs, and all are told of
-    /// each end. They do not share it with a [`crate::spi::SpiLine`].
+    /// Several sources may share the SPI, as PCI's INTx interrupts do, including sources of other
+    /// loops of this machine. The SPI's level is the *or* of the sources' levels, and each end is
+    /// reported to all sources. They cannot share the SPI with a [`crate::spi::SpiLine`].
     ///
     /// # Errors
-    /// As [`EventSources::add`]; [`Error::TooManySources`]; [`Error::Engine`] if there is no such SPI.
+    /// Those of [`EventSources::add`]; [`Error::TooManySources`]; [`Error::Engine`] if the SPI does
+    /// not exist.
     pub fn add_resampled(
         &self,
         gsi: u32,
@@ -341,7 +356,7 @@ impl EventSources {
         fd: &EventFd,
         resample: &EventFd,
     ) -> Result<(), Error> {
-        // As in `add`; and before anything is changed that another source may use.
+        // Locked as in `add`, and before any change to state that another source may use.
         let Entry::Vacant(place) = self.shared.ids.entry(gsi) else {
             return Err(Error::SourceExists(gsi));
         };
@@ -366,12 +381,13 @@ impl EventSources {
         }
     }
 
-    /// Serves a GSI's eventfd no longer, and forgets its route.
+    /// Removes a GSI's source and its route.
     ///
     /// # Errors
     /// [`Error::NoSource`], [`Error::Events`].
     pub fn remove(&self, gsi: u32) -> Result<(), Error> {
-        // Held to the end: who adds a source for this GSI meanwhile is not to have its route forgotten.
+        // Locked to the end, so the removal of the route cannot affect a source that another thread
+        // adds for this GSI in the meantime.
         let Entry::Occupied(place) = self.shared.ids.entry(gsi) else {
             return Err(Error::NoSource(gsi));
         };
@@ -385,7 +401,7 @@ impl EventSources {
         Ok(())
     }
 
-    /// What happened until now.
+    /// Returns the counts so far.
     pub fn stats(&self) -> EventStats {
         // Relaxed: statistics.
         EventStats {
@@ -402,7 +418,8 @@ impl Drop for EventSources {
         {
             let _ = thread.join();
         }
-        // What its sources assert would stay up, and nobody would be told of an end.
+        // Otherwise the levels that the sources assert would stay high, and no thread would react
+        // to an end.
         let resampled = std::mem::take(&mut *lock(&self.shared.resampled));
         for Resampled { source, .. } in resampled.into_values() {
             self.shared

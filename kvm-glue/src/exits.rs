@@ -1,21 +1,26 @@
-//! Waiting for another vCPU to leave its guest.
+//! Waits for another vCPU to leave its guest.
 //!
-//! Who reads the active or pending state of an interrupt that a vCPU has in its list registers waits until that vCPU's thread has taken them back. The thread that
-//! waits sleeps: it may be a real-time thread, and the other one need its CPU. A vCPU that is out again tells, but only if the engine says
-//! that somebody waits ([`Kick::exited`](vgic_core::engine::Kick::exited)); so exits cost nothing more than before.
+//! A read of the active or pending state of an interrupt in another vCPU's list registers waits
+//! until that vCPU's thread has taken the list registers back. The waiting thread sleeps: it may be
+//! a real-time thread, and the other thread may need its CPU. A vCPU that has left its guest wakes
+//! the waiters, but only if the engine says that there are any
+//! ([`Kick::exited`](vgic_core::engine::Kick::exited)). So exits without waiters have no extra
+//! cost.
 //!
-//! A vCPU's thread that is to stop does not wait any longer ([`crate::runner::Stop`]): the other thread may be held by a debugger, or have been stopped.
+//! A wait ends when the waiting thread's own vCPU should stop ([`crate::runner::Stop`]), since the
+//! other thread may be held by a debugger or have been stopped.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
-    /// Whether the vCPU that this thread runs is to stop.
+    /// The flag that tells this thread's vCPU to stop.
     static STOP: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
 }
 
-/// The calling thread runs a vCPU, which is to stop when `stop` says so; or it does not any more.
+/// Sets the stop flag of the vCPU that the calling thread runs; `None`: the thread runs no vCPU any
+/// more.
 pub(crate) fn stop_with(stop: Option<Arc<AtomicBool>>) {
     STOP.with(|mine| *mine.borrow_mut() = stop);
 }
@@ -25,21 +30,23 @@ fn is_stopping() -> bool {
     STOP.with(|stop| stop.borrow().as_ref().is_some_and(|stop| stop.load(Ordering::Acquire)))
 }
 
-/// Who waits, of one VM.
+/// The waiting threads of one VM.
 #[derive(Default)]
 pub(crate) struct Exits {
-    /// Held to look and to fall asleep, and passed through by who wakes: so that nobody falls asleep after the call.
+    /// A waiter holds the lock from its check until it sleeps, and a waker takes and releases the
+    /// lock before it notifies. So no waiter falls asleep after the notification for an exit that
+    /// it has not seen.
     gate: Mutex<()>,
     told: Condvar,
 }
 
 impl Exits {
     fn gate(&self) -> MutexGuard<'_, ()> {
-        // Nothing is under it that a panic could have left half done.
+        // The lock protects no data that a panic could have left inconsistent.
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until `done`, or until the calling thread's vCPU is to stop.
+    /// Sleeps until `done` returns true, or until the calling thread's vCPU should stop.
     pub(crate) fn wait(&self, done: &dyn Fn() -> bool) {
         let mut gate = self.gate();
         while !done() && !is_stopping() {
@@ -47,7 +54,7 @@ impl Exits {
         }
     }
 
-    /// A vCPU has left its guest, or is to stop.
+    /// Wakes all waiters: a vCPU has left its guest, or should stop.
     pub(crate) fn tell(&self) {
         drop(self.gate());
         self.told.notify_all();
@@ -61,7 +68,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs `until_looked`, once a thread has begun to wait for what never comes, and then stops that. Returns how often the thread has looked.
+    /// Starts a thread that waits for a condition that never holds, runs `until_looked` after the
+    /// thread's first check, and then stops the thread. Returns the number of checks.
     fn looks(until_looked: impl FnOnce(&Exits)) -> usize {
         let (exits, looks) = (Exits::default(), AtomicUsize::new(0));
         let stop = Arc::new(AtomicBool::new(false));
@@ -83,7 +91,7 @@ mod tests {
         looks.load(Ordering::Relaxed)
     }
 
-    /// The thread would look about as often as this one yields, if it did not sleep.
+    /// A thread that did not sleep would check about as often as this one yields.
     #[test]
     fn who_waits_sleeps_until_it_is_to_stop() {
         let looked = looks(|_| (0..10_000).for_each(|_| thread::yield_now()));

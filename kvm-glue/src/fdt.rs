@@ -28,30 +28,31 @@ use vm_fdt::{Error, FdtWriter};
 use crate::GicV2Map;
 use crate::timer::Ppis;
 
-/// An interrupt specifier's first cell: an SPI.
+/// First cell of an interrupt specifier: an SPI.
 pub const SPI: u32 = 0;
-/// An interrupt specifier's first cell: a PPI.
+/// First cell of an interrupt specifier: a PPI.
 pub const PPI: u32 = 1;
-/// An interrupt specifier's first cell: an extended SPI, of a GICv3.
+/// First cell of an interrupt specifier: an extended SPI of a GICv3.
 pub const ESPI: u32 = 2;
-/// Its third cell: rising edge.
+/// Third cell of an interrupt specifier: rising edge.
 pub const EDGE_RISING: u32 = 1;
-/// Its third cell: high level.
+/// Third cell of an interrupt specifier: high level.
 pub const LEVEL_HIGH: u32 = 4;
 
-/// The numbers by which other nodes refer to these.
+/// The phandles by which other nodes refer to the nodes written here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Phandles {
-    /// The interrupt controller.
+    /// The interrupt controller's phandle.
     pub gic: u32,
-    /// Who takes MSIs.
+    /// The phandle of the node that receives MSIs.
     pub msi: u32,
 }
 
-/// The specifier of the SPI with INTID `intid`: 32 to 1019, or 4096 to 5119 for an extended one.
+/// Returns the specifier of the SPI with INTID `intid`: 32 to 1019, or 4096 to 5119 for an extended
+/// SPI.
 ///
 /// # Panics
-/// If that is no SPI.
+/// If `intid` is not an SPI.
 pub const fn spi(intid: u32, flags: u32) -> [u32; 3] {
     match intid {
         32..=1019 => [SPI, intid - 32, flags],
@@ -60,7 +61,7 @@ pub const fn spi(intid: u32, flags: u32) -> [u32; 3] {
     }
 }
 
-/// The node of a GICv2, with its GICv2m frame.
+/// Writes the node of a GICv2, with its GICv2m frame if there is one.
 ///
 /// # Errors
 /// Those of the writer.
@@ -75,7 +76,7 @@ pub fn gicv2(fdt: &mut FdtWriter, map: &GicV2Map, phandles: Phandles) -> Result<
         fdt.property_null("msi-controller")?;
         fdt.property_phandle(phandles.msi)?;
         fdt.property_array_u64("reg", &[base, 0x1000])?;
-        // The frame tells them as well, in MSI_TYPER.
+        // The frame itself reports the same values in MSI_TYPER.
         fdt.property_u32("arm,msi-base-spi", first.into())?;
         fdt.property_u32("arm,msi-num-spis", count.into())?;
         fdt.end_node(frame)?;
@@ -83,7 +84,8 @@ pub fn gicv2(fdt: &mut FdtWriter, map: &GicV2Map, phandles: Phandles) -> Result<
     fdt.end_node(node)
 }
 
-/// The node of a GICv3 with one region of redistributors, and of an ITS if there is one.
+/// Writes the node of a GICv3 with one region of redistributors, and of the ITS if there is one.
+/// `redistributors` is the region's address and size.
 ///
 /// # Errors
 /// Those of the writer.
@@ -121,14 +123,15 @@ fn controller(fdt: &mut FdtWriter, phandle: u32) -> Result<(), Error> {
     fdt.property_phandle(phandle)
 }
 
-/// The node of the timers, for `vcpus` vCPUs.
+/// Writes the node of the timers, for `vcpus` vCPUs.
 ///
 /// # Errors
 /// Those of the writer.
 pub fn timer(fdt: &mut FdtWriter, ppis: Ppis, vcpus: u16, gic: u32) -> Result<(), Error> {
-    // GICv2 has a mask of CPUs in bits 15:8 of a PPI's flags; GICv3 takes no notice of it.
+    // Bits 15:8 of a PPI's flags are a mask of CPUs in GICv2; GICv3 ignores them.
     let flags = ((1u32 << vcpus.min(8)) - 1) << 8 | LEVEL_HIGH;
-    // Secure and hypervisor timers, which the guest does not see, as QEMU's `virt` has them.
+    // The node also lists the secure and the hypervisor timer, which the guest cannot use, as
+    // QEMU's `virt` does.
     let ppis = [29, ppis.ptimer.0, ppis.vtimer.0, 26];
     let cells: Vec<u32> = ppis.iter().flat_map(|n| [PPI, n - 16, flags]).collect();
     let node = fdt.begin_node("timer")?;
@@ -164,7 +167,7 @@ mod tests {
         for what in [&b"arm,cortex-a15-gic\0"[..], b"arm,gic-v2m-frame\0", b"arm,armv8-timer\0"] {
             assert!(contains(&blob, what));
         }
-        // The virtual timer: PPI 27 is number 11, for both vCPUs, high level.
+        // The virtual timer, PPI 27: number 11, high level, for both vCPUs.
         assert!(contains(&blob, &[0, 0, 0, 1, 0, 0, 0, 11, 0, 0, 3, 4]));
         let mut fdt = FdtWriter::new().unwrap();
         let root = fdt.begin_node("").unwrap();

@@ -1,4 +1,4 @@
-//! Doorbells: writes of the guest that ring an eventfd instead of leaving KVM_RUN.
+//! Doorbells: guest writes that signal an eventfd instead of causing an exit from `KVM_RUN`.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Error;
 use crate::error::kvm;
 
-/// A doorbell, for as long as this lives.
+/// A registered doorbell. Dropping it unregisters the doorbell.
 pub struct IoEvent {
     vm: Arc<VmFd>,
     fd: EventFd,
@@ -17,10 +17,12 @@ pub struct IoEvent {
 }
 
 impl IoEvent {
-    /// Rings `fd` when the guest writes to `address`: anything of any size, or the 32-bit value `data`.
+    /// Registers a doorbell: a guest write to `address` signals `fd`. With `data`, only 32-bit
+    /// writes of that value match; with `None`, writes of any size and value match.
     ///
     /// # Errors
-    /// [`Error::Kvm`] if there is such a doorbell already, or too many; [`Error::Io`].
+    /// [`Error::Kvm`] if the doorbell exists already or KVM's limit is reached; [`Error::Io`] if
+    /// `fd` cannot be duplicated.
     pub fn new(
         vm: &Arc<VmFd>,
         fd: &EventFd,
@@ -41,7 +43,7 @@ impl IoEvent {
 impl Drop for IoEvent {
     fn drop(&mut self) {
         let at = IoEventAddress::Mmio(self.address);
-        // Fails only if the VM is gone.
+        // This fails only if the VM is gone.
         let _ = match self.data {
             Some(data) => self.vm.unregister_ioevent(&self.fd, &at, data),
             None => self.vm.unregister_ioevent(&self.fd, &at, NoDatamatch),

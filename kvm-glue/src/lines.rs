@@ -1,18 +1,25 @@
-//! The IRQ and FIQ lines of a VM's vCPUs, and how a vCPU is called out of its guest for what would raise them.
+//! The IRQ and FIQ lines of a VM's vCPUs, and the signals that take vCPUs out of their guests.
 //!
-//! [`Lines`] is the engine's [`Kick`]. An interrupt that is offered to a vCPU calls it out of the guest, by one signal, if the vCPU
-//! is in the guest, its line is low, and its CPU interface would signal the interrupt; and costs no system call otherwise. The rules are
-//! [`LineCell`]'s: it is one signal if the first one is sent before the next thread looks. What others wait for calls it out in any case.
+//! [`Lines`] implements the engine's [`Kick`]. A hint of an interrupt takes the vCPU out of its
+//! guest with one signal if all of these hold: the vCPU is in the guest, its line is low, and its
+//! CPU interface would signal the interrupt. Otherwise the hint costs no system call. [`LineCell`]
+//! has the rules: several hints cost one signal if the first signal is sent before the next thread
+//! checks. A kick, for which another thread waits, takes the vCPU out of its guest in any case.
 //!
 //! # Why a line is driven by its vCPU's own thread only
 //!
-//! KVM_IRQ_LINE may be called from any thread, and raising the line from the thread that has the interrupt would save the signal and an exit. But
-//! KVM keeps a vCPU's lines (`HCR_EL2.VI` and `VF`) in a word that the vCPU's thread changes itself without atomic operations, whenever the host's scheduler
-//! lets it run: `kvm_arch_vcpu_load` sets or clears `HCR_EL2.TWI` and `TWE` there, in Linux 6.12, and long before. A line that
-//! another thread raises at that moment stays low for good, and nobody is told. On hosts whose CPUs are themselves preempted that is not even
-//! rare: `lab-probe lines` counts it. A vCPU's own thread is not there when it calls KVM_IRQ_LINE.
+//! `KVM_IRQ_LINE` may be called from any thread. A thread that has an interrupt could raise the
+//! line directly, and save the signal and an exit. But KVM keeps a vCPU's lines (`HCR_EL2.VI` and
+//! `VF`) in a word that the vCPU's thread also changes, without atomic operations, whenever the
+//! host schedules that thread in: `kvm_arch_vcpu_load` sets or clears `HCR_EL2.TWI` and `TWE`
+//! there, in Linux 6.12 and in much older versions. If another thread raises the line at that
+//! moment, the line stays low for good, and no error is reported. This is not even rare on a host
+//! with CPUs that are preempted themselves: `lab-probe lines` counts it. A vCPU's own thread cannot
+//! be in `kvm_arch_vcpu_load` while it calls `KVM_IRQ_LINE`.
 //!
-//! The way back: `deactivate_phys` and `input_level` go to the [`Resampler`].
+//! # Ends of interrupts
+//!
+//! `deactivate_phys` and `input_level` are passed on to the [`Resampler`].
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -26,25 +33,25 @@ use crate::resample::Resampler;
 use crate::signal;
 use crate::stats::{Count, LineStats};
 
-/// An input of a vCPU.
+/// An interrupt input of a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CpuLine {
-    /// IRQ.
+    /// The IRQ input.
     Irq = 0,
-    /// FIQ.
+    /// The FIQ input.
     Fiq = 1,
 }
 
-/// Where the levels go.
+/// The receiver of the lines' levels: KVM, or a recorder in tests.
 pub trait LineDriver: Send + Sync + 'static {
     /// Sets a line of a vCPU.
     ///
     /// # Errors
-    /// If the kernel refuses, which it does only for vCPUs that it does not know.
+    /// The kernel's error. The kernel refuses only vCPUs that it does not know.
     fn set(&self, vcpu: VcpuId, line: CpuLine, level: bool) -> Result<(), kvm_ioctls::Error>;
 }
 
-/// The `irq` of KVM_IRQ_LINE for a line of a vCPU (`KVM_ARM_IRQ_TYPE_CPU` is 0).
+/// Returns the `irq` argument of `KVM_IRQ_LINE` for a line of a vCPU (`KVM_ARM_IRQ_TYPE_CPU` is 0).
 pub const fn irq_line_number(vcpu: VcpuId, line: CpuLine) -> u32 {
     let vcpu = vcpu.0 as u32;
     (vcpu >> 8 & 0xf) << 28 | (vcpu & 0xff) << 16 | line as u32
@@ -56,12 +63,13 @@ impl LineDriver for std::sync::Arc<VmFd> {
     }
 }
 
-/// One vCPU's.
+/// The state of one vCPU.
 struct Line {
     cell: LineCell,
-    /// The thread that runs it; 0 if there is none.
+    /// The ID of the thread that runs the vCPU; 0 if no thread does.
     thread: AtomicI32,
-    /// Its redistributor has work left, which whichever vCPU exits next goes on with.
+    /// The vCPU's redistributor has work left. The next vCPU that exits continues it, whichever it
+    /// is.
     lpis_left: AtomicBool,
     offers: Count,
     kicks: Count,
@@ -76,17 +84,17 @@ pub struct Lines {
     driver: Box<dyn LineDriver>,
     resampler: Resampler,
     exits: Exits,
-    /// Something is left for a redistributor: see `Line::lpis_left`.
+    /// Some redistributor has work left: see `Line::lpis_left`.
     any_lpis_left: AtomicBool,
 }
 
 impl Lines {
-    /// All are low, and all vCPUs are out of the guest. They are called by SIGRTMIN.
+    /// Creates the lines, all low, with all vCPUs out of the guest. The kick signal is `SIGRTMIN`.
     pub fn new(vcpus: u16, driver: impl LineDriver) -> Self {
         Self::with_signal(vcpus, driver, signal::default())
     }
 
-    /// The same with this signal.
+    /// Creates the lines as [`Lines::new`] does, with `signal` as the kick signal.
     pub(crate) fn with_signal(vcpus: u16, driver: impl LineDriver, signal: i32) -> Self {
         let line = |_| Line {
             cell: LineCell::new(),
@@ -103,41 +111,44 @@ impl Lines {
         Self { lines, signal, driver: Box::new(driver), resampler, exits, any_lpis_left }
     }
 
-    /// The number of the signal.
+    /// Returns the number of the kick signal.
     pub(crate) fn signal(&self) -> i32 {
         self.signal
     }
 
-    /// Who is told when the guest has ended an interrupt.
+    /// Returns the resampler, which is told when the guest has ended an interrupt.
     pub fn resampler(&self) -> &Resampler {
         &self.resampler
     }
 
-    /// A vCPU is to stop: if its thread waits for another one's exit, it goes on without.
+    /// Wakes all threads that wait for a vCPU's exit. The thread of a vCPU that must stop returns
+    /// from its wait; the others re-check.
     pub(crate) fn end_waits(&self) {
         self.exits.tell();
     }
 
-    /// Takes one of the redistributors that have work left. Whoever finds that it has more says so again.
+    /// Takes one of the redistributors that have work left. A caller that leaves work behind must
+    /// call `lpis_left` again.
     pub(crate) fn take_lpis_left(&self) -> Option<VcpuId> {
-        // The load spares most exits the write. AcqRel: pairs with `lpis_left`; cleared before the look at the bits, so that one that is set later is found the next time.
+        // The load spares most exits the write. AcqRel: pairs with `lpis_left`. The flag is cleared
+        // before the bits are read, so a bit that is set later is found the next time.
         if !self.any_lpis_left.load(Ordering::Relaxed)
             || !self.any_lpis_left.swap(false, Ordering::AcqRel)
         {
             return None;
         }
         let of = self.lines.iter().position(|line| line.lpis_left.swap(false, Ordering::AcqRel))?;
-        // There may be others.
+        // Other bits may be set.
         self.any_lpis_left.swap(true, Ordering::AcqRel);
         Some(VcpuId(of as u16))
     }
 
-    /// How many vCPUs there are.
+    /// Returns the number of vCPUs.
     pub fn vcpus(&self) -> u16 {
         self.lines.len() as u16
     }
 
-    /// Counts of one vCPU.
+    /// Returns the counts of one vCPU.
     pub fn stats(&self, vcpu: VcpuId) -> LineStats {
         let line = &self.lines[vcpu.index()];
         LineStats {
@@ -148,7 +159,7 @@ impl Lines {
         }
     }
 
-    /// Calls a vCPU out of its guest, if it has to be.
+    /// Takes a vCPU out of its guest if `call` is given.
     fn call(&self, vcpu: VcpuId, call: Option<Call>) {
         if let Some(call) = call {
             let line = &self.lines[vcpu.index()];
@@ -162,40 +173,47 @@ impl Lines {
         }
     }
 
-    /// The thread `tid` runs a vCPU from now on; 0: none does.
+    /// Records that thread `tid` runs the vCPU from now on; 0: no thread runs it.
     pub(crate) fn attach(&self, vcpu: VcpuId, tid: i32) {
         // Release: pairs with `call`.
         self.lines[vcpu.index()].thread.store(tid, Ordering::Release);
     }
 
-    /// The vCPU's thread is about to look at what has come: what comes from now on, [`Lines::enter`] notices. For that thread.
+    /// Begins a turn of the vCPU's thread, before it drains the mailbox. Everything that is posted
+    /// from now on makes [`Lines::enter`] fail if it would take the vCPU out of the guest. To be
+    /// called by the vCPU's thread.
     ///
-    /// Returns whether it was kicked since it left the guest.
+    /// Returns whether the vCPU was kicked since it left the guest.
     pub fn look(&self, vcpu: VcpuId) -> bool {
         self.lines[vcpu.index()].cell.look()
     }
 
-    /// Sets a line. For the vCPU's thread, out of the guest (see the [module](self)); only when it changes, as it is one call each time.
+    /// Sets a line. To be called by the vCPU's thread, out of the guest (see the [module](self)),
+    /// and only if the level has changed, since each call is a system call.
     pub fn set(&self, vcpu: VcpuId, line: CpuLine, level: bool) {
         self.lines[vcpu.index()].driven.add();
         let done = self.driver.set(vcpu, line, level);
-        // It knows this vCPU; there is nobody to tell if it has gone meanwhile.
+        // KVM knows this vCPU. A failure means that the VM is gone, and no one is left to report it
+        // to.
         debug_assert!(done.is_ok() || level, "{done:?}");
     }
 
-    /// Both lines are low from here on, whatever they were before: nobody runs the vCPU yet, or any more. Fails if KVM has no such lines.
+    /// Sets both lines low, regardless of their levels. No thread may be running the vCPU. Fails if
+    /// KVM has no such lines.
     pub(crate) fn lower(&self, vcpu: VcpuId) -> Result<(), kvm_ioctls::Error> {
         self.driver.set(vcpu, CpuLine::Irq, false)?;
         self.driver.set(vcpu, CpuLine::Fiq, false)
     }
 
-    /// The vCPU is about to enter the guest: see [`LineCell::enter`]. For the vCPU's thread.
+    /// Announces that the vCPU is about to enter the guest: see [`LineCell::enter`]. To be called
+    /// by the vCPU's thread.
     #[must_use]
     pub fn enter(&self, vcpu: VcpuId, thresholds: Thresholds) -> bool {
         self.lines[vcpu.index()].cell.enter(thresholds)
     }
 
-    /// It has left it: see [`LineCell::leave`]. For the vCPU's thread.
+    /// Records that the vCPU has left the guest: see [`LineCell::leave`]. To be called by the
+    /// vCPU's thread.
     pub fn leave(&self, vcpu: VcpuId) -> bool {
         self.lines[vcpu.index()].cell.leave()
     }
@@ -227,7 +245,8 @@ impl Kick for Lines {
     }
 
     fn lpis_left(&self, vcpu: VcpuId) {
-        // AcqRel: pairs with `take_lpis_left`. The bit before the sign that there is one.
+        // AcqRel: pairs with `take_lpis_left`. The vCPU's bit is set before the flag that announces
+        // it.
         self.lines[vcpu.index()].lpis_left.swap(true, Ordering::AcqRel);
         self.any_lpis_left.swap(true, Ordering::AcqRel);
     }

@@ -1,4 +1,4 @@
-//! From a VM to its interrupt controller in user space.
+//! Builds a VM's interrupt controller in user space.
 
 use std::sync::Arc;
 
@@ -23,35 +23,36 @@ use crate::sysreg::{Traps, Vectors};
 use crate::timer::Ppis;
 use crate::{Error, fdt};
 
-/// Where GICv2's frames are.
+/// The addresses of GICv2's frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GicV2Map {
-    /// GICD: 4 KiB.
+    /// The distributor (GICD): 4 KiB.
     pub distributor: u64,
-    /// GICC: 8 KiB.
+    /// The CPU interface (GICC): 8 KiB.
     pub cpu_interface: u64,
-    /// A GICv2m frame, if MSIs are wanted.
+    /// The GICv2m frame, if the machine has MSIs.
     pub msi: Option<MsiFrame>,
 }
 
-/// Where GICv3's frames are.
+/// The addresses of GICv3's frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GicV3Map {
-    /// GICD: 64 KiB.
+    /// The distributor (GICD): 64 KiB.
     pub distributor: u64,
     /// The redistributors: 128 KiB for each vCPU.
     pub redistributors: u64,
-    /// An ITS, if MSIs are wanted.
+    /// The ITS, if the machine has MSIs.
     pub its: Option<ItsConfig>,
 }
 
-/// The affinity that KVM gives the vCPU with this number.
+/// Returns the affinity that KVM gives to the vCPU with this number.
 pub const fn affinity(vcpu: u16) -> Affinity {
     let n = vcpu as u32;
     Affinity(n & 0xf | (n >> 4 & 0xff) << 8 | n >> 12 << 16)
 }
 
-/// The shape of a machine whose interrupt controller is in user space, to be made into a [`KvmGic`].
+/// The configuration of a machine's interrupt controller in user space. [`Machine::build`] turns it
+/// into a [`KvmGic`].
 #[derive(Clone)]
 pub struct Machine {
     setup: Setup,
@@ -64,12 +65,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A GICv2 with `spis` SPIs and `vcpus` vCPUs (up to 8), whose numbers are their affinities.
+    /// Configures a GICv2 with `spis` SPIs and `vcpus` vCPUs (up to 8). A vCPU's number is its
+    /// affinity.
     ///
     /// # Errors
-    /// [`Error::Setup`]: overlapping or misaligned addresses, numbers out of range.
+    /// [`Error::Setup`]: addresses overlap or are misaligned, or numbers are out of range.
     pub fn gicv2(map: GicV2Map, vcpus: u16, spis: u16) -> Result<Self, Error> {
-        // KVM's default address space.
+        // The size of KVM's default address space, in bits.
         let mut setup = Setup::new(40);
         setup.create(Model::V2)?;
         setup.set_spis(spis)?;
@@ -85,13 +87,15 @@ impl Machine {
         Ok(Self { setup, vcpus, model: Model::V2, v2, v3: None, ppis, signal })
     }
 
-    /// A GICv3 with `spis` SPIs and `vcpus` vCPUs. Its CPU interface is system registers, which stock KVM lets nobody have: see
-    /// [`crate::sysreg`] for how they are trapped, what that costs, and what it takes from the guest.
+    /// Configures a GICv3 with `spis` SPIs and `vcpus` vCPUs. The CPU interface of a GICv3 is a set
+    /// of system registers, and stock KVM does not pass accesses to them on to user space.
+    /// [`crate::sysreg`] says how they are trapped, at which cost, and which features the guest
+    /// loses.
     ///
-    /// `memory` is where the guest's instructions and the tables of its LPIs are.
+    /// `memory` contains the guest's instructions and its LPI tables.
     ///
     /// # Errors
-    /// [`Error::Setup`]: overlapping or misaligned addresses, numbers out of range.
+    /// [`Error::Setup`]: addresses overlap or are misaligned, or numbers are out of range.
     pub fn gicv3(
         map: GicV3Map,
         vcpus: u16,
@@ -114,23 +118,28 @@ impl Machine {
         Ok(Self { setup, vcpus, model: Model::V3, v2: None, v3, ppis, signal })
     }
 
-    /// The timers' and the PMU's PPIs, if they are not [`Ppis::default`]'s. `build` refuses what is not a PPI.
+    /// Sets the PPIs of the timers and the PMU, instead of those of [`Ppis::default`].
+    /// [`Machine::build`] refuses an INTID that is not a PPI.
     pub fn set_ppis(&mut self, ppis: Ppis) {
         self.ppis = ppis;
     }
 
-    /// The signal that calls vCPUs out of their guests, if it is not to be SIGRTMIN. Its handler becomes ours, for the whole process; a thread
-    /// that takes a vCPU unblocks it. A real-time one is not delivered while the process's user has RLIMIT_SIGPENDING of them waiting, and the sender waits then.
+    /// Sets the signal that takes vCPUs out of their guests, instead of `SIGRTMIN`. The library
+    /// installs its own handler for the signal in the whole process, and each thread that attaches
+    /// a vCPU unblocks the signal. A real-time signal cannot be sent while `RLIMIT_SIGPENDING`
+    /// signals of the process's user are queued; the sender waits until it can.
     pub fn set_kick_signal(&mut self, number: i32) {
         self.signal = number;
     }
 
-    /// What the core knows of the machine, for what has no method here: bounds, numbers of list registers.
+    /// Returns the core's configuration, for settings without a method here: bounds, and the number
+    /// of list registers.
     pub fn setup(&mut self) -> &mut Setup {
         &mut self.setup
     }
 
-    /// Whether this kernel and this machine can do it. `build` asks as well; a VMM that wants to know early asks here.
+    /// Checks whether the kernel and the host support this library. [`Machine::build`] performs the
+    /// same check; a VMM calls this function to find out earlier.
     ///
     /// # Errors
     /// [`Error::WrongArchitecture`], [`Error::Capability`].
@@ -148,11 +157,13 @@ impl Machine {
         Ok(())
     }
 
-    /// Makes the interrupt controller of `vm`, which has no interrupt controller in the kernel.
+    /// Creates the interrupt controller of `vm`. The VM must have no interrupt controller in the
+    /// kernel.
     ///
     /// # Errors
-    /// As [`Machine::check_host`], and for a GICv3 as [`crate::sysreg::kvm::breakpoints`]; [`Error::Setup`] if something is missing,
-    /// [`Error::NotPpi`], [`Error::Signal`].
+    /// Those of [`Machine::check_host`], and for a GICv3 those of
+    /// [`crate::sysreg::kvm::breakpoints`]; [`Error::Setup`] if the configuration is incomplete;
+    /// [`Error::NotPpi`]; [`Error::Signal`].
     pub fn build(self, vm: &Arc<VmFd>) -> Result<KvmGic, Error> {
         Self::check_host(vm)?;
         self.ppis.check()?;
@@ -168,34 +179,34 @@ impl Machine {
     }
 }
 
-/// The interrupt controller of a VM, in user space: a cheap handle, cloned freely.
+/// The interrupt controller of a VM, in user space. A handle that is cheap to clone.
 #[derive(Clone)]
 pub struct KvmGic {
     gic: Gic<Vgic>,
     lines: Arc<Lines>,
-    /// Of each vCPU, for a GICv3.
+    /// The number of breakpoints of each vCPU, for a GICv3.
     breakpoints: usize,
     vectors: Arc<Vectors>,
     machine: Arc<Machine>,
 }
 
 impl KvmGic {
-    /// The controller itself: the engine and its frames.
+    /// Returns the controller: the engine and its frames.
     pub fn gic(&self) -> &Gic<Vgic> {
         &self.gic
     }
 
-    /// The vCPUs' lines.
+    /// Returns the vCPUs' lines.
     pub fn lines(&self) -> &Arc<Lines> {
         &self.lines
     }
 
-    /// Where GICC is, of a GICv2.
+    /// Returns the address of a GICv2's GICC.
     pub(crate) fn cpu_interface(&self) -> Option<u64> {
         self.machine.v2.map(|map| map.cpu_interface)
     }
 
-    /// The traps of a GICv3's vCPU.
+    /// Returns new traps for a vCPU of a GICv3.
     pub(crate) fn traps(&self) -> Option<VcpuTraps> {
         let (_, memory) = self.machine.v3.as_ref()?;
         let traps = Traps::new(self.breakpoints, Arc::clone(&self.vectors));
@@ -206,12 +217,19 @@ impl KvmGic {
         self.machine.ppis
     }
 
-    /// Takes a vCPU, whose thread is the calling one. It has been initialised (KVM_ARM_VCPU_INIT), with
-    /// `KVM_ARM_VCPU_POWER_OFF` if the guest is to power it on.
+    /// Attaches a vCPU to the calling thread. The vCPU must have been initialized
+    /// (`KVM_ARM_VCPU_INIT`), with `KVM_ARM_VCPU_POWER_OFF` if the guest is to power it on.
     ///
     /// # Errors
-    /// [`Error::AlreadyAttached`]; [`Error::ThreadInUse`]; [`Error::Engine`] if there is no such vCPU; [`Error::CpuLine`] if the VM has an
-    /// interrupt controller in the kernel, or no vCPU of that number; [`Error::Kvm`] if the vCPU has not been initialised. The vCPU goes back to the caller then.
+    /// On an error, the caller gets the vCPU back.
+    ///
+    /// * [`Error::AlreadyAttached`]: the vCPU has a runner.
+    /// * [`Error::ThreadInUse`]: the calling thread has a runner.
+    /// * [`Error::SignalMask`]: the kick signal cannot be unblocked in the calling thread.
+    /// * [`Error::Engine`]: the engine has no such vCPU.
+    /// * [`Error::CpuLine`]: the VM has an interrupt controller in the kernel, or no vCPU of that
+    ///   number.
+    /// * [`Error::Kvm`]: the vCPU has not been initialized.
     pub fn attach(&self, id: VcpuId, vcpu: VcpuFd) -> Result<Runner, (Error, VcpuFd)> {
         let cpu = match self.gic.cpu(id) {
             Ok(cpu) => cpu,
@@ -226,15 +244,15 @@ impl KvmGic {
         }
     }
 
-    /// An SPI's line.
+    /// Returns the line of an SPI.
     ///
     /// # Errors
-    /// [`Error::Engine`]: there is no such SPI, or no participant slot is free.
+    /// [`Error::Engine`]: the SPI does not exist, or no participant slot is free.
     pub fn spi(&self, intid: Intid) -> Result<SpiLine, Error> {
         SpiLine::new(self.gic.engine().injector()?, intid)
     }
 
-    /// A handle for a thread that sends MSIs.
+    /// Returns a handle for a thread that sends MSIs.
     ///
     /// # Errors
     /// [`Error::Engine`]: no participant slot is free.
@@ -245,17 +263,18 @@ impl KvmGic {
         Ok(injector)
     }
 
-    /// Counts of one vCPU's lines.
+    /// Returns the counts of one vCPU's lines.
     pub fn line_stats(&self, vcpu: VcpuId) -> LineStats {
         self.lines.stats(vcpu)
     }
 
-    /// The number of vCPUs.
+    /// Returns the number of vCPUs.
     pub fn vcpus(&self) -> u16 {
         self.machine.vcpus
     }
 
-    /// Writes the nodes of the interrupt controller and the timer into the root of a device tree.
+    /// Writes the nodes of the interrupt controller and the timer. The writer must be inside the
+    /// device tree's root node.
     ///
     /// # Errors
     /// [`Error::Fdt`].

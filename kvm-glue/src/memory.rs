@@ -8,7 +8,8 @@
 //!
 //! let ranges = [(GuestAddress(0x4000_0000), 0x1_0000)];
 //! let memory: GuestMemoryMmap<()> = GuestMemoryMmap::from_ranges(&ranges)?;
-//! // Any `GuestAddressSpace`: also vm-memory's `GuestMemoryAtomic`, of memory that changes while the guest runs.
+//! // Any `GuestAddressSpace` works, such as vm-memory's `GuestMemoryAtomic` for memory that
+//! // changes while the guest runs.
 //! let tables = VmMemory(Arc::new(memory));
 //! tables.write(0x4000_0008, &1u64.to_le_bytes())?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -19,12 +20,13 @@ use std::sync::atomic::Ordering;
 use vgic_core::memory::{GuestMemory, MemoryError};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
-/// An address space of vm-memory as the core wants it. What the core writes is marked in the regions' dirty bitmaps, as everything
-/// that is written through vm-memory is.
+/// Implements the core's [`GuestMemory`] for an address space of vm-memory. The core's writes are
+/// marked in the regions' dirty bitmaps, like all writes through vm-memory.
 #[derive(Clone, Debug)]
 pub struct VmMemory<M>(pub M);
 
-/// Loads or stores an integer of as many bytes as `$data` has, atomically, if it is aligned; otherwise does `$else`.
+/// Loads or stores an integer of the size of `$data` atomically, if the address is aligned;
+/// otherwise evaluates `$else`.
 macro_rules! by_size {
     ($address:expr, $data:expr, $access:ident, $else:expr) => {
         match $data.len() {

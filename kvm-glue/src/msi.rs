@@ -1,4 +1,5 @@
-//! Message-signalled interrupts of devices: an address and data, and for an ITS the device that sends them.
+//! Message-signaled interrupts of devices: an address and data, and for an ITS also the sender's
+//! DeviceID.
 
 use vgic_core::engine::{Injected, Injector, Wired};
 use vgic_core::gic::MsiFrame;
@@ -13,28 +14,29 @@ pub const V2M_DOORBELL: u64 = 0x40;
 /// Offset of GITS_TRANSLATER from the base of an ITS.
 pub const ITS_DOORBELL: u64 = 0x1_0040;
 
-/// What a device writes, and who it is.
+/// A message: the address and data that a device writes, and the device's ID.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Msi {
-    /// Where it is written.
+    /// The address that is written to.
     pub address: u64,
-    /// What is written.
+    /// The value that is written.
     pub data: u32,
-    /// The device's DeviceID, of which only an ITS takes notice.
+    /// The DeviceID, which only an ITS uses.
     pub device: u32,
 }
 
-/// What an MSI is, once it has been looked up.
+/// The interrupt of an MSI, as [`MsiInjector::resolve`] finds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Target {
-    /// An SPI, edge-triggered as GICv2m's are.
+    /// An edge-triggered SPI of a GICv2m frame.
     Spi(Intid),
-    /// An event of a device, translated by the domain or ITS of this number.
+    /// An event of a device. The first field is the number of the doorbell, which gives the domain
+    /// or ITS that translates the event.
     Event(usize, DeviceId, EventId),
 }
 
-/// What takes MSIs.
+/// A receiver of MSIs.
 enum Doorbell {
     V2m(MsiFrame),
     Domain { address: u64, domain: MsiDomain },
@@ -67,18 +69,19 @@ impl MsiInjector {
         Self { injector, doorbells: frames.iter().copied().map(Doorbell::V2m).collect() }
     }
 
-    /// Adds a doorbell that an MSI domain is behind: an ITS's GITS_TRANSLATER ([`ITS_DOORBELL`]).
+    /// Adds a doorbell of an MSI domain, like an ITS's GITS_TRANSLATER ([`ITS_DOORBELL`]).
     pub fn add_domain(&mut self, address: u64, domain: MsiDomain) {
         self.doorbells.push(Doorbell::Domain { address, domain });
     }
 
-    /// Adds an ITS: its GITS_TRANSLATER is a doorbell.
+    /// Adds an ITS, with its GITS_TRANSLATER as the doorbell.
     pub fn add_its(&mut self, its: &Its<Vgic>) {
         let address = its.config().doorbell();
         self.doorbells.push(Doorbell::Its { address, port: its.port() });
     }
 
-    /// Looks up what an MSI is. That stays so for as long as the injector lives, whatever the guest maps.
+    /// Resolves an MSI to its target. The result stays valid for as long as the injector lives,
+    /// regardless of the guest's mappings.
     ///
     /// # Errors
     /// [`Error::NoDoorbell`].
@@ -95,7 +98,7 @@ impl MsiInjector {
         self.signal(&self.resolve(msi)?)
     }
 
-    /// Sends an MSI that has been looked up.
+    /// Sends an MSI that [`MsiInjector::resolve`] has resolved.
     ///
     /// # Errors
     /// [`Error::Engine`] for an SPI that does not exist.
@@ -112,7 +115,7 @@ impl MsiInjector {
         }
     }
 
-    /// The engine's handle, for levels and what else there is.
+    /// Returns the engine's handle, which also sets levels.
     pub fn injector(&self) -> &VgicInjector {
         &self.injector
     }

@@ -1,26 +1,32 @@
-//! A vCPU's thread.
+//! The run loop of a vCPU's thread.
 //!
 //! # The loop
 //!
-//! Out of the guest: [`GicCpu::enter`] drains the mailbox and fills the list registers; the lines are set to what the CPU interface signals (one
-//! KVM_IRQ_LINE if that has changed); [`Lines::enter`] announces that the vCPU is in, and fails if something has come since that would change them. Then
-//! KVM_RUN. After it: [`Lines::leave`], the outputs of the timers, and what the guest has exited for.
+//! While the vCPU is out of the guest, [`GicCpu::enter`] drains the mailbox and fills the list
+//! registers. Then the lines are set to the levels that the CPU interface signals (one
+//! `KVM_IRQ_LINE` for each line that has changed). [`Lines::enter`] announces that the vCPU is in
+//! the guest; it fails if an event has arrived since that would change the lines. Then `KVM_RUN`.
+//! After it come [`Lines::leave`], the outputs of the timers, and the access or event that the
+//! guest exited for.
 //!
-//! A guest that waits (WFI) sleeps in KVM_RUN, and is called out there as anywhere else.
+//! A guest that waits (WFI) sleeps in `KVM_RUN`, and a signal takes it out there like anywhere
+//! else.
 //!
 //! # Power
 //!
-//! PSCI is the kernel's: CPU_ON, CPU_OFF and CPU_SUSPEND cause no exit, and a vCPU that is off sleeps in KVM_RUN. The engine has to
-//! know, and learns it like this:
+//! PSCI belongs to the kernel: CPU_ON, CPU_OFF and CPU_SUSPEND cause no exit, and a vCPU that is
+//! off sleeps in `KVM_RUN`. The engine has to know the power state, and learns it as follows:
 //!
-//! * *On*: with the first exit. Before that the guest cannot have touched its CPU interface, which is off after a reset; so nothing could have been
-//!   signaled to it. What has become pending meanwhile is found when the engine's side is powered on.
-//! * *Off*: a signal makes KVM_RUN return, and then `KVM_GET_MP_STATE` tells. Others call a vCPU out when they want something from it: that
-//!   it hands an interrupt over, or shows what its list registers hold. An interrupt that is merely for it waits, as it does for a vCPU
-//!   that is off.
+//! * *On*: with the first exit. Before that exit the guest cannot have accessed its CPU interface,
+//!   which is off after a reset; so no interrupt could have been signaled to it. Interrupts that
+//!   became pending in the meantime are found when the engine's side is powered on.
+//! * *Off*: a signal makes `KVM_RUN` return, and then `KVM_GET_MP_STATE` gives the state. Other
+//!   threads kick a vCPU when they need it to hand an interrupt over, or to report the state of its
+//!   list registers. An interrupt that is only pending for the vCPU waits, as it does for any
+//!   vCPU that is off.
 //!
-//! A vCPU that the guest turns off and on again between two exits keeps its CPU interface's registers, as with the kernel's own GICv2;
-//! guests set them up again.
+//! A vCPU that the guest turns off and on again between two exits keeps its CPU interface's
+//! registers, as with the kernel's own GICv2. Guests set them up again.
 
 mod access;
 
@@ -48,12 +54,12 @@ use crate::sysreg::{ExitFor, Handled};
 use crate::timer::TimerBridge;
 use crate::{Error, KvmGic, arch};
 
-/// What else the guest can access.
+/// The devices that the guest can access besides the interrupt controller.
 pub trait Devices {
-    /// Fills `data` from `address`. Returns whether there is a device.
+    /// Fills `data` from `address`. Returns whether a device is there.
     fn read(&mut self, vcpu: VcpuId, address: u64, data: &mut [u8]) -> bool;
 
-    /// Writes `data` to `address`. Returns whether there is a device.
+    /// Writes `data` to `address`. Returns whether a device is there.
     fn write(&mut self, vcpu: VcpuId, address: u64, data: &[u8]) -> bool;
 }
 
@@ -67,23 +73,24 @@ impl Devices for &IoManager {
     }
 }
 
-/// Why [`Runner::run`] has returned.
+/// The reason that [`Runner::run`] has returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
     /// [`Stop::stop`] was called.
     Stopped,
-    /// The guest asks for an event of the whole machine: `KVM_SYSTEM_EVENT_*`, with its first datum.
+    /// The guest requests an event of the whole machine: `KVM_SYSTEM_EVENT_*`, with the event's
+    /// first datum.
     SystemEvent(u32, u64),
     /// The guest could not be entered.
     FailEntry {
         /// The hardware's reason.
         reason: u64,
-        /// On which of the host's CPUs.
+        /// The number of the host CPU.
         cpu: u32,
     },
-    /// KVM gives up: `KVM_INTERNAL_ERROR_*`.
+    /// KVM reports an internal error: `KVM_INTERNAL_ERROR_*`.
     InternalError(u32),
-    /// KVM_RUN returned for a reason that is not known here: `KVM_EXIT_*`.
+    /// `KVM_RUN` returned for a reason that this crate does not know: `KVM_EXIT_*`.
     Unknown(u32),
 }
 
@@ -96,19 +103,21 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Makes the current, or else the next, call of [`Runner::run`] return.
+    /// Makes the current call of [`Runner::run`] return, or the next one if none is running.
     ///
-    /// A vCPU whose guest reads the active or pending state of an interrupt that another vCPU has waits for that one to leave its guest. A stop ends that
-    /// wait, and the read is answered as [`Kick::wait_for_exit`] says: an interrupt that may be active reads as active.
+    /// A guest's read of the active or pending state of an interrupt in another vCPU's list
+    /// registers waits for that vCPU to leave its guest. A stop ends such a wait. The read is then
+    /// answered as [`Kick::wait_for_exit`] says: an interrupt that may be active reads as active.
     pub fn stop(&self) {
-        // Release: pairs with the looks in `Runner::run` and in `exits`. If they came before this, what follows comes after them.
+        // Release: pairs with the loads in `Runner::run` and in `exits`. If those checks came
+        // before this store, the calls below come after the checks.
         self.flag.store(true, Ordering::Release);
         self.lines.kick(self.vcpu);
         self.lines.end_waits();
     }
 }
 
-/// This thread is the one that a vCPU's calls go to, for as long as this lives.
+/// Directs a vCPU's signals to this thread for as long as the value lives.
 struct Attached {
     lines: Arc<Lines>,
     id: VcpuId,
@@ -121,7 +130,8 @@ impl Attached {
         target: &Target,
         stop: &Arc<AtomicBool>,
     ) -> Result<Self, Error> {
-        // Whoever had the vCPU before, and whatever was told to KVM by others: from here on it is known.
+        // From here on the lines' levels are known, regardless of an earlier runner of the vCPU and
+        // of other callers of KVM.
         lines.lower(id).map_err(|source| Error::CpuLine { vcpu: id, source })?;
         lines.attach(id, target.tid());
         exits::stop_with(Some(Arc::clone(stop)));
@@ -134,17 +144,19 @@ impl Drop for Attached {
         exits::stop_with(None);
         self.lines.attach(self.id, 0);
         self.lines.leave(self.id);
-        // Whoever runs the vCPU next gets it without our interrupts. If KVM refuses, there is nobody to tell.
+        // The next runner of the vCPU must not inherit this one's lines. An error of KVM has no one
+        // to be reported to.
         let _ = self.lines.lower(self.id);
     }
 }
 
-/// A vCPU, with its side of the interrupt controller. Stays in the thread that made it.
+/// A vCPU, with its side of the interrupt controller. A runner stays in the thread that created it.
 pub struct Runner {
-    /// First: no signal to this thread any more, then nothing that could cause one.
+    /// Dropped first, so that no signal goes to this thread any more. The next is `cpu`, the reason
+    /// for such signals.
     attached: Attached,
     cpu: GicCpu<Vgic>,
-    /// Both before the vCPU that they point to.
+    /// `target` and `outputs` are dropped before the vCPU that they point into.
     target: Target,
     outputs: arch::Outputs,
     vcpu: VcpuFd,
@@ -152,17 +164,18 @@ pub struct Runner {
     timer: TimerBridge,
     stop: Arc<AtomicBool>,
     cpu_interface: Option<u64>,
-    /// Of a GICv3.
+    /// `Some` for a GICv3.
     traps: Option<VcpuTraps>,
     on: bool,
-    /// What KVM was told of its lines.
+    /// The levels of the vCPU's lines that KVM was last told.
     irq: bool,
     fiq: bool,
     stats: RunStats,
 }
 
-/// Pieces of left-over work of redistributors before the guest is entered all the same: enough for 2^24 LPIs. A piece may wait for
-/// another vCPU, which may be stopped; from then on there is one piece at each entry, until all is done.
+/// The number of pieces of left-over redistributor work before the guest is entered regardless:
+/// enough for 2^24 LPIs. A piece may wait for another vCPU, which may be stopped. After this many
+/// pieces, each entry does one piece until all work is done.
 const MOST_PIECES: u32 = 1 << 15;
 
 impl Runner {
@@ -212,17 +225,17 @@ impl Runner {
         })
     }
 
-    /// Which vCPU this is.
+    /// Returns the vCPU's ID.
     pub fn id(&self) -> VcpuId {
         self.cpu.id()
     }
 
-    /// A handle to stop it.
+    /// Returns a handle that stops the runner.
     pub fn stopper(&self) -> Stop {
         Stop { flag: Arc::clone(&self.stop), lines: Arc::clone(&self.lines), vcpu: self.cpu.id() }
     }
 
-    /// What it has done.
+    /// Returns the counts so far.
     pub fn stats(&self) -> RunStats {
         let mut stats = self.stats;
         if let Some(traps) = self.traps.as_ref().map(VcpuTraps::stats) {
@@ -233,7 +246,8 @@ impl Runner {
         stats
     }
 
-    /// KVM's vCPU, to read or write its registers. Not to be changed for another one: what the runner has of it points into it.
+    /// Returns KVM's vCPU, for access to its registers. The reference is shared, since the vCPU
+    /// must not be replaced: the runner has pointers into it.
     ///
     /// ```compile_fail
     /// # fn f(runner: &mut vgic_kvm::Runner, other: kvm_ioctls::VcpuFd) {
@@ -244,16 +258,16 @@ impl Runner {
         &self.vcpu
     }
 
-    /// The interrupt controller's side of it.
+    /// Returns the vCPU's side of the interrupt controller.
     pub fn cpu(&mut self) -> &mut GicCpu<Vgic> {
         &mut self.cpu
     }
 
-    /// Ends it, powers its side of the interrupt controller off, and gives KVM's vCPU back.
+    /// Ends the runner, powers its side of the interrupt controller off, and returns KVM's vCPU.
     pub fn detach(self) -> VcpuFd {
         let Self { attached, cpu, target, vcpu, traps, .. } = self;
         if let Some(mut traps) = traps {
-            // A vCPU that will not be run here again: there is nobody to tell.
+            // An error is ignored: this runner will not run the vCPU again.
             let _ = traps.stop(&vcpu);
         }
         drop(attached);
@@ -262,14 +276,14 @@ impl Runner {
         vcpu
     }
 
-    /// Runs the guest until something happens that is not dealt with here. What is neither the interrupt controller's nor one of the
-    /// `devices` becomes an external abort.
+    /// Runs the guest until an event that the runner does not handle. An access that neither the
+    /// interrupt controller nor one of the `devices` accepts becomes an external abort.
     ///
     /// # Errors
     /// [`Error::Kvm`].
     pub fn run(&mut self, devices: &mut impl Devices) -> Result<Exit, Error> {
         let result = self.run_until(devices);
-        // However it ends: nobody is to wait for what the list registers hold.
+        // On every return: no other thread should wait for this vCPU's list registers.
         self.cpu.exit();
         result
     }
@@ -281,10 +295,12 @@ impl Runner {
         let mut pieces = 0;
         loop {
             self.vcpu.set_kvm_immediate_exit(0);
-            // What comes from here on, a stop included, makes `enter` fail or calls the vCPU out; a stop that came before is seen here, even
-            // if there is always something that keeps `enter` from succeeding.
+            // From this call on, an event that needs the vCPU, such as a stop, makes `enter` fail
+            // or takes the vCPU out of the guest. A stop before this call is seen below, even if a
+            // stream of events keeps `enter` from succeeding.
             let kicked = self.lines.look(self.cpu.id());
-            // AcqRel: pairs with `Stop::stop`. Cleared, so that the vCPU can be run again; the load spares most turns the write.
+            // AcqRel: pairs with `Stop::stop`. The flag is cleared so that the vCPU can be run
+            // again. The load spares most turns the write.
             if self.stop.load(Ordering::Relaxed) && self.stop.swap(false, Ordering::AcqRel) {
                 return Ok(Exit::Stopped);
             }
@@ -292,17 +308,19 @@ impl Runner {
                 self.follow_power()?;
             }
             if self.cpu.is_going_off() {
-                // In pieces: a stop is seen in between.
+                // In pieces, so that a stop is seen in between.
                 let _ = self.cpu.power_off_some();
                 continue;
             }
             if !self.go_on_with_lpis() {
                 pieces = 0;
             } else if pieces < MOST_PIECES {
-                // The rest before the guest: it may wait for what is found to be pending. A stop is seen in between.
+                // The remaining work is done before the guest runs: the guest may wait for LPIs
+                // that this work makes pending. A stop is seen in between.
                 pieces += 1;
                 if self.on {
-                    // Takes in this vCPU's mail: an unmapped LPI in it may be what a piece waits for.
+                    // Drains this vCPU's mailbox: an unmapped LPI in it may be the one that a piece
+                    // waits for.
                     self.cpu.enter();
                 }
                 continue;
@@ -313,7 +331,7 @@ impl Runner {
             let ran = self.vcpu.run();
             let kicked = self.lines.leave(self.cpu.id());
             self.stats.exits += 1;
-            // Before the access that it exited for, which may ask.
+            // Before the access that the vCPU exited for, which may read these levels.
             let levels = self.outputs.levels();
             let injector = self.cpu.bus().injector();
             let changed = self.timer.update(self.cpu.id(), levels, injector)?;
@@ -376,11 +394,12 @@ impl Runner {
         }
     }
 
-    /// Does a part of what a redistributor has left to do, if any has: a guest need not come back to its registers for that. Returns
-    /// whether there is more.
+    /// Does a part of the work that a redistributor has left, if any has some, so that the guest
+    /// need not access the registers again for it. Returns whether a part was done, and more may be
+    /// left.
     fn go_on_with_lpis(&mut self) -> bool {
         let Some(of) = self.lines.take_lpis_left() else { return false };
-        // That takes locks: nobody is to wait for this vCPU meanwhile.
+        // The work takes locks; no other thread should wait for this vCPU in the meantime.
         self.cpu.exit();
         if self.cpu.bus().work(of) {
             self.lines.lpis_left(of);
@@ -388,7 +407,8 @@ impl Runner {
         true
     }
 
-    /// Offers the guest what there is; after [`Lines::look`]. Returns whether it may be entered.
+    /// Fills the list registers, sets the lines, and announces the entry. To be called after
+    /// [`Lines::look`]. Returns whether the guest may be entered.
     fn enter(&mut self) -> bool {
         let id = self.cpu.id();
         if !self.on {
@@ -399,7 +419,7 @@ impl Runner {
         self.lines.enter(id, self.cpu.thresholds())
     }
 
-    /// Tells KVM the levels of the vCPU's lines that have changed.
+    /// Tells KVM the levels of those lines that have changed.
     fn set_lines(&mut self, irq: bool, fiq: bool) {
         let lines = [(CpuLine::Irq, irq, &mut self.irq), (CpuLine::Fiq, fiq, &mut self.fiq)];
         for (line, level, told) in lines {
@@ -410,7 +430,8 @@ impl Runner {
         }
     }
 
-    /// A debug exit: of a GICv3, an access to the CPU interface, or something that the guest is to get.
+    /// Handles a debug exit of a GICv3's vCPU: an access to the CPU interface, or an exception that
+    /// the guest should get.
     fn trapped(&mut self, syndrome: u64) -> Result<(), Error> {
         let Some(traps) = &mut self.traps else { return Ok(()) };
         let mut guest = Guest {
@@ -432,7 +453,7 @@ impl Runner {
         Ok(())
     }
 
-    /// KVM_RUN has returned for a signal or an output of the timer.
+    /// Handles a return of `KVM_RUN` for a signal, or for an output of a timer or the PMU.
     fn interrupted(&mut self, kicked: bool) -> Result<Outcome, Error> {
         self.stats.interrupted_exits += 1;
         if kicked || !self.on {
@@ -441,9 +462,9 @@ impl Runner {
         Ok(Outcome::Nothing)
     }
 
-    /// It has been kicked, or may be on by now.
+    /// Updates the vCPU's power state after a kick, or while the vCPU was last known to be off.
     fn follow_power(&mut self) -> Result<(), Error> {
-        // Who has kicked waits for this.
+        // The thread that has kicked this vCPU may wait for this.
         self.cpu.exit();
         self.stats.power_queries += 1;
         let off = arch::is_off(&self.vcpu).map_err(kvm("asking for a vCPU's power state"))?;

@@ -1,7 +1,7 @@
-//! An SPI as a device's output.
+//! An SPI as a device's interrupt output.
 //!
-//! A device of vm-superio takes it as its `Trigger`. Its `Serial` never lowers a line, so that its node is to say
-//! [`EDGE_RISING`](crate::fdt::EDGE_RISING).
+//! [`SpiLine`] is the `Trigger` of vm-superio devices. vm-superio's `Serial` never lowers its line,
+//! so its device tree node must say [`EDGE_RISING`](crate::fdt::EDGE_RISING).
 //!
 //! ```no_run
 //! use vgic_kvm::core::ids::Intid;
@@ -19,7 +19,7 @@ use vgic_core::ids::Intid;
 
 use crate::Error;
 
-/// The line of an SPI, for one device: it can be sent to another thread, but not shared.
+/// The line of an SPI, for one device. It can be sent to another thread, but not shared.
 pub struct SpiLine {
     injector: VgicInjector,
     spi: Wired,
@@ -32,24 +32,25 @@ impl SpiLine {
         Ok(Self { injector, spi })
     }
 
-    /// Sets the level. For an edge-triggered interrupt, a rise makes it pending.
+    /// Sets the level. If the interrupt is edge-triggered, a rise makes it pending.
     ///
     /// # Errors
-    /// None for an SPI that exists, as this one does.
+    /// None: the SPI was checked when this line was created.
     pub fn set(&self, high: bool) -> Result<(), EngineError> {
         self.injector.set_level(self.spi, high)
     }
 
-    /// Makes it pending once, whatever its level.
+    /// Makes the SPI pending once, regardless of its level.
     ///
     /// # Errors
-    /// As [`SpiLine::set`].
+    /// None, as for [`SpiLine::set`].
     pub fn pulse(&self) -> Result<(), EngineError> {
         self.injector.pulse(self.spi).map(|_| ())
     }
 }
 
-/// Raises a device's interrupt: one that the guest has configured as level-triggered is kept up until [`SpiLine::set`] lowers it.
+/// Raises the device's interrupt. If the guest has configured the SPI as level-triggered, the line
+/// stays high until [`SpiLine::set`] lowers it.
 impl vm_superio::Trigger for SpiLine {
     type E = EngineError;
 

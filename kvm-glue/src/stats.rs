@@ -1,8 +1,8 @@
-//! What a VM's interrupts have cost: exits, calls into the kernel, kicks.
+//! Statistics of a VM's interrupts: exits, calls into the kernel, and kicks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A counter that any thread may count with.
+/// A counter that any thread can increment.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -13,65 +13,68 @@ impl Count {
     }
 
     pub(crate) fn get(&self) -> u64 {
-        // Relaxed: as above.
+        // Relaxed: a statistic, as in `add`.
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How often a vCPU was called, and its lines were driven.
+/// Counts of one vCPU's kicks, hints and line changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LineStats {
-    /// Interrupts that were offered to it.
+    /// Hints of new interrupts ([`Kick::offer`](vgic_core::engine::Kick::offer)).
     pub offers: u64,
-    /// Times that it was to come to its mailbox, whatever its line says.
+    /// Kicks: requests to drain the mailbox regardless of the vCPU's line levels.
     pub kicks: u64,
-    /// KVM_IRQ_LINE calls.
+    /// `KVM_IRQ_LINE` calls.
     pub driven: u64,
-    /// Signals that called its thread out of the guest, for an offer or a kick.
+    /// Signals sent to the vCPU's thread to take it out of the guest, for a hint or a kick.
     pub signals: u64,
 }
 
-/// What a vCPU's thread has done.
+/// Counts of one vCPU thread's work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RunStats {
-    /// Times that KVM_RUN returned.
+    /// Returns from `KVM_RUN`.
     pub exits: u64,
-    /// For accesses to the interrupt controller.
+    /// Exits for accesses to the interrupt controller.
     pub gic_exits: u64,
-    /// For accesses to anything else.
+    /// Exits for accesses to any other address.
     pub device_exits: u64,
-    /// For a change of a timer's or the PMU's output, a signal, or nothing.
+    /// Exits for a change of a timer or PMU output, for a signal, or for no reason.
     pub interrupted_exits: u64,
-    /// Accesses to system registers of the CPU interface: debug exits. They are among `gic_exits`.
+    /// Debug exits for accesses to the CPU interface's system registers. `gic_exits` includes them.
     pub sysreg_exits: u64,
-    /// Debug exits for exceptions that are the guest's own, or for the traps themselves.
+    /// Debug exits for the guest's own exceptions, or for the traps themselves.
     pub other_debug_exits: u64,
-    /// Debug exits that mean nothing here.
+    /// Debug exits that have no meaning to this crate.
     pub unknown_debug_exits: u64,
-    /// Calls into the kernel that the traps have made for registers and breakpoints.
+    /// Calls into the kernel that the traps made for registers and breakpoints.
     pub trap_calls: u64,
     /// Reads of IAR.
     pub acknowledges: u64,
-    /// Those that found nothing (1023). Linux's driver of GICv2 reads IAR until it does, so that each exception has one.
+    /// Reads of IAR that found nothing (1023). Linux's GICv2 driver reads IAR until it finds
+    /// nothing, so each of its exceptions has one such read.
     pub empty: u64,
-    /// Those of them that found nothing although the IRQ line was up: the guest was interrupted for nothing.
+    /// Reads of IAR that found nothing although the IRQ line was high: the guest was interrupted
+    /// for no interrupt. `empty` includes them.
     pub spurious: u64,
-    /// Changes of the timers' and the PMU's outputs.
+    /// Changes of the timer and PMU outputs.
     pub timer_changes: u64,
-    /// Times that KVM was asked whether the vCPU is powered on.
+    /// Queries to KVM for the vCPU's power state.
     pub power_queries: u64,
     /// Accesses that became external aborts.
     pub aborts: u64,
 }
 
 impl RunStats {
-    /// Interrupts that the guest has taken: acknowledges that found something.
+    /// Returns the number of interrupts that the guest has taken: acknowledges that found an
+    /// interrupt.
     pub fn taken(&self) -> u64 {
         self.acknowledges - self.empty
     }
 
-    /// Calls into KVM for this vCPU: KVM_RUN, KVM_IRQ_LINE, registers and
-    /// breakpoints. Signals to its thread are not among them.
+    /// Returns the number of calls into KVM for this vCPU: `KVM_RUN`, `KVM_IRQ_LINE`, registers and
+    /// breakpoints, power-state queries, and aborts. Signals to the vCPU's thread are not counted.
     pub fn calls(&self, lines: &LineStats) -> u64 {
         self.exits + self.trap_calls + lines.driven + self.power_queries + self.aborts
     }

@@ -1,31 +1,32 @@
-//! The outputs of a vCPU's timers and PMU, which KVM reports at exits, as lines of its PPIs.
+//! Forwards the outputs of a vCPU's timers and PMU, which KVM reports at exits, to PPI lines.
 
 use vgic_core::engine::{Error, Injector, Wired};
 use vgic_core::ids::{Intid, VcpuId};
 
-/// Bits of `device_irq_level`: `KVM_ARM_DEV_EL1_VTIMER`, `_PTIMER`, `KVM_ARM_DEV_PMU`.
+/// The bits of `device_irq_level`: `KVM_ARM_DEV_EL1_VTIMER`, `KVM_ARM_DEV_EL1_PTIMER` and
+/// `KVM_ARM_DEV_PMU`.
 const BITS: [u64; 3] = [1, 2, 4];
 
-/// Which PPI is which output's.
+/// The PPI of each output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ppis {
-    /// The virtual timer's.
+    /// The virtual timer.
     pub vtimer: Intid,
-    /// The physical timer's.
+    /// The physical timer.
     pub ptimer: Intid,
-    /// The performance monitors' overflow.
+    /// The overflow interrupt of the performance monitors.
     pub pmu: Intid,
 }
 
 impl Default for Ppis {
-    /// As the Base System Architecture has them: 27, 30, 23.
+    /// Returns the numbers of the Base System Architecture: 27, 30 and 23.
     fn default() -> Self {
         Self { vtimer: Intid(27), ptimer: Intid(30), pmu: Intid(23) }
     }
 }
 
 impl Ppis {
-    /// All of them are PPIs.
+    /// Checks that all of them are PPIs.
     pub(crate) fn check(self) -> Result<(), crate::Error> {
         let all = [self.vtimer, self.ptimer, self.pmu];
         match all.into_iter().find(|intid| !(16..=31).contains(&intid.0)) {
@@ -35,7 +36,7 @@ impl Ppis {
     }
 }
 
-/// Follows the outputs of one vCPU.
+/// Forwards the outputs of one vCPU to its PPI lines.
 #[derive(Clone, Debug)]
 pub struct TimerBridge {
     ppis: [Intid; 3],
@@ -43,12 +44,14 @@ pub struct TimerBridge {
 }
 
 impl TimerBridge {
-    /// All outputs are low, and so are the lines; if that is not known, [`TimerBridge::set`] comes next.
+    /// Creates a bridge that assumes all outputs and lines to be low. If that may be wrong, call
+    /// [`TimerBridge::set`] next.
     pub fn new(ppis: Ppis) -> Self {
         Self { ppis: [ppis.vtimer, ppis.ptimer, ppis.pmu], last: 0 }
     }
 
-    /// Sets the lines to what the outputs are, whatever they were: as a vCPU that was run before by another may have left them.
+    /// Sets all lines to the outputs' levels. Unlike [`TimerBridge::update`], this does not rely on
+    /// the lines' previous levels, which an earlier runner of the vCPU may have left in any state.
     ///
     /// # Errors
     /// Those of [`Injector::set_level`].
@@ -63,7 +66,8 @@ impl TimerBridge {
         Ok(())
     }
 
-    /// Takes over `kvm_run.s.regs.device_irq_level` after an exit, and returns how many outputs have changed.
+    /// Takes the value of `kvm_run.s.regs.device_irq_level` after an exit, and sets the lines of
+    /// the outputs that changed. Returns the number of changed outputs.
     ///
     /// # Errors
     /// Those of [`Injector::set_level`].
@@ -111,7 +115,7 @@ mod tests {
         assert_eq!(bridge.update(VcpuId(1), 2, &injector), Ok(3));
         assert_eq!([line(27), line(30), line(23)], [false, true, false]);
         assert!(!injector.line(Wired::Private(VcpuId(0), Intid(30))).unwrap());
-        // Another one, which has not seen what this one did.
+        // A second bridge, which has not seen the updates of the first.
         let mut next = TimerBridge::new(Ppis::default());
         next.set(VcpuId(1), 1, &injector).unwrap();
         assert_eq!([line(27), line(30), line(23)], [true, false, false]);

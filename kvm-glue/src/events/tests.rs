@@ -86,7 +86,7 @@ fn what_is_masked_or_has_no_route_waits() {
     assert_eq!(world.sources.stats().sent, 1, "what came meanwhile is one");
 }
 
-/// The first thing that a source says.
+/// Writes to a source's eventfd, and waits for the SPI's line to rise.
 fn assert_by(fd: &EventFd, world: &World, spi: u32) {
     let injector = world.vgic.injector().unwrap();
     fd.write(1).unwrap();
@@ -106,7 +106,7 @@ fn a_level_stays_until_its_end_is_told() {
     assert!(matches!(twice, Err(Error::SourceExists(3))));
     assert_by(&fd, &world, 60);
     assert!(resample.read().is_err());
-    // What the CPU interface says when the guest has ended it.
+    // The CPU interface's report that the guest has ended the interrupt.
     world.lines.deactivate_phys(60);
     assert_eq!(world.lines.input_level(spi), Some(false));
     world.wait(|_| resample.read().is_ok());
@@ -129,7 +129,7 @@ fn sources_share_an_spi_also_of_two_loops() {
     let told = [eventfd(), eventfd(), eventfd()];
     world.sources.add_resampled(0, Intid(60), &fds[0], &told[0]).unwrap();
     world.sources.add_resampled(1, Intid(60), &fds[1], &told[1]).unwrap();
-    // GSIs are each loop's own.
+    // Each loop has its own GSI numbers.
     second.add_resampled(0, Intid(60), &fds[2], &told[2]).unwrap();
     assert_by(&fds[2], &world, 60);
     world.lines.deactivate_phys(60);

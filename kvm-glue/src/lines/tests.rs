@@ -66,7 +66,7 @@ fn write(cpu: &mut vgic_core::gic::GicCpu<Vgic>, address: u64, value: u32) {
     cpu.write(address, &value.to_le_bytes()).unwrap();
 }
 
-/// Runs the guest: it sleeps until it is called out.
+/// Runs the guest, which sleeps until a signal takes it out.
 fn sleep_until_called(called: &AtomicU8) {
     let begin = Instant::now();
     while called.load(Ordering::Relaxed) == 0 {
@@ -75,7 +75,8 @@ fn sleep_until_called(called: &AtomicU8) {
     }
 }
 
-/// Two threads send MSIs one after the other to two vCPUs that sleep in their guests, each after the one before was handled.
+/// Two threads send MSIs to two vCPUs that sleep in their guests. Each MSI is sent after the one
+/// before it was handled.
 #[test]
 fn no_wake_up_is_lost() {
     signal::install(signal::default()).unwrap();
@@ -95,7 +96,7 @@ fn no_wake_up_is_lost() {
         write(cpu, GICC, 1);
         write(cpu, GICC + 4, 0xf8);
         write(cpu, GICD, 1);
-        // SPI 32 is vCPU 0's, SPI 33 vCPU 1's.
+        // SPI 32 targets vCPU 0, and SPI 33 targets vCPU 1.
         cpu.write(GICD + 0x820 + n as u64, &[1 << n]).unwrap();
         write(cpu, GICD + 0x104, 1 << n);
     }
@@ -108,7 +109,7 @@ fn no_wake_up_is_lost() {
                 lines.attach(id, target.tid());
                 let mut taken = 0;
                 while taken < MSIS {
-                    // Relaxed: written by this thread and its signal handler.
+                    // Relaxed: written by this thread and its signal handler only.
                     called.store(0, Ordering::Relaxed);
                     lines.look(id);
                     cpu.enter();
@@ -157,7 +158,8 @@ fn no_wake_up_is_lost() {
     assert_eq!(injector.is_pending(Wired::Spi(Intid(32))), Ok(false));
 }
 
-/// vCPU 1 reads whether an SPI is active that vCPU 0 has in a list register, and sleeps until vCPU 0 has left its guest.
+/// vCPU 1 reads the active state of an SPI in a list register of vCPU 0, and sleeps until vCPU 0
+/// has left its guest.
 #[test]
 fn the_exit_wakes_who_waits_for_it() {
     let lines = Arc::new(Lines::new(2, Recorder::default()));
@@ -186,7 +188,7 @@ fn the_exit_wakes_who_waits_for_it() {
                 other.read(GICD + 0x304, &mut data).unwrap();
                 u32::from_le_bytes(data)
             });
-            // It is kicked right before it is waited for.
+            // The reader kicks the vCPU right before it waits.
             while lines.stats(a).kicks == kicks {
                 thread::yield_now();
             }

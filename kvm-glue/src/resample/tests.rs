@@ -21,7 +21,7 @@ impl LineDriver for NoLine {
     }
 }
 
-/// A GICv2 whose guest has everything enabled.
+/// A GICv2 with everything enabled by its guest.
 fn machine() -> (Arc<Lines>, Gic<Vgic>, GicCpu<Vgic>) {
     let lines = Arc::new(Lines::new(1, NoLine));
     let mut setup = Setup::new(40);
@@ -48,7 +48,7 @@ fn wake() -> Arc<EventFd> {
     Arc::new(EventFd::new(libc::EFD_NONBLOCK).unwrap())
 }
 
-/// What the guest does at its interrupt; returns whether there was one.
+/// Performs the guest's interrupt handling. Returns whether there was an interrupt.
 fn handle(cpu: &mut GicCpu<Vgic>, serve: impl FnOnce()) -> bool {
     cpu.enter();
     let mut iar = [0; 4];
@@ -117,7 +117,7 @@ fn sources_end_with_their_places() {
     let tie = |spi| resampler.tie(spi, &wake, &injector);
     let mut sources: Vec<_> = (0..MAX_SOURCES).map(|_| tie(SPI).unwrap()).collect();
     assert!(matches!(tie(SPI), Err(Error::TooManySources(SPI))));
-    // 127 is the last one that this machine has; then an extended one, which it has not, and what is no SPI.
+    // 127 is the last SPI of this machine. The INTIDs in the loop are not SPIs of it.
     let other = tie(Intid(127)).unwrap();
     for none in [128, 4096, 16, 1020, 5120, u32::MAX] {
         assert!(matches!(tie(Intid(none)), Err(Error::Engine(_))), "{none}");
@@ -142,7 +142,7 @@ fn an_end_without_the_engines_question_lowers_the_line() {
     let (spi, wake) = (Wired::Spi(SPI), wake());
     let source = resampler.tie(SPI, &wake, &injector).unwrap();
     resampler.assert(&source, &injector);
-    // As the register that clears the active state has it, when no vCPU has the interrupt.
+    // As a write to the register that clears the active state does, when no vCPU has the interrupt.
     resampler.ended(60);
     assert_eq!(injector.line(spi), Ok(true));
     assert!(resampler.take_ended(&source));
@@ -158,7 +158,8 @@ fn what_changes_while_the_line_is_set_is_not_overwritten() {
     let mut line = Vec::new();
     input.settle(|high| {
         line.push(high);
-        // It ends before the line is set, and whoever saw that has set the line already.
+        // The interrupt ends before the line is set. The thread that saw the end has already set
+        // the line.
         if line.len() == 1 {
             input.level.fetch_and(KNOWN, Ordering::Relaxed);
         }
@@ -167,7 +168,8 @@ fn what_changes_while_the_line_is_set_is_not_overwritten() {
     assert_eq!(line, [true, false]);
 }
 
-/// Devices that share an SPI: each has requests that the guest's handler serves, and asserts the SPI until all are. None is forgotten.
+/// Devices that share an SPI: each has requests that the guest's handler serves, and asserts the
+/// SPI until all are served. No request is forgotten.
 #[test]
 fn no_request_is_forgotten() {
     const DEVICES: usize = 3;
@@ -191,7 +193,7 @@ fn no_request_is_forgotten() {
                     while served.load(Ordering::Acquire) != request {
                         patient();
                         thread::yield_now();
-                        // Only an end makes it assert again.
+                        // The device asserts its level again only after an end.
                         if wake.read().is_ok() && resampler.take_ended(&source) {
                             resampler.settle(SPI, &injector);
                             if served.load(Ordering::Acquire) != request {
@@ -209,7 +211,8 @@ fn no_request_is_forgotten() {
         let mut turn = 0;
         while served.iter().any(|served| served.load(Ordering::Acquire) < REQUESTS) {
             patient();
-            // One device at a time: the others have to say once more that they want something.
+            // The handler serves one device at a time; the others have to assert their levels
+            // again.
             let serve = || {
                 turn += 1;
                 let n = turn % DEVICES;

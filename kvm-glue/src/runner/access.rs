@@ -1,4 +1,4 @@
-//! What a guest has exited for, served.
+//! Performs the accesses that a guest exited for.
 
 use vgic_core::gic::{GicCpu, SysReg};
 use vgic_core::{MmioError, Vgic};
@@ -7,34 +7,35 @@ use super::Devices;
 use crate::stats::RunStats;
 use crate::sysreg::Icc;
 
-/// Offset and value of GICC_IAR, for the count of spurious acknowledges.
+/// Offset of `GICC_IAR` and its value without an interrupt, for the count of spurious acknowledges.
 const GICC_IAR: u64 = 0xc;
 const SPURIOUS: u32 = 1023;
 
-/// What became of an access.
+/// The result of an access.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The interrupt controller has served it.
+    /// The interrupt controller performed the access.
     Frame,
-    /// A device has.
+    /// A device performed the access.
     Device,
-    /// There was none.
+    /// The exit was not an access.
     Nothing,
     Abort,
 }
 
-/// The parts of a runner that serve an access.
+/// The parts of a runner that an access needs.
 pub(super) struct Guest<'a> {
     pub(super) cpu: &'a mut GicCpu<Vgic>,
     pub(super) on: &'a mut bool,
     pub(super) stats: &'a mut RunStats,
     pub(super) cpu_interface: Option<u64>,
-    /// The IRQ line was up while the guest ran.
+    /// Whether the IRQ line was high while the guest ran.
     pub(super) line: bool,
 }
 
 impl Guest<'_> {
-    /// Before an access: the guest runs, and the CPU interface is to know of everything that has come.
+    /// Prepares for an access: powers the engine's side of the vCPU on, since the guest is running,
+    /// and lets the CPU interface take in the queued mail.
     pub(super) fn prepare(&mut self) {
         if !*self.on {
             *self.on = true;
@@ -45,7 +46,8 @@ impl Guest<'_> {
         }
     }
 
-    /// The outcome of an access that the interrupt controller has been asked for; `None` if it is not its.
+    /// Maps the controller's result to an outcome. Returns `None` if the address is not one of its
+    /// own.
     fn gic(&mut self, result: Result<(), MmioError>) -> Option<Outcome> {
         match result {
             Ok(()) => {
@@ -53,7 +55,8 @@ impl Guest<'_> {
                 Some(Outcome::Frame)
             }
             Err(MmioError::Unmapped(_)) => {
-                // Devices may take long, or locks: nobody is to wait for this vCPU meanwhile.
+                // A device may take long or take locks; no other thread should wait for this vCPU
+                // in the meantime.
                 self.cpu.exit();
                 self.stats.device_exits += 1;
                 None
@@ -104,7 +107,7 @@ impl Guest<'_> {
     }
 }
 
-/// System registers of the CPU interface.
+/// Accesses to the system registers of the CPU interface.
 impl Icc for Guest<'_> {
     fn read(&mut self, reg: SysReg) -> Option<u64> {
         let value = self.cpu.icc_read(reg)?;

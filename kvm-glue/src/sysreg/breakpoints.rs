@@ -1,32 +1,34 @@
-//! Which addresses a vCPU has breakpoints on.
+//! Selection of the addresses that get a vCPU's hardware breakpoints.
 //!
-//! First its vectors, where an access to the CPU interface arrives as the UNDEF that it is without an interrupt controller in the
-//! kernel. What is left goes to the accesses themselves, those that are made most often: a breakpoint comes before the instruction, so
-//! there is no exception in the guest at all, and half as much to ask KVM for.
+//! The vectors come first: without an interrupt controller in the kernel, an access to the CPU
+//! interface arrives there as an UNDEF. The remaining breakpoints go to the accesses that are made
+//! most often. A breakpoint stops the vCPU before the instruction, so the guest takes no exception
+//! at all, and fewer than half as many calls into KVM are needed.
 
 use super::cpu::{Debug, MOST_BREAKPOINTS};
 use super::exception::{FROM_EL1H, FROM_EL1T};
 
-/// Vector tables of one vCPU: a kernel has one that it runs with, and perhaps one for the time at EL0.
+/// Vector tables that are tracked for one vCPU: a kernel runs with one, and may use another one
+/// while EL0 runs.
 const TABLES: usize = 2;
-/// Accesses that are counted, to find out which are made often.
+/// Accesses that are counted, to find out which ones are made often.
 const CANDIDATES: usize = 16;
-/// So many accesses at one address make it worth a breakpoint of its own.
+/// Accesses at one address that justify a breakpoint of its own.
 const OFTEN: u32 = 16;
 
-/// What is at an address with a breakpoint.
+/// The role of an address that has a breakpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
-    /// A vector for exceptions from EL1, of the table at this address.
+    /// A vector for exceptions from EL1. The value is the address of its table.
     Vector(u64),
-    /// An access.
+    /// An access to the CPU interface.
     Access,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Table {
     address: u64,
-    /// An access has come to it.
+    /// An access has come through this table.
     proven: bool,
 }
 
@@ -38,29 +40,30 @@ struct Count {
 
 #[derive(Debug)]
 pub(super) struct Breakpoints {
-    /// How many the CPU has.
+    /// The number of breakpoints of the CPU.
     most: usize,
-    /// The newest one is the last.
+    /// The last one is the newest.
     tables: Vec<Table>,
     accesses: Vec<Count>,
     candidates: Vec<Count>,
 }
 
 impl Breakpoints {
-    /// With as many as the CPU has: one at least.
+    /// Creates the selection for a CPU with `most` breakpoints. At least one is used.
     pub(super) fn new(most: usize) -> Self {
         let most = most.clamp(1, MOST_BREAKPOINTS);
         Self { most, tables: Vec::new(), accesses: Vec::new(), candidates: Vec::new() }
     }
 
-    /// Nothing is known any more.
+    /// Removes all tables and accesses.
     pub(super) fn clear(&mut self) {
         self.tables.clear();
         self.accesses.clear();
         self.candidates.clear();
     }
 
-    /// Takes a vector table in, instead of the oldest one. Returns whether it is new.
+    /// Adds a vector table, in place of the oldest one if there is no room, and removes the
+    /// accesses that lose their breakpoints. Returns whether the table is new.
     pub(super) fn add_table(&mut self, vbar: u64) -> bool {
         if self.tables.iter().any(|table| table.address == vbar) {
             return false;
@@ -74,13 +77,15 @@ impl Breakpoints {
         true
     }
 
-    /// A table is none any more.
+    /// Removes a vector table that is no longer in use.
     pub(super) fn drop_table(&mut self, vbar: u64) {
         self.tables.retain(|table| table.address != vbar);
     }
 
-    /// An access has come to a table. Those that none has come to make room: that of a reset, for one. If they are in use after all, they
-    /// are met again. So do accesses: the table may be another kernel's, with its text elsewhere. Returns whether there were any.
+    /// Records the first access that comes through a table. Removes the tables that no access has
+    /// come through, such as the one in use at reset: a table that is in use after all is found
+    /// again. Removes the accesses, too: the table may be another kernel's, with its text
+    /// elsewhere. Returns whether any table or access was removed.
     pub(super) fn prove(&mut self, vbar: u64) -> bool {
         let found = self.tables.iter_mut().find(|table| table.address == vbar && !table.proven);
         let Some(table) = found else { return false };
@@ -92,12 +97,13 @@ impl Breakpoints {
         self.tables.len() < before
     }
 
-    /// Whether exceptions from EL1 with SP_EL0 are caught as well. Few guests run like that, so it must not be the last breakpoint.
+    /// Whether exceptions from EL1 with SP_EL0 are trapped as well. Few guests run like that, so
+    /// they must not take the last breakpoint.
     fn with_el1t(&self) -> bool {
         self.most >= 4 && !self.tables.is_empty()
     }
 
-    /// Breakpoints that no vector has.
+    /// The number of breakpoints that are not on vectors.
     fn room(&self) -> usize {
         self.most - self.tables.len() - usize::from(self.with_el1t())
     }
@@ -108,7 +114,7 @@ impl Breakpoints {
         self.tables.iter().map(at(FROM_EL1H)).chain(el1t.map(at(FROM_EL1T)))
     }
 
-    /// What to stop for.
+    /// Returns the breakpoints to set.
     pub(super) fn debug(&self) -> Debug {
         let vectors = self.vectors().map(|(_, vector)| vector);
         let all = vectors.chain(self.accesses.iter().map(|access| access.address));
@@ -117,7 +123,7 @@ impl Breakpoints {
         debug
     }
 
-    /// What is at an address, if it has a breakpoint.
+    /// Returns the role of an address. `None`: it has no breakpoint.
     pub(super) fn find(&mut self, address: u64) -> Option<Place> {
         if let Some(access) = self.accesses.iter_mut().find(|access| access.address == address) {
             access.hits = access.hits.saturating_add(1);
@@ -127,7 +133,7 @@ impl Breakpoints {
         table.map(|(table, _)| Place::Vector(table))
     }
 
-    /// An access was made, and came to a vector. Returns whether it has got a breakpoint now.
+    /// Counts an access that came to a vector. Returns whether it has just got a breakpoint.
     pub(super) fn count(&mut self, address: u64) -> bool {
         let hits = match self.candidates.iter_mut().position(|count| count.address == address) {
             Some(index) => {
@@ -150,7 +156,8 @@ impl Breakpoints {
             self.accesses.push(Count { address, hits: 0 });
             return true;
         }
-        // The one that was made least often since the last look, if that is less often than this one.
+        // Replace the access that was made least often since the last comparison, if it was made
+        // less often than this one.
         let least = self.accesses.iter_mut().min_by_key(|access| access.hits);
         let replaced =
             least.filter(|access| access.hits < OFTEN).map(|access| access.address = address);
@@ -158,7 +165,7 @@ impl Breakpoints {
         replaced.is_some()
     }
 
-    /// It is no access any more.
+    /// Removes an address that no longer holds an access.
     pub(super) fn drop_access(&mut self, address: u64) {
         self.accesses.retain(|access| access.address != address);
     }
@@ -195,7 +202,7 @@ mod tests {
         all.add_table(0x1000);
         assert!(all.prove(0x1000) && !all.prove(0x1000));
         assert_eq!(set(&all), [0x1200, 0x1000]);
-        // Another kernel, what it had before, and where its text was.
+        // The access belongs to the old text, and goes once another kernel's table is in use.
         assert!(often(&mut all, 0x8000));
         assert_eq!(set(&all), [0x1200, 0x1000, 0x8000]);
         all.add_table(0x2000);
@@ -221,14 +228,15 @@ mod tests {
         all.add_table(0x1000);
         assert!(often(&mut all, 0x8000) && often(&mut all, 0x8004));
         assert_eq!(set(&all), [0x1200, 0x1000, 0x8000, 0x8004]);
-        // Less often than the first one; then more often than the second.
+        // At first, both addresses are used as often as the new one; later, the second is used less
+        // often.
         (0..OFTEN).for_each(|_| _ = all.find(0x8000));
         (0..OFTEN).for_each(|_| _ = all.find(0x8004));
         assert!(!often(&mut all, 0x8008));
         (0..OFTEN).for_each(|_| _ = all.find(0x8000));
         assert!(often(&mut all, 0x8008));
         assert_eq!(set(&all), [0x1200, 0x1000, 0x8000, 0x8008]);
-        // Another table takes the room of one.
+        // Another table takes the breakpoint of one access.
         all.add_table(0x2000);
         assert_eq!(set(&all), [0x1200, 0x2200, 0x2000, 0x8000]);
         all.drop_access(0x8000);

@@ -1,4 +1,5 @@
-//! What the traps need of a vCPU and of its CPU interface. KVM's vCPU is one; so are those of the tests.
+//! The interface of the traps to a vCPU and to its CPU interface. It is implemented for KVM's
+//! vCPUs, and for the vCPUs of the tests.
 
 use vgic_core::engine::Engine;
 use vgic_core::gic::{GicCpu, SysReg};
@@ -6,77 +7,78 @@ use vgic_core::gic::{GicCpu, SysReg};
 /// A register of a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Reg {
-    /// X0 to X30.
+    /// A general-purpose register, X0 to X30.
     X(u8),
-    /// SP_EL1.
+    /// The stack pointer of EL1, SP_EL1.
     SpEl1,
-    /// PC.
+    /// The program counter.
     Pc,
     /// PSTATE, in the format of an SPSR.
     Pstate,
-    /// ELR_EL1.
+    /// The exception link register, ELR_EL1.
     Elr,
-    /// SPSR_EL1.
+    /// The saved program status register, SPSR_EL1.
     Spsr,
-    /// ESR_EL1.
+    /// The exception syndrome register, ESR_EL1.
     Esr,
-    /// VBAR_EL1.
+    /// The vector base address register, VBAR_EL1.
     Vbar,
-    /// SCTLR_EL1.
+    /// The system control register, SCTLR_EL1.
     Sctlr,
-    /// TCR_EL1.
+    /// The translation control register, TCR_EL1.
     Tcr,
-    /// TTBR0_EL1.
+    /// The table base register of the lower half, TTBR0_EL1.
     Ttbr0,
-    /// TTBR1_EL1.
+    /// The table base register of the upper half, TTBR1_EL1.
     Ttbr1,
-    /// ID_AA64PFR1_EL1: which parts of PSTATE there are.
+    /// The feature register ID_AA64PFR1_EL1, which tells the parts of PSTATE that exist.
     Pfr1,
 }
 
-/// The most breakpoints that a CPU can have.
+/// The largest number of hardware breakpoints that a CPU can have.
 pub const MOST_BREAKPOINTS: usize = 16;
 
-/// What a vCPU is to stop for.
+/// The events that stop a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Debug {
-    /// After one instruction.
+    /// Stop after one instruction.
     pub step: bool,
-    /// Before an instruction at one of these addresses, at EL1.
+    /// Stop before an instruction at one of these addresses, at EL1.
     pub breakpoints: [Option<u64>; MOST_BREAKPOINTS],
 }
 
 /// A vCPU that is not in the guest.
 pub trait Cpu {
-    /// Why an access has failed.
+    /// The reason why an access has failed.
     type Error;
 
     /// Reads a register.
     ///
     /// # Errors
-    /// The vCPU's.
+    /// The access to the vCPU failed.
     fn get(&mut self, reg: Reg) -> Result<u64, Self::Error>;
 
     /// Writes a register.
     ///
     /// # Errors
-    /// The vCPU's.
+    /// The access to the vCPU failed.
     fn set(&mut self, reg: Reg, value: u64) -> Result<(), Self::Error>;
 
-    /// Sets what it stops for from the next entry on, instead of what was set before. While anything is set, even nothing (`Some`
-    /// of the default), it stops for all debug exceptions; with `None`, for none.
+    /// Sets the events that stop the vCPU from the next entry on, in place of those set before.
+    /// With `Some`, even of the default, the vCPU stops for all debug exceptions. With `None`, it
+    /// stops for none.
     ///
     /// # Errors
-    /// The vCPU's.
+    /// The access to the vCPU failed.
     fn set_debug(&mut self, debug: Option<&Debug>) -> Result<(), Self::Error>;
 }
 
 /// The CPU interface's system registers.
 pub trait Icc {
-    /// The guest reads one. `None` if that is UNDEFINED.
+    /// Reads a register for the guest. `None`: the access is UNDEFINED.
     fn read(&mut self, reg: SysReg) -> Option<u64>;
 
-    /// The guest writes one. `None`, without effect, if that is UNDEFINED.
+    /// Writes a register for the guest. `None`: the access is UNDEFINED, and has no effect.
     fn write(&mut self, reg: SysReg, value: u64) -> Option<()>;
 }
 
@@ -90,7 +92,7 @@ impl<E: Engine> Icc for GicCpu<E> {
     }
 }
 
-/// A vCPU whose accesses are counted.
+/// A vCPU with a count of the accesses to it.
 pub(super) struct Counted<'a, C> {
     pub(super) cpu: &'a mut C,
     pub(super) calls: &'a mut u64,

@@ -1,53 +1,53 @@
-//! Which instruction is an access to the CPU interface (ARM DDI 0487, C6.2: MRS, MSR (register)).
+//! Decoding of accesses to the CPU interface (ARM DDI 0487, C6.2: MRS, MSR (register)).
 
 use vgic_core::gic::SysReg;
 
-/// A general-purpose register of an instruction: X0 to X30, or XZR.
+/// The general-purpose register of an instruction: X0 to X30, or XZR.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Rt(u8);
 
 impl Rt {
-    /// Reads as zero, and is not written.
+    /// The zero register: it reads as zero, and writes to it are ignored.
     pub const XZR: Self = Self(31);
 
-    /// `None` if there is no such register.
+    /// Returns register `number`, where 31 is XZR. `None`: there is no such register.
     pub const fn new(number: u8) -> Option<Self> {
         if number < 32 { Some(Self(number)) } else { None }
     }
 
-    /// The number of X0 to X30; `None` for XZR.
+    /// Returns the number of X0 to X30. `None` for XZR.
     pub const fn number(self) -> Option<u8> {
         if self.0 == 31 { None } else { Some(self.0) }
     }
 }
 
-/// Which way.
+/// The direction of an access.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Direction {
-    /// MRS: from the system register.
+    /// MRS: reads the system register.
     Read,
-    /// MSR: to it.
+    /// MSR: writes the system register.
     Write,
 }
 
-/// An access to one of the `ICC_*_EL1`.
+/// An access to one of the registers `ICC_*_EL1`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Access {
-    /// Which way.
+    /// The direction of the access.
     pub direction: Direction,
-    /// To or from which general-purpose register.
+    /// The general-purpose register that the value comes from or goes to.
     pub rt: Rt,
-    /// The system register. Which of them there are, and which way they can be accessed, is the CPU interface's business.
+    /// The system register. The CPU interface decides whether it exists and allows this direction.
     pub reg: SysReg,
 }
 
-/// The bits of an A64 instruction that make it an MRS or MSR (register), and their values: bit 21 is the direction, and
-/// bit 20 is set, so that op0 is 2 or 3.
+/// The bits of an A64 instruction that make it an MRS or MSR (register), and their values. Bit 21
+/// is the direction. Bit 20 is set, so that op0 is 2 or 3.
 const MOVE: (u32, u32) = (0xffd0_0000, 0xd510_0000);
-/// Bit 21: MRS.
+/// Bit 21: the instruction is an MRS.
 const READ: u32 = 1 << 21;
 
-/// The access that the instruction is; `None` if it is anything else.
+/// Decodes an access to the CPU interface. Returns `None` for any other instruction.
 pub fn decode(instruction: u32) -> Option<Access> {
     if instruction & MOVE.0 != MOVE.1 {
         return None;
@@ -61,7 +61,7 @@ pub fn decode(instruction: u32) -> Option<Access> {
     Some(Access { direction, rt: Rt(field(0, 5)), reg })
 }
 
-/// Whether a register is one of the `ICC_*_EL1` that the architecture has (IHI 0069, 12.2).
+/// Whether a register is one of the architecture's `ICC_*_EL1` (IHI 0069, 12.2).
 const fn is_icc(reg: SysReg) -> bool {
     if reg.op0 != 3 || reg.op1 != 0 {
         return false;
@@ -69,7 +69,8 @@ const fn is_icc(reg: SysReg) -> bool {
     match (reg.crn, reg.crm) {
         // PMR.
         (4, 6) => reg.op2 == 0,
-        // IAR0, EOIR0, HPPIR0, BPR0, AP0R0 to AP0R3; IAR1, EOIR1, HPPIR1, BPR1, CTLR, SRE, IGRPEN0, IGRPEN1.
+        // IAR0, EOIR0, HPPIR0, BPR0, AP0R0 to AP0R3; IAR1, EOIR1, HPPIR1, BPR1, CTLR, SRE, IGRPEN0,
+        // IGRPEN1.
         (12, 8 | 12) => true,
         // AP1R0 to AP1R3, NMIAR1.
         (12, 9) => matches!(reg.op2, 0..=3 | 5),

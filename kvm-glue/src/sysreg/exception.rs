@@ -1,16 +1,16 @@
-//! Exceptions that are taken to EL1 by hand (ARM DDI 0487, D1.3.5: exception entry).
+//! Emulated exception entry to EL1 (ARM DDI 0487, D1.3.5).
 
-/// The bits of an SPSR, and of PSTATE in its format.
+/// The bits of an SPSR, and of PSTATE in the format of an SPSR.
 pub(super) mod pstate {
-    /// M[4]: AArch32.
+    /// M[4]: the state is AArch32.
     pub(in super::super) const AARCH32: u64 = 1 << 4;
     /// M[3:2]: the exception level.
     pub(in super::super) const EL: u64 = 3 << 2;
-    /// EL1.
+    /// The value of M[3:2] for EL1.
     pub(in super::super) const EL1: u64 = 1 << 2;
-    /// M[0]: the stack pointer of the exception level.
+    /// M[0]: the exception level uses its own stack pointer.
     pub(in super::super) const SP: u64 = 1;
-    /// D, A, I, F.
+    /// The exception masks D, A, I and F.
     pub(in super::super) const MASKS: u64 = 0xf << 6;
     pub(in super::super) const BTYPE: u64 = 3 << 10;
     pub(in super::super) const SSBS: u64 = 1 << 12;
@@ -28,21 +28,22 @@ const SCTLR_SPAN: u64 = 1 << 23;
 const SCTLR_DSSBS: u64 = 1 << 44;
 const SCTLR_SPINTMASK: u64 = 1 << 62;
 
-/// Offsets into a vector table of synchronous exceptions.
+/// Offsets of the synchronous exceptions in a vector table.
 pub(super) const FROM_EL1T: u64 = 0;
 pub(super) const FROM_EL1H: u64 = 0x200;
 const FROM_EL0_64: u64 = 0x400;
 const FROM_EL0_32: u64 = 0x600;
 
-/// PSTATE.M[1], which no mode of AArch64 has.
+/// PSTATE.M[1], which is 0 in every AArch64 mode.
 const RESERVED: u64 = 2;
 
-/// Whether it was executing A64 at EL1. A guest can write anything into SPSR_EL1, and KVM refuses a mode that there is not.
+/// Whether `pstate` is that of A64 code at EL1. A reserved mode is not: a guest can write any value
+/// into SPSR_EL1, and KVM refuses a mode that does not exist.
 pub(super) const fn at_el1(pstate: u64) -> bool {
     pstate & (AARCH32 | EL | RESERVED) == EL1
 }
 
-/// Where a synchronous exception to EL1 goes, from VBAR_EL1 on.
+/// The offset from VBAR_EL1 of the vector of a synchronous exception to EL1.
 pub(super) const fn vector(pstate: u64) -> u64 {
     match (pstate & AARCH32 != 0, at_el1(pstate)) {
         (true, _) => FROM_EL0_32,
@@ -52,12 +53,13 @@ pub(super) const fn vector(pstate: u64) -> u64 {
     }
 }
 
-/// PSTATE after an exception to EL1, where it was `old`. What is not mentioned becomes 0: UAO, BTYPE, IL, SS, and what AArch32 has.
+/// Returns PSTATE after an exception to EL1 that was taken with PSTATE `old`. All bits that are not
+/// computed here become 0: UAO, BTYPE, IL, SS, and the bits that only AArch32 has.
 ///
-/// `pfr1` is ID_AA64PFR1_EL1. Where a feature is not implemented, the bits of SCTLR_EL1 that belong to it are RES0, or RES1
-/// (SPAN), so that its bits of PSTATE stay 0. PSTATE.EXLOCK of FEAT_GCS is not dealt with.
+/// `pfr1` is ID_AA64PFR1_EL1. If a feature is not implemented, its bits in SCTLR_EL1 are RES0, or
+/// RES1 (SPAN), so its bits in PSTATE stay 0. PSTATE.EXLOCK (FEAT_GCS) is not handled.
 pub(super) const fn entry_pstate(old: u64, sctlr: u64, pfr1: u64) -> u64 {
-    // EL1h, with all masked.
+    // The mode is EL1h, with all exceptions masked.
     let mut new = old & (NZCV | DIT | PAN) | MASKS | EL1 | SP;
     if sctlr & SCTLR_SPAN == 0 {
         new |= PAN;
@@ -75,26 +77,26 @@ pub(super) const fn entry_pstate(old: u64, sctlr: u64, pfr1: u64) -> u64 {
     new
 }
 
-/// What a vector's first instruction does, as far as that is done by hand here.
+/// The first instruction of a vector, if it is one that is emulated here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum First {
-    /// `sub sp, sp, #n`: room for the registers.
+    /// `sub sp, sp, #n` makes room for the registers. The value is `n`.
     Room(u64),
-    /// `b`: to what does not fit into a vector; by so much.
+    /// `b` goes to code that does not fit into a vector. The value is the offset.
     Branch(u64),
-    /// `nop` or another hint without effect here.
+    /// `nop`, or another hint that has no effect here.
     Nothing,
 }
 
 impl First {
-    /// `None` for any other instruction.
+    /// Decodes an instruction. Returns `None` for any instruction that is not emulated.
     pub(super) const fn decode(instruction: u32) -> Option<Self> {
         if instruction & 0xff80_03ff == 0xd100_03ff {
             let shift = if instruction & 1 << 22 != 0 { 12 } else { 0 };
             Some(Self::Room(((instruction >> 10 & 0xfff) as u64) << shift))
         } else if instruction >> 26 == 5 {
             Some(Self::Branch(((instruction << 6) as i32 >> 4) as i64 as u64))
-        // NOP, and BTI with any targets: BTYPE is 0.
+        // NOP, and BTI with any targets, which has no effect because BTYPE is 0.
         } else if instruction == 0xd503_201f || instruction & 0xffff_ff3f == 0xd503_241f {
             Some(Self::Nothing)
         } else {
@@ -119,7 +121,7 @@ mod tests {
     fn pstate_after_an_exception() {
         let linux = SCTLR_SPAN | 1;
         assert_eq!(entry_pstate(0, linux, 0), 0x3c5);
-        // Flags and DIT stay; Q, UAO, IL, SS, BTYPE, SSBS, and the T32 state go.
+        // The flags and DIT stay. Q, UAO, IL, SS, BTYPE, SSBS, and the T32 state are cleared.
         assert_eq!(entry_pstate(0xf9b0_1c30, linux, 0), 0xf100_03c5);
         assert_eq!(entry_pstate(0x0040_0005, linux, 0), 0x0040_03c5);
         assert_eq!(entry_pstate(0, 0, 0), 0x0040_03c5);
@@ -138,7 +140,8 @@ mod tests {
         assert_eq!(First::decode(0x17ff_ffff), Some(First::Branch(4_u64.wrapping_neg())));
         assert_eq!(First::decode(0xd503_201f), Some(First::Nothing));
         assert_eq!(First::decode(0xd503_249f), Some(First::Nothing));
-        // sub sp, sp, #0x150 without the 64-bit flag; subs; sub sp, x0; sub x0, sp; bl; wfi; stp x0, x1, [sp, #-16]!; udf
+        // sub sp, sp, #0x150 without the 64-bit flag; subs; sub sp, x0; sub x0, sp; bl; wfi; stp
+        // x0, x1, [sp, #-16]!; udf
         for other in [
             0x5105_43ff,
             0xf105_43ff,

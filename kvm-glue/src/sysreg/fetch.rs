@@ -1,23 +1,27 @@
-//! The instruction at an address of the guest's.
+//! Fetch of the instruction at a guest's virtual address.
 //!
-//! # What may be out of date
+//! # Trust in cached registers
 //!
-//! A walk costs up to five reads of the guest's memory and none of KVM; what costs is to ask KVM for the registers that it depends on. So the
-//! tables are walked and the word is read each time, and of the registers it is the caller who says how far they are trusted, by what it knows
-//! otherwise:
+//! A walk costs up to five reads of the guest's memory, and no call into KVM. The expensive part is
+//! to ask KVM for the registers that the walk depends on. So every fetch walks the tables and reads
+//! the word, but reuses registers that were read earlier. The caller decides how far they are
+//! trusted, from the exits that it has seen:
 //!
-//! * [`Trust::Accesses`]: since they were read, the guest has caused no exit but by accesses to its CPU interface. They are taken to be what they were then. A guest
-//!   that goes over to other tables, as another kernel does, has turned interrupts off in a frame, or another vCPU, or has written to its
-//!   console: it has caused one.
-//! * [`Trust::Little`]: it has caused another one. The TTBR is read, and the MMU's state. TCR_EL1 is trusted: a guest that changes granules or
-//!   sizes under its running code does so with other tables or with the MMU off. So, for the upper half, is SCTLR_EL1: with the MMU off there is none. (Linux
-//!   has its text there; its TTBR1_EL1 is another one after kexec.)
-//! * [`Trust::Nothing`]: all of them are read.
+//! * [`Trust::Accesses`]: since the registers were read, the guest's only exits were accesses to
+//!   its CPU interface. All registers are taken to be unchanged. A guest that switches to other
+//!   tables, as another kernel does, has caused another exit: it has turned off interrupts in a
+//!   frame, or another vCPU, or has written to its console.
+//! * [`Trust::Little`]: the guest has caused another exit. The TTBR is read, and the MMU's state.
+//!   TCR_EL1 is trusted: a guest that changes granules or sizes under its running code does so with
+//!   other tables or with the MMU off. For the upper half, SCTLR_EL1 is trusted as well: with the
+//!   MMU off there is no upper half. (Linux has its text there; its TTBR1_EL1 is another one after
+//!   kexec.)
+//! * [`Trust::Nothing`]: all registers are read.
 
 use super::cpu::{Cpu, Reg};
 use super::walk::{Physical, Regime, walk};
 
-/// How much of what was read earlier is taken to hold still.
+/// How far the registers that were read earlier are trusted to be unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Trust {
     Nothing,
@@ -25,11 +29,11 @@ pub(super) enum Trust {
     Accesses,
 }
 
-/// Fetches instructions of one vCPU.
+/// Fetches the instructions of one vCPU.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     regime: Regime,
-    /// How far `regime` is to be trusted, for the lower and the upper half.
+    /// The trust in `regime`, for the lower and the upper half.
     trust: [Trust; 2],
 }
 
@@ -40,7 +44,7 @@ impl Default for Fetcher {
 }
 
 impl Fetcher {
-    /// The instruction at `va`; `None` if the guest could not have fetched it.
+    /// Returns the instruction at `va`. `None`: the guest could not have fetched it.
     pub(super) fn fetch<C: Cpu>(
         &mut self,
         cpu: &mut C,
@@ -52,16 +56,16 @@ impl Fetcher {
         }
         self.refresh(cpu, va >> 55 & 1 != 0)?;
         let word = walk(memory, &self.regime, va).ok().and_then(|at| memory.word(at.address));
-        // Instructions are little-endian, whatever data are.
+        // Instructions are little-endian, even if data are not.
         Ok(word.map(u32::from_le_bytes))
     }
 
-    /// The guest has caused an exit that is no access.
+    /// Records that the guest has caused an exit that is not an access.
     pub(super) fn exited(&mut self) {
         self.trust = self.trust.map(|trust| trust.min(Trust::Little));
     }
 
-    /// Forgets everything.
+    /// Forgets all registers that were read.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

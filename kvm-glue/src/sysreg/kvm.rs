@@ -1,4 +1,4 @@
-//! KVM's vCPUs.
+//! The vCPUs of KVM.
 
 use std::sync::Arc;
 
@@ -10,15 +10,17 @@ use super::trap::{ExitFor, Handled, TrapStats, Traps};
 use crate::Error;
 pub use vcpu::KvmCpu;
 
-/// `KVM_CAP_SET_GUEST_DEBUG` and `KVM_CAP_GUEST_DEBUG_HW_BPS`: the bindings of other architectures do not have the second one.
+/// `KVM_CAP_SET_GUEST_DEBUG` and `KVM_CAP_GUEST_DEBUG_HW_BPS`. Defined here because the bindings of
+/// other architectures lack the second one.
 const CAP_SET_GUEST_DEBUG: u32 = 23;
 const CAP_GUEST_DEBUG_HW_BPS: u32 = 119;
 
-/// How many hardware breakpoints a vCPU of `vm` has: at least one.
+/// Returns the number of hardware breakpoints of a vCPU of `vm`, which is at least one.
 ///
 /// # Errors
-/// [`Error::WrongArchitecture`]; [`Error::Capability`] and [`Error::NoBreakpoints`]: this host cannot trap accesses to GICv3's CPU
-/// interface.
+/// The host cannot trap accesses to the GICv3 CPU interface: [`Error::WrongArchitecture`] if it is
+/// not arm64, [`Error::Capability`] if KVM cannot debug a guest, [`Error::NoBreakpoints`] if there
+/// are no hardware breakpoints.
 pub fn breakpoints(vm: &VmFd) -> Result<usize, Error> {
     if let Some(host) = crate::arch::NOT_ARM64 {
         return Err(Error::WrongArchitecture(host));
@@ -34,7 +36,7 @@ pub fn breakpoints(vm: &VmFd) -> Result<usize, Error> {
     }
 }
 
-/// The traps of one of KVM's vCPUs, with the memory that its instructions are in.
+/// The traps of a KVM vCPU, with the memory that holds the guest's instructions.
 pub(crate) struct VcpuTraps {
     traps: Traps,
     memory: Arc<dyn GuestMemory>,
@@ -50,7 +52,7 @@ impl VcpuTraps {
         self.traps.stats()
     }
 
-    /// Before the vCPU is run.
+    /// Starts the traps, unless they have been started. Call this before the vCPU is run.
     pub(crate) fn start_once(&mut self, vcpu: &VcpuFd) -> Result<(), Error> {
         if self.started { Ok(()) } else { self.start(vcpu) }
     }
@@ -78,7 +80,7 @@ impl VcpuTraps {
     }
 }
 
-/// On other architectures, KVM's vCPUs have no such registers.
+/// On other architectures, a KVM vCPU does not have these registers.
 #[cfg(not(target_arch = "aarch64"))]
 mod vcpu {
     use kvm_ioctls::VcpuFd;
@@ -86,7 +88,7 @@ mod vcpu {
     use super::super::cpu::{Cpu, Debug, Reg};
     use crate::Error;
 
-    /// A vCPU of KVM's.
+    /// A KVM vCPU.
     #[derive(Debug)]
     pub struct KvmCpu<'a>(pub &'a VcpuFd);
 
@@ -120,11 +122,12 @@ mod vcpu {
     use crate::Error;
     use crate::error::kvm;
 
-    /// A breakpoint's DBGBCR: enabled, at EL1 only, for all bytes of an instruction.
+    /// DBGBCR of a breakpoint: enabled, at EL1 only, for all bytes of an instruction.
     const AT_EL1: u64 = 0x1e3;
 
-    /// Registers of KVM_GET_ONE_REG: 64 bits wide; core registers by their offset in words into `struct kvm_regs`, others
-    /// by their encoding.
+    /// The IDs of 64-bit registers for KVM_GET_ONE_REG. The ID of a core register holds the
+    /// register's offset in `struct kvm_regs`, in 32-bit words; the ID of a system register holds
+    /// its encoding.
     const CORE: u64 = 0x6030_0000_0010_0000;
     const SYSTEM: u64 = 0x6030_0000_0013_0000;
 
@@ -154,7 +157,7 @@ mod vcpu {
         }
     }
 
-    /// A vCPU of KVM's.
+    /// A KVM vCPU.
     #[derive(Debug)]
     pub struct KvmCpu<'a>(pub &'a VcpuFd);
 

@@ -1,4 +1,5 @@
-//! What becomes of a vCPU's debug exits: accesses to its CPU interface are performed, everything else goes to the guest.
+//! Handling of a vCPU's debug exits. Accesses to the CPU interface are performed; all other
+//! exceptions go to the guest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use super::exception::{First, at_el1, entry_pstate, pstate, vector};
 use super::fetch::Fetcher;
 use super::walk::Physical;
 
-/// Exception classes, of ESR_EL1 and of the syndrome of an exit.
+/// Exception classes, in ESR_EL1 and in the syndrome of an exit.
 mod class {
     pub(super) const UNKNOWN: u64 = 0;
     pub(super) const BREAKPOINT: u64 = 0x30;
@@ -23,25 +24,27 @@ mod class {
     }
 }
 
-/// VBAR_EL1 without the bits that are none of an address.
+/// The address bits of VBAR_EL1.
 const TABLE: u64 = !0x7ff;
 
-/// The vector table that the VM's guest runs with, as it is known to work: for vCPUs that the guest powers on.
+/// The vector table that the VM's guest is known to use. A vCPU that the guest powers on gets
+/// breakpoints for it.
 #[derive(Debug)]
 pub struct Vectors(AtomicU64);
 
 impl Vectors {
-    /// No address of a table.
+    /// No table is known. Tables are aligned, so this is no table's address.
     const NONE: u64 = u64::MAX;
 
-    /// None is known.
+    /// Creates a record of the VM's vector table. No table is known yet.
     pub fn new() -> Self {
         Self(AtomicU64::new(Self::NONE))
     }
 
     fn get(&self) -> Option<u64> {
-        // Relaxed: nothing but the address itself is told with it. A vCPU that was powered on by another one, which has told it before, sees it: the
-        // guest's own order goes through the kernel's locks.
+        // Relaxed: the address publishes no other memory. A vCPU that another vCPU has powered on,
+        // after storing the address, sees the address: the guest's own order goes through the
+        // kernel's locks.
         let table = self.0.load(Ordering::Relaxed);
         (table != Self::NONE).then_some(table)
     }
@@ -58,68 +61,73 @@ impl Default for Vectors {
     }
 }
 
-/// What a vCPU has exited for, if that is no debug exit.
+/// The reason for an exit that is not a debug exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ExitFor {
-    /// An access to a frame of the interrupt controller: the distributor's, a redistributor's, an ITS's.
+    /// The guest accessed a frame of the interrupt controller: the distributor, a redistributor, or
+    /// an ITS.
     Frame,
-    /// An access to anything else.
+    /// The guest accessed any other address.
     Device,
-    /// Nothing that the guest has done: a signal, an output of the timer.
+    /// The guest did nothing to cause the exit: a signal, or an output of the timer.
     Nothing,
 }
 
-/// What is to be done after a debug exit.
+/// The action that a debug exit requires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Handled {
-    /// The guest is to be entered again.
+    /// Enter the guest again.
     Done,
-    /// So it is; and an access has come through a vector table that this vCPU has had no access from before. All other vCPUs are to be called out of
-    /// KVM_RUN, and those that are found powered off are to be [started](Traps::start) again, in case the guest, which may be another
-    /// kernel by now, powers them on.
+    /// Enter the guest again, after telling the VM's other vCPUs. An access has come through a
+    /// vector table that is neither the table of this vCPU's previous trapped access nor the one
+    /// recorded in [`Vectors`]. Call all other vCPUs out of KVM_RUN, and [start](Traps::start)
+    /// those again that are found powered off: the guest, which may be another kernel by now, may
+    /// power them on.
     NewTable,
-    /// It is no debug exit that was caused here.
+    /// These traps did not cause the exit.
     NotOurs,
 }
 
-/// What a vCPU's traps have come to.
+/// Counts of one vCPU's trap events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TrapStats {
     /// Accesses that came as an UNDEF.
     pub undefined: u64,
     /// Accesses that had a breakpoint of their own.
     pub direct: u64,
-    /// Exceptions of the guest's own, from EL1, whose vector's first instruction was done by hand.
+    /// The guest's own exceptions from EL1 for which the first instruction of the vector was
+    /// emulated.
     pub passed: u64,
-    /// Those whose vector's first instruction was stepped over.
+    /// The guest's own exceptions from EL1 for which the first instruction of the vector was
+    /// stepped over.
     pub stepped: u64,
-    /// BRKs, which are exits whosever they are.
+    /// BRK and BKPT instructions. Each causes an exit, no matter which program executes it.
     pub brks: u64,
-    /// Debug exits.
+    /// The number of debug exits.
     pub exits: u64,
-    /// Calls into the kernel for registers and breakpoints. KVM_RUN is not among them.
+    /// Calls into the kernel for registers and breakpoints, without KVM_RUN.
     pub calls: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {
-    /// Nothing is set.
+    /// No traps are set.
     Off,
-    /// It stops after its first instruction.
+    /// The vCPU stops after its first instruction.
     First,
-    /// It stops at breakpoints.
+    /// The vCPU stops at breakpoints.
     Running,
-    /// It stops after a vector's first instruction, without breakpoints.
+    /// The vCPU stops after the first instruction of a vector, without breakpoints.
     Step,
 }
 
-/// The traps of one vCPU. The [module](super) says what they do, and when each of their functions is to be called.
+/// The traps of one vCPU. The [module](super) describes them, and says when to call each function.
 #[derive(Debug)]
 pub struct Traps {
     mode: Mode,
     vectors: Arc<Vectors>,
-    /// The table that `vectors` was last told of.
+    /// The table of the last access that came as an UNDEF.
     told: Option<u64>,
     breakpoints: Breakpoints,
     fetcher: Fetcher,
@@ -128,7 +136,8 @@ pub struct Traps {
 }
 
 impl Traps {
-    /// For a vCPU with so many hardware breakpoints. `vectors` is the VM's.
+    /// Creates the traps of a vCPU that has `breakpoints` hardware breakpoints. The VM's vCPUs
+    /// share `vectors`.
     pub fn new(breakpoints: usize, vectors: Arc<Vectors>) -> Self {
         Self {
             mode: Mode::Off,
@@ -141,17 +150,19 @@ impl Traps {
         }
     }
 
-    /// What they have come to.
+    /// Returns the counts of trap events.
     pub fn stats(&self) -> TrapStats {
         self.stats
     }
 
-    /// The vCPU begins anew: before it is run for the first time, after it was initialised again, and whenever it is found powered off.
+    /// Starts the traps afresh. Call this before the vCPU is first run, after it is initialized
+    /// again, and whenever it is found powered off.
     ///
-    /// It will stop after its first instruction, so that its vectors are looked for when it runs, and not when it is made.
+    /// The vCPU stops after its first instruction, so that its vectors are looked up when it runs,
+    /// and not when it is created.
     ///
     /// # Errors
-    /// The vCPU's.
+    /// Returns the error of `cpu` if a call on it fails.
     pub fn start<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), C::Error> {
         if self.mode == Mode::First {
             return Ok(());
@@ -164,25 +175,26 @@ impl Traps {
         cpu.set_debug(Some(&Debug { step: true, ..Debug::default() }))
     }
 
-    /// The vCPU's debug exceptions are its own again.
+    /// Removes all traps. The guest's debug exceptions are its own again.
     ///
     /// # Errors
-    /// The vCPU's.
+    /// Returns the error of `cpu` if a call on it fails.
     pub fn stop<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), C::Error> {
         self.mode = Mode::Off;
         self.stats.calls += 1;
         cpu.set_debug(None)
     }
 
-    /// After each exit that is no debug exit: follows VBAR_EL1, and knows that the guest may have changed its tables.
+    /// Handles an exit that is not a debug exit: reads VBAR_EL1, to follow changes of it. If the
+    /// guest caused the exit, it may also have changed its translation tables.
     ///
     /// # Errors
-    /// The vCPU's.
+    /// Returns the error of `cpu` if a call on it fails.
     pub fn follow<C: Cpu>(&mut self, cpu: &mut C, exit: ExitFor) -> Result<(), C::Error> {
         if exit != ExitFor::Nothing {
             self.fetcher.exited();
         }
-        // A guest may have others at any time: Linux has, on CPUs whose exceptions have to hide their branches.
+        // The guest can change its vectors at any time. Linux does so on CPUs with Spectre-BHB.
         if matches!(self.mode, Mode::Off | Mode::First) {
             return Ok(());
         }
@@ -192,10 +204,10 @@ impl Traps {
         result
     }
 
-    /// A debug exit with this syndrome.
+    /// Handles a debug exit. `syndrome` is the exit's syndrome.
     ///
     /// # Errors
-    /// The vCPU's.
+    /// Returns the error of `cpu` if a call on it fails.
     pub fn handle<C: Cpu>(
         &mut self,
         cpu: &mut C,
@@ -230,7 +242,8 @@ impl Traps {
         Ok(())
     }
 
-    /// One instruction was executed, or has caused an exception: in that case the next one is a vector's, and has its breakpoint.
+    /// Handles the stop after one instruction. If that instruction caused an exception instead, the
+    /// next instruction is a vector's, and has its breakpoint.
     fn after_step<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), C::Error> {
         if self.mode == Mode::First {
             self.look(cpu)?;
@@ -255,7 +268,7 @@ impl Traps {
         }
     }
 
-    /// An exception from EL1 has come to its vector, at `pc`.
+    /// Handles an exception from EL1 that has come to its vector, at `pc`.
     fn at_vector<C: Cpu>(
         &mut self,
         cpu: &mut C,
@@ -266,7 +279,8 @@ impl Traps {
     ) -> Result<Handled, C::Error> {
         let now = cpu.get(Reg::Vbar)? & TABLE;
         if now != table {
-            // It is text like any other by now, and what ESR_EL1 and ELR_EL1 hold is of another exception.
+            // The old vector is ordinary text by now, and ESR_EL1 and ELR_EL1 describe another
+            // exception.
             self.breakpoints.drop_table(table);
             self.breakpoints.add_table(now);
             return self.arm(cpu).map(|()| Handled::Done);
@@ -277,7 +291,7 @@ impl Traps {
                 let spsr = cpu.get(Reg::Spsr)?;
                 if at_el1(spsr) && perform(cpu, icc, access)? {
                     cpu.set(Reg::Pc, elr.wrapping_add(4))?;
-                    // After any instruction, BTYPE is 0.
+                    // BTYPE is 0 after any instruction.
                     cpu.set(Reg::Pstate, spsr & !(pstate::BTYPE | pstate::SS))?;
                     self.stats.undefined += 1;
                     if self.breakpoints.prove(table) | self.breakpoints.count(elr) {
@@ -291,7 +305,7 @@ impl Traps {
         Ok(Handled::Done)
     }
 
-    /// The access, if that is what the instruction at `elr` is.
+    /// Returns the access at `elr`. `None`: the instruction there is not an access.
     fn undefined<C: Cpu>(
         &mut self,
         cpu: &mut C,
@@ -302,7 +316,8 @@ impl Traps {
         if found.is_some() {
             return Ok(found);
         }
-        // Is it the guest's own, or was it not found? This is rare enough to ask for everything.
+        // Either the exception is the guest's own, or outdated registers led to the wrong
+        // instruction. This is rare enough to read all of them again.
         self.fetcher.clear();
         Ok(self.fetcher.fetch(cpu, memory, elr)?.and_then(decode))
     }
@@ -319,7 +334,8 @@ impl Traps {
         Handled::NewTable
     }
 
-    /// The guest is about to execute what was an access, at `pc`.
+    /// Handles a stop at `pc`, before an instruction that was an access when its breakpoint was
+    /// set.
     fn at_access<C: Cpu>(
         &mut self,
         cpu: &mut C,
@@ -332,15 +348,16 @@ impl Traps {
             && perform(cpu, icc, access)?
         {
             self.stats.direct += 1;
-            // PSTATE stays. BTYPE is 0: an access is nothing that one may branch to where that matters.
+            // PSTATE does not change. BTYPE is 0: where BTYPE is checked, an access is no valid
+            // branch target.
             return cpu.set(Reg::Pc, pc.wrapping_add(4));
         }
-        // Whatever it is, the guest is to execute it.
+        // The guest executes the instruction: it is no access, or an UNDEFINED one.
         self.breakpoints.drop_access(pc);
         self.arm(cpu)
     }
 
-    /// Gets the guest past the breakpoint on its vector, at `pc`.
+    /// Moves the guest past the breakpoint on its vector, at `pc`.
     fn pass<C: Cpu>(
         &mut self,
         cpu: &mut C,
@@ -348,11 +365,12 @@ impl Traps {
         pc: u64,
     ) -> Result<(), C::Error> {
         let first = self.fetcher.fetch(cpu, memory, pc)?.and_then(First::decode);
-        // The exception was the guest's own, and who knows what it does about it.
+        // The exception was the guest's own, and its handler may do anything, such as change the
+        // tables.
         self.fetcher.exited();
         let next = match first {
             Some(First::Room(size)) => {
-                // Exceptions to EL1 select SP_EL1.
+                // An exception to EL1 selects SP_EL1.
                 let sp = cpu.get(Reg::SpEl1)?;
                 cpu.set(Reg::SpEl1, sp.wrapping_sub(size))?;
                 pc.wrapping_add(4)
@@ -369,7 +387,7 @@ impl Traps {
         cpu.set(Reg::Pc, next)
     }
 
-    /// The guest has executed a BRK (or, in AArch32, a BKPT), which would have gone to EL1.
+    /// Delivers a BRK (in AArch32, a BKPT) that the guest executed and that would have gone to EL1.
     fn brk<C: Cpu>(
         &mut self,
         cpu: &mut C,
@@ -378,7 +396,7 @@ impl Traps {
     ) -> Result<(), C::Error> {
         self.stats.brks += 1;
         if self.mode != Mode::Running {
-            // It was what was stepped over.
+            // The BRK was the instruction to step over.
             self.after_step(cpu)?;
         }
         let (pc, old) = (cpu.get(Reg::Pc)?, cpu.get(Reg::Pstate)? & !pstate::SS);
@@ -390,7 +408,7 @@ impl Traps {
         if self.breakpoints.add_table(table) {
             self.arm(cpu)?;
         }
-        // The class is the same from all exception levels, and FAR_EL1 is not written.
+        // The exception class is the same from all exception levels, and FAR_EL1 is not written.
         cpu.set(Reg::Esr, syndrome)?;
         cpu.set(Reg::Elr, pc)?;
         cpu.set(Reg::Spsr, old)?;
@@ -404,7 +422,7 @@ impl Traps {
     }
 }
 
-/// Returns whether there is such a register, to be accessed like this.
+/// Performs the access. Returns whether the register exists and allows this kind of access.
 fn perform<C: Cpu>(cpu: &mut C, icc: &mut impl Icc, access: Access) -> Result<bool, C::Error> {
     match access.direction {
         Direction::Read => {

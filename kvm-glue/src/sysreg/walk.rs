@@ -1,21 +1,25 @@
-//! Where an instruction is that the guest has fetched: stage 1 of its address translation (ARM DDI 0487, D8.2 to D8.3).
+//! The translation of an instruction's address: stage 1 of the guest's address translation (ARM DDI
+//! 0487, D8.2 to D8.3).
 //!
-//! The walk is that of EL1&0 at stage 1 for an address that was executed at EL1, so what cannot have been the case is not looked
-//! at: permissions, access flags, memory types. What decides over addresses is: granules of 4, 16 and 64 KiB, both halves of the
-//! address space, input addresses of up to 52 bits (FEAT_LVA, FEAT_LPA2), output addresses of up to 52 bits (FEAT_LPA,
-//! FEAT_LPA2), small translation tables (FEAT_TTST), tables in either byte order.
+//! The walk is that of EL1&0 at stage 1, for an address that was executed at EL1. Conditions that
+//! the execution rules out are not checked: permissions, access flags, memory types. All features
+//! that affect the address are supported: granules of 4, 16 and 64 KiB, both halves of the address
+//! space, input addresses of up to 52 bits (FEAT_LVA, FEAT_LPA2), output addresses of up to 52 bits
+//! (FEAT_LPA, FEAT_LPA2), small translation tables (FEAT_TTST), tables in either byte order.
 //!
-//! The tables are the guest's, and may hold anything. A walk reads at most five descriptors, wherever they point to: each level is
-//! looked at once, so that there is no loop, and what is not there or not valid ends it.
+//! The tables are the guest's, and can have any contents. A walk reads at most five descriptors,
+//! wherever they point: it visits each level once, so it cannot loop, and ends at a descriptor that
+//! is invalid or where there is no memory.
 
 use std::fmt;
 
-/// The guest's memory by guest physical address, to read words of.
+/// The guest's memory, read in words by guest physical address.
 pub trait Physical {
-    /// The four bytes at `address`, which is a multiple of 4. `None` if nothing is there.
+    /// Returns the four bytes at `address`, which is a multiple of 4. `None`: there is no memory.
     fn word(&self, address: u64) -> Option<[u8; 4]>;
 
-    /// The eight bytes at `address`, which is a multiple of 8, in one access. `None` if nothing is there.
+    /// Returns the eight bytes at `address`, which is a multiple of 8, in one access. `None`: there
+    /// is no memory.
     fn double_word(&self, address: u64) -> Option<[u8; 8]>;
 }
 
@@ -34,30 +38,30 @@ impl<M: vgic_core::memory::GuestMemory + ?Sized> Physical for M {
 /// The registers that address translation at EL1 depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Regime {
-    /// SCTLR_EL1.
+    /// The system control register, SCTLR_EL1.
     pub sctlr: u64,
-    /// TCR_EL1.
+    /// The translation control register, TCR_EL1.
     pub tcr: u64,
-    /// TTBR0_EL1 and TTBR1_EL1.
+    /// The translation table base registers, TTBR0_EL1 and TTBR1_EL1.
     pub ttbr: [u64; 2],
 }
 
-/// Why an address cannot be translated.
+/// The reason why an address cannot be translated.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Fault {
-    /// It is in neither half of the address space, or walks of its half are disabled.
+    /// The address is in neither half of the address space, or walks of its half are disabled.
     #[error("the address is outside of what is translated")]
     Outside,
     /// TCR_EL1 holds a reserved granule or a size out of range.
     #[error("TCR_EL1 is not valid")]
     Control,
-    /// A descriptor is not valid, or of a kind that there is not at its level.
+    /// A descriptor is not valid, or its type does not exist at its level.
     #[error("no valid descriptor at level {0}")]
     Translation(i8),
     /// An address is larger than TCR_EL1.IPS allows.
     #[error("an address that is too large at level {0}")]
     AddressSize(i8),
-    /// A table is where there is no memory.
+    /// A table is at an address without memory.
     #[error("no memory where the table of level {0} should be")]
     NoMemory(i8),
 }
@@ -65,16 +69,16 @@ pub enum Fault {
 const SCTLR_M: u64 = 1;
 const SCTLR_EE: u64 = 1 << 25;
 const TCR_DS: u64 = 1 << 59;
-/// The number of bits of an address that the architecture has room for.
+/// The largest number of bits of an address in the architecture.
 const MOST_BITS: u32 = 52;
 const LAST_LEVEL: i8 = 3;
 
-/// The bits `high` to `low` of a value.
+/// Returns the bits `high` to `low` of a value.
 const fn bits(value: u64, high: u32, low: u32) -> u64 {
     value >> low & (u64::MAX >> (63 - (high - low)))
 }
 
-/// A value's bits below `n`.
+/// Returns a value's bits below bit `n`.
 const fn below(value: u64, n: u32) -> u64 {
     if n >= 64 { value } else { value & ((1 << n) - 1) }
 }
@@ -87,7 +91,7 @@ enum Granule {
 }
 
 impl Granule {
-    /// The number of bits within a page.
+    /// The number of address bits within a page.
     const fn bits(self) -> u32 {
         match self {
             Self::K4 => 12,
@@ -96,12 +100,12 @@ impl Granule {
         }
     }
 
-    /// The number of bits that a level resolves: a table is a page of 8-byte descriptors.
+    /// The number of address bits that a level resolves. A table is a page of 8-byte descriptors.
     const fn stride(self) -> u32 {
         self.bits() - 3
     }
 
-    /// TG0 and TG1 have encodings of their own.
+    /// Returns the granule of one half. TG0 and TG1 have different encodings.
     const fn of(tcr: u64, upper: bool) -> Option<Self> {
         match (upper, if upper { bits(tcr, 31, 30) } else { bits(tcr, 15, 14) }) {
             (false, 0) | (true, 2) => Some(Self::K4),
@@ -112,15 +116,15 @@ impl Granule {
     }
 }
 
-/// What TCR_EL1 says of one half of the address space.
+/// The translation parameters of one half of the address space, from TCR_EL1 and SCTLR_EL1.
 #[derive(Clone, Copy, Debug)]
 struct Half {
     granule: Granule,
-    /// Bits of an input address.
+    /// The number of bits of an input address.
     input: u32,
-    /// Bits of an output address.
+    /// The number of bits of an output address.
     output: u32,
-    /// 52-bit addresses in the format of FEAT_LPA2.
+    /// The tables hold 52-bit addresses in the format of FEAT_LPA2.
     lpa2: bool,
     big_endian: bool,
 }
@@ -175,13 +179,14 @@ impl Half {
         }
     }
 
-    /// The table that a TTBR names. Before it are the ASID and CnP.
+    /// Returns the address of the table in a TTBR, without the ASID and CnP.
     fn root(&self, ttbr: u64) -> Result<u64, Fault> {
         let level = self.first_level();
-        // A descriptor for each value of the bits that the first level resolves.
+        // The table holds a descriptor for each value of the bits that the first level resolves.
         let aligned = self.input - self.shift(level) + 3;
         let base = if self.lpa2 || self.output == MOST_BITS {
-            // Bits 5:2 are the address's upper ones, so that the table is aligned to 64 bytes at least.
+            // Bits 5:2 are the upper bits of the address, so the table is aligned to at least 64
+            // bytes.
             bits(ttbr, 5, 2) << 48 | bits(ttbr, 47, 6) << 6
         } else {
             bits(ttbr, 47, 1) << 1
@@ -189,7 +194,7 @@ impl Half {
         self.check(base & !below(u64::MAX, aligned), level)
     }
 
-    /// The address in a descriptor, for a page, block or table of `1 << shift` bytes.
+    /// Returns the address in a descriptor, for a page, block or table of `1 << shift` bytes.
     fn target(&self, descriptor: u64, shift: u32, level: i8) -> Result<u64, Fault> {
         let top = if self.lpa2 { 49 } else { 47 };
         let low = bits(descriptor, top, shift) << shift;
@@ -205,7 +210,7 @@ impl Half {
         match self.granule {
             Granule::K4 => level == 2 || level == 1 || (level == 0 && self.lpa2),
             Granule::K16 => level == 2 || (level == 1 && self.lpa2),
-            // Those of level 1 came with FEAT_LPA, and TCR_EL1.IPS tells whether the guest makes use of that.
+            // Blocks at level 1 came with FEAT_LPA. TCR_EL1.IPS tells whether the guest uses that.
             Granule::K64 => level == 2 || (level == 1 && self.output == MOST_BITS),
         }
     }
@@ -221,22 +226,22 @@ impl Half {
     }
 }
 
-/// A run of addresses that are translated alike.
+/// The result of a translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Mapping {
     /// The guest physical address.
     pub address: u64,
-    /// The page or block is of `1 << size` bytes.
+    /// The size of the page or block is `1 << size` bytes.
     pub size: u32,
 }
 
-/// The guest physical address of `va`, as EL1 would fetch an instruction from there.
+/// Translates `va` to a guest physical address, as EL1 does when it fetches an instruction.
 ///
 /// # Errors
-/// [`Fault`]: EL1 would not.
+/// [`Fault`] if EL1 could not fetch from `va`.
 pub fn walk(memory: &(impl Physical + ?Sized), regime: &Regime, va: u64) -> Result<Mapping, Fault> {
     if regime.sctlr & SCTLR_M == 0 {
-        // Flat, and as large as an address can be.
+        // The MMU is off. The mapping is flat, and covers all addresses.
         return if below(va, MOST_BITS) == va {
             Ok(Mapping { address: va, size: MOST_BITS })
         } else {
@@ -245,7 +250,7 @@ pub fn walk(memory: &(impl Physical + ?Sized), regime: &Regime, va: u64) -> Resu
     }
     let upper = va >> 55 & 1 != 0;
     let half = Half::new(regime, upper)?;
-    // All bits above the input address are as bit 55 is. An address in PC has no tag.
+    // All bits above the input address equal bit 55. An address in PC has no tag.
     let above = va >> half.input;
     if above != if upper { u64::MAX >> half.input } else { 0 } {
         return Err(Fault::Outside);
