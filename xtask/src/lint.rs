@@ -3,14 +3,15 @@
 use anyhow::{Result, bail};
 
 use crate::process::{answers, cargo, root, run};
-use crate::{loom, no_std, perf, shuttle};
+use crate::{loom, no_std, perf, prose, shuttle};
 
 pub(crate) fn fmt() -> Result<()> {
     run(&mut cargo(["fmt", "--all", "--check"]))?;
     // Not in the workspace, so not in its `--all`.
     run(&mut cargo(["fmt", "--manifest-path", "lab/guests/Cargo.toml", "--check"]))?;
     run(&mut cargo(["fmt", "--manifest-path", perf::PEER, "--check"]))?;
-    run(&mut cargo(["fmt", "--manifest-path", no_std::PROBE, "--check"]))
+    run(&mut cargo(["fmt", "--manifest-path", no_std::PROBE, "--check"]))?;
+    prose::check()
 }
 
 /// Every set of features that is supported: code behind a feature is linted nowhere else.

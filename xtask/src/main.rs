@@ -10,6 +10,8 @@ mod no_std;
 mod oracle;
 mod perf;
 mod process;
+mod prose;
+mod quick;
 mod sanitizers;
 mod setup;
 mod shuttle;
@@ -34,9 +36,11 @@ struct Cli {
 enum Command {
     /// Every step in order, then a summary: what the gate runs
     Test(TestArgs),
+    /// Formatting, lints and tests of the core, and the models of the files that have changed
+    Quick(QuickArgs),
     /// Checks for the tools that the other steps need and installs what is missing
     Setup,
-    /// Formatting, checked
+    /// Formatting and the comments' English, checked
     Fmt,
     /// clippy over every set of features, warnings denied
     Clippy,
@@ -85,6 +89,13 @@ struct TestArgs {
 }
 
 #[derive(Args)]
+struct QuickArgs {
+    /// The commit from which files have changed
+    #[arg(default_value = "HEAD")]
+    base: String,
+}
+
+#[derive(Args)]
 struct LoomArgs {
     /// Run the seeded bugs of loom-tests/mutants.txt instead; ARGS then name the ones to run
     #[arg(long)]
@@ -130,6 +141,7 @@ struct DenyArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Test(args) => return steps::run_all(&args.skip, args.keep_going),
+        Command::Quick(args) => quick::run(&args.base),
         Command::Setup => Step::Setup.run(),
         Command::Fmt => Step::Fmt.run(),
         Command::Clippy => Step::Clippy.run(),

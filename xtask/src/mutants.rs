@@ -106,7 +106,11 @@ fn build(mutant: Option<&str>, models: &[&Row]) -> Result<Vec<Executable>> {
         built.extend(build_one(command, mutant)?);
     }
     if !storms.is_empty() {
-        built.extend(build_one(shuttle::cargo_test(), mutant)?);
+        let mut command = shuttle::cargo_test();
+        for binary in storms {
+            command.args(["--test", binary]);
+        }
+        built.extend(build_one(command, mutant)?);
     }
     Ok(built)
 }
