@@ -12,9 +12,9 @@ use crate::engine::Wired;
 /// must not leave a kick to another thread that has kicked the same vCPU before: that thread may
 /// have been preempted before it carried out its kick.
 ///
-/// Any thread may call these functions. They must not block, and must not call the engine.
-/// Nothing is reclaimed while one of them runs, and other threads that make interrupts pending for
-/// the same vCPU rely on it.
+/// Any thread may call these functions. They must not call the engine. All but
+/// [`Kick::wait_for_exit`] must not block: nothing is reclaimed while one of them runs, and other
+/// threads that make interrupts pending for the same vCPU rely on a kick.
 pub trait Kick: Send + Sync + 'static {
     /// Kicks one vCPU.
     fn kick(&self, vcpu: VcpuId);
@@ -49,8 +49,8 @@ pub trait Kick: Send + Sync + 'static {
     /// Waits until `done` returns true, as it does when vCPU `vcpu`, which has been kicked, leaves
     /// the guest.
     ///
-    /// A thread that reads or writes the active state of an interrupt in that vCPU's list registers
-    /// calls this. Injections, entries and exits never do.
+    /// A thread calls this to read the pending or the active state of an interrupt in that vCPU's
+    /// list registers, or to write the active state. Injections, entries and exits never do.
     ///
     /// It may return early if the calling thread has to stop. A register of pending state then
     /// reads as it was when `vcpu` entered the guest. An interrupt that was pending or active then

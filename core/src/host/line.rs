@@ -86,7 +86,7 @@ const fn passes(word: u64, group: usize, priority: u8) -> bool {
     priority < byte(word, BELOW[group])
 }
 
-/// Returns the word with a note of this interrupt, unless a more urgent one is noted.
+/// Returns the word with a note of this interrupt, unless one at least as urgent is noted.
 const fn noted(word: u64, group: usize, priority: u8) -> u64 {
     // Priorities end in zeroes (`Priority::BITS`), so this is never 0.
     let note = !priority;

@@ -1,20 +1,21 @@
-//! The vCPU thread's side: from the mailbox to the list registers and back.
+//! The vCPU thread's side of the engine: from the mailbox to the list registers and back.
 //!
-//! An interrupt that a [`VcpuInterface`] owns is in exactly one place: waiting in a bucket
-//! ([`ReadyQueue`]), in a list register ([`Entry`]), or active without one (`spilled`). An
-//! interrupt from the mailbox comes in through `take_posted`, or `take_single` if nothing else
-//! waits. It leaves when its [`OwnerRef`] is dropped or handed over. Dropping it corresponds to the
-//! prune of the ancestor: the reference that was taken when the interrupt was queued ends there,
+//! An interrupt that a [`VcpuInterface`] owns is in exactly one place: it waits in a bucket
+//! ([`ReadyQueue`]), it is in a list register ([`Entry`]), or it is active without one (`spilled`).
+//! Every interrupt of the mailbox comes in through `take_posted`, or through `take_single` if it is
+//! the only one. An interrupt leaves when its [`OwnerRef`] is dropped or handed over. (Linux's vGIC
+//! calls this step pruning.) The reference that was taken when the interrupt was queued ends there,
 //! and not when a list register is folded.
 //!
-//! Every decision is made from scratch (`classify`, `reevaluate`): no event describes the change.
+//! Events do not tell how the state changed: each one causes a re-evaluation from scratch
+//! (`classify`, `reevaluate`).
 //!
-//! Costs: the time of a flush is proportional to the number of interrupts in the mailbox plus the
-//! number of list registers. It does not depend on the number of interrupts in the buckets. Work
-//! that exceeds a slice continues at the next flush (`slices`).
+//! Costs: the time of a flush grows with the number of interrupts in the mailbox and the number of
+//! list registers. The number of interrupts in the buckets does not matter. Work that exceeds a
+//! slice continues at the next flush (`slices`).
 //!
-//! Models: delivery_config, delivery_enable_lpis, delivery_kick, delivery_push, delivery_retarget,
-//! delivery_active, delivery_read, lifetime_refs.
+//! Models: `delivery_push`, `delivery_config`, `delivery_active`, `delivery_read`, `delivery_kick`,
+//! `delivery_retarget`, `delivery_power`, `its_storm`.
 
 #![allow(unsafe_code)] // Interrupts found through the mailbox that this vCPU owns already.
 
@@ -44,62 +45,62 @@ use crate::observe::counters::Counter;
 use entries::Entry;
 use slices::{SLICE, Scan};
 
-/// The next step for an interrupt of this vCPU.
+/// The next step for an interrupt that this vCPU owns.
 enum Disposition {
-    /// It is to be delivered by this vCPU, at this priority level.
+    /// It is to be offered to the guest, at this priority level.
     Deliver(u8),
-    /// It is pending for another vCPU, and is to be forwarded.
+    /// It is pending, and its target is another vCPU.
     Forward,
-    /// It has nothing to deliver now.
+    /// It is not pending, or may not be offered now.
     Idle,
 }
 
-/// A vCPU's own side of the engine. The thread that runs the vCPU owns it: it is neither `Clone`
-/// nor `Sync`.
+/// A vCPU's own side of the engine. It belongs to the thread that runs the vCPU: it is neither
+/// Clone nor Sync.
 pub struct VcpuInterface<R: Reclaim = Slots> {
     id: VcpuId,
     open: bool,
-    /// A power-off has begun and is not complete: it takes several slices, or the host has
-    /// panicked.
+    /// The vCPU is being powered off. Stays set if the host panics in between.
     closing: bool,
     /// Set between a flush and the fold after it: the list registers belong to the guest.
     in_guest: bool,
-    /// An interrupt has begun to wait since the last flush, other than by mail.
+    /// An interrupt may have begun to wait since the last flush, other than through the mailbox.
+    /// Also set while a flush runs.
     unflushed: bool,
     /// The contents of the list registers are not known yet.
     fresh: bool,
-    /// A thread that asks about wired interrupts of this vCPU waits until the fold.
+    /// Threads that ask about wired interrupts of this vCPU wait until the fold.
     window_open: bool,
     /// The groups that the guest has enabled at its CPU interface, as of the last flush.
     groups: [bool; 2],
-    /// The interrupts that have been drained from the mailbox, and not been taken in yet.
+    /// Interrupts that were drained from the mailbox and are not taken in yet.
     mail: Mail,
     /// The progress of a scan of all LPIs.
     scan: Scan,
-    /// The requests that are not served yet: of other threads, and of this vCPU.
+    /// Requests of other threads, or of this one, that are not done yet.
     asked: Requests,
-    /// The buckets may contain an interrupt that is no longer to be delivered.
+    /// Interrupts in the buckets may not be deliverable any more. Each is checked before it is
+    /// offered.
     doubtful: bool,
-    /// The last flush left work over, because a slice was not enough or the host panicked. The next
-    /// flush continues it.
+    /// Work is left that exceeded a slice, or in which the host panicked. The next flush continues
+    /// it.
     left_over: bool,
     ready: ReadyQueue,
-    /// The active interrupts without a list register, the newest of a level first.
+    /// Active interrupts in no list register. The newest of a level comes first.
     spilled: ReadyQueue,
-    /// The interrupts in list registers. The first `used` are in use. The older of two pending ones
-    /// of a priority comes first.
+    /// The first `used` are in use. Of two pending ones of a priority, the older comes first.
     entries: [Option<Entry>; MAX_LRS],
     used: usize,
     /// The known contents of the list registers. Those from `written` on are empty.
     held: [Lr; MAX_LRS],
     written: usize,
     maintenance: Maintenance,
-    /// The wanted maintenance interrupts may differ from `maintenance`.
+    /// The wanted maintenance conditions may differ from `maintenance`.
     reconsider_maintenance: bool,
     participant: R::Participant,
-    /// The part of this vCPU that other threads use, with its mailbox and gates.
+    /// The mailbox and gates of this vCPU.
     mine: VcpuRef,
-    /// The last field, to be dropped last, because everything above points to it.
+    /// The last field, so that it is dropped last: everything above points to it.
     shared: Arc<Shared<R>>,
     _not_sync: PhantomData<Cell<()>>,
 }
@@ -147,7 +148,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.id
     }
 
-    /// Whether this vCPU may deliver an interrupt with this configuration, if it is pending.
+    /// Whether this vCPU may offer an interrupt with this configuration, if it is pending.
     #[inline]
     fn willing(&self, irq: &Irq, control: Control, state: State) -> bool {
         if !control.enabled() || control.target() != self.id {
@@ -157,10 +158,11 @@ impl<R: Reclaim> VcpuInterface<R> {
         // "Unmapped" can be stale: the thread that maps the LPI schedules it.
         (!lpi || state.is_mapped())
             && self.groups[control.group() as usize]
-            // The value can be stale: after a gate is opened, the owner is asked to scan.
+            // A closed gate can be stale: after a gate is opened, the owner is asked to scan.
             && self.mine.gates().pass(control.group(), lpi)
     }
 
+    /// Decides about an interrupt from its pending bit, configuration and `state`.
     #[inline]
     fn classify(&self, irq: &Irq, state: State) -> Disposition {
         let control = irq.control().load();
@@ -175,18 +177,17 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Requeues an interrupt that has had a place here, and is neither active nor pending in a list
-    /// register any more.
+    /// Puts an interrupt where it belongs, after it has lost its place at this vCPU. It is no
+    /// longer active or pending in a list register.
     fn requeue(&mut self, owned: OwnerRef) {
         owned.publish(false, false);
         let state = owned.state.load();
         self.requeue_as(owned, state);
     }
 
-    /// Puts an interrupt into the bucket of its level, forwards it to its target, or drops it. The
-    /// caller has just read its state.
-    // Most LPIs do not come here (`enqueue_lpi`, `take_single`), and an entry is quicker without
-    // the inlined code.
+    /// Puts an interrupt where it belongs, given the state that the caller has just read.
+    // Not inlined: most LPIs do not come here (`enqueue_lpi`, `take_single`), and guest entries are
+    // faster without this code.
     #[inline(never)]
     fn requeue_as(&mut self, owned: OwnerRef, state: State) {
         if state.is_active() {
@@ -201,8 +202,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Requeues an interrupt that is active, but not through this vCPU's guest: it goes to its
-    /// target, and into `spilled` there.
+    /// Puts an interrupt where it belongs that is active, but not through this vCPU's guest: its
+    /// target takes it.
     #[cold]
     fn requeue_active(&mut self, owned: OwnerRef) {
         let control = owned.control().load();
@@ -218,7 +219,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Forwards an inactive interrupt to its present destination.
+    /// Gives an interrupt to its present target.
     fn hand_over(&self, owned: OwnerRef) {
         self.mine.counters.add(Counter::HandedOver, 1);
         if let (Some(posted), _) = owned.hand_over(false) {
@@ -227,7 +228,8 @@ impl<R: Reclaim> VcpuInterface<R> {
     }
 
     /// Takes in an interrupt from the mailbox, because something about it has changed.
-    // Out of line, because most entries have a single interrupt (`take_single`).
+    // Not inlined: most guest entries have a single interrupt, which takes the other path
+    // (`take_single`).
     #[inline(never)]
     fn take_posted(&mut self, posted: QueuedRef) {
         if cfg!(mutant = "verdict_before_claim")
@@ -243,8 +245,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Puts an LPI that has just been taken in into its bucket. Its pending bit is not read before
-    /// it is taken: the injector may still be writing other bits of the same cache line.
+    /// Puts an LPI that has just come in into its bucket. Its pending bit is read only when it is
+    /// taken: the injector may still be writing other bits of the same cache line.
     #[inline]
     fn enqueue_lpi(&mut self, owned: OwnerRef, state: State) {
         let control = owned.control().load();
@@ -255,8 +257,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Takes in the only interrupt that waits, while a list register is free: it goes there
-    /// directly, and not through a bucket.
+    /// Takes in the only interrupt that waits, while a list register is free, without the detour
+    /// through a bucket.
     #[inline]
     fn take_single(&mut self, posted: QueuedRef) {
         match posted.claim(self.id) {
@@ -274,20 +276,20 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Passes on an interrupt that another vCPU owns.
+    /// Passes an interrupt on to the vCPU that owns it.
     #[cold]
     fn pass_on(&self, posted: QueuedRef) {
         self.shared.dispatcher.post(posted);
     }
 
-    /// Re-evaluates an interrupt of this vCPU. `changed` is the active state that another thread
-    /// has written, if any.
+    /// Re-evaluates an interrupt that this vCPU owns already. `changed` is the active state that
+    /// another thread has written, if any.
     fn reconsider(&mut self, irq: NonNull<Irq>, changed: Option<bool>) {
-        // SAFETY: this vCPU owns it: `claim` says so, and only this vCPU ends that.
+        // SAFETY: this vCPU owns it: `claim` says so, and no other thread ends the ownership.
         let owned = unsafe { OwnerRef::borrow(irq) };
         match owned.place() {
             Place::Ready(level) if changed == Some(true) => {
-                // SAFETY: its place says so.
+                // SAFETY: its place says that it is in `ready` at `level`.
                 let owned = unsafe { self.ready.remove(level, irq) };
                 self.requeue_active(owned);
             }
@@ -295,7 +297,7 @@ impl<R: Reclaim> VcpuInterface<R> {
                 // An interrupt that stays at its level keeps its turn.
                 if !matches!(self.classify(&owned, owned.state.load()), Disposition::Deliver(now) if now == level)
                 {
-                    // SAFETY: its place says so.
+                    // SAFETY: its place says that it is in `ready` at `level`.
                     let owned = unsafe { self.ready.remove(level, irq) };
                     self.requeue(owned);
                 }
@@ -307,7 +309,7 @@ impl<R: Reclaim> VcpuInterface<R> {
                 _ => self.reevaluate(n as usize),
             },
             Place::Spilled(level) if changed == Some(false) => {
-                // SAFETY: its place says so.
+                // SAFETY: its place says that it is in `spilled` at `level`.
                 let owned = unsafe { self.spilled.remove(level, irq) };
                 self.end_spilled(&owned);
                 self.requeue(owned);
@@ -318,8 +320,8 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Opens the window before the guest can change a wired interrupt in a list register: from now
-    /// on, a thread that asks about wired interrupts of this vCPU waits.
+    /// Opens the window, before the guest can change a wired interrupt in a list register. From now
+    /// on, threads that ask about wired interrupts of this vCPU wait.
     #[inline]
     fn open_window(&mut self) {
         if !self.window_open {
@@ -328,15 +330,13 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Takes over the active states that other threads have written to interrupts in list
-    /// registers. Returns whether there were any.
-    ///
-    /// A *writer* that found this vCPU's window closed does not wait. The mail that announces its
-    /// write may not have come yet, if another thread, the *poster*, has set `QUEUED` and is still
-    /// about to post the interrupt.
+    /// Takes over the active states that other threads have written for interrupts in list
+    /// registers. Returns whether there were any. A writer that finds the window closed does not
+    /// wait. The mail that announces its change may not have arrived, if a third thread is about to
+    /// post it.
     fn take_changes(&mut self) -> bool {
         let mut changed = false;
-        // From the end, because `activate` can take its entry out.
+        // From the end, since an entry can be taken out.
         for n in (0..self.used).rev() {
             let change = self.entries[n].as_ref().and_then(|entry| entry.owned.take_change());
             if let Some(active) = change {
@@ -347,7 +347,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         changed
     }
 
-    /// Publishes the guest's changes, then closes the window, so that waiting threads continue.
+    /// Publishes the guest's changes and closes the window, so that waiting threads continue.
     #[cold]
     fn close_window(&mut self) {
         let early = cfg!(mutant = "conceal_before_publish").then(|| self.mine.close_window());
@@ -358,14 +358,14 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Whether a wired interrupt is in a list register, or an interrupt is active without one.
+    /// Whether a wired interrupt is in a list register, or active without one.
     #[inline]
     fn holds_wired(&self) -> bool {
         let wired = |entry: &Entry| !entry.owned.intid().is_lpi();
         self.entries[..self.used].iter().flatten().any(wired) || !self.spilled.is_empty()
     }
 
-    /// Takes over that the guest has enabled or disabled groups at its CPU interface.
+    /// Takes over a change of the groups that the guest has enabled at its CPU interface.
     #[cold]
     fn change_groups(&mut self, groups: [bool; 2]) {
         self.reconsider_maintenance = true;
@@ -379,18 +379,18 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.left_over = true;
     }
 
-    /// Takes in up to a slice of the mail, and fills the list registers.
+    /// Takes in a slice of the mail, and fills the list registers.
     #[inline]
     fn take_in_mail(&mut self, count: usize, resumed: bool) {
-        // The cache lines arrive while the mail is taken in.
+        // These cache lines arrive while the mail is processed.
         self.ready.prefetch(count.saturating_sub(self.used));
         let more = resumed && !self.mail.is_empty();
         if more || self.mine.mailbox.drain(&mut self.mail) || resumed {
-            // Set until the work is done, because a host's kick can panic on the way.
+            // Set until the work is done, since the host's kick can panic in between.
             self.left_over = true;
             let done = self.take_in_slice(count);
-            // New mail behind the mail of an earlier drain is left over, too: its kick may have led
-            // to a flush that did not get that far.
+            // Mail that came after the earlier mail: its kick may have led to a flush that did not
+            // reach it.
             let behind = more && self.mine.mailbox.has_mail();
             self.left_over = !done || behind || !self.scan.is_idle();
         }
@@ -399,7 +399,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         }
     }
 
-    /// Takes in a slice of the mail. Returns whether all of it has been taken in.
+    /// Takes in a slice of the mail. Returns whether nothing is left.
     #[inline]
     fn take_in_slice(&mut self, count: usize) -> bool {
         if !self.mail.turn(SLICE, &self.mine.mailbox) {
@@ -417,7 +417,7 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.mail.is_empty()
     }
 
-    /// Clears the list registers, in which an earlier user may have left entries.
+    /// Clears the list registers and the EOI count, which an earlier user may have left.
     #[cold]
     fn clear_registers<L: ListRegisters>(&mut self, lrs: &mut L, count: usize) {
         for n in 0..count {
@@ -428,22 +428,22 @@ impl<R: Reclaim> VcpuInterface<R> {
         self.fresh = false;
     }
 
-    /// Returns the maintenance interrupts that are wanted for the waiting interrupts and the
-    /// groups.
+    /// Returns the maintenance conditions to ask for. Also asks for an end-of-interrupt notice of
+    /// every entry, if interrupts wait and no entry is pending.
     fn wanted_maintenance(&mut self, count: usize) -> Maintenance {
         let waiting = !self.ready.is_empty();
         let offered = |e: &Entry| e.want.state() == LrState::Pending;
         let pending = waiting && self.entries[..self.used].iter().flatten().any(offered);
         if waiting && !pending {
-            // All list registers are active: "none is pending" would hold at once, for ever. The
-            // waiting interrupts are not more urgent, so they can wait until one of these is
-            // deactivated.
+            // All list registers are active: "none is pending" would hold at once, and forever. The
+            // waiting interrupts are not more urgent, so they can wait until one is deactivated.
+            // (If `fill` has used up its slice, neither need be true, but then the vCPU is kicked.)
             for entry in self.entries[..self.used].iter_mut().flatten() {
                 entry.want = entry.want.with_eoi_maintenance();
             }
         }
         Maintenance {
-            // With a single list register, "at most one in use" would hold at once.
+            // "At most one in use" would hold at once with a single list register.
             underflow: waiting && count > 1,
             no_pending: pending,
             not_present: !self.spilled.is_empty(),
@@ -476,11 +476,11 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
                 self.power_off();
             }
             self.open = true;
-            // Set until the work is done, because a host's kick can panic on the way.
+            // Set until the opening is done, since the host's kick can panic in between.
             self.asked = Requests::SCAN;
             self.left_over = true;
-            // Pinned before `open`, so that opening and scanning are not ordered by the pin's own
-            // fence, if it has one, but by the fence in `begin`.
+            // Pinned before opening, so that a pin's own fence, if it has one, does not order the
+            // opening and the scan.
             let pin = self.participant.pin();
             self.mine.mailbox.open();
             self.scan.begin(&self.shared, self.id);
@@ -513,7 +513,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         if self.in_guest {
             self.fold(lrs);
         }
-        // Set until the flush is done, because the host can panic on the way.
+        // Set until the flush is done, since the host can panic in between.
         self.unflushed = true;
         if self.holds_wired() {
             self.open_window();
@@ -536,15 +536,15 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         self.take_in_mail(count, resumed);
         if self.window_open && !cfg!(mutant = "change_left_to_the_mail") && self.take_changes() {
             self.fill(count);
-            // The interrupts that got a list register only now can have changes, too. List
-            // registers that become free by that are filled at the next flush.
+            // Also for the interrupts that `fill` has just put into list registers. The next flush
+            // fills the list registers that this frees.
             if self.take_changes() {
                 self.left_over = true;
             }
         }
         let waiting = !self.ready.is_empty() || !self.spilled.is_empty();
         if waiting || self.reconsider_maintenance {
-            // While an interrupt waits, the result depends on the contents of the list registers.
+            // While interrupts wait, the wanted conditions depend on the list registers.
             self.reconsider_maintenance = waiting;
             let maintenance = self.wanted_maintenance(count);
             if maintenance != self.maintenance {
@@ -556,7 +556,7 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         self.in_guest = true;
         self.unflushed = self.left_over;
         if self.left_over {
-            // The vCPU comes back for the rest, from the guest or instead of sleeping.
+            // The vCPU comes back for the rest: it leaves the guest, or does not sleep.
             self.shared.dispatcher.kick(self.id);
         }
         Flushed { in_lrs: self.used, pending, waiting }
@@ -593,27 +593,26 @@ impl<R: Reclaim> Vcpu for VcpuInterface<R> {
         let state = irq.state.load();
         match state.owner() {
             Some(owner) if owner == self.id => {}
-            // It has been made active, and not been taken in yet: it is in the mailbox.
+            // It was made active, and is not taken in yet: it is queued.
             None if state.is_active() && irq.control().load().target() == self.id => {
-                // Without waiting, because another thread may wait for this vCPU.
+                // Does not wait, since another thread may wait for this vCPU.
                 self.shared.dispatcher.write_active(irq, false);
                 return true;
             }
             _ => return false,
         }
         let irq = NonNull::from(irq);
-        // SAFETY: this vCPU is its owner, and only this thread could change that.
+        // SAFETY: this vCPU owns it, and only this thread could end the ownership.
         let owned = unsafe { OwnerRef::borrow(irq) };
         match owned.place() {
             Place::Spilled(level) => {
-                // SAFETY: its place says so.
+                // SAFETY: its place says that it is in `spilled` at `level`.
                 let owned = unsafe { self.spilled.remove(level, irq) };
                 self.end_spilled(&owned);
                 self.finish(owned, true);
                 true
             }
-            // While the guest has the list registers, the CPU interface deactivates their
-            // interrupts.
+            // While the guest has the list registers, the CPU interface deactivates there.
             Place::InLr(_) if self.in_guest => false,
             Place::InLr(n) => {
                 let Some(entry) = &mut self.entries[n as usize] else { return false };

@@ -1,10 +1,13 @@
-//! The buckets of a vCPU: one FIFO for each priority level, of the interrupts that wait for a list
-//! register.
+//! The buckets of a vCPU: its interrupts that wait for a list register, in one FIFO for each
+//! priority level.
 //!
-//! Owner-only: no atomics. Insert, remove and take-highest are O(1) in the number of entries. Each
-//! entry is the owner's reference.
+//! Only the owner uses them, so there are no atomics. Insert, remove and take-highest are O(1),
+//! regardless of the number of entries. Each entry is the owner's reference.
 //!
-//! Models: delivery_push (`push_vs_full_list_registers`), delivery_read.
+//! A second queue of the same type has the active interrupts without a list register (`spilled`).
+//!
+//! Models: `delivery_clear`, `delivery_config`, `lifetime_refs`. They run this code, but no two
+//! threads meet in it.
 
 #![allow(unsafe_code)] // Intrusive links between interrupts that the queue holds references to.
 
@@ -21,12 +24,12 @@ struct Bucket {
     tail: *mut Irq,
 }
 
-/// A queue of interrupts of one vCPU, with a bucket for each priority level.
+/// The buckets: one doubly linked list for each priority level.
 pub(crate) struct ReadyQueue {
     /// One bit for each bucket that is not empty; bit 0 is the highest priority.
     occupied: u32,
     buckets: [Bucket; Priority::LEVELS],
-    /// Makes the [`Place`] to record in an entry of this queue, from its level.
+    /// Makes the place that is recorded in an entry, from its level.
     place: fn(u8) -> Place,
 }
 
@@ -34,16 +37,16 @@ pub(crate) struct ReadyQueue {
 // Send.
 unsafe impl Send for ReadyQueue {}
 
-/// Calls `f` with an entry's `OwnerRef`, without ending that reference.
+/// Calls `f` with an entry of the queue, without ending its reference.
 fn with<R>(irq: NonNull<Irq>, f: impl FnOnce(&OwnerRef) -> R) -> R {
-    // SAFETY: callers pass entries of the queue, which holds their references. The reference is not
-    // dropped here.
+    // SAFETY: callers pass entries of the queue, which holds their reference; it is not dropped
+    // here.
     let owned = unsafe { OwnerRef::borrow(irq) };
     f(&owned)
 }
 
 impl ReadyQueue {
-    /// Makes an empty queue. It records `place(level)` as the place of its entries.
+    /// Makes an empty queue. The place of its entries is `place(level)`.
     pub(crate) fn new(place: fn(u8) -> Place) -> Self {
         let empty = Bucket { head: ptr::null_mut(), tail: ptr::null_mut() };
         Self { occupied: 0, buckets: [empty; Priority::LEVELS], place }
@@ -53,7 +56,7 @@ impl ReadyQueue {
         self.occupied == 0
     }
 
-    /// Returns the most urgent level that has an entry.
+    /// Returns the highest level that has an entry.
     #[inline(always)]
     pub(crate) fn highest(&self) -> Option<u8> {
         if self.occupied == 0 { None } else { Some(self.occupied.trailing_zeros() as u8) }
@@ -90,7 +93,7 @@ impl ReadyQueue {
         self.occupied |= 1 << level;
     }
 
-    /// Takes out the first interrupt of the most urgent level.
+    /// Takes out the first interrupt of the highest level.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<OwnerRef> {
         let level = self.highest()?;
@@ -99,15 +102,15 @@ impl ReadyQueue {
         Some(unsafe { self.remove(level, irq) })
     }
 
-    /// Calls `f` with the interrupt that [`ReadyQueue::pop`] would take out.
+    /// Calls `f` with the interrupt that `pop` would take out next.
     #[inline]
     pub(crate) fn peek<R>(&self, f: impl FnOnce(&OwnerRef) -> R) -> Option<R> {
         let level = self.highest()?;
         Some(with(NonNull::new(self.buckets[level as usize].head)?, f))
     }
 
-    /// Prefetches the second interrupt of the most urgent level, for writing: taking out the first
-    /// one writes the second one's links.
+    /// Prefetches the interrupt behind the first one, if it is of the same level: taking the first
+    /// one out writes its links.
     #[inline]
     pub(crate) fn prefetch_second(&self) {
         let second = self.peek(|o| o.links().next);
@@ -116,8 +119,8 @@ impl ReadyQueue {
         }
     }
 
-    /// Prefetches, for writing, the pending words of the interrupts that are taken out next: of the
-    /// first `n` of the most urgent level at most.
+    /// Prefetches, for writing, the pending words of the interrupts that are taken out next: at
+    /// most `n` of the highest level.
     #[inline]
     pub(crate) fn prefetch(&self, n: usize) {
         let Some(level) = self.highest() else { return };
@@ -137,8 +140,8 @@ impl ReadyQueue {
     /// `irq` must be an entry of this queue, at `level`.
     #[inline]
     pub(crate) unsafe fn remove(&mut self, level: u8, irq: NonNull<Irq>) -> OwnerRef {
-        // SAFETY: `push_*` gave this reference up to the queue. The caller guarantees that it is
-        // still there.
+        // SAFETY: `push_*` gave this reference up to the queue. The caller says that it is still
+        // there.
         let owned = unsafe { OwnerRef::from_raw(irq) };
         let links = owned.links();
         let bucket = &mut self.buckets[level as usize];
