@@ -1,4 +1,5 @@
-//! A mapping that meets a bound while something dead takes up room is told that this passes.
+//! A mapping that meets a bound while a retired object takes up room fails with an error that marks
+//! this as temporary.
 #![allow(clippy::disallowed_types)]
 
 use std::cell::RefCell;
@@ -22,7 +23,8 @@ thread_local! {
     static MSI: RefCell<Option<Msi>> = const { RefCell::new(None) };
 }
 
-/// Works in a kick: the injector that kicks is pinned until that is done, so that nothing is freed.
+/// Runs `WORK` in a kick. The injector that kicks is pinned until that is done, so that nothing is
+/// freed.
 struct Works;
 
 impl Kick for Works {
@@ -37,7 +39,7 @@ fn map(msi: &mut Msi, device: DeviceId, event: u32, lpi: u32) -> Result<(), Erro
     msi.map(device, EventId(event), Intid(LPI_BASE + lpi), A, LpiConfig::enabled(0xa0))
 }
 
-/// Maps events until one is refused; returns how many there are.
+/// Maps events until one is refused. Returns the number of mapped events.
 fn fill(msi: &mut Msi, first_lpi: u32) -> u32 {
     let refused = (0..).find_map(|n| map(msi, FILLED, n, first_lpi + n).err().map(|e| (n, e)));
     let (n, error) = refused.unwrap();
@@ -53,7 +55,7 @@ fn dead_makes_room_beside(routes: u32) {
     let (mut vcpu, mut lrs) = (vgic.vcpu(A).unwrap(), CpuInterface::new(4).unwrap());
     vcpu.open();
     map(&mut msi, DeviceId(0), 0, 0).unwrap();
-    // LPIs that are mapped, and that routes keep.
+    // These LPIs are mapped, and kept by routes.
     let route = |n| -> MsiRoute {
         map(&mut msi, KEPT, n, 1 + n).unwrap();
         let route = msi.route(KEPT, EventId(n)).unwrap();
@@ -64,7 +66,7 @@ fn dead_makes_room_beside(routes: u32) {
     let mapped = fill(&mut msi, 1 + routes.len() as u32);
     assert!(mapped > 100, "{mapped} events");
 
-    // Its mailbox is empty, so that the next injection kicks.
+    // The mailbox is empty, so that the next injection kicks.
     vcpu.flush(&mut lrs);
     vcpu.fold(&mut lrs);
     let domain = msi.domain();
@@ -91,7 +93,8 @@ fn the_dead_make_room_beside_what_routes_keep() {
     dead_makes_room_beside(150);
 }
 
-/// With nobody pinned any more: what was unmapped while an injector was pinned makes room at once, for all that asks for it.
+/// Once no thread is pinned any more, the objects that were unmapped while an injector was pinned
+/// make room at once, for every kind of request.
 fn room_when_nobody_is_pinned<R: Reclaim>(
     config: Config,
     events: u32,

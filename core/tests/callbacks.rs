@@ -1,5 +1,6 @@
-//! Hosts that do what the documentation of `Kick` forbids: call the engine back, or panic. All of this is safe code, so
-//! none of it may use freed memory, which AddressSanitizer looks at (`cargo xtask asan`), and none may wedge the engine.
+//! Hosts that violate the documentation of `Kick`: they call the engine back, or panic. All of this
+//! is safe code, so none of it may use freed memory, which AddressSanitizer checks (`cargo xtask
+//! asan`), and none may wedge the engine.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_types)]
 
@@ -24,7 +25,7 @@ thread_local! {
     static ARMED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Unmaps, from inside its callbacks, what is being injected, and frees it.
+/// A host that, inside its callbacks, unmaps and frees the LPI that is being injected.
 struct CallsBack {
     offers: bool,
 }
@@ -51,7 +52,8 @@ fn call_back() {
     if !ARMED.replace(false) {
         return;
     }
-    // The vCPU drops what it has in its mailbox; the route learns of the unmapping, and gives up what it keeps.
+    // The vCPU drops the LPI from its mailbox. The route learns of the unmapping, and gives up the
+    // LPI that it keeps.
     MSI.with_borrow_mut(|m| m.as_mut().unwrap().unmap(DEV, EV).unwrap());
     VCPU.with_borrow_mut(|v| {
         let (vcpu, cpu) = v.as_mut().unwrap();
@@ -73,7 +75,8 @@ fn guest() -> CpuInterface {
     cpu
 }
 
-/// An engine, and a route's LPI, which the route keeps from now on, pending in a list register if it is not `taken`.
+/// Returns an engine with a route that keeps an LPI from now on. If it is not `taken`, the LPI is
+/// pending in a list register.
 fn set_up(offers: bool, taken: bool) -> Vgic {
     let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), Arc::new(CallsBack { offers })).unwrap();
     let mut msi = vgic.msi().unwrap();
@@ -115,8 +118,8 @@ fn calls_back(offers: bool) {
     tear_down();
 }
 
-/// The injection is ignored, as LPIs are disabled: what an earlier one has brought into a list register is taken back, and for that
-/// the host is called.
+/// The injection is ignored, as LPIs are disabled. The LPI that an earlier injection has brought
+/// into a list register is taken back, and for that the host is called.
 fn calls_back_from_an_ignored_injection(offers: bool) {
     let vgic = set_up(offers, false);
     let disable = |gates| Gates { msis: false, ..gates };
@@ -149,7 +152,7 @@ fn an_offer_of_an_ignored_injection_that_calls_back() {
     calls_back_from_an_ignored_injection(true);
 }
 
-/// Panics in one kick.
+/// A host that panics in one kick.
 #[derive(Default)]
 struct Panics(AtomicBool);
 
@@ -161,7 +164,7 @@ impl Kick for Panics {
     }
 }
 
-/// `n` LPIs of vCPU 0.
+/// Maps `n` LPIs to vCPU 0, and returns their routes.
 fn lpis(vgic: &Vgic, n: u32) -> (Msi, Vec<MsiRoute>) {
     let mut msi = vgic.msi().unwrap();
     let routes = (0..n)
@@ -174,7 +177,7 @@ fn lpis(vgic: &Vgic, n: u32) -> (Msi, Vec<MsiRoute>) {
     (msi, routes)
 }
 
-/// Takes everything that a vCPU has; returns how much that was.
+/// Takes all interrupts of a vCPU, and returns their number.
 fn take_all(vcpu: &mut VcpuInterface, cpu: &mut CpuInterface) -> usize {
     let mut taken = 0;
     loop {
@@ -191,7 +194,7 @@ fn take_all(vcpu: &mut VcpuInterface, cpu: &mut CpuInterface) -> usize {
     }
 }
 
-/// The kick of an injection panics: the interrupt is in the mailbox.
+/// The kick of an injection panics: the interrupt is queued in the mailbox.
 #[test]
 fn an_injection_whose_kick_panics() {
     let host = Arc::new(Panics::default());
@@ -207,7 +210,8 @@ fn an_injection_whose_kick_panics() {
     drop((msi, routes));
 }
 
-/// A vCPU hands interrupts over in its flush, and the kick panics in the midst of its mail: nothing of the rest is lost.
+/// A vCPU hands interrupts over in its flush, and the kick panics in the middle of its mail: the
+/// rest of the mail is not lost.
 #[test]
 fn a_flush_in_which_a_kick_panics() {
     let host = Arc::new(Panics::default());
@@ -221,7 +225,7 @@ fn a_flush_in_which_a_kick_panics() {
     for route in &routes {
         assert_eq!(injector.inject_route(route), Injected::Pending);
     }
-    // In the mailbox of A, for B by now.
+    // These LPIs are queued in A's mailbox, but now belong to B.
     for n in [2, 3, 5] {
         msi.retarget(DEV, EventId(n), VcpuId(1)).unwrap();
     }
@@ -232,7 +236,7 @@ fn a_flush_in_which_a_kick_panics() {
     drop((msi, routes));
 }
 
-/// The same in a power-off.
+/// A vCPU hands interrupts over in its power-off, and the kick panics: the rest is not lost.
 #[test]
 fn a_power_off_in_which_a_kick_panics() {
     let host = Arc::new(Panics::default());
@@ -246,7 +250,7 @@ fn a_power_off_in_which_a_kick_panics() {
     for (n, route) in routes.iter().enumerate() {
         assert_eq!(injector.inject_route(route), Injected::Pending);
         if n == 5 {
-            // Four in list registers, two in a bucket, and the last two in the mailbox.
+            // Four LPIs are in list registers, two in a bucket, and the last two in the mailbox.
             a.flush(&mut cpu_a);
             a.fold(&mut cpu_a);
         }
@@ -273,7 +277,7 @@ fn an_unmapping_whose_kick_panics() {
     let (mut vcpu, mut cpu) = (vgic.vcpu(VcpuId(0)).unwrap(), guest());
     vcpu.open();
     assert_eq!(injector.inject_route(&routes[0]), Injected::Pending);
-    // In a list register, so that its vCPU has to be told.
+    // The LPI is in a list register, so that its vCPU has to be told.
     vcpu.flush(&mut cpu);
     vcpu.fold(&mut cpu);
     host.0.store(true, Ordering::Relaxed);
@@ -285,7 +289,8 @@ fn an_unmapping_whose_kick_panics() {
     assert_eq!(vgic.usage(), Usage::default(), "something is left");
 }
 
-/// A flush goes on with the mail of an earlier one, and looks for what is pending, as the guest has enabled a group: in between, a kick panics.
+/// A flush continues with the mail of an earlier one, and searches for pending LPIs, as the guest
+/// has enabled a group. In between, a kick panics.
 #[test]
 fn a_flush_with_left_over_mail_in_which_a_kick_panics() {
     const MANY: u32 = 5_000;
@@ -311,7 +316,7 @@ fn a_flush_with_left_over_mail_in_which_a_kick_panics() {
     drop((msi, routes));
 }
 
-/// A vCPU looks for what is pending, and the kick for the first of it panics.
+/// A vCPU searches for pending LPIs, and the kick for the first one panics.
 fn a_look_in_which_a_kick_panics(opened: bool) {
     let host = Arc::new(Panics::default());
     let vgic: Vgic = Vgic::new(&Config::with_vcpus(1), host.clone()).unwrap();
@@ -351,7 +356,7 @@ fn an_enabled_group_in_whose_flush_a_kick_panics() {
     a_look_in_which_a_kick_panics(true);
 }
 
-/// What a vCPU does after a power-off in which a kick has panicked.
+/// Runs `then` after a power-off in which a kick has panicked.
 fn after_a_power_off_that_panics(then: impl Fn(&mut VcpuInterface, &mut CpuInterface)) {
     let host = Arc::new(Panics::default());
     let vgic: Vgic = Vgic::new(&Config::with_vcpus(2), host.clone()).unwrap();
@@ -366,7 +371,7 @@ fn after_a_power_off_that_panics(then: impl Fn(&mut VcpuInterface, &mut CpuInter
     }
     a.flush(&mut cpu_a);
     a.fold(&mut cpu_a);
-    // One of those in list registers: what comes after it is not given back at first.
+    // LPI 1 is in a list register, and moves to B. The LPIs behind it are not given back at first.
     msi.retarget(DEV, EventId(1), VcpuId(1)).unwrap();
     host.0.store(true, Ordering::Relaxed);
     assert!(catch_unwind(AssertUnwindSafe(|| a.close(&mut cpu_a))).is_err());
@@ -390,7 +395,8 @@ fn a_flush_after_a_power_off_that_panics() {
     });
 }
 
-/// The guest has ended two level-sensitive SPIs that are still asserted. The first one is another vCPU's by now, whose kick panics.
+/// The guest has ended two level-sensitive SPIs that are still asserted. The first one now belongs
+/// to another vCPU, and the kick of that vCPU panics.
 #[test]
 fn an_exit_in_which_a_kick_panics() {
     let host = Arc::new(Panics::default());
@@ -433,7 +439,7 @@ fn an_exit_in_which_a_kick_panics() {
     }
 }
 
-/// A vCPU is given back, and the kick for something that goes to another one panics.
+/// A vCPU interface is dropped, and the kick for an LPI that goes to another vCPU panics.
 #[test]
 fn an_interface_that_is_dropped_while_a_kick_panics() {
     let host = Arc::new(Panics::default());

@@ -1,5 +1,5 @@
-//! The lock-free engine against the locked one: the same operations, the same results, the same deliveries in
-//! the same order.
+//! The lock-free engine against the locked one: the same operations must give the same results, and
+//! the same deliveries in the same order.
 #![cfg(feature = "locked")]
 
 mod common;
@@ -17,9 +17,6 @@ use vgic_core::reclaim::{Epoch, Slots};
 const VCPUS: u16 = 3;
 const EVENTS: u32 = 6;
 const LPIS: u32 = 5;
-
-/// Whether the newer operations are generated, and groups. Off as long as only the locked engine has all of them.
-const NEW_OPS: bool = true;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -42,16 +39,16 @@ enum Op {
     Configure(Wired, WiredConfig),
     LpisEnabled(u16, bool),
     Power(u16, bool),
-    /// Takes over a configuration but for one field.
+    /// Replaces a configuration but for one field.
     Update(Wired, WiredConfig, Keep),
     SetActive(Wired, bool),
-    /// SGI 3 of a vCPU, by senders.
+    /// Sends SGI 3 of a vCPU from these senders.
     PulseFrom(u16, u8),
     ClearFrom(u16, u8),
     Gates(u16, Gates),
-    /// What others see of an interrupt.
+    /// Reads the state of an interrupt as other threads see it.
     Read(Wired),
-    /// Entry, some acknowledges, some ends (newest first), exit.
+    /// Does an entry, some acknowledges, some ends (newest first), and an exit.
     Run {
         vcpu: u16,
         take: usize,
@@ -59,7 +56,7 @@ enum Op {
     },
 }
 
-/// The field of a configuration that is left as it is.
+/// The field of a configuration that stays as it is.
 #[derive(Clone, Copy, Debug)]
 enum Keep {
     Enabled,
@@ -68,17 +65,17 @@ enum Keep {
     Target,
 }
 
-/// The SGI that has senders. Others are pulsed.
+/// The SGI that has senders. Other SGIs are pulsed.
 const SENT: Intid = Intid(3);
 
-/// What came of an operation.
+/// The result of an operation.
 #[derive(Clone, PartialEq, Debug)]
 enum Outcome {
     Done,
     Result(Result<(), Error>),
     Count(Result<usize, Error>),
-    /// Whether it was mapped. Where the bit of an interrupt is that waits in a list register differs: the locked engine
-    /// takes it back at every exit.
+    /// Whether the interrupt was mapped. The place of the pending bit of an interrupt that waits in
+    /// a list register differs: the locked engine takes it back at every exit.
     Injected(Result<bool, Error>),
     Config(Result<WiredConfig, Error>),
     Read {
@@ -95,8 +92,9 @@ enum Outcome {
     },
 }
 
-/// No two interrupts ever have the same priority: when one that was active, or moved, or had its priority changed is
-/// queued behind others of its priority is left open, and the engines differ.
+/// No two interrupts ever have the same priority. The time at which an interrupt that was active,
+/// or moved, or had its priority changed is queued behind others of its priority is left open, and
+/// the engines differ.
 fn level(which: u32, high: bool) -> Priority {
     Priority::new(((2 * which + u32::from(high)) * 8) as u8)
 }
@@ -118,7 +116,7 @@ fn wired() -> impl Strategy<Value = Wired> {
     ]
 }
 
-/// The same, and the SGI that has senders.
+/// Any wired interrupt, including the SGI that has senders.
 fn any_wired() -> impl Strategy<Value = Wired> {
     prop_oneof![4 => wired(), 1 => vcpu().prop_map(|v| Wired::Private(VcpuId(v), SENT))]
 }
@@ -135,8 +133,8 @@ fn wired_config(wired: Wired) -> impl Strategy<Value = (Wired, WiredConfig)> {
             let config = WiredConfig {
                 enabled,
                 priority: level(which, high),
-                // The PPI and one of the SPIs are in Group 0, for the gates' sake.
-                group: if NEW_OPS && which % 3 == 0 { Group::Group0 } else { Group::Group1 },
+                // The PPI and one of the SPIs are in Group 0, to test the gates.
+                group: if which % 3 == 0 { Group::Group0 } else { Group::Group1 },
                 trigger: if sampled { Trigger::Level } else { Trigger::Edge },
                 target: VcpuId(target),
             };
@@ -168,7 +166,7 @@ fn new_op() -> impl Strategy<Value = Op> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    if NEW_OPS { prop_oneof![3 => old_op(), 1 => new_op()].boxed() } else { old_op().boxed() }
+    prop_oneof![3 => old_op(), 1 => new_op()]
 }
 
 fn old_op() -> impl Strategy<Value = Op> {
@@ -193,7 +191,7 @@ fn old_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A machine, and what each guest has acknowledged and not ended.
+/// A machine, and the interrupts that each guest has acknowledged and not ended.
 struct Side<E: Engine> {
     m: Machine<E>,
     active: Vec<Vec<(Intid, Group)>>,
@@ -205,7 +203,7 @@ impl<E: Engine> Side<E> {
         let config = Config { spis: 16, ..Config::with_vcpus(VCPUS) };
         let active = vec![Vec::new(); VCPUS.into()];
         let mut side = Self { m: Machine::with(config, lrs), active, starved: false };
-        // A mapped start, so that most operations find something.
+        // Events are mapped at the start, so that most operations find something.
         for n in 0..LPIS {
             side.m.map(n, (n % u32::from(VCPUS)) as u16, 0xa0);
         }
@@ -271,8 +269,9 @@ impl<E: Engine> Side<E> {
         }
     }
 
-    /// Entry. Notes whether an active interrupt lost its list register to one that is not more urgent, because all list
-    /// registers were active: which one goes, and where it stands in line after that, is each engine's own choice.
+    /// Enters. Notes whether an active interrupt lost its list register to one that is not more
+    /// urgent, because all list registers were active. Each engine chooses for itself which
+    /// interrupt goes, and its place in line after that.
     fn enter(&mut self, v: usize) -> Flushed {
         let lrs = |cpu: &CpuInterface| (0..cpu.count()).map(|n| cpu.read(n)).collect::<Vec<_>>();
         let before = lrs(&self.m.cpus[v]);
@@ -284,7 +283,8 @@ impl<E: Engine> Side<E> {
         flushed
     }
 
-    /// Lets every vCPU look at its mail, and pass on what is for another: the host would do so after a kick.
+    /// Lets every vCPU process its mail, and pass on interrupts for another vCPU, as the host would
+    /// do after a kick.
     fn settle(&mut self) {
         for _ in 0..3 {
             for v in 0..usize::from(VCPUS) {
@@ -300,7 +300,7 @@ impl<E: Engine> Side<E> {
         let cpu = &mut self.m.cpus[v];
         while taken.len() < take {
             let (mut intid, mut group) = (cpu.iar1(), Group::Group1);
-            if NEW_OPS && intid == Intid(SPURIOUS) {
+            if intid == Intid(SPURIOUS) {
                 (intid, group) = (cpu.iar0(), Group::Group0);
             }
             if intid == Intid(SPURIOUS) {
@@ -321,7 +321,7 @@ impl<E: Engine> Side<E> {
         Outcome::Ran { flushed, taken, ended }
     }
 
-    /// Looks at every wired interrupt, and ends what the guest knows nothing of.
+    /// Reads every wired interrupt, and ends the active ones that the guest does not know of.
     fn calm(&mut self) -> Vec<Outcome> {
         let private =
             (0..VCPUS).flat_map(|v| [2, 3, 27].map(|n| Wired::Private(VcpuId(v), Intid(n))));
@@ -336,7 +336,7 @@ impl<E: Engine> Side<E> {
         outcomes
     }
 
-    /// Ends everything and takes everything, so that nothing that got lost stays hidden.
+    /// Ends everything and takes everything, so that no lost interrupt stays hidden.
     fn finish(&mut self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for v in 0..VCPUS {
@@ -349,14 +349,12 @@ impl<E: Engine> Side<E> {
         for v in 0..VCPUS {
             outcomes.push(self.apply(Op::Level(Wired::Private(VcpuId(v), Intid(27)), false)));
         }
-        if NEW_OPS {
-            self.settle();
-            let calm = self.calm();
-            if self.starved {
-                return outcomes;
-            }
-            outcomes.extend(calm);
+        self.settle();
+        let calm = self.calm();
+        if self.starved {
+            return outcomes;
         }
+        outcomes.extend(calm);
         for _ in 0..3 {
             for vcpu in 0..VCPUS {
                 for _ in 0..12 {
@@ -375,8 +373,8 @@ impl<E: Engine> Side<E> {
 fn compare<A: Engine, B: Engine>(lrs: usize, ops: &[Op]) -> Result<(), TestCaseError> {
     let (mut a, mut b) = (Side::<A>::new(lrs), Side::<B>::new(lrs));
     for (i, &op) in ops.iter().enumerate() {
-        // When an interrupt arrives where it is moved to depends on when the old vCPU looks; so they all look, before
-        // and after. Injections pile up in between.
+        // The time at which a moved interrupt arrives depends on the time at which the old vCPU
+        // processes its mail. So all vCPUs do so, before and after. Injections pile up in between.
         let piles_up = matches!(
             op,
             Op::Inject(_) | Op::Pulse(_) | Op::Clear(_) | Op::ClearPulse(_) | Op::Read(_)
@@ -413,7 +411,8 @@ fn compare<A: Engine, B: Engine>(lrs: usize, ops: &[Op]) -> Result<(), TestCaseE
     Ok(())
 }
 
-/// Injections and entries only, all of one priority or a few: what comes first is served first.
+/// Injections and entries only, all of one priority or a few: interrupts are delivered first come,
+/// first served.
 fn pile() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => (0..EVENTS).prop_map(Op::Inject),
@@ -421,7 +420,7 @@ fn pile() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// As many cases as the build is fast for; `PROPTEST_CASES` overrides it.
+/// As many cases as the build is fast enough for; `PROPTEST_CASES` overrides it.
 fn tries() -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = match std::env::var_os("PROPTEST_CASES") {
@@ -437,7 +436,8 @@ proptest! {
 
     #[test]
     fn slots_against_locked(lrs in 1..5usize, ops in prop::collection::vec(op(), 1..80)) {
-        // Several that the host made active have no order among them: all of them get list registers.
+        // Several interrupts that the host made active have no order among them, so all of them get
+        // list registers.
         let lrs = if ops.iter().any(|op| matches!(op, Op::SetActive(..))) { 12 } else { lrs };
         compare::<Vgic<Slots>, LockedVgic>(lrs, &ops)?;
     }
@@ -453,7 +453,7 @@ proptest! {
             let priority = Priority::new((n % priorities * 8) as u8);
             Op::SetConfig(n, LpiConfig { enabled: true, priority })
         });
-        // All for one vCPU, so that they compete.
+        // All LPIs move to one vCPU, so that they compete.
         let gather = (0..VCPUS).map(|v| Op::MoveAll(v, 0));
         let ops: Vec<Op> = setup.chain(gather).chain(ops).collect();
         compare::<Vgic<Slots>, LockedVgic>(lrs, &ops)?;

@@ -1,4 +1,4 @@
-//! What the engine does, one behaviour a test, on every engine and reclamation backend.
+//! The behavior of the engine, one property per test, on every engine and reclamation backend.
 
 mod common;
 
@@ -6,7 +6,7 @@ use common::*;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 
-/// Makes each test a test of each engine.
+/// Makes each function a test of each engine.
 macro_rules! on_every_engine {
     ($($(#[$meta:meta])* fn $name:ident<$e:ident>() $body:block)*) => {
         $($(#[$meta])* fn $name<$e: Engine>() $body)*
@@ -62,7 +62,7 @@ on_every_engine! {
         assert_eq!(m.cpus[0].iar1(), lpi(0));
         assert_eq!(m.inject(0), Injected::Pending);
         m.exit(0);
-        // Active, and pending again: not taken before it is ended.
+        // The LPI is active, and pending again: it is not taken before it is ended.
         m.enter(0);
         assert_eq!(m.cpus[0].iar1(), Intid(SPURIOUS));
         let _ = m.cpus[0].eoir1(lpi(0));
@@ -105,7 +105,8 @@ on_every_engine! {
         let seen = m.drain(0);
         let mut want: Vec<u32> = (0..2000).collect();
         want.sort_by_key(|n| Priority::new((n % 256) as u8));
-        // The lowest priority does not pass a mask of 0xff: there 0xf8 is not less than it is masked to.
+        // The lowest priority does not pass a mask of 0xff: the mask becomes 0xf8, and 0xf8 is not
+        // less than that.
         want.retain(|n| Priority::new((n % 256) as u8) != Priority::LOWEST);
         assert_eq!(seen, want.iter().map(|n| 8192 + n).collect::<Vec<_>>());
     }
@@ -141,7 +142,7 @@ on_every_engine! {
             let _ = m.inject(1);
             m.enter(0);
             m.exit(0);
-            // 0 is in the list register, 1 waits.
+            // LPI 0 is in the list register, and LPI 1 waits.
             m.msi.clear(DEV, EventId(0)).unwrap();
             m.msi.clear(DEV, EventId(1)).unwrap();
             assert!(m.drain(0).is_empty());
@@ -161,7 +162,7 @@ on_every_engine! {
         m.msi.retarget(DEV, EventId(0), VcpuId(1)).unwrap();
         assert!(m.drain(0).is_empty());
         assert_eq!(m.drain(1), [8192]);
-        // In a list register of 1, and a chain of targets.
+        // The LPI is in a list register of vCPU 1, and is retargeted twice.
         let _ = m.inject(0);
         m.enter(1);
         m.exit(1);
@@ -331,7 +332,8 @@ on_every_engine! {
         assert_eq!(m.run(0), [40], "still asserted");
         m.injector.set_level(SPI, false).unwrap();
         assert!(m.drain(0).is_empty());
-        // Withdrawn from the list register when the line falls before it is acknowledged.
+        // The interrupt is withdrawn from the list register when the line falls before the
+        // acknowledge.
         m.injector.set_level(SPI, true).unwrap();
         m.enter(0);
         m.injector.set_level(SPI, false).unwrap();
@@ -373,7 +375,7 @@ on_every_engine! {
         let mut m = Machine::<E>::new(1, 2);
         let spi = |n| Wired::Spi(Intid(40 + n));
         for n in 0..4 {
-            // Each preempts the one before.
+            // Each SPI preempts the one before.
             m.injector.configure(spi(n), wired(Trigger::Edge, 0xa0 - 0x20 * n as u8, 0)).unwrap();
             let _ = m.injector.pulse(spi(n)).unwrap();
             m.enter(0);
@@ -425,7 +427,7 @@ on_every_engine! {
             assert_eq!(m.cpus[0].iar1(), Intid(40 + n));
             m.exit(0);
         }
-        // 40 has lost its list register to 41.
+        // SPI 40 has lost its list register to SPI 41.
         assert!(m.vcpus[0].deactivate(Intid(40)));
         assert!(!m.vcpus[0].deactivate(Intid(40)));
         assert!(m.vcpus[0].deactivate(Intid(41)));

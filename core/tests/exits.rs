@@ -1,5 +1,6 @@
-//! A guest that stays in: it leaves only when it is kicked, or when a maintenance interrupt asks for it. Whatever waits
-//! without either is lost. Random operations on one thread; books are kept of what was raised and what was taken.
+//! A guest that stays in: it leaves only when it is kicked, or when a maintenance interrupt asks
+//! for it. An interrupt that waits without either is lost. The test does random operations on one
+//! thread, and keeps books of the interrupts that were raised and taken.
 
 mod common;
 use common::*;
@@ -96,7 +97,7 @@ impl<E: Engine> Sim<E> {
             trapped: 0,
         }
     }
-    /// exit+entry if there is a reason
+    /// Exits and enters, if there is a reason.
     fn service(&mut self, v: usize) -> bool {
         if !self.open[v] {
             self.kicks[v] = self.m.kicks(v);
@@ -155,7 +156,7 @@ impl<E: Engine> Sim<E> {
             self.i[x].active_on = None;
         }
         if self.i[x].line && self.i[x].level {
-            // the handler calms the device
+            // The handler silences the device.
             self.i[x].line = false;
             self.m.injector.set_level(Wired::Spi(Intid(self.i[x].intid)), false).unwrap();
         }
@@ -280,7 +281,8 @@ impl<E: Engine> Sim<E> {
                 let e = r.n(4) != 0;
                 let level = r.n(2) == 0;
                 let p = (r.n(4) * 0x20 + 0x40) as u8;
-                // a switch loses what a line meant: keep the books simple
+                // A switch of the trigger loses the meaning of a raised line, so the test leaves it
+                // out.
                 if self.i[x].level != level && (self.i[x].line) {
                     return;
                 }
@@ -369,7 +371,7 @@ impl<E: Engine> Sim<E> {
         }
     }
 }
-/// Simulations: many in an optimised build.
+/// The number of simulations, larger in an optimized build.
 const RUNS: u64 = if cfg!(debug_assertions) { 2_000 } else { 40_000 };
 
 fn a_guest_that_stays_in_misses_nothing<E: Engine>() {

@@ -1,5 +1,5 @@
-//! The register frames on the lock-free engine against the same on the locked one: the same accesses of two vCPUs, the same
-//! answers, the same lines.
+//! The register frames on the lock-free engine against those on the locked engine: the same
+//! accesses by two vCPUs must give the same answers and the same lines.
 #![cfg(feature = "locked")]
 
 use std::sync::Arc;
@@ -27,16 +27,17 @@ enum Op {
     Write(usize, u64, u32),
     WriteByte(usize, u64, u8),
     Line(u32, usize, bool),
-    /// The guest takes what it is offered, or ends what it took last.
+    /// The guest takes the signaled interrupt, or ends the one that it took last.
     Take(usize),
     End(usize),
     Power(usize, bool),
 }
 
-/// The words of a frame in which there is something to be seen for INTIDs 0 to 95.
+/// The words of a frame with state of INTIDs 0 to 95.
 fn distributor(v3: bool) -> impl Strategy<Value = u64> {
     let routers = if v3 { 32..96u64 } else { 0..1 };
-    // Not the groups: an active interrupt whose group changes cannot be ended well (IHI 0069, 4.8).
+    // The groups are left out: an active interrupt cannot be ended properly once its group has
+    // changed (IHI 0069, 4.8).
     let banks = [0x100, 0x180, 0x200, 0x280, 0x300, 0x380].map(|base| base + GICD);
     prop_oneof![
         1 => Just(GICD),
@@ -58,7 +59,7 @@ fn redistributor() -> impl Strategy<Value = u64> {
         .prop_map(|(vcpu, offset)| GICR + 0x2_0000 * vcpu + offset)
 }
 
-/// Few INTIDs, so that the operations meet.
+/// Values with few INTIDs, so that the operations meet.
 fn value() -> impl Strategy<Value = u32> {
     prop_oneof![
         any::<u32>(),
@@ -68,7 +69,7 @@ fn value() -> impl Strategy<Value = u32> {
 }
 
 fn op(v3: bool) -> impl Strategy<Value = Op> {
-    // Not those that name an interrupt: see `compare`.
+    // Registers that name an interrupt are left out: see `compare`.
     let gicc = prop::sample::select(vec![0x0, 0x4, 0x8, 0x14, 0x1c, 0xfc]);
     let address = if v3 {
         prop_oneof![distributor(v3), redistributor()].boxed()
@@ -87,7 +88,7 @@ fn op(v3: bool) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A machine, and what its guests have taken.
+/// A machine, and the interrupts that its guests have taken.
 struct Side<E: Engine> {
     cpus: Vec<GicCpu<E>>,
     device: E::Injector,
@@ -114,7 +115,7 @@ impl<E: Engine> Side<E> {
         let cpus = (0..VCPUS).map(|n| gic.cpu(VcpuId(n as u16)).unwrap()).collect();
         let device = gic.engine().injector().unwrap();
         let mut side = Self { cpus, device, v3, taken: Default::default(), _gic: gic };
-        // Most of it is on, so that most operations have an effect.
+        // Most of the machine is enabled, so that most operations have an effect.
         for v in 0..VCPUS {
             side.power(v, true);
             if v3 {
@@ -128,7 +129,7 @@ impl<E: Engine> Side<E> {
         for n in 1..3 {
             side.write(0, GICD + 0x80 + 4 * n, 0xaaaa_aaaa);
         }
-        // Ties are rare.
+        // Most priorities differ, so that ties are rare.
         for n in 0..96 {
             for v in 0..VCPUS {
                 let private = v3 && n < 32;
@@ -186,7 +187,7 @@ impl<E: Engine> Side<E> {
         intid
     }
 
-    /// Whether two interrupts of one priority are pending for one vCPU.
+    /// Returns whether two interrupts of one priority are pending for one vCPU.
     fn has_ties(&self) -> bool {
         (0..VCPUS as u16).map(VcpuId).any(|v| {
             let private = (0..32).map(|n| Wired::Private(v, Intid(n)));
@@ -215,7 +216,8 @@ impl<E: Engine> Side<E> {
         }
     }
 
-    /// Performs one operation, and lets everybody look; what the guest can see of it.
+    /// Performs one operation, and enters every vCPU. Returns the value and the lines that the
+    /// guest can see.
     fn perform(&mut self, op: Op) -> (u32, [[bool; 2]; VCPUS]) {
         let mut seen = 0;
         match op {
@@ -254,11 +256,12 @@ fn compare(v3: bool, ops: &[Op]) -> Result<(), TestCaseError> {
         let tied = a.has_ties();
         let (seen, expected) = (a.perform(op), b.perform(op));
         if seen != expected && (tied || a.has_ties()) {
-            // Which of several of one priority comes first is IMPLEMENTATION DEFINED (IHI 0069, 4.8).
+            // The order of interrupts of one priority is IMPLEMENTATION DEFINED (IHI 0069, 4.8).
             return Ok(());
         }
         prop_assert_eq!(seen, expected, "operation {}: {:x?}", i, op);
-        // Of several that are active without a list register, which is an engine's own choice, an end may be counted for another.
+        // Each engine chooses for itself which active interrupts have no list register. An end of
+        // one of them may be counted for another.
         let mut waiting = false;
         for cpu in &mut a.cpus {
             waiting |= cpu.enter().waiting;

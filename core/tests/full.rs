@@ -1,4 +1,4 @@
-//! More to hold than there are list registers, on every engine.
+//! More interrupts than list registers, on every engine.
 
 mod common;
 
@@ -36,7 +36,7 @@ fn lrs<E: Engine>(m: &Machine<E>) -> Vec<Lr> {
 }
 
 on_every_engine! {
-    /// The guest has dropped the priority of everything that is active, and is ready for more.
+    /// The guest has dropped the priority of all active interrupts, and is ready for more.
     fn t32_active_interrupts_do_not_starve_pending_ones<E>() {
         let mut m = Machine::<E>::new(1, 2);
         m.cpus[0].set_ctlr(2); // EOImode 1
@@ -55,7 +55,7 @@ on_every_engine! {
         assert!(!m.cpus[0].maintenance_pending(), "no exit before the guest does something");
         assert_eq!(m.serve(0), [8192], "less urgent than all of them");
         m.exit(0);
-        // Each is deactivated where it is.
+        // Each interrupt is deactivated where it is.
         for intid in (40..44).map(Intid) {
             m.enter(0);
             match m.cpus[0].dir(intid) {
@@ -72,7 +72,8 @@ on_every_engine! {
         assert_eq!(m.enter(0).in_lrs, 0);
     }
 
-    /// An active LPI loses its list register while it is pending again at another priority: it stands in line for that.
+    /// An active LPI loses its list register while it is pending again at another priority: it then
+    /// waits at that priority.
     fn an_lpi_that_loses_its_list_register_is_offered_at_its_own_priority<E>() {
         let mut m = Machine::<E>::new(1, 1);
         m.map(0, 0, 0xa0);
@@ -84,7 +85,8 @@ on_every_engine! {
         m.msi.set_config(lpi(0), LpiConfig::enabled(0x10)).unwrap();
         let _ = m.inject(0);
         let _ = m.inject(1);
-        // The locked engine sorts what it has taken out of a list register at the next entry.
+        // The locked engine sorts interrupts that it has taken out of a list register at the next
+        // entry.
         m.enter(0);
         m.exit(0);
         m.enter(0);
@@ -95,7 +97,8 @@ on_every_engine! {
         assert_eq!(m.drain(0), [8192, 8193]);
     }
 
-    /// Disabled while it is active, it still deactivates its physical interrupt when the guest ends it.
+    /// An interrupt that is disabled while it is active still deactivates its physical interrupt
+    /// when the guest ends it.
     fn t31_a_disabled_active_interrupt_keeps_its_physical_side<E>() {
         let mut m = Machine::<E>::new(1, 4);
         let wired = spi(&m, 40, 0x80);
@@ -118,7 +121,8 @@ on_every_engine! {
         assert_eq!(m.injector.is_active(wired), Ok(false));
     }
 
-    /// Everything at once, and a handful of list registers: none is dropped, none comes twice.
+    /// All INTIDs are pending at once, with a handful of list registers: none is dropped, and none
+    /// comes twice.
     fn t30_all_intids_pending_at_once<E>() {
         let config = Config { spis: 988, espis: 1024, eppis: 64, lpis: 2048, ..Config::with_vcpus(1) };
         let mut m = Machine::<E>::with(config, 4);

@@ -1,4 +1,4 @@
-//! The same tests as in `gicv2`, on the engine with locks.
+//! The tests of `gicv2` on the locked engine.
 
 #![cfg(feature = "locked")]
 

@@ -1,5 +1,5 @@
-//! Injection, entry and exit allocate nothing and free nothing: counted, thread by thread, while a control thread
-//! unmaps, maps and moves what they work on.
+//! Injection, entry and exit allocate nothing and free nothing. This is counted per thread, while a
+//! control thread unmaps, maps and moves the LPIs in use.
 
 #![allow(clippy::disallowed_types)] // the test's own threads meet at a barrier
 
@@ -20,7 +20,8 @@ use vgic_core::reclaim::{Epoch, Reclaim, Slots};
 
 const LPIS: u32 = 300;
 
-/// Runs an injector and a vCPU beside a control thread that churns; returns what the first two counted.
+/// Runs an injector and a vCPU beside a control thread that churns. Returns the counts of the
+/// injector and of the vCPU.
 fn churn<R: Reclaim>(rounds: u32) -> [(u64, u64); 2] {
     let m = Machine::<Vgic<R>>::new(2, 4);
     let Machine { mut vcpus, mut msi, mut cpus, vgic, .. } = m;
@@ -62,7 +63,8 @@ fn churn<R: Reclaim>(rounds: u32) -> [(u64, u64); 2] {
                             if intid == Intid(SPURIOUS) {
                                 break;
                             }
-                            // Some stay active, so that list registers run short and are taken away.
+                            // Some LPIs stay active, so that list registers run short and are taken
+                            // away.
                             if intid.0 % 16 != 0 {
                                 let _ = cpu.eoir1(intid);
                             }
@@ -108,9 +110,10 @@ fn fixed_slots_under_churn() {
 
 #[test]
 fn epoch_under_churn() {
-    // A vCPU does not pin on its way in and out, so it has nothing to do with crossbeam. An injector has:
-    // every 128th pin collects what others have put on crossbeam's queue, which frees queue nodes and, in the long run,
-    // allocates some. That is why the fixed slots are the default.
+    // A vCPU does not pin at its entry and exit, so it does not touch crossbeam. An injector does:
+    // every 128th pin collects the garbage of other threads from crossbeam's queue, which frees
+    // queue nodes and, in the long run, allocates some. That is why the fixed slots are the
+    // default.
     let [_, vcpu] = churn::<Epoch>(3000);
     assert_eq!(vcpu, (0, 0));
 }

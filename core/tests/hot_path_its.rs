@@ -1,11 +1,12 @@
-//! Injection through an ITS allocates nothing and frees nothing, while the guest's commands map, move, discard and unmap what it injects.
+//! Injection through an ITS allocates nothing and frees nothing, while the guest's commands map,
+//! move, discard and unmap the injected LPIs.
 
 #![allow(clippy::disallowed_types)] // the test's own threads meet at a barrier
 
 #[path = "common/counting.rs"]
 mod counting;
 #[path = "its/guest.rs"]
-#[allow(dead_code)] // what only the ITS's own tests need
+#[allow(dead_code)] // used only by the ITS's own tests
 mod guest;
 #[path = "gicv3/world.rs"]
 #[allow(dead_code)] // as above
@@ -85,7 +86,7 @@ fn injection_through_an_its_allocates_nothing() {
         give(&mut guest, unmapd(1));
         map(&mut guest, 1);
         for cpu in &mut guest.world.cpus {
-            // Not until there is nothing left: the injector does not wait.
+            // This does not run until nothing is left, as the injector does not wait.
             cpu.enter();
             for _ in 0..EVENTS {
                 let Some(intid @ 8192..) = cpu.icc_read(SysReg::ICC_IAR1_EL1) else { break };

@@ -2,7 +2,7 @@
 #![cfg(feature = "serde")]
 
 #[path = "its/guest.rs"]
-#[allow(dead_code)] // what only the other tests need
+#[allow(dead_code)] // used only by the other tests
 mod guest;
 #[path = "gicv3/world.rs"]
 #[allow(dead_code)] // as above

@@ -28,7 +28,7 @@ mod save;
 #[path = "its/setup.rs"]
 mod setup;
 #[path = "gicv3/world.rs"]
-#[allow(dead_code)] // what only the frames' own tests need
+#[allow(dead_code)] // used only by the frames' own tests
 mod world;
 
 pub(crate) type Engine = vgic_core::locked::LockedVgic;

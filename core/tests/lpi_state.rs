@@ -1,5 +1,7 @@
-//! LPIs have no active state (IHI 0069, 4.1.2): nothing that a guest has not ended keeps one from being delivered, wherever it is by then.
-//! On both engines, with a CPU interface that lets an acknowledged LPI go, and with list registers that keep it active, as hardware's do.
+//! LPIs have no active state (IHI 0069, 4.1.2): no interrupt that a guest has not ended keeps an
+//! LPI from being delivered, at any vCPU to which it has moved. The tests run on both engines, with
+//! a CPU interface that lets an acknowledged LPI go, and with list registers that keep it active,
+//! as hardware's do.
 #![cfg(feature = "locked")]
 
 use std::sync::Arc;
@@ -26,7 +28,8 @@ impl Kick for NoKick {
 /// List registers with a guest.
 trait Guest: ListRegisters {
     fn new() -> Self;
-    /// Acknowledges what it can, whatever it has acknowledged before: its active priorities are cleared, as a crash kernel does.
+    /// Acknowledges an interrupt even if others are active: its active priorities are cleared, as a
+    /// crash kernel does.
     fn acknowledge(&mut self) -> Option<u32>;
     fn end(&mut self, intid: u32);
 }
@@ -92,7 +95,7 @@ struct World<E: Engine, G> {
     msi: E::Msi,
     injector: E::Injector,
     vcpus: Vec<(E::Vcpu, G)>,
-    /// What each vCPU has acknowledged and not ended.
+    /// The interrupts that each vCPU has acknowledged and not ended.
     held: Vec<Vec<u32>>,
 }
 
@@ -116,7 +119,7 @@ impl<E: Engine, G: Guest> World<E, G> {
         let _ = self.injector.inject(&self.msi.domain(), DEVICE, EventId(n));
     }
 
-    /// Every vCPU leaves its guest, and comes back to it, until none has anything to take in.
+    /// Exits and enters every vCPU, until none has anything to take in.
     fn settle(&mut self) {
         for _ in 0..4 {
             for (vcpu, lrs) in &mut self.vcpus {
@@ -126,14 +129,14 @@ impl<E: Engine, G: Guest> World<E, G> {
         }
     }
 
-    /// Acknowledges one; it is not ended.
+    /// Acknowledges one interrupt, and does not end it.
     fn acknowledge(&mut self, vcpu: usize) -> Option<u32> {
         let taken = self.vcpus[vcpu].1.acknowledge()?;
         self.held[vcpu].push(taken);
         Some(taken)
     }
 
-    /// Acknowledges everything, and ends nothing.
+    /// Acknowledges everything, and ends nothing. Returns the numbers of the LPIs.
     fn drain(&mut self, vcpu: usize) -> Vec<u32> {
         let mut all = Vec::new();
         loop {
@@ -154,7 +157,7 @@ fn map<E: Engine>(msi: &mut E::Msi, n: u32, target: u16) {
     msi.map(DEVICE, event, intid, VcpuId(target), LpiConfig::enabled(0xa0)).unwrap();
 }
 
-/// How an LPI gets to vCPU 1.
+/// The way in which an LPI gets to vCPU 1.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Movi,
@@ -183,7 +186,7 @@ fn moved<E: Engine, G: Guest>(way: Way) {
 fn never_ended<E: Engine, G: Guest>() {
     let mut world = World::<E, G>::new();
     for _ in 0..3 {
-        // More than there are list registers.
+        // There are more LPIs than list registers.
         (0..LPIS).for_each(|n| world.inject(n));
         assert_eq!(world.drain(0), [0, 1, 2, 3]);
     }
@@ -194,7 +197,7 @@ enum Op {
     Inject(u32),
     Settle,
     Acknowledge(usize),
-    /// The newest, the oldest, or one between them.
+    /// Ends the newest interrupt, the oldest, or one between them.
     End(usize, usize),
     Move(u32, u16),
     MoveAll(u16, u16),
@@ -216,7 +219,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Whatever was acknowledged and not ended, what is injected last comes, once, where it belongs.
+/// The LPI that is injected last is delivered once, at its target, with any interrupts acknowledged
+/// and not ended.
 fn comes_anyway<E: Engine, G: Guest>(ops: &[Op]) -> Result<(), TestCaseError> {
     let mut world = World::<E, G>::new();
     let mut targets = [0; LPIS as usize];

@@ -1,6 +1,7 @@
-//! What a guest can make its interrupt controller allocate, in bytes: no more than the bound, whatever it maps.
+//! The memory that a guest can make its interrupt controller allocate, in bytes: no more than the
+//! bound, for any mappings.
 //!
-//! One test in a process of its own, as it looks at all of the process's memory.
+//! This is one test in a process of its own, as it measures all of the process's memory.
 
 #![allow(unsafe_code)] // an allocator that counts
 #![allow(clippy::disallowed_types)] // a test's own
@@ -30,7 +31,7 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 struct Counting;
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: every call is forwarded to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
@@ -48,10 +49,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What a default machine may cost in all.
+/// The bound on the memory of a default machine.
 const BUDGET: usize = 64 << 20;
 
-/// The most memory that this process has had, in bytes; 0 where that is not to be found out.
+/// Returns the peak memory of this process in bytes, or 0 where it cannot be determined.
 fn peak_rss() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
@@ -68,14 +69,15 @@ fn machine(host: Arc<dyn Kick>) -> Guest {
     let mut guest = Guest { world: World { cpus, gic, ram }, its, log, end: 0 };
     guest.start();
     guest.world.w32(CTLR, 0);
-    // Room for all devices and collections: eight pages of 64 KiB.
+    // Eight pages of 64 KiB have room for all devices and collections.
     guest.world.w64(BASER0, VALID | DEVICES | 2 << 8 | 7);
     guest.world.w64(BASER1, VALID | COLLECTIONS | 2 << 8 | 7);
     guest.world.w32(CTLR, 1);
     guest
 }
 
-/// Gives commands, as many at a time as fit into the queue, until some in a row are refused.
+/// Gives commands in batches that fit into the queue. Stops when the ITS refuses many commands in
+/// each of ten batches in a row.
 fn give(guest: &mut Guest, commands: impl Iterator<Item = Command>) {
     let mut commands = commands.peekable();
     let refused = |guest: &Guest| guest.its.stats().faults.iter().map(|f| f.2).sum::<u64>();
@@ -95,7 +97,7 @@ fn mapd_all(device: u32) -> Command {
     Command::Mapd { device: guest::device(device), valid: true, size: 15, itt: itt(device) }
 }
 
-/// Devices and events so far apart that each has nodes of its own, in the order in which they are told.
+/// Returns the commands that map devices and events so far apart that each has nodes of its own.
 fn sparse(devices: u32, events: u32, apart: u32) -> impl Iterator<Item = Command> {
     (0..devices).flat_map(move |n| {
         let device = n.reverse_bits() >> 16;
@@ -104,7 +106,7 @@ fn sparse(devices: u32, events: u32, apart: u32) -> impl Iterator<Item = Command
     })
 }
 
-/// A host whose vCPU's kick lasts until it is told to return: the injector stays pinned.
+/// A host with a kick that lasts until it is told to return: the injector stays pinned.
 struct Slow {
     armed: AtomicBool,
     reached: SyncSender<()>,
@@ -120,7 +122,7 @@ impl Kick for Slow {
     }
 }
 
-/// Everything is mapped and unmapped, far apart, while an injector is in the middle of its injection.
+/// Maps and unmaps everything, far apart, while an injector is in the middle of its injection.
 fn churn() {
     let (reached, has_reached) = sync_channel(1);
     let (proceed, go_on) = sync_channel(1);
@@ -130,7 +132,7 @@ fn churn() {
     give(&mut guest, [mapd_all(1), mapti(1, 0, 8192, 0)].into_iter());
     let (port, injector) = (guest.its.port(), guest.world.gic.engine().injector().unwrap());
     std::thread::scope(|scope| {
-        // Dropped if this panics.
+        // Dropped if this panics, so that the kick returns.
         let proceed = proceed;
         guest.world.look();
         host.armed.store(true, Ordering::SeqCst);
@@ -210,11 +212,12 @@ fn a_default_machine_costs_no_more_than_it_may() {
     churn();
     let peak = PEAK.load(Ordering::Relaxed) - base;
     println!("{:30} {:5.1} MiB at most", "churn while one is pinned", peak as f64 / 1048576.0);
-    // With the guest's memory.
+    // This includes the guest's memory.
     assert!(peak <= most + (8 << 20), "churn: {peak} bytes");
     let rss = peak_rss().saturating_sub(base_rss);
     println!("the process grew by {:.1} MiB", rss as f64 / 1048576.0);
-    // AddressSanitizer's allocator keeps freed memory (`cargo xtask asan` says so): what was allocated has been checked above.
+    // AddressSanitizer's allocator keeps freed memory (`cargo xtask asan` sets the variable). The
+    // allocated memory has been checked above.
     let kept = std::env::var_os("VGIC_KEEPS_FREED_MEMORY").is_some();
     assert!(kept || rss <= BUDGET, "{rss} bytes");
     let _ = (RAM, rd(0));

@@ -1,13 +1,14 @@
-//! Injection, entry and exit make no system call: this program puts itself under strict seccomp, where any call but
-//! read, write and exit kills it, runs them, and exits.
+//! Injection, entry and exit make no system call. This program puts itself under strict seccomp,
+//! where any call but read, write and exit kills it. Then it injects, enters and exits vCPUs, and
+//! ends.
 //!
-//! The kick is the host's; the one here makes none.
+//! The kick is up to the host. The kick in this test makes no system call.
 
 #![allow(unsafe_code)] // prctl and exit, by number.
 
 mod common;
 #[path = "its/guest.rs"]
-#[allow(dead_code)] // what only the ITS's own tests need
+#[allow(dead_code)] // used only by the ITS's own tests
 mod guest;
 #[path = "gicv3/world.rs"]
 #[allow(dead_code)] // as above
@@ -70,7 +71,7 @@ fn child(call_something: bool) -> ! {
             cpu.exit();
         }
         for v in 0..2 {
-            // Hand-overs, and more pending than list registers, are part of it.
+            // Hand-overs, and more pending interrupts than list registers, are included.
             let moved = EventId(round % 64);
             let _ = m.msi.retarget(common::DEV, moved, VcpuId((round % 2) as u16));
             m.vcpus[v].flush(&mut m.cpus[v]);
@@ -90,7 +91,7 @@ fn child(call_something: bool) -> ! {
         unsafe { libc::syscall(libc::SYS_getpid) };
     }
     let status = i32::from(delivered < 2000);
-    // SAFETY: ends the program (its one thread): `exit`, as `exit_group` is not allowed.
+    // SAFETY: ends the program, which has one thread: with `exit`, as `exit_group` is not allowed.
     unsafe { libc::syscall(libc::SYS_exit, status) };
     unreachable!("exit does not return")
 }

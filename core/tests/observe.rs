@@ -1,4 +1,4 @@
-//! The optional eyes of the engine: reference tracing and counters.
+//! The optional observers of the engine: reference tracing and counters.
 #![cfg(any(feature = "trace", feature = "counters"))]
 #![allow(clippy::disallowed_types)] // the test's own tracer
 
@@ -16,7 +16,7 @@ mod trace {
     use vgic_core::ids::*;
     use vgic_core::trace::*;
 
-    /// Taken and given back, by INTID and kind.
+    /// The references taken and given back, by INTID and kind.
     type Balances = BTreeMap<(u32, &'static str), (u64, u64)>;
 
     #[derive(Default)]

@@ -1,6 +1,8 @@
-//! Keeps `perf-reports/operations.md` true: what each operation does to atomics, and how often it allocates.
+//! Keeps `perf-reports/operations.md` true, which lists the atomic operations and the allocations
+//! of each operation.
 //!
-//! `VGIC_UPDATE=1 cargo test -p vgic-core --features count-ops --test operations` writes the table anew.
+//! `VGIC_UPDATE=1 cargo test -p vgic-core --features count-ops --test operations` rewrites the
+//! table.
 
 #![allow(unsafe_code)] // A global allocator that counts.
 
@@ -23,7 +25,7 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: every call is forwarded to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_counting() {
@@ -50,7 +52,7 @@ impl Kick for NoKick {
 const DEVICE: DeviceId = DeviceId(8);
 const LPIS: u32 = 64;
 
-/// A VM whose LPIs are mapped to vCPU 0.
+/// A VM with LPIs that are mapped to vCPU 0.
 struct Vm {
     vcpu: <Vgic as Engine>::Vcpu,
     cpu: CpuInterface,
@@ -77,7 +79,7 @@ impl Vm {
         cpu.set_igrpen1(1);
         let injector = vgic.injector().unwrap();
         let mut vm = Self { vcpu, cpu, injector, msi, routes };
-        // Routes have their LPIs, and the vCPU knows its list registers.
+        // The routes have their LPIs, and the vCPU knows its list registers.
         for n in 0..LPIS {
             vm.inject(n);
         }
@@ -93,7 +95,7 @@ impl Vm {
         self.vcpu.flush(&mut self.cpu);
     }
 
-    /// The guest takes one and ends it; whether there was one.
+    /// Takes and ends one interrupt as the guest. Returns whether there was one.
     fn take(&mut self) -> bool {
         let intid = self.cpu.iar1();
         if intid.is_lpi() {
@@ -116,7 +118,8 @@ impl Vm {
 
 type Step = fn(&mut Vm);
 
-/// What is counted: its name, what comes before it, it, and what its read-modify-writes are of if it is a part of the full cycle.
+/// The counted operations: the name, the preparation, the operation itself, and the words that its
+/// read-modify-writes change if it is a part of the full cycle.
 const OPERATIONS: &[(&str, Step, Step, &str)] = &[
     ("inject by MsiRoute", |_| (), |vm| vm.inject(0), "P, SIGNALED, mailbox"),
     ("entry that delivers it", |vm| vm.inject(0), Vm::flush, "drain, claim, take"),
@@ -244,7 +247,7 @@ fn the_table_is_true() {
         let counts = counted(|| step(&mut vm));
         let Counts { rmws, failed, fences, stores, lines_written, lines, .. } = counts;
         let allocations = ALLOCATIONS.get();
-        // How the allocator places tables decides how many lines their words are on.
+        // The allocator's placement of tables decides how many lines their words are on.
         let control = ["map", "unmap"].iter().any(|word| name.starts_with(word));
         let line = |n: u64| if control { "-".to_owned() } else { n.to_string() };
         let (written, touched) = (line(lines_written), line(lines));

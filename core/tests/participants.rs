@@ -1,4 +1,5 @@
-//! The largest machines that set-up accepts can be attached: all vCPUs, ITSs, and the host's handles.
+//! The largest machines that set-up accepts can be attached: all vCPUs, ITSs, and the host's
+//! handles.
 
 use std::sync::Arc;
 

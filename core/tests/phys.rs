@@ -1,4 +1,5 @@
-//! Interrupts that are tied to physical ones, where no hardware deactivates those; and interfaces that end in the guest.
+//! Hardware-mapped interrupts without hardware that deactivates the physical ones; and vCPU
+//! interfaces that are dropped in the guest.
 
 mod common;
 
@@ -24,7 +25,7 @@ fn config(trigger: Trigger) -> WiredConfig {
     }
 }
 
-/// Counts kicks, and physical interrupts that it deactivates.
+/// Counts kicks, and the physical interrupts that it deactivates.
 #[derive(Default)]
 struct Host {
     kicks: AtomicU64,
@@ -42,7 +43,7 @@ impl Kick for Host {
     }
 }
 
-/// An SPI that is tied, and that the guest has taken.
+/// Returns a machine with a hardware-mapped SPI that the guest has taken.
 fn taken(
     trigger: Trigger,
 ) -> (Arc<Host>, VgicInjector, vgic_core::VcpuInterface, vgic_core::cpuif::CpuInterface) {
@@ -74,7 +75,8 @@ fn deactivated_by_a_write_while_its_vcpu_is_off() {
     assert_eq!(host.ended.load(Ordering::Relaxed), 1);
 }
 
-/// The vCPU goes off before it has looked: the end is not forgotten with what it has.
+/// The vCPU is powered off before it has processed the deactivation. The physical interrupt is
+/// deactivated nevertheless.
 #[test]
 fn deactivated_by_a_write_right_before_its_vcpu_goes_off() {
     for trigger in [Trigger::Edge, Trigger::Level] {
@@ -128,7 +130,8 @@ fn an_interface_dropped_in_the_guest_holds_up_nobody() {
     assert_eq!(m.injector.is_active(SPI), Ok(true));
 }
 
-/// A vCPU that is entered again at once whenever it was kicked: who looks waits for one exit, not for it to stay out.
+/// A vCPU enters the guest again at once whenever it was kicked. An observer waits for one exit,
+/// not for the vCPU to stay out.
 #[test]
 fn a_look_waits_once() {
     struct Again(AtomicBool);
@@ -193,7 +196,7 @@ fn ended_at_a_software_cpu_interface() {
     let gic: Gic<Vgic> = setup.init(host.clone()).unwrap();
     let mut cpu = gic.cpu(id).unwrap();
     cpu.power_on();
-    // GICD_CTLR, GICD_ISENABLER1, GICC_PMR, GICC_CTLR.
+    // The addresses of GICD_CTLR, GICD_ISENABLER1, GICC_PMR, GICC_CTLR.
     for (address, value) in [(0x1000, 1u32), (0x1104, 1 << 8), (0x2004, 0xf0), (0x2000, 1)] {
         cpu.write(address, &value.to_le_bytes()).unwrap();
     }

@@ -1,5 +1,5 @@
-//! Reclamation is bounded: how much one call frees, and how much waits to be freed while several threads map and unmap on
-//! CPUs that they do not have for themselves.
+//! Reclamation is bounded: both the number of objects that one call frees, and the number that wait
+//! to be freed while several threads map and unmap on CPUs that they share.
 #![allow(clippy::disallowed_types)]
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ impl Kick for NoKick {
     fn kick(&self, _: VcpuId) {}
 }
 
-/// More garbage than one call frees is left to the next calls.
+/// Garbage that one call does not free is left to the next calls.
 #[test]
 fn a_call_frees_a_bounded_number() {
     const LPIS: u32 = 40_000;
@@ -42,7 +42,8 @@ fn a_call_frees_a_bounded_number() {
     assert_eq!(vgic.usage(), Usage::default());
 }
 
-/// Three threads on two CPUs map and unmap without a pause, and a fourth one collects: no mapping is refused.
+/// Three threads on two CPUs map and unmap without a pause, and a fourth one collects: no mapping
+/// is refused.
 #[test]
 fn churn_is_not_refused() {
     const ROUNDS: usize = 60_000;

@@ -1,5 +1,5 @@
-//! Long work of a vCPU's thread is done a slice at a time: how much of it one entry does, does not grow with what the
-//! guest has set up, nothing is lost on the way, and the vCPU comes back for the rest.
+//! Long work of a vCPU's thread is done a slice at a time. The work of one entry does not grow with
+//! the guest's set-up, nothing is lost on the way, and the vCPU comes back for the rest.
 #![allow(clippy::disallowed_types)]
 
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use vgic_core::lr::{ListRegisters, Lr, LrState, Maintenance};
 use vgic_core::{Msi, MsiRoute, VcpuInterface, Vgic, VgicInjector};
 
 const DEV: DeviceId = DeviceId(1);
-/// More than several slices.
+/// More LPIs than several slices process.
 const MANY: u32 = 10_000;
-/// More than one entry takes in, and far less than there are.
+/// More LPIs than one entry takes in, and far fewer than `MANY`.
 const SLICE: usize = 2_600;
 
 #[derive(Default)]
@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    /// How many LPIs a vCPU has in its buckets and list registers.
+    /// Returns the number of LPIs in a vCPU's buckets and list registers.
     fn held_by(&self, vcpu: VcpuId) -> usize {
         self.count(|place| place == LpiPlace::Held(vcpu))
     }
@@ -88,7 +88,8 @@ fn guest_with(list_registers: usize) -> CpuInterface {
     cpu
 }
 
-/// Entries whose guest does nothing, until the vCPU has no reason to come back; checks each, and returns how many.
+/// Enters a guest that does nothing, until the vCPU has no reason to come back. Checks each entry,
+/// and returns their number.
 fn enter_until_done(
     world: &World,
     vcpu: &mut VcpuInterface,
@@ -110,7 +111,7 @@ fn enter_until_done(
     unreachable!()
 }
 
-/// Takes everything, in order; returns the INTIDs.
+/// Takes all interrupts in order, and returns their INTIDs.
 fn take_all(vcpu: &mut VcpuInterface, cpu: &mut CpuInterface) -> Vec<u32> {
     let mut taken = Vec::new();
     loop {
@@ -141,7 +142,8 @@ fn much_mail() {
     assert_eq!(take_all(&mut vcpu, &mut cpu), all(), "first come, first served");
 }
 
-/// What comes while the mail of before is taken in: its kick brings the vCPU back once, and that flush has other things to do.
+/// An LPI comes while earlier mail is taken in. Its kick brings the vCPU back once, and that flush
+/// has other things to do.
 #[test]
 fn mail_behind_much_mail() {
     let world = world(1);
@@ -160,8 +162,9 @@ fn mail_behind_much_mail() {
     assert_eq!(take_all(&mut vcpu, &mut cpu), all(), "first come, first served");
 }
 
-/// Two SPIs are made active and not active by registers, while the mail that says so waits behind other mail: that is taken over before
-/// the guest is entered, also of the one that gets the other one's list register.
+/// Register writes make one SPI inactive and another SPI active, while the mail about that waits
+/// behind other mail. Both changes take effect before the guest is entered, even for the SPI that
+/// gets the other one's list register.
 #[test]
 fn active_state_written_behind_much_mail() {
     let world = world(1);
@@ -223,7 +226,8 @@ fn power_off_in_the_midst_of_much_mail() {
     }
 }
 
-/// Powered off in pieces, wherever everything is at that moment. What is injected in between is kept.
+/// The vCPU is powered off in pieces, with the LPIs in various places. LPIs that are injected in
+/// between are kept.
 #[test]
 fn power_off_in_pieces() {
     for slices in [0, 2, 20] {
@@ -255,7 +259,7 @@ fn power_off_in_pieces() {
         assert_eq!(given_back(), MANY as usize);
         let _ = world.msi.move_all(VcpuId(0), VcpuId(1)).unwrap();
         assert_eq!(take_all(&mut b, &mut cpu_b).len(), MANY as usize, "after {slices} slices");
-        // Powered on in the midst.
+        // The vCPU is powered on in the middle of a power-off.
         let _ = world.msi.move_all(VcpuId(1), VcpuId(0)).unwrap();
         a.open();
         world.inject_all();
@@ -276,7 +280,7 @@ fn a_scan_of_many() {
     assert_eq!(take_all(&mut vcpu, &mut cpu).len(), MANY as usize);
 }
 
-/// What waits in a bucket was cleared, and the mail that says so is not taken in yet.
+/// LPIs that wait in a bucket were cleared, and the mail about that is not taken in yet.
 #[test]
 fn a_bucket_of_what_was_cleared() {
     let mut world = world(1);
@@ -296,7 +300,7 @@ fn a_bucket_of_what_was_cleared() {
     assert_eq!(take_all(&mut vcpu, &mut cpu), []);
 }
 
-/// A gate is opened by another thread's access, which does not look at LPIs at all.
+/// Another thread's access opens a gate, and does not visit any LPI.
 #[test]
 fn a_gate_that_opens_and_closes() {
     let world = world(1);
@@ -310,7 +314,8 @@ fn a_gate_that_opens_and_closes() {
     enable(true);
     assert_eq!(world.count(|place| place == LpiPlace::Queued), 0, "the vCPU looks for itself");
     assert!(world.kicks() > 0, "and is told to");
-    // Closed and opened again in the midst: from the beginning.
+    // The gate is closed and opened again in the middle of the search, which then starts from the
+    // beginning.
     for _ in 0..2 {
         vcpu.flush(&mut cpu);
         vcpu.fold(&mut cpu);
@@ -324,7 +329,8 @@ fn a_gate_that_opens_and_closes() {
     assert_eq!(taken, all());
 }
 
-/// What waits in buckets and may not be offered any more is dropped a slice at a time, and is not offered meanwhile.
+/// LPIs that wait in buckets and may not be delivered any more are dropped a slice at a time. None
+/// of them goes into a list register in between.
 #[test]
 fn a_review_of_many() {
     let world = world(1);
@@ -345,7 +351,7 @@ fn a_review_of_many() {
     assert_eq!(take_all(&mut vcpu, &mut cpu).len(), MANY as usize);
 }
 
-/// Many that were cleared while they waited.
+/// Many LPIs are cleared while they wait.
 #[test]
 fn many_that_were_cleared() {
     let mut world = world(1);
@@ -362,7 +368,7 @@ fn many_that_were_cleared() {
     assert_eq!(world.held_by(VcpuId(0)), 0);
 }
 
-/// No list register at all.
+/// An interface without any list register.
 struct Busy;
 
 impl ListRegisters for Busy {
@@ -379,7 +385,8 @@ impl ListRegisters for Busy {
     fn set_maintenance(&mut self, _: Maintenance) {}
 }
 
-/// A vCPU that is powered on, or entered, before it is quite off comes up with a CPU interface that has been reset.
+/// A vCPU that is powered on, or entered, before its power-off is complete comes up with a CPU
+/// interface that has been reset.
 #[test]
 fn power_on_in_the_midst_of_a_power_off() {
     for entered in [false, true] {

@@ -1,22 +1,24 @@
-//! Whole engines under threads: each test is one of the scenarios that have broken other GICs, or one of the engine's own
-//! promises, with everything going on at once that may.
+//! Whole engines under threads. Each test is one of the scenarios that have broken other GICs, or
+//! one of the engine's own guarantees, with all permitted operations going on at once.
 //!
-//! A test is a series of episodes ([`threads::together`]). In an episode, threads inject, move, unmap, disable
-//! and so on, and each vCPU has a thread that enters the guest when it was kicked, as a host does, and not
-//! otherwise. Then the threads end, the vCPUs go on until none is kicked any more, and the books must
-//! balance: what was lost, or delivered twice, shows there. Many short episodes, because the next change of an
-//! interrupt usually mends what a lost one has broken.
+//! A test is a series of episodes ([`threads::together`]). In an episode, threads inject, move,
+//! unmap, disable and so on, and each vCPU has a thread that enters the guest when it was kicked,
+//! as a host does, and not otherwise. Then the threads end, the vCPUs run until none is kicked any
+//! more, and the books must balance: they show any interrupt that was lost, or delivered twice.
+//! Episodes are many and short, because the next change of an interrupt usually repairs the effect
+//! of a lost one.
 //!
-//! Nothing here depends on time. `VGIC_STRESS_SCALE` is the length of the tests in percent. With the feature `trace`, the
-//! lock-free engine dawdles wherever it takes or gives back a reference ([`world::Build`]), which makes its
-//! narrow windows wide.
+//! Nothing here depends on time. `VGIC_STRESS_SCALE` is the length of the tests in percent. With
+//! the feature `trace`, the lock-free engine dawdles wherever it takes or gives back a reference
+//! ([`world::Build`]), which makes its narrow windows wide.
 //!
 //! # Under ThreadSanitizer
 //!
-//! Threads are ordered by atomics of this file and by `join`, never by what only std knows about. What the threads
-//! tell each other through the engine they tell by Relaxed accesses, so that the tests add no order to the engine's own.
+//! Threads are ordered by atomics of this file and by `join`, never by synchronization that only
+//! std knows about. The threads use Relaxed accesses for the data that they pass to each other
+//! through the engine, so that the tests add no order to the engine's own.
 
-/// Makes each test a test of each engine.
+/// Makes each function a test of each engine.
 macro_rules! on_every_engine {
     ($($(#[$meta:meta])* fn $name:ident<$e:ident>() $body:block)*) => {
         $(fn $name<$e: $crate::world::Build>() $body)*

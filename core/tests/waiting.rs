@@ -1,4 +1,5 @@
-//! What a flush says of what is waiting: to its caller, and to the list registers as the maintenance that it wants.
+//! A flush reports waiting interrupts: to its caller, and to the list registers as the maintenance
+//! that it requires.
 
 mod common;
 use common::*;
@@ -12,7 +13,7 @@ fn nothing_waits_that_was_cleared<E: Engine>() {
     let inject = |m: &Machine<E>, n| assert_eq!(m.inject(n), Injected::Pending);
     let full = |waiting| Flushed { in_lrs: 1, pending: 1, waiting };
 
-    // In the mailbox, with what is more urgent, too.
+    // The cleared LPIs are queued in the mailbox; LPI 2 is more urgent.
     for cleared in [vec![3], vec![1, 2, 3]] {
         inject(&m, 0);
         for &n in &cleared {
@@ -25,7 +26,7 @@ fn nothing_waits_that_was_cleared<E: Engine>() {
         assert_eq!(m.drain(0), []);
     }
 
-    // Behind one that waits, which then gets the list register.
+    // The cleared LPI is behind one that waits, which then gets the list register.
     (0..2).for_each(|n| inject(&m, n));
     inject(&m, 3);
     m.msi.clear(DEV, EventId(3)).unwrap();
@@ -36,7 +37,8 @@ fn nothing_waits_that_was_cleared<E: Engine>() {
     assert_eq!(m.serve(0), [lpi(1).0]);
     m.exit(0);
 
-    // More urgent than what is in the list register; and injected again, it takes that.
+    // LPI 2 is more urgent than the LPI in the list register. Injected again, it takes the list
+    // register.
     inject(&m, 0);
     assert_eq!(m.enter(0), full(false));
     m.exit(0);
@@ -79,7 +81,7 @@ fn maintenance_is_wanted_while_something_waits_and_of_disabled_groups() {
         assert!(!m.cpus[0].maintenance_pending(), "nothing is waiting");
         m.exit(0);
     }
-    // Of a vCPU that was powered off, and of another group than before.
+    // A vCPU that was powered off, and groups that change.
     (0..4).for_each(|n| assert_eq!(m.inject(n), Injected::Pending));
     m.cpus[0].set_igrpen0(0);
     assert!(m.enter(0).waiting);

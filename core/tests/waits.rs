@@ -1,4 +1,5 @@
-//! A host's side of waiting for a vCPU to leave its guest: who is told, and what is answered if the wait is ended.
+//! A host's side of waiting for a vCPU to leave its guest: the notification of the exit, and the
+//! answer if the wait is ended.
 
 mod common;
 
@@ -10,7 +11,7 @@ use vgic_core::Vgic;
 use vgic_core::engine::*;
 use vgic_core::ids::*;
 
-/// Its threads do not wait: they are being stopped.
+/// A host that does not wait, because its threads are being stopped.
 #[derive(Default)]
 struct Stopping {
     waits: AtomicU64,
@@ -56,12 +57,13 @@ fn ended_waits<E: Engine>() {
     injector.configure(SPI, config).unwrap();
     assert_eq!(injector.pulse(SPI), Ok(Injected::Pending));
 
-    // Nobody waits: nobody is told.
+    // No thread waits, so no thread is told.
     vcpu.flush(&mut lrs);
     vcpu.fold(&mut lrs);
     assert_eq!(host.counts(), (0, 0));
 
-    // In a list register it may be pending or active. Who asks is to ask again.
+    // An interrupt in a list register may be pending or active. A thread that asks has to ask again
+    // later.
     vcpu.flush(&mut lrs);
     assert_eq!(injector.is_active(SPI), Ok(true), "it may have been acknowledged");
     assert_eq!(injector.is_pending(SPI), Ok(true));
@@ -71,7 +73,7 @@ fn ended_waits<E: Engine>() {
     assert_eq!(injector.is_active(SPI), Ok(false), "now that is known");
     assert_eq!(host.counts(), (2, 1), "without a wait");
 
-    // Acknowledged, ended, and still active for all that is known.
+    // The interrupt was acknowledged and ended, but may still be active as far as the engine knows.
     vcpu.flush(&mut lrs);
     assert_eq!(lrs.iar1(), Intid(40));
     vcpu.fold(&mut lrs);
@@ -82,7 +84,7 @@ fn ended_waits<E: Engine>() {
     assert_eq!(injector.is_active(SPI), Ok(false));
     assert_eq!(host.counts(), (3, 2));
 
-    // What is written is written.
+    // A write takes effect, even if its wait is ended.
     assert_eq!(injector.pulse(SPI), Ok(Injected::Pending));
     vcpu.flush(&mut lrs);
     assert_eq!(lrs.iar1(), Intid(40));

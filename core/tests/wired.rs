@@ -1,5 +1,6 @@
-//! What the registers of a distributor ask of an engine about wired interrupts: configuration, pending and active state,
-//! GICv2's SGIs, physical interrupts, gates; one behaviour a test, on every engine listed at the end of `on_engines!`'s head.
+//! The operations on wired interrupts that the registers of a distributor need from an engine:
+//! configuration, pending and active state, GICv2's SGIs, physical interrupts, gates. Each test
+//! covers one property, on every engine that is listed at the head of `on_engines!`.
 #![cfg(feature = "locked")]
 
 mod common;
@@ -24,7 +25,7 @@ macro_rules! each_engine {
     ([$($engine:ident = $type:ty;)*] $names:tt) => { $(on_engine! { $engine = $type; $names })* };
 }
 
-/// Makes each test a test of each engine.
+/// Makes each function a test of each engine.
 macro_rules! on_engines {
     ($engines:tt $($(#[$meta:meta])* fn $name:ident<$e:ident>() $body:block)*) => {
         $($(#[$meta])* fn $name<$e: Engine>() $body)*
@@ -50,7 +51,7 @@ fn machine_with<E: Engine>(lrs: usize) -> Machine<E> {
     m
 }
 
-/// Of vCPU 1.
+/// Returns a configuration with vCPU 1 as the target.
 fn wired(trigger: Trigger, group: Group) -> WiredConfig {
     WiredConfig { enabled: true, priority: Priority::new(0xa0), group, trigger, target: V1 }
 }
@@ -61,7 +62,7 @@ fn intid(wired: Wired) -> Intid {
     }
 }
 
-/// The list register that holds an interrupt, whoever sent it.
+/// Returns the list register that holds an interrupt, with any sender.
 fn lr(cpu: &CpuInterface, intid: Intid) -> Option<Lr> {
     let source = if intid.is_sgi() { 0x1c00 } else { 0 };
     (0..cpu.count())
@@ -69,7 +70,7 @@ fn lr(cpu: &CpuInterface, intid: Intid) -> Option<Lr> {
         .find(|lr| lr.state() != LrState::Invalid && lr.intid().0 & !source == intid.0)
 }
 
-/// How an interrupt stands when it is looked at.
+/// The state of an interrupt when the test accesses it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Case {
     Idle,
@@ -78,10 +79,10 @@ enum Case {
     Offered,
     Active,
     PendingActive,
-    /// Offered by its level.
+    /// Pending in a list register because of its level.
     High,
     HighActive,
-    /// Taken at a high level that fell meanwhile.
+    /// Taken at a high level that has fallen since.
     FallenActive,
     /// Pulsed, but disabled.
     Disabled,
@@ -124,7 +125,7 @@ impl Case {
         matches!(self, Closed | ClosedActive)
     }
 
-    /// Brings it about; vCPU 1 is in the guest afterwards, unless it is off.
+    /// Sets up this state. Afterwards vCPU 1 is in the guest, unless it is off.
     fn set_up<E: Engine>(self, m: &mut Machine<E>, irq: Wired) {
         let trigger = if self.is_level() { Trigger::Level } else { Trigger::Edge };
         let config = wired(trigger, Group::Group1);
@@ -152,7 +153,7 @@ impl Case {
     }
 }
 
-/// Ends a thread, be it that the test fails.
+/// Ends a thread, even if the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -161,21 +162,21 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Where vCPU 1 is.
+/// The place of vCPU 1.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Guest {
     /// Between a fold and a flush.
     Out,
     /// In the guest, on a thread that leaves it when it is kicked.
     In,
-    /// The same, and enters it again at once.
+    /// In the guest, on a thread that leaves it when it is kicked, and enters it again at once.
     Again,
 }
 
 impl Guest {
     const ALL: [Self; 3] = [Guest::Out, Guest::In, Guest::Again];
 
-    /// Does `f` meanwhile. It must not wait for ever.
+    /// Does `f` while vCPU 1 is in this place. `f` must not wait forever.
     fn during<E: Engine, R>(self, m: &mut Machine<E>, f: impl FnOnce(&E::Injector) -> R) -> R {
         if self == Guest::Out {
             m.exit(1);
@@ -204,12 +205,12 @@ impl Guest {
     }
 }
 
-/// Pending and active, as others see them.
+/// Returns whether an interrupt is pending and whether it is active, as other threads see it.
 fn state(injector: &impl Injector, irq: Wired) -> (bool, bool) {
     (injector.is_pending(irq).unwrap(), injector.is_active(irq).unwrap())
 }
 
-/// For each way that an interrupt can stand, and each place where its vCPU can be.
+/// Runs `f` for each state of an interrupt, and each place of its vCPU.
 fn in_every_case<E: Engine>(f: impl Fn(&mut Machine<E>, Wired, Case, Guest)) {
     for irq in [SGI, PPI, EPPI, SPI, ESPI] {
         for case in Case::ALL {
@@ -225,12 +226,13 @@ fn in_every_case<E: Engine>(f: impl Fn(&mut Machine<E>, Wired, Case, Guest)) {
     }
 }
 
-/// The guest deactivates an interrupt, which is in a list register.
+/// Deactivates, as the guest, an interrupt that is in a list register.
 fn dir(cpu: &mut CpuInterface, irq: Wired) {
     assert!(matches!(cpu.dir(intid(irq)), DirOutcome::Deactivated(_)), "{irq:?}");
 }
 
-/// Ends what the guest has acknowledged, so that its running priority masks nothing.
+/// Ends, as the guest, an interrupt that it has acknowledged, so that its running priority masks
+/// nothing.
 fn drop_priority(cpu: &mut CpuInterface, case: Case, irq: Wired) {
     if case.active() {
         let _ = cpu.eoir1(intid(irq));
@@ -240,7 +242,7 @@ fn drop_priority(cpu: &mut CpuInterface, case: Case, irq: Wired) {
 /// A host that knows the level of an input, and counts how often it was asked.
 #[derive(Default)]
 struct Inputs {
-    /// 0 and 1 are levels, anything else is none.
+    /// 0 and 1 are levels; any other value means that the level is unknown.
     level: AtomicU8,
     asked: AtomicU64,
 }
@@ -257,7 +259,7 @@ impl Kick for Inputs {
 }
 
 on_engines! {
-    // The lock-free engine: add `lock_free = vgic_core::Vgic;`.
+    // The engines under test.
     [lock_free = vgic_core::Vgic; locked = vgic_core::locked::LockedVgic;]
 
     fn configurations_round_trip<E>() {
@@ -283,7 +285,7 @@ on_engines! {
             };
             assert_eq!(changed, Ok(want));
             assert_eq!(m.injector.config(irq), Ok(want));
-            // There is no such vCPU; the rest is taken over.
+            // vCPU 2 does not exist, so the target stays; the other fields are changed.
             let off = m
                 .injector
                 .update(irq, |c| WiredConfig { enabled: false, target: VcpuId(2), ..c });
@@ -295,7 +297,7 @@ on_engines! {
     fn an_update_has_the_effect_of_a_configuration<E>() {
         let mut m = machine::<E>();
         let _ = m.injector.pulse(SPI).unwrap();
-        // After reset, it is for vCPU 0.
+        // After a reset, the target is vCPU 0.
         assert!(m.run(0).is_empty() && m.run(1).is_empty());
         m.injector.update(SPI, |_| wired(Trigger::Edge, Group::Group1)).unwrap();
         assert_eq!(m.kicks(1), 1);
@@ -404,7 +406,7 @@ on_engines! {
             assert_eq!(held, delivered.then_some(LrState::Pending), "{irq:?} {case:?} {guest:?}");
             assert_eq!(m.cpus[1].iar1() == intid(irq), delivered);
             m.exit(1);
-            // The acknowledge came later, and so holds.
+            // The acknowledge came later, and therefore holds.
             assert_eq!(m.injector.is_active(irq), Ok(delivered), "{irq:?} {case:?} {guest:?}");
         });
     }
@@ -421,7 +423,7 @@ on_engines! {
     }
 
     fn made_active_it_is_at_its_target<E>() {
-        // Offered to vCPU 1 before it is for vCPU 0.
+        // The SPI is in a list register of vCPU 1 before vCPU 0 becomes its target.
         let mut m = machine::<E>();
         Offered.set_up(&mut m, SPI);
         m.exit(1);
@@ -431,7 +433,7 @@ on_engines! {
         assert_eq!(lr(&m.cpus[1], Intid(40)), None);
         m.enter(0);
         assert_eq!(lr(&m.cpus[0], Intid(40)).map(|lr| lr.state()), Some(LrState::PendingActive));
-        // One that the guest took stays where it is.
+        // An SPI that the guest took stays where it is.
         let mut m = machine::<E>();
         Active.set_up(&mut m, SPI);
         m.exit(1);
@@ -475,7 +477,7 @@ on_engines! {
     }
 
     fn reads_and_writes_while_the_guest_comes_and_goes<E>() {
-        // One list register for three interrupts, so that they lose theirs to each other.
+        // There is one list register for three interrupts, so that they lose it to each other.
         let mut m = machine_with::<E>(1);
         let irqs = [SGI, PPI, SPI];
         for (irq, priority) in irqs.into_iter().zip([0xa0, 0x80, 0x60]) {
@@ -532,7 +534,7 @@ on_engines! {
                 (injector.senders(V1, Intid(3)), state(injector, SGI))
             });
             assert_eq!(seen, (Ok(left), (left != 0, true)));
-            // Active, it keeps its sender.
+            // An active SGI keeps its sender.
             let held = lr(&m.cpus[1], Intid(3)).unwrap();
             assert_eq!((held.intid(), held.state()), (vintid, LrState::Active));
             assert_eq!(held.eoi_maintenance(), left != 0);
@@ -552,14 +554,14 @@ on_engines! {
             m.injector.pulse_from(V1, Intid(3), 0b0111).unwrap();
             m.enter(1);
             let seen = guest.during(&mut m, |injector| {
-                // One in the list register, one not.
+                // The SGI of one sender is in the list register, the SGI of another is not.
                 injector.clear_from(V1, Intid(3), 0b1011).unwrap();
                 injector.senders(V1, Intid(3))
             });
             assert_eq!(seen, Ok(0b0100), "{guest:?}");
             m.enter(1);
             assert_eq!(m.cpus[1].iar1(), Intid(3 | 2 << 10));
-            // Too late.
+            // This clear comes too late: the guest has acknowledged the SGI.
             m.injector.clear_from(V1, Intid(3), 0xff).unwrap();
             m.exit(1);
             assert_eq!(state(&m.injector, SGI), (false, true));
@@ -570,7 +572,7 @@ on_engines! {
         let mut m = machine::<E>();
         m.injector.configure(SGI, wired(Trigger::Edge, Group::Group1)).unwrap();
         for _ in 0..2 {
-            // The second one is merged with the first, which is not taken.
+            // The second pulse is merged with the first, which has not been taken.
             m.injector.pulse_from(V1, Intid(3), 0b0010).unwrap();
             m.enter(1);
             m.exit(1);
@@ -579,7 +581,7 @@ on_engines! {
         for _ in 0..2 {
             m.enter(1);
             assert_eq!(m.cpus[1].iar1(), vintid);
-            // This one is another: the first has been taken.
+            // This pulse is a new one, as the first has been taken.
             m.injector.pulse_from(V1, Intid(3), 0b0010).unwrap();
             m.exit(1);
             assert_eq!(m.injector.senders(V1, Intid(3)), Ok(0b0010));
@@ -625,7 +627,7 @@ on_engines! {
             let held = lr(&guest, Intid(27)).unwrap();
             assert_eq!((held.hw(), held.eoi_maintenance()), (Some(30), false));
             assert_eq!(guest.iar1(), Intid(27));
-            // Not before it is offered next.
+            // This takes effect when the interrupt next goes into a list register.
             injector.unmap_phys(PPI).unwrap();
             vcpu.fold(&mut guest);
             assert_eq!(host.asked.load(Ordering::Relaxed), 0);
@@ -650,7 +652,8 @@ on_engines! {
             Gates { msis: true, ..Gates::CLOSED },
         ];
         for gates in closed {
-            // Pending before or after the gates are closed; offered already or not.
+            // The interrupts become pending before or after the gates are closed, and are in list
+            // registers already or not.
             for (before, offered) in [(false, false), (true, false), (true, true)] {
                 let mut m = machine::<E>();
                 m.map(0, 1, 0xc0);

@@ -1,7 +1,8 @@
-//! What the models of delivery share: a small VM, its sources of interrupts, and vCPUs with a guest.
+//! Helpers for the models of delivery: a small VM, its sources of interrupts, and vCPUs with a
+//! guest.
 //!
-//! Handles are made and dropped by the model's main thread, before and after what is explored: the threads
-//! of a model take them and give them back.
+//! The model's main thread makes all handles before the explored part, and drops them after it. The
+//! threads of a model take the handles and give them back.
 
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ use crate::{NoKick, VcpuInterface, Vgic, end};
 /// The control side of the VM's MSI domain.
 pub type Msi = vgic_core::Msi<Slots>;
 
-/// The one device.
+/// The only device.
 pub const DEVICE: DeviceId = DeviceId(0);
-/// Its first event.
+/// The first event of the device.
 pub const EVENT: EventId = EventId(0);
 /// The first vCPU.
 pub const A: VcpuId = VcpuId(0);
@@ -27,13 +28,13 @@ pub const A: VcpuId = VcpuId(0);
 pub const B: VcpuId = VcpuId(1);
 /// The third vCPU.
 pub const C: VcpuId = VcpuId(2);
-/// The one SPI.
+/// The only SPI.
 pub const SPI: Wired = Wired::Spi(Intid(PRIVATE_INTIDS));
 /// The priority of all LPIs, unless a model says otherwise.
 pub const PRIORITY: u8 = 0xa0;
 /// An enabled LPI.
 pub const ON: LpiConfig = LpiConfig::enabled(PRIORITY);
-/// An enabled LPI that goes before those that are [`ON`].
+/// An enabled LPI of a higher priority than those that are [`ON`].
 pub const URGENT: LpiConfig = LpiConfig::enabled(PRIORITY - 0x20);
 /// A disabled LPI.
 pub const OFF: LpiConfig = LpiConfig { enabled: false, ..ON };
@@ -43,20 +44,20 @@ pub fn lpi(event: u32) -> Intid {
     Intid(LPI_BASE + event)
 }
 
-/// The one SGI that models use.
+/// The only SGI that models use.
 pub const SGI: Intid = Intid(0);
 
-/// A thread that reaches the registers.
+/// A handle through which a thread accesses the registers.
 pub type Registers = VgicInjector<Slots>;
 
-/// An enabled, edge-triggered interrupt.
+/// The configuration of an enabled, edge-triggered interrupt for `target`.
 pub fn edge_for(target: VcpuId) -> WiredConfig {
     let priority = Priority::new(PRIORITY);
     let (group, trigger) = (Group::Group1, Trigger::Edge);
     WiredConfig { enabled: true, priority, group, trigger, target }
 }
 
-/// A VM with one edge-triggered SPI, for A.
+/// Creates a VM with one edge-triggered SPI that targets A.
 pub fn spi_vm(vcpus: u16) -> (Vm, Registers) {
     let vm = Vm::with_exits(vcpus, 1);
     let registers = vm.injector();
@@ -64,12 +65,12 @@ pub fn spi_vm(vcpus: u16) -> (Vm, Registers) {
     (vm, registers)
 }
 
-/// The SPI goes to another vCPU.
+/// Retargets the SPI.
 pub fn target(registers: &Registers, target: VcpuId) {
     registers.configure(SPI, edge_for(target)).unwrap();
 }
 
-/// The SPI is raised.
+/// Raises the SPI.
 pub fn pulse(registers: &Registers) {
     let _ = registers.pulse(SPI).unwrap();
 }
@@ -93,18 +94,18 @@ impl Kick for Exits {
 
 /// A VM.
 pub struct Vm {
-    /// The control side of its one MSI domain.
+    /// The control side of the only MSI domain.
     pub msi: Msi,
     vgic: Vgic,
 }
 
 impl Vm {
-    /// A VM with one device of two events, and a host that is not interested in kicks.
+    /// Creates a VM with one device of two events, and a host that ignores kicks.
     pub fn new(vcpus: u16) -> Self {
         Self::with(vcpus, 0, Arc::new(NoKick))
     }
 
-    /// The same with `spis` SPIs, and with kicks.
+    /// Creates a VM with one device of two events, `spis` SPIs, and the host `kick`.
     pub fn with(vcpus: u16, spis: u16, kick: Arc<dyn Kick>) -> Self {
         let config = Config {
             vcpus,
@@ -112,7 +113,7 @@ impl Vm {
             lpis: 2,
             device_bits: 1,
             event_bits: 1,
-            // Few: whoever collects looks at each of them.
+            // Few, because the collecting thread looks at each of them.
             participants: vcpus + 4,
             ..Config::default()
         };
@@ -120,12 +121,13 @@ impl Vm {
         Self { msi: vgic.msi().unwrap(), vgic }
     }
 
-    /// The same for models that read and write the state of the SPIs: who does can wait for exits.
+    /// Creates a VM for models that read and write the state of the SPIs: the reader or writer can
+    /// wait for exits.
     pub fn with_exits(vcpus: u16, spis: u16) -> Self {
         Self::with(vcpus, spis, Arc::new(Exits(Notify::new())))
     }
 
-    /// The control side of another MSI domain.
+    /// Creates the control side of another MSI domain.
     pub fn domain(&self) -> Msi {
         self.vgic.msi().unwrap()
     }
@@ -135,26 +137,27 @@ impl Vm {
         self.msi.map(DEVICE, EventId(event), lpi(event), target, config).unwrap();
     }
 
-    /// A thread's means to raise one event.
+    /// Creates a handle with which one thread raises one event.
     pub fn source(&mut self, event: u32) -> Source {
         let route = self.msi.route(DEVICE, EventId(event)).unwrap();
         Source { injector: self.injector(), route }
     }
 
-    /// A thread's injector.
+    /// Creates an injector for a thread.
     pub fn injector(&self) -> VgicInjector<Slots> {
         self.vgic.injector().unwrap()
     }
 
-    /// A vCPU, open, with two list registers.
+    /// Creates an open vCPU with two list registers.
     pub fn cpu(&mut self, id: VcpuId) -> Cpu {
         let mut cpu = self.closed_cpu(id);
         cpu.vcpu.open();
         cpu
     }
 
-    /// A vCPU whose one list register has an active interrupt, event 1's, until the guest ends it: what it
-    /// takes in waits in a bucket. (A lone interrupt that finds a free list register goes a shorter way.)
+    /// Creates a vCPU with one list register. The guest has acknowledged the LPI of event 1, which
+    /// left its list register at the exit. (A lone interrupt that finds a free list register takes
+    /// a shorter path, without a bucket.)
     pub fn busy_cpu(&mut self, id: VcpuId) -> Cpu {
         self.map(1, id, URGENT);
         let mut cpu = self.cpu(id).with_one_lr();
@@ -165,14 +168,14 @@ impl Vm {
         cpu
     }
 
-    /// A vCPU, closed.
+    /// Creates a closed vCPU with two list registers.
     pub fn closed_cpu(&self, id: VcpuId) -> Cpu {
         let vcpu = self.vgic.vcpu(id).unwrap();
         Cpu { vcpu, lrs: Lrs::new(2) }
     }
 
-    /// The end, when every source is gone: what is unmapped then, no vCPU may have, and when the vCPUs are
-    /// gone, nothing may be left.
+    /// Ends the model, when every source is gone. Unmaps the device: after that, no vCPU may have
+    /// an LPI. Then drops the vCPUs: after that, no object may be left.
     pub fn end<T>(mut self, cpus: T) {
         self.msi.unmap_device(DEVICE);
         self.msi.collect();
@@ -182,7 +185,7 @@ impl Vm {
     }
 }
 
-/// One thread's means to raise one event.
+/// The handle with which one thread raises one event.
 pub struct Source {
     /// The thread's injector.
     pub injector: VgicInjector<Slots>,
@@ -190,7 +193,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Raises the event; returns how many deliveries that makes due: none if it coalesced.
+    /// Raises the event. Returns how many deliveries that makes due: none if the injection
+    /// coalesced.
     pub fn raise(&self) -> usize {
         match self.send() {
             Injected::Pending => 1,
@@ -199,7 +203,7 @@ impl Source {
         }
     }
 
-    /// Raises the event, whose vCPU may take no LPIs.
+    /// Raises the event, for models in which the target vCPU may ignore MSIs.
     pub fn send(&self) -> Injected {
         self.injector.inject_route(&self.route)
     }
@@ -212,29 +216,30 @@ pub type MakeCpu = fn(&mut Vm, VcpuId) -> Cpu;
 pub struct Cpu {
     /// The vCPU.
     pub vcpu: VcpuInterface,
-    /// What the guest sees.
+    /// The list registers that the guest sees.
     pub lrs: Lrs,
 }
 
 impl Cpu {
-    /// The same with one list register.
+    /// Gives the vCPU one list register only.
     pub fn with_one_lr(mut self) -> Self {
         self.lrs = Lrs::new(1);
         self
     }
 
-    /// Entry.
+    /// Enters the guest.
     pub fn enter(&mut self) {
         let flushed = self.vcpu.flush(&mut self.lrs);
         assert_eq!(flushed.in_lrs, self.lrs.used(), "what flush says is what is there");
     }
 
-    /// Exit.
+    /// Exits the guest.
     pub fn exit(&mut self) {
         self.vcpu.fold(&mut self.lrs);
     }
 
-    /// Entry, a guest that takes what is offered, exit; returns how many interrupts it took.
+    /// Enters, lets the guest take every interrupt in the list registers, and exits. Returns how
+    /// many interrupts it took.
     pub fn run(&mut self) -> usize {
         self.enter();
         let taken = self.lrs.take();
@@ -242,7 +247,7 @@ impl Cpu {
         taken
     }
 
-    /// Runs until nothing comes any more; returns how many interrupts the guest took.
+    /// Runs until no interrupt comes any more. Returns how many interrupts the guest took.
     pub fn settle(&mut self) -> usize {
         let mut all = 0;
         loop {
@@ -288,22 +293,23 @@ impl Lrs {
         Self { lrs: vec![Lr::EMPTY; count] }
     }
 
-    /// How many are in use.
+    /// The number of list registers in use.
     pub fn used(&self) -> usize {
         self.lrs.iter().filter(|lr| lr.state() != LrState::Invalid).count()
     }
 
-    /// Whether this interrupt is offered.
+    /// Whether this interrupt is pending in a list register.
     pub fn offers(&self, intid: Intid) -> bool {
         self.lrs.iter().any(|lr| lr.state().is_pending() && lr.intid() == intid)
     }
 
-    /// How many interrupts are offered.
+    /// The number of list registers with a pending interrupt.
     pub fn pending(&self) -> usize {
         self.lrs.iter().filter(|lr| lr.state().is_pending()).count()
     }
 
-    /// The guest acknowledges everything that is offered; returns how much that was.
+    /// The guest acknowledges every interrupt that is pending and not active. Returns how many
+    /// there were.
     pub fn acknowledge(&mut self) -> usize {
         let mut taken = 0;
         for lr in &mut self.lrs {
@@ -315,7 +321,7 @@ impl Lrs {
         taken
     }
 
-    /// The guest ends everything that is active.
+    /// The guest ends every active interrupt.
     pub fn eoi(&mut self) {
         for lr in &mut self.lrs {
             match lr.state() {
@@ -326,7 +332,8 @@ impl Lrs {
         }
     }
 
-    /// The guest acknowledges and ends everything that is offered; returns how much that was.
+    /// The guest acknowledges and ends every interrupt that is pending and not active. Returns how
+    /// many there were.
     pub fn take(&mut self) -> usize {
         let taken = self.acknowledge();
         self.eoi();

@@ -1,8 +1,8 @@
-//! What the models of the ITS share: a machine whose guest gives commands through the queue in its memory, devices, and vCPUs
-//! with the software CPU interface.
+//! Helpers for the models of the ITS: a machine with devices, with vCPUs that have the software CPU
+//! interface, and with a guest that gives commands through the queue in its memory.
 //!
-//! The guest's memory, and what the ITS tells of its commands, are behind locks that loom does not see: they are there for what
-//! is checked, and order nothing.
+//! The guest's memory and the log of commands are behind locks that loom does not see: they exist
+//! for the models' checks, and order nothing.
 
 use std::sync::{Arc, Mutex};
 
@@ -40,15 +40,15 @@ const DEVICES: u64 = QUEUE + 0x2000;
 const ITT: u64 = QUEUE + 0x3000;
 const MEMORY_SIZE: usize = 0x4000;
 
-/// Size of the queue.
+/// The size of the queue in bytes.
 const QUEUE_SIZE: u64 = 0x1000;
-/// Size of a command.
+/// The size of a command in bytes.
 const COMMAND: u64 = 32;
 
-/// The one device.
+/// The only device.
 pub const DEVICE: DeviceId = DeviceId(0);
 
-/// An LPI of the machine, from 0 up.
+/// The `n`th LPI of the machine, from 0 up.
 pub const fn lpi(n: u32) -> Intid {
     Intid(LPI_BASE + n)
 }
@@ -79,17 +79,17 @@ impl GuestMemory for Memory {
     }
 }
 
-/// The commands that have been performed, in that order.
+/// The commands that have been performed, in their order.
 #[derive(Default)]
 pub struct Log(Mutex<Vec<Option<Command>>>);
 
 impl Log {
-    /// How many there are.
+    /// The number of commands performed.
     pub fn count(&self) -> usize {
         self.0.lock().unwrap().len()
     }
 
-    /// Those after the first `n`.
+    /// The commands after the first `n`.
     pub fn after(&self, n: usize) -> Vec<Command> {
         self.0.lock().unwrap()[n..].iter().map(|command| command.unwrap()).collect()
     }
@@ -102,7 +102,8 @@ impl ItsTrace for Log {
     }
 }
 
-/// Nobody looks at what becomes of commands: some of them are wrong at the moment at which they are performed.
+/// A trace for models that do not check the results of commands: some commands are invalid at the
+/// moment at which they are performed.
 pub struct Unwatched;
 
 impl ItsTrace for Unwatched {}
@@ -153,30 +154,33 @@ pub fn unmapc(collection: u16) -> Command {
     Command::Mapc { collection: CollectionId(collection), valid: false, rdbase: RdBase(0) }
 }
 
-/// A machine with an ITS. Its guest has set everything up: all LPIs are enabled in the configuration table, LPIs are
-/// enabled at all redistributors, collection n is at vCPU n, and the device is mapped, with two events that are not.
+/// A machine with an ITS. The guest has set everything up: all LPIs are enabled in the
+/// configuration table, LPIs are enabled at all redistributors, collection n is at vCPU n, and the
+/// device is mapped. Its events are not mapped.
 pub struct Machine {
     gic: Gic<Vgic>,
     its: Its<Vgic>,
     memory: Arc<Memory>,
     guest: Guest,
-    /// Where the next command goes.
+    /// The offset in the queue of the next command.
     end: u64,
 }
 
 impl Machine {
-    /// With `vcpus` vCPUs and a host that does not go on with commands.
+    /// Creates a machine with `vcpus` vCPUs, two events, and a host that does not continue
+    /// commands.
     pub fn new(vcpus: u16) -> (Self, Arc<Log>) {
         let log = Arc::new(Log::default());
         (Self::with(vcpus, log.clone(), Arc::new(NoKick)), log)
     }
 
-    /// With a host, and who is told what the ITS does.
+    /// Creates a machine with `vcpus` vCPUs, two events, the given host, and a trace that receives
+    /// the commands of the ITS.
     pub fn with(vcpus: u16, trace: Arc<dyn ItsTrace>, host: Arc<dyn Kick>) -> Self {
         Self::of(vcpus, 1, trace, host)
     }
 
-    /// With an event for each value of `bits` bits, and as many LPIs.
+    /// Creates a machine with an event for each value of `bits` bits, and as many LPIs.
     pub fn of(vcpus: u16, bits: u8, trace: Arc<dyn ItsTrace>, host: Arc<dyn Kick>) -> Self {
         let memory = Arc::new(Memory(Mutex::new(vec![0; MEMORY_SIZE])));
         memory.write(CONFIGURATION, &[0xa1; 8]).unwrap();
@@ -191,7 +195,7 @@ impl Machine {
             lpis: 1 << bits,
             device_bits: 1,
             event_bits: bits,
-            // Few: whoever collects looks at each of them.
+            // Few, because the collecting thread looks at each of them.
             participants: 2 * vcpus + if cfg!(loom) { 7 } else { 20 },
             ..Config::default()
         });
@@ -226,12 +230,14 @@ impl Machine {
         self.wait();
     }
 
-    /// Looks until all commands are done: a slice may be less than a command, and the host may leave them.
+    /// Polls until all commands are done: a slice may be less than a command, and the host may
+    /// leave the remaining commands.
     fn wait(&self) {
         while !self.guest.is_done(End(self.end)) {}
     }
 
-    /// Writes commands into the queue, without telling. Returns where it ends then.
+    /// Writes commands into the queue, without a write to GITS_CWRITER. Returns the new end of the
+    /// queue.
     pub fn put(&mut self, commands: &[Command]) -> End {
         for command in commands {
             self.memory.write(QUEUE + self.end, &command.encode()).unwrap();
@@ -240,18 +246,18 @@ impl Machine {
         End(self.end)
     }
 
-    /// Writes an LPI's byte of the configuration table: its priority, and whether it is enabled.
+    /// Writes an LPI's byte of the configuration table: its priority and its enable bit.
     pub fn configure(&self, n: u32, byte: u8) {
         self.memory.write(CONFIGURATION + u64::from(n), &[byte]).unwrap();
     }
 
-    /// Gives a command.
+    /// Gives one command and writes GITS_CWRITER.
     pub fn run(&mut self, command: Command) {
         let end = self.put(&[command]);
         self.guest.ring(end);
     }
 
-    /// A thread of the guest.
+    /// Creates the handle of a thread of the guest.
     pub fn guest(&self) -> Guest {
         Guest(self.gic.bus().unwrap())
     }
@@ -261,19 +267,19 @@ impl Machine {
         &self.its
     }
 
-    /// A device's means to send the MSI of one event, by looking it up.
+    /// Creates a handle with which a device sends the MSI of one event by looking it up.
     pub fn source(&self, event: u32) -> Source {
         let injector = self.gic.engine().injector().unwrap();
         Source { injector, way: Way::Port(self.its.port(), EventId(event)) }
     }
 
-    /// The same, resolved.
+    /// Creates a handle with which a device sends the MSI of one event through a resolved route.
     pub fn route(&self, event: u32) -> Source {
         let route = self.its.route(DEVICE, EventId(event)).unwrap();
         Source { injector: self.gic.engine().injector().unwrap(), way: Way::Route(route) }
     }
 
-    /// A vCPU, on, with two list registers.
+    /// Creates a vCPU that is powered on, with two list registers.
     pub fn cpu(&self, n: u16) -> Cpu {
         let mut cpu = Cpu(self.gic.cpu(VcpuId(n)).unwrap());
         cpu.power_on();
@@ -281,14 +287,14 @@ impl Machine {
         cpu
     }
 
-    /// How many LPIs exist, once what is dead has been collected.
+    /// Collects, and returns the number of LPIs that exist after that.
     pub fn lpis(&self) -> usize {
         self.gic.engine().msi().unwrap().collect();
         self.gic.engine().usage().lpis
     }
 
-    /// The end, when every source and guest is gone: what the guest unmaps then, no vCPU may have, and when the vCPUs are gone,
-    /// nothing may be left.
+    /// Ends the model, when every source and guest is gone. The guest unmaps the device: after
+    /// that, no vCPU may have an LPI. Then drops the vCPUs: after that, no object may be left.
     pub fn end<T>(mut self, cpus: T) {
         self.run(Command::Mapd { device: DEVICE, valid: false, size: 0, itt: 0 });
         self.wait();
@@ -303,7 +309,7 @@ fn redist(vcpu: u16) -> u64 {
     GICR + 0x2_0000 * u64::from(vcpu)
 }
 
-/// Where the queue ends once some commands are in it.
+/// The end of the queue after some commands.
 #[derive(Clone, Copy)]
 pub struct End(u64);
 
@@ -324,7 +330,7 @@ impl Guest {
         self.write64(CWRITER, end.0);
     }
 
-    /// Reads GITS_CREADR: whether the queue has been worked off up to there.
+    /// Reads GITS_CREADR. Returns whether all commands up to `end` are done.
     pub fn is_done(&self, end: End) -> bool {
         let mut value = [0; 8];
         self.0.read(VcpuId(0), CREADR, &mut value).unwrap();
@@ -348,12 +354,12 @@ impl Guest {
         self.write64(redist(vcpu) + 0xb0, 0);
     }
 
-    /// Writes GICD_CTLR: whether both groups are enabled.
+    /// Writes GICD_CTLR to enable or disable both groups.
     pub fn enable_groups(&self, enable: bool) {
         self.write32(GICD, if enable { 3 } else { 0 });
     }
 
-    /// Reads that back.
+    /// Reads GICD_CTLR. Returns whether a group is enabled.
     pub fn has_groups(&self) -> bool {
         let mut value = [0; 4];
         self.0.read(VcpuId(0), GICD, &mut value).unwrap();
@@ -378,7 +384,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Sends it.
+    /// Sends the MSI.
     pub fn send(&self) -> Injected {
         match &self.way {
             Way::Port(port, event) => port.inject(&self.injector, DEVICE, *event),
@@ -391,7 +397,7 @@ impl Source {
 pub struct Cpu(GicCpu<Vgic>);
 
 impl Cpu {
-    /// Its guest takes LPIs of any priority.
+    /// Powers the vCPU on. The guest takes LPIs of any priority.
     pub fn power_on(&mut self) {
         self.0.power_on();
         let interface = self.0.cpu_interface();
@@ -399,12 +405,13 @@ impl Cpu {
         interface.set_igrpen1(1);
     }
 
-    /// What is pending stays so.
+    /// Powers the vCPU off. Pending interrupts stay pending.
     pub fn power_off(&mut self) {
         self.0.power_off();
     }
 
-    /// Entry; a guest that acknowledges and ends what is offered, which is returned; exit.
+    /// Enters, lets the guest acknowledge and end every interrupt that IAR returns, and exits.
+    /// Returns these interrupts.
     pub fn run(&mut self) -> Vec<Intid> {
         let mut taken = Vec::new();
         self.0.enter();
@@ -421,13 +428,13 @@ impl Cpu {
         taken
     }
 
-    /// Entry, and exit of a guest that has not looked yet.
+    /// Enters and exits. The guest does not acknowledge anything.
     pub fn look(&mut self) {
         self.0.enter();
         self.0.exit();
     }
 
-    /// Runs until there is no reason to any more; returns what the guest took.
+    /// Runs until no interrupt and no mail is left. Returns the interrupts that the guest took.
     pub fn settle(&mut self) -> Vec<Intid> {
         let mut all = Vec::new();
         // Bounded, so that a seeded bug ends in a failure.
@@ -443,7 +450,8 @@ impl Cpu {
     }
 }
 
-/// All vCPUs run until nothing comes any more, in any of them, or is handed from one to another; returns what each took.
+/// Runs all vCPUs until no interrupt comes to any of them, or is handed over from one to another.
+/// Returns the interrupts that each took.
 pub fn settle<const N: usize>(cpus: &mut [Cpu; N]) -> [Vec<Intid>; N] {
     let mut all = [const { Vec::new() }; N];
     for _ in 0..=N {

@@ -15,12 +15,13 @@ use vgic_core::ids::*;
 use vgic_core::lr::{ListRegisters, Lr, LrState, Maintenance};
 use vgic_core::reclaim::Slots;
 
-/// The engine that models run on: the fixed-slot backend can be explored exhaustively.
+/// The engine under test. It uses the fixed-slot backend, which loom can explore exhaustively.
 pub type Vgic = vgic_core::Vgic<Slots>;
 /// A vCPU of [`Vgic`].
 pub type VcpuInterface = vgic_core::VcpuInterface<Slots>;
 
-/// Runs a model in every interleaving of at most so many preemptions, and insists on a minimum of them.
+/// Runs a model in every interleaving with at most `preemptions` preemptions. Panics if there were
+/// fewer than `at_least` interleavings.
 #[cfg(loom)]
 pub fn model(preemptions: usize, at_least: usize, f: impl Fn() + Sync + Send + 'static) {
     let runs = Arc::new(AtomicUsize::new(0));
@@ -38,8 +39,8 @@ pub fn model(preemptions: usize, at_least: usize, f: impl Fn() + Sync + Send + '
     assert!(runs >= at_least, "only {runs} interleavings were explored, not {at_least}");
 }
 
-/// Runs a model in random schedules, half of them without a bound, and half with a few preemptions at
-/// random places (PCT). `VGIC_SCHEDULES` says how many of each.
+/// Runs a model in random schedules: half of them are unbounded, and half have a few preemptions at
+/// random places (PCT). `VGIC_SCHEDULES` is the number of schedules of each kind.
 #[cfg(shuttle)]
 pub fn model(_preemptions: usize, _at_least: usize, f: impl Fn() + Sync + Send + 'static) {
     let schedules = std::env::var("VGIC_SCHEDULES").map_or(SCHEDULES, |n| {
@@ -52,10 +53,10 @@ pub fn model(_preemptions: usize, _at_least: usize, f: impl Fn() + Sync + Send +
     println!("{} schedules", 2 * schedules);
 }
 
-/// Schedules of each kind for each model.
+/// The number of schedules of each kind for each model.
 #[cfg(shuttle)]
 const SCHEDULES: usize = 2_000;
-/// Preemptions of a PCT schedule, plus one.
+/// The preemptions of a PCT schedule, plus one.
 #[cfg(shuttle)]
 const PCT_DEPTH: usize = 5;
 
@@ -79,7 +80,7 @@ pub fn vgic(vcpus: u16) -> Vgic {
     Vgic::new(&config, Arc::new(NoKick)).unwrap()
 }
 
-/// List registers, and a guest that takes what is in them.
+/// List registers, and a guest that takes the interrupts in them.
 #[derive(Default)]
 pub struct Guest([Lr; 2]);
 
@@ -100,7 +101,7 @@ impl ListRegisters for Guest {
 }
 
 impl Guest {
-    /// Acknowledges and ends everything; returns how many there were.
+    /// Acknowledges and ends every pending interrupt. Returns how many there were.
     pub fn serve(&mut self) -> usize {
         let mut n = 0;
         for lr in &mut self.0 {
@@ -113,9 +114,10 @@ impl Guest {
     }
 }
 
-/// Ends a model: when everything of a VM is gone, nothing may be left.
+/// Ends a model: checks that no object of the VM is left after all other handles are gone.
 pub fn end(vgic: Vgic) {
-    // Whoever dropped the last handle has collected; what was pinned meanwhile is collected here.
+    // The thread that dropped the last handle has collected. Objects that were pinned at that time
+    // are collected here.
     vgic.msi().unwrap().collect();
     assert_eq!(vgic.usage(), Usage::default(), "something is left");
 }

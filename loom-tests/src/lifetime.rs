@@ -1,7 +1,8 @@
-//! What the models of lifetimes share: VMs of a few sizes, several MSI domains, and a vCPU with its guest.
+//! Helpers for the models of lifetimes: VMs of a few sizes, several MSI domains, and a vCPU with
+//! its guest.
 //!
-//! Handles are made and dropped by a model's main thread, outside of what is explored: threads take them, and give
-//! them back when they are joined.
+//! The model's main thread makes and drops all handles outside the explored part. Threads take the
+//! handles, and give them back when they are joined.
 
 use std::sync::Arc;
 
@@ -29,17 +30,18 @@ pub const LPI: Intid = Intid(LPI_BASE);
 /// An enabled LPI.
 pub const ON: LpiConfig = LpiConfig::enabled(0xa0);
 
-/// A VM. It has been given back when `end` is called.
+/// A VM. Every other handle must be gone when [`end`](Self::end) is called.
 pub struct Vm(Vgic);
 
 impl Vm {
-    /// A VM whose trees have one level. `participants` counts all handles but those of `end`: whoever asks whether a
-    /// grace period is over looks at each, so there should be no more than are used.
+    /// Creates a VM with trees of one level. `participants` counts all handles except the one that
+    /// `end` uses. There should be no more participants than the model uses, because a thread that
+    /// asks whether a grace period is over looks at each of them.
     pub fn new(vcpus: u16, participants: u16) -> Self {
         Self::with(Config { participants, ..Self::shape(vcpus) })
     }
 
-    /// What `new` builds, with three participants.
+    /// The configuration that `new` uses, with three participants.
     pub fn shape(vcpus: u16) -> Config {
         let participants = 3;
         Config {
@@ -53,53 +55,53 @@ impl Vm {
         }
     }
 
-    /// A VM of another shape.
+    /// Creates a VM of another shape.
     pub fn with(config: Config) -> Self {
         let config = Config { participants: config.participants + 1, ..config };
         Self(Vgic::new(&config, Arc::new(NoKick)).unwrap())
     }
 
-    /// A domain.
+    /// Creates a domain.
     pub fn msi(&self) -> Msi {
         self.0.msi().unwrap()
     }
 
-    /// A domain with one event mapped.
+    /// Creates a domain with one event mapped.
     pub fn mapped(&self) -> Msi {
         let mut msi = self.msi();
         map(&mut msi, EV, LPI);
         msi
     }
 
-    /// A vCPU, open.
+    /// Creates an open vCPU.
     pub fn cpu(&self, id: VcpuId) -> Cpu {
         let mut vcpu = self.0.vcpu(id).unwrap();
         vcpu.open();
         Cpu { vcpu, guest: Guest::default() }
     }
 
-    /// A handle to inject.
+    /// Creates an injector.
     pub fn injector(&self) -> VgicInjector<Slots> {
         self.0.injector().unwrap()
     }
 
-    /// A thread's means to raise an event of a domain, by looking it up.
+    /// Creates a handle with which a thread raises an event of a domain by looking it up.
     pub fn source(&self, msi: &Msi, event: EventId) -> Source {
         Source { injector: self.injector(), way: Way::LookUp(msi.domain(), event) }
     }
 
-    /// A thread's means to raise an event of a domain, resolved.
+    /// Creates a handle with which a thread raises an event of a domain through a resolved route.
     pub fn route(&self, msi: &mut Msi, event: EventId) -> Source {
         let route = msi.route(DEV, event).unwrap();
         Source { injector: self.injector(), way: Way::Route(route) }
     }
 
-    /// What exists.
+    /// The numbers of objects that exist.
     pub fn usage(&self) -> Usage {
         self.0.usage()
     }
 
-    /// The end, when every other handle is gone: nothing may be left.
+    /// Ends the model, when every other handle is gone: no object may be left.
     pub fn end(self) {
         crate::end(self.0);
     }
@@ -115,7 +117,7 @@ enum Way {
     Route(MsiRoute<Slots>),
 }
 
-/// One thread's means to raise one event.
+/// The handle with which one thread raises one event.
 pub struct Source {
     injector: VgicInjector<Slots>,
     way: Way,
@@ -139,17 +141,18 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Entry; returns how many interrupts are offered.
+    /// Enters the guest. Returns how many interrupts are pending in the list registers.
     pub fn enter(&mut self) -> usize {
         self.vcpu.flush(&mut self.guest).pending
     }
 
-    /// The guest takes and ends everything that is offered.
+    /// The guest acknowledges and ends every pending interrupt. Returns how many there were.
     pub fn serve(&mut self) -> usize {
         self.guest.serve()
     }
 
-    /// The guest goes from one state to another in every list register that is in the first.
+    /// The guest moves every list register in the state `from` to the state `to`. Returns how many
+    /// there were.
     fn step(&mut self, from: LrState, to: LrState) -> usize {
         let mut n = 0;
         for i in 0..self.guest.count() {
@@ -162,12 +165,13 @@ impl Cpu {
         n
     }
 
-    /// The guest acknowledges what is offered.
+    /// The guest acknowledges every pending interrupt. Returns how many there were.
     pub fn acknowledge(&mut self) -> usize {
         self.step(LrState::Pending, LrState::Active)
     }
 
-    /// The guest ends what it has acknowledged: LPIs, which an exit in between has taken out of their list registers.
+    /// The guest ends the interrupts that it has acknowledged. They are LPIs: an exit since the
+    /// acknowledge has taken them out of their list registers.
     pub fn eoi(&mut self) {
         self.step(LrState::Active, LrState::Invalid);
     }
@@ -177,12 +181,13 @@ impl Cpu {
         self.vcpu.close(&mut self.guest);
     }
 
-    /// Exit.
+    /// Exits the guest.
     pub fn leave(&mut self) {
         self.vcpu.fold(&mut self.guest);
     }
 
-    /// Entry, a guest that takes what is offered, exit; returns how many interrupts it took.
+    /// Enters, lets the guest take every interrupt in the list registers, and exits. Returns how
+    /// many interrupts it took.
     pub fn run(&mut self) -> usize {
         self.enter();
         let taken = self.serve();
@@ -190,7 +195,7 @@ impl Cpu {
         taken
     }
 
-    /// Runs until there is no reason to any more; returns how many interrupts the guest took.
+    /// Runs until no interrupt and no mail is left. Returns how many interrupts the guest took.
     pub fn settle(&mut self) -> usize {
         let mut all = 0;
         // Bounded, so that a seeded bug ends in a failure.

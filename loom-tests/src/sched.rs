@@ -1,4 +1,4 @@
-//! Threads and what they share, of loom or of shuttle: so that a model runs under either.
+//! Threads and synchronization types of loom or of shuttle, so that a model runs under either.
 
 #[cfg(loom)]
 pub use loom::{cell, sync, thread};
@@ -9,7 +9,7 @@ pub use shuttle::thread;
 /// The parts of `loom::cell` that models use.
 #[cfg(shuttle)]
 pub mod cell {
-    /// Shuttle switches threads between operations of its own only, so that no access of a cell is torn.
+    /// Shuttle switches threads only at its own operations, so that no access to a cell is torn.
     #[derive(Debug)]
     pub struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 
@@ -18,7 +18,7 @@ pub mod cell {
     unsafe impl<T: Send> Sync for UnsafeCell<T> {}
 
     impl<T> UnsafeCell<T> {
-        /// A cell.
+        /// Creates a cell.
         pub fn new(value: T) -> Self {
             Self(core::cell::UnsafeCell::new(value))
         }
@@ -41,7 +41,8 @@ pub mod sync {
     pub use shuttle::sync::atomic;
     use shuttle::sync::{Condvar, Mutex};
 
-    /// loom's `Notify`: one thread waits until it is notified, also before it waits.
+    /// The counterpart of loom's `Notify`: one thread waits for a notification, which may come
+    /// before the wait.
     #[derive(Debug, Default)]
     pub struct Notify {
         notified: Mutex<bool>,
@@ -49,12 +50,12 @@ pub mod sync {
     }
 
     impl Notify {
-        /// Not notified.
+        /// Creates a `Notify` without a notification.
         pub fn new() -> Self {
             Self::default()
         }
 
-        /// Lets the waiting thread go on, or the next one that waits.
+        /// Wakes the waiting thread, or lets the next wait return at once.
         pub fn notify(&self) {
             *self.notified.lock().unwrap() = true;
             self.changed.notify_one();

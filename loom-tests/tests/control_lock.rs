@@ -1,4 +1,4 @@
-//! The lock of the control plane: whose turn it is.
+//! The lock of the control plane: the order of turns.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use vgic_loom_tests::model;
 use vgic_loom_tests::sched::sync::atomic::{AtomicUsize, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// Counted in two steps, without any ordering: an addition is lost, or an old value read, unless turns order them.
+/// A counter that is incremented in two steps, without any ordering: unless turns order the
+/// accesses, an addition is lost or an old value is read.
 struct Shared {
     turns: Turns,
     value: AtomicUsize,
@@ -38,7 +39,8 @@ impl Shared {
     }
 }
 
-/// One at a time, everybody in the end (loom finds a thread that sleeps for ever), and each sees what was done before.
+/// Only one thread has the turn at a time, every thread gets it in the end (loom finds a thread
+/// that sleeps forever), and each sees the writes of earlier turns.
 #[test]
 fn turns_of_three_threads() {
     model(4, 8_451, || {
@@ -53,7 +55,8 @@ fn turns_of_three_threads() {
     });
 }
 
-/// Whoever is seen waiting has a turn before the one who gives its own back and wants another.
+/// A thread that is seen waiting gets its turn before the thread that passes its own turn and takes
+/// another.
 #[test]
 fn who_waits_is_not_passed_over() {
     model(6, 3_181, || {

@@ -1,6 +1,8 @@
-//! Active and pending state, read and written by registers, against the vCPU that has the interrupt.
+//! Active and pending state, read and written through registers, against the vCPU that has the
+//! interrupt.
 //!
-//! A vCPU that is in the guest is kicked and waited for: its thread goes on to its exit in each of these models.
+//! A register access kicks a vCPU that is in the guest, and waits for it. In each of these models,
+//! the vCPU's thread reaches its exit.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -12,8 +14,8 @@ use vgic_loom_tests::model;
 use vgic_loom_tests::sched::sync::atomic::{AtomicBool, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// Made inactive while the guest is at work on it. Raised after that, it is delivered again, and that
-/// one stays active.
+/// An SPI is made inactive while the guest handles it. It is raised after that, so it is delivered
+/// again, and the second delivery stays active.
 #[test]
 fn clear_active_vs_running_guest() {
     model(3, 59_152, || {
@@ -50,7 +52,8 @@ fn clear_active_vs_running_guest() {
     });
 }
 
-/// Once the write is done, no acknowledge that comes later is undone: the guest waits for the write in its handler.
+/// Once the write that makes the SPI inactive is done, it undoes no acknowledge that comes later:
+/// the guest waits for the write in its handler.
 #[test]
 fn clear_active_before_acknowledge() {
     model(3, 10_375, || {
@@ -82,7 +85,8 @@ fn clear_active_before_acknowledge() {
     });
 }
 
-/// The same while a third thread is about to post the interrupt: the mailbox does not have it yet when the write is done.
+/// As [`clear_active_before_acknowledge`], while a third thread is about to post the interrupt: the
+/// interrupt is not in the mailbox yet when the write is done.
 #[test]
 fn clear_active_before_acknowledge_vs_another_change() {
     model(2, 32_164, || {
@@ -120,7 +124,8 @@ fn clear_active_before_acknowledge_vs_another_change() {
     });
 }
 
-/// Made active while it is pending: from then on it is not offered, until the guest ends it.
+/// An SPI is made active while it is pending: from then on it is not presented to the guest, until
+/// the guest ends it.
 #[test]
 fn set_active_vs_delivery() {
     model(2, 115, || {
@@ -153,7 +158,7 @@ fn set_active_vs_delivery() {
     });
 }
 
-/// Made inactive while its vCPU powers off and on with it.
+/// An SPI is made inactive while its vCPU, where it is active, powers off and on.
 #[test]
 fn clear_active_vs_close_and_open() {
     model(2, 217, || {
@@ -180,7 +185,8 @@ fn clear_active_vs_close_and_open() {
     });
 }
 
-/// A group of the VM is closed and opened while its interrupt is injected: nothing is lost, and what is closed is not offered.
+/// A group of the VM is disabled and enabled while an interrupt of the group is injected: the
+/// interrupt is not lost, and not forwarded while the group is disabled.
 #[test]
 fn inject_vs_group_gate() {
     model(3, 125, || {
@@ -203,7 +209,8 @@ fn inject_vs_group_gate() {
     });
 }
 
-/// Two senders of an SGI, and one takes it back: the other's is delivered once, the one's at most once.
+/// Two senders send an SGI, and one of them takes it back: the other's is delivered once, and the
+/// first one's at most once.
 #[test]
 fn senders_vs_delivery_vs_recall() {
     model(2, 155, || {

@@ -1,6 +1,7 @@
-//! CLEAR against injection and delivery (T21): the outcome is that of one of the two orders. A CLEAR that returned before
-//! the injection began does not cancel it; an injection that returned before the CLEAR began is cancelled,
-//! wherever it is, unless the guest has acknowledged it.
+//! CLEAR against injection and delivery (T21): the outcome is that of one of the two orders. A
+//! CLEAR that returned before the injection began does not cancel it. An injection that returned
+//! before the CLEAR began is cancelled, wherever the interrupt is, unless the guest has
+//! acknowledged it.
 #![cfg(any(loom, shuttle))]
 
 use std::ops::Range;
@@ -12,7 +13,8 @@ use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
 use vgic_loom_tests::sched::thread;
 
-/// In which order things happen in an interleaving. Not loom's: looking at it orders nothing.
+/// The order of events in an interleaving. The counter is not loom's, so that accesses to it order
+/// nothing.
 #[derive(Clone, Default)]
 struct Clock(Arc<AtomicUsize>);
 
@@ -28,7 +30,7 @@ fn clear(vm: &mut Vm) {
     vm.msi.clear(DEVICE, EVENT).unwrap();
 }
 
-/// Nobody runs meanwhile.
+/// A CLEAR against an injection. The vCPU does not run until both are done.
 #[test]
 fn t21_clear_vs_inject() {
     model(6, 45, || {
@@ -56,7 +58,7 @@ fn t21_clear_vs_inject() {
     });
 }
 
-/// The vCPU runs meanwhile, with a guest that is slow at first.
+/// A CLEAR against an injection while the vCPU runs, with a guest that is slow at first.
 fn t21_clear_vs_inject_vs_delivery_on(at_least: usize, cpu: MakeCpu) {
     model(3, at_least, move || {
         let mut vm = Vm::new(1);
@@ -99,7 +101,8 @@ fn t21_clear_vs_inject_vs_delivery_busy() {
     t21_clear_vs_inject_vs_delivery_on(1, Vm::busy_cpu);
 }
 
-/// Another LPI, whose pending bit is in the same word, is raised: that is not affected.
+/// A CLEAR while another LPI with its pending bit in the same word is raised: the other LPI is not
+/// affected.
 #[test]
 fn t21_clear_vs_inject_of_a_neighbour() {
     model(6, 2, || {
@@ -121,7 +124,7 @@ fn t21_clear_vs_inject_of_a_neighbour() {
     });
 }
 
-/// It is in a list register, and the guest has not seen it: the vCPU withdraws it.
+/// The LPI is in a list register, and the guest has not acknowledged it: the vCPU withdraws it.
 #[test]
 fn t21_clear_vs_list_register() {
     model(6, 379, || {
@@ -145,7 +148,7 @@ fn t21_clear_vs_list_register() {
     });
 }
 
-/// It is on its way from a list register back to its pending bit, since it was disabled.
+/// The LPI was disabled, and is on its way from a list register back to its pending bit.
 #[test]
 fn t21_clear_vs_withdrawal() {
     model(6, 3_839, || {
@@ -171,7 +174,8 @@ fn t21_clear_vs_withdrawal() {
     });
 }
 
-/// The same, and it is raised again after the CLEAR: that one stands.
+/// As [`t21_clear_vs_withdrawal`], and the LPI is raised again after the CLEAR: the second
+/// injection stands.
 #[test]
 fn t21_clear_and_inject_vs_withdrawal() {
     model(6, 18_190, || {
@@ -197,7 +201,7 @@ fn t21_clear_and_inject_vs_withdrawal() {
     });
 }
 
-/// It is in the one list register, and is evicted by a more urgent one.
+/// The LPI is in the only list register, and a more urgent LPI evicts it.
 #[test]
 fn t21_clear_vs_eviction() {
     model(6, 1_878, || {
@@ -222,7 +226,7 @@ fn t21_clear_vs_eviction() {
     });
 }
 
-/// It moves to another vCPU: the CLEAR finds it there, too.
+/// The LPI moves to another vCPU: the CLEAR finds it there, too.
 #[test]
 fn t21_clear_vs_hand_over() {
     model(4, 6_958, || {

@@ -1,5 +1,5 @@
-//! Injection against enabling and disabling: while it is disabled, an LPI stays pending; when it is
-//! enabled, it is delivered.
+//! Injection against enabling and disabling: an LPI stays pending while it is disabled, and is
+//! delivered when it is enabled.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::*;
@@ -8,7 +8,7 @@ use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
 use vgic_loom_tests::sched::thread;
 
-/// Enabled while it is raised. The vCPU runs in between.
+/// An LPI is enabled while it is raised. The vCPU runs in between.
 fn inject_vs_enable_on(at_least: usize, cpu: MakeCpu) {
     model(3, at_least, move || {
         let mut vm = Vm::new(1);
@@ -40,7 +40,8 @@ fn inject_vs_enable_busy() {
     inject_vs_enable_on(1, Vm::busy_cpu);
 }
 
-/// Disabled while it is raised: what has not been delivered by then is pending, and delivered when it is enabled.
+/// An LPI is disabled while it is raised: if it has not been delivered by then, it is pending, and
+/// is delivered when it is enabled.
 fn inject_vs_disable_on(at_least: usize, cpu: MakeCpu) {
     model(3, at_least, move || {
         let mut vm = Vm::new(1);
@@ -52,7 +53,7 @@ fn inject_vs_disable_on(at_least: usize, cpu: MakeCpu) {
             vm.msi.set_config(lpi(0), OFF).unwrap();
             vm
         });
-        // A slow guest: it has it in a list register when it is disabled.
+        // A slow guest: the LPI is in a list register when it is disabled.
         cpu.enter();
         cpu.exit();
         let mut taken = cpu.run();
@@ -78,7 +79,7 @@ fn inject_vs_disable_busy() {
     inject_vs_disable_on(1, Vm::busy_cpu);
 }
 
-/// Pending in a list register, then disabled and enabled, and raised once more.
+/// An LPI that is pending in a list register is disabled and enabled, and raised once more.
 #[test]
 fn inject_vs_disable_and_enable() {
     model(3, 10_574, || {
@@ -100,14 +101,16 @@ fn inject_vs_disable_and_enable() {
         let vm = control.join().unwrap();
         due += more;
         taken += cpu.settle();
-        // The second may have come while the first was back in the pending bit, or the other way round.
+        // The second injection may have come while the first was back in the pending bit, or the
+        // other way round.
         assert!(taken >= 1 && taken <= due, "{taken} of {due}");
         drop(source);
         vm.end(cpu);
     });
 }
 
-/// Enabled by another thread while a vCPU thread sends itself an MSI: each sees what the other did, or is seen.
+/// Another thread enables the LPI while a vCPU thread sends itself an MSI: at least one of the two
+/// threads sees the other's change.
 fn self_inject_vs_enable_on(at_least: usize, cpu: MakeCpu) {
     model(3, at_least, move || {
         let mut vm = Vm::new(1);
@@ -137,7 +140,8 @@ fn self_inject_vs_enable_busy() {
     self_inject_vs_enable_on(1, Vm::busy_cpu);
 }
 
-/// Its configuration changes while it is delivered, so that it can be in a mailbox when it is raised again.
+/// The configuration of an LPI changes while the LPI is delivered, so that it can be in a mailbox
+/// when it is raised again.
 #[test]
 fn inject_into_a_mailbox() {
     model(6, 642, || {
@@ -162,7 +166,7 @@ fn inject_into_a_mailbox() {
     });
 }
 
-/// The same, while another one waits for the only list register.
+/// As [`inject_into_a_mailbox`], while another LPI waits for the only list register.
 #[test]
 fn inject_into_a_mailbox_behind_another() {
     model(4, 5, || {
@@ -192,7 +196,8 @@ fn inject_into_a_mailbox_behind_another() {
     });
 }
 
-/// An SPI that is pending and disabled is in the mailbox already when it is enabled: the change goes with the mail.
+/// An SPI that is pending and disabled is already in the mailbox when it is enabled: the mail
+/// carries the change.
 #[test]
 fn enable_of_what_is_in_the_mailbox() {
     model(3, 139, || {

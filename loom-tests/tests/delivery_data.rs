@@ -1,6 +1,6 @@
-//! Injection against delivery: coalescing never loses data. A device writes a number, then raises its event;
-//! the guest reads the number after each acknowledge. However many of the injections coalesced, it
-//! has seen the last number at the end.
+//! Injection against delivery: coalescing never loses data. A device writes a number, then raises
+//! its event. The guest reads the number after each acknowledge. However many of the injections
+//! coalesced, the guest has seen the last number at the end.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use vgic_loom_tests::model;
 use vgic_loom_tests::sched::sync::atomic::{AtomicUsize, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// A device: what it has written last, and its event.
+/// A device: the number that it wrote last, and its event.
 struct Device {
     // All accesses are Relaxed: the interrupt orders them.
     number: Arc<AtomicUsize>,
@@ -23,7 +23,7 @@ impl Device {
         Self { number: Arc::new(AtomicUsize::new(0)), source: vm.source(0) }
     }
 
-    /// Writes a number, and tells the guest; returns how many deliveries that makes due.
+    /// Writes a number and raises the event. Returns how many deliveries that makes due.
     fn send(&self, number: usize) -> usize {
         self.number.store(number, Ordering::Relaxed);
         self.source.raise()
@@ -44,7 +44,7 @@ impl Driver {
         Self { cpu: vm.cpu(A), taken: 0, seen: vec![0; numbers.len()], numbers }
     }
 
-    /// Entry, a guest that reads the numbers if it is interrupted, exit.
+    /// Enters, lets the guest read the numbers if it is interrupted, and exits.
     fn run(&mut self) {
         self.cpu.enter();
         let taken = self.cpu.lrs.acknowledge();
@@ -85,7 +85,7 @@ fn data_one_injector() {
     });
 }
 
-/// Two devices' events share an LPI.
+/// The events of two devices share an LPI.
 #[test]
 fn data_two_injectors_of_one_lpi() {
     model(4, 9_137, || {
@@ -105,8 +105,8 @@ fn data_two_injectors_of_one_lpi() {
     });
 }
 
-/// One device sends twice, and the interrupt goes back and forth between the list register and the pending bit,
-/// since the guest is slow and the LPI is being disabled.
+/// One device sends twice. The interrupt goes back and forth between the list register and the
+/// pending bit, because the guest is slow and the LPI is being disabled.
 #[test]
 fn data_while_withdrawn() {
     model(3, 13_446, || {
@@ -119,7 +119,7 @@ fn data_while_withdrawn() {
             vm.msi.set_config(lpi(0), OFF).unwrap();
             vm
         });
-        // Takes it into a list register, and perhaps out again.
+        // Takes the LPI into a list register, and perhaps out again.
         driver.cpu.enter();
         driver.cpu.exit();
         driver.run();

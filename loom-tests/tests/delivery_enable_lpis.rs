@@ -1,5 +1,5 @@
-//! Injection and delivery against GICR_CTLR.EnableLPIs: while it is clear, LPIs stay pending; when it is set, they are
-//! delivered.
+//! Injection and delivery against GICR_CTLR.EnableLPIs: LPIs stay pending while it is clear, and
+//! are delivered when it is set.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::*;
@@ -7,7 +7,8 @@ use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
 use vgic_loom_tests::sched::thread;
 
-/// Set by another thread while a vCPU thread sends itself an MSI: each sees what the other did, or is seen.
+/// Another thread sets EnableLPIs while a vCPU thread sends itself an MSI: at least one of the two
+/// threads sees the other's change.
 fn self_inject_vs_enable_lpis_on(at_least: usize, cpu: MakeCpu) {
     model(4, at_least, move || {
         let mut vm = Vm::new(1);
@@ -41,7 +42,7 @@ fn self_inject_vs_enable_lpis_busy() {
     self_inject_vs_enable_lpis_on(1, Vm::busy_cpu);
 }
 
-/// Set while an LPI is raised and the vCPU runs.
+/// EnableLPIs is set while an LPI is raised and the vCPU runs.
 fn inject_vs_enable_lpis_on(at_least: usize, cpu: MakeCpu) {
     model(4, at_least, move || {
         let mut vm = Vm::new(1);
@@ -76,7 +77,8 @@ fn inject_vs_enable_lpis_busy() {
     inject_vs_enable_lpis_on(1, Vm::busy_cpu);
 }
 
-/// Cleared while an LPI is raised and the vCPU runs: what has not been acknowledged by then stays pending.
+/// EnableLPIs is cleared while an LPI is raised and the vCPU runs: if the LPI has not been
+/// acknowledged by then, it stays pending.
 fn inject_vs_disable_lpis_on(at_least: usize, cpu: MakeCpu) {
     model(4, at_least, move || {
         let mut vm = Vm::new(1);
@@ -113,7 +115,8 @@ fn inject_vs_disable_lpis_busy() {
     inject_vs_disable_lpis_on(1, Vm::busy_cpu);
 }
 
-/// In a list register, and active in another, while it is cleared.
+/// EnableLPIs is cleared while two LPIs get into list registers. The guest has acknowledged an
+/// earlier delivery of one of them.
 #[test]
 fn disable_lpis_vs_delivery() {
     model(6, 264, || {
@@ -147,7 +150,7 @@ fn disable_lpis_vs_delivery() {
     });
 }
 
-/// Two vCPUs write it for a third party, which is being interrupted.
+/// Two threads clear and set EnableLPIs of a vCPU that is being interrupted.
 #[test]
 fn t02_two_toggle_enable_lpis() {
     model(2, 2_218, || {
@@ -166,14 +169,15 @@ fn t02_two_toggle_enable_lpis() {
         let due = source.raise();
         let taken = cpu.run();
         let redists = togglers.map(|toggler| toggler.join().unwrap());
-        // Whoever wrote last set it.
+        // The last write set EnableLPIs.
         assert_eq!(taken + cpu.settle(), due);
         drop((source, redists));
         vm.end(cpu);
     });
 }
 
-/// An MSI that comes after LPIs have been enabled is delivered, whatever becomes of one that came before and is being ignored.
+/// An MSI that comes after LPIs have been enabled is delivered, even if an MSI that came before is
+/// still being ignored.
 #[test]
 fn msi_after_enable_vs_one_before() {
     model(3, 53_614, || {
@@ -201,7 +205,7 @@ fn msi_after_enable_vs_one_before() {
     });
 }
 
-/// Who disables LPIs and then clears what is pending misses nothing.
+/// A thread that disables LPIs and then clears the pending bit misses no MSI that came before.
 #[test]
 fn msi_vs_disable_and_clear() {
     model(4, 627, || {
@@ -222,8 +226,9 @@ fn msi_vs_disable_and_clear() {
     });
 }
 
-/// An MSI that is being ignored, as its vCPU takes none, while its event is mapped anew to a vCPU that takes them: pending bits are
-/// those of INTIDs, so that the bit which it takes back may be another one's by then.
+/// An MSI is being ignored, because its vCPU takes none, while its event is unmapped and mapped to
+/// a vCPU that takes MSIs. Pending bits belong to INTIDs, so the bit that the ignored injection
+/// takes back may belong to another MSI by then.
 #[test]
 fn ignored_msi_vs_remap_and_msi() {
     model(2, 940, || {

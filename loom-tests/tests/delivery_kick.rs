@@ -1,5 +1,5 @@
-//! Kick against sleep: a vCPU thread that sleeps between its runs gets everything. A lost wake-up is a deadlock,
-//! which loom reports.
+//! Kick against sleep: a vCPU thread that sleeps between its runs gets every interrupt. A lost
+//! wake-up is a deadlock, which loom reports.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use vgic_loom_tests::sched::sync::Notify;
 use vgic_loom_tests::sched::sync::atomic::{AtomicUsize, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// One vCPU thread's bed.
+/// The place where one vCPU thread sleeps.
 struct Bed {
     cell: WaitCell,
-    /// Stands for the futex below `park` and `unpark`; returns early now and then, as they may.
+    /// Models the futex below `park` and `unpark`. Returns early now and then, as they may.
     notify: Notify,
 }
 
@@ -34,7 +34,7 @@ impl Bed {
     }
 }
 
-/// A host whose vCPU threads sleep.
+/// A host with vCPU threads that sleep.
 struct Host(Vec<Bed>);
 
 impl Host {
@@ -43,7 +43,7 @@ impl Host {
         Arc::new(Self((0..vcpus).map(|_| bed()).collect()))
     }
 
-    /// Runs a vCPU, sleeping in between, until its guest has taken `due` interrupts.
+    /// Runs a vCPU, with sleeps in between, until its guest has taken `due` interrupts.
     fn run(&self, cpu: &mut Cpu, due: usize) {
         let mut taken = 0;
         loop {
@@ -62,7 +62,7 @@ impl Kick for Host {
     }
 }
 
-/// The token alone: two kickers, whose change the sleeper has to see.
+/// Tests the token alone: the sleeper has to see the changes of two kickers.
 #[test]
 fn kick_token_two_kickers() {
     model(3, 3_858, || {
@@ -85,7 +85,7 @@ fn kick_token_two_kickers() {
     });
 }
 
-/// A kick that came before the sleep is not lost, and is there once.
+/// A kick that comes before the sleep is not lost, and ends only one sleep.
 #[test]
 fn kick_before_sleep() {
     model(6, 20, || {
@@ -140,7 +140,8 @@ fn kick_vs_sleep_two_injectors() {
     });
 }
 
-/// An LPI is raised and enabled, by two threads, while its vCPU sleeps: whoever comes second wakes it.
+/// One thread raises an LPI and another enables it while its vCPU sleeps: the second of the two
+/// threads wakes the vCPU.
 #[test]
 fn kick_vs_sleep_inject_and_enable() {
     model(2, 8_207, || {
@@ -163,7 +164,7 @@ fn kick_vs_sleep_inject_and_enable() {
     });
 }
 
-/// An LPI is raised, and LPIs are enabled, by two threads, while the vCPU sleeps.
+/// One thread raises an LPI and another enables LPIs while the vCPU sleeps.
 #[test]
 fn kick_vs_sleep_inject_and_enable_lpis() {
     model(2, 5_420, || {
@@ -188,7 +189,7 @@ fn kick_vs_sleep_inject_and_enable_lpis() {
     });
 }
 
-/// A pending LPI moves to a vCPU that sleeps, from one whose guest does not take it.
+/// A pending LPI moves from a vCPU with a guest that does not take it to a vCPU that sleeps.
 #[test]
 fn kick_vs_sleep_retarget() {
     model(2, 3_431, || {
@@ -228,8 +229,9 @@ fn kick_vs_sleep_retarget() {
     });
 }
 
-/// The guest sleeps on an interrupt that it is offered and does not take (it has masked it, say): what takes
-/// the interrupt back wakes the vCPU, which withdraws it.
+/// The guest sleeps while an interrupt is presented to it that it does not take (for example
+/// because it has masked the interrupt). The change that takes the interrupt back wakes the vCPU,
+/// which withdraws the interrupt.
 fn kick_vs_sleep_withdraw(at_least: usize, take_back: fn(&mut Vm, &VgicInjector<Slots>)) {
     model(3, at_least, move || {
         let host = Host::new(1);

@@ -1,5 +1,5 @@
-//! Lines against delivery: a level-sensitive interrupt is offered while its line is high, withdrawn when it has fallen,
-//! and never stuck in between.
+//! Lines against delivery: a level-sensitive interrupt is presented to the guest while its line is
+//! high, is withdrawn when the line has fallen, and is never stuck in between.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::sched::thread;
 use vgic_loom_tests::{NoKick, model};
 
-/// A device's thread: it drives the line of the SPI.
+/// The handle of a device's thread, which drives the line of the SPI.
 struct Line(VgicInjector<Slots>);
 
 impl Line {
@@ -32,7 +32,7 @@ impl Line {
     }
 }
 
-/// A VM whose SPI is for A.
+/// Creates a VM with one level-sensitive SPI that targets A.
 fn spi_vm(vcpus: u16) -> (Vm, Line) {
     let vm = Vm::with(vcpus, 1, Arc::new(NoKick));
     let line = Line(vm.injector());
@@ -40,7 +40,8 @@ fn spi_vm(vcpus: u16) -> (Vm, Line) {
     (vm, line)
 }
 
-/// Entry, a guest whose handler makes its device lower the line, exit; returns how often it was interrupted.
+/// Enters, lets the guest's handler make its device lower the line, and exits. Returns how often
+/// the guest was interrupted.
 fn run(cpu: &mut Cpu, line: &Line) -> usize {
     cpu.enter();
     let taken = cpu.lrs.acknowledge();
@@ -52,7 +53,7 @@ fn run(cpu: &mut Cpu, line: &Line) -> usize {
     taken
 }
 
-/// Entry, to see what the guest is offered in the end.
+/// Enters and exits. Returns how many interrupts are pending in the list registers in the end.
 fn offered(cpu: &mut Cpu) -> usize {
     cpu.enter();
     let offered = cpu.lrs.pending();
@@ -60,7 +61,7 @@ fn offered(cpu: &mut Cpu) -> usize {
     offered
 }
 
-/// Rises while the vCPU runs.
+/// The line rises while the vCPU runs.
 fn level_rise_vs_flush_on(at_least: usize, cpu: MakeCpu) {
     model(4, at_least, move || {
         let (mut vm, line) = spi_vm(1);
@@ -90,7 +91,7 @@ fn level_rise_vs_flush_busy() {
     level_rise_vs_flush_on(1, Vm::busy_cpu);
 }
 
-/// Falls while the vCPU runs, with a guest that does not look.
+/// The line falls while the vCPU runs, with a guest that does not acknowledge the interrupt.
 fn level_fall_vs_flush_on(at_least: usize, cpu: MakeCpu) {
     model(4, at_least, move || {
         let (mut vm, line) = spi_vm(1);
@@ -122,7 +123,7 @@ fn level_fall_vs_flush_busy() {
     level_fall_vs_flush_on(1, Vm::busy_cpu);
 }
 
-/// Falls while the vCPU delivers it.
+/// The line falls while the vCPU delivers the interrupt.
 #[test]
 fn level_fall_vs_delivery() {
     model(4, 40_696, || {
@@ -133,7 +134,8 @@ fn level_fall_vs_delivery() {
             line.set(false);
             line
         });
-        // Each time it finds the line high, as the guest does not lower it.
+        // Each run takes the interrupt if it finds the line high, because the guest does not lower
+        // it.
         let _ = cpu.run() + cpu.run();
         cpu.enter();
         cpu.exit();
@@ -144,7 +146,8 @@ fn level_fall_vs_delivery() {
     });
 }
 
-/// Rises and stays high, as the guest's handler does not lower it: it is offered again after each EOI.
+/// The line rises and stays high, because the guest's handler does not lower it: the interrupt is
+/// presented again after each EOI.
 #[test]
 fn level_held_vs_delivery() {
     model(6, 22, || {
@@ -167,7 +170,7 @@ fn level_held_vs_delivery() {
     });
 }
 
-/// Falls and rises again while it is in a list register.
+/// The line falls and rises again while the interrupt is in a list register.
 #[test]
 fn level_fall_and_rise_vs_flush() {
     model(4, 1_424, || {
@@ -192,7 +195,8 @@ fn level_fall_and_rise_vs_flush() {
     });
 }
 
-/// Rises again after the guest's handler has lowered it: before its EOI, at it, or after it.
+/// The line rises again after the guest's handler has lowered it: before the EOI, at the EOI, or
+/// after it.
 #[test]
 fn level_rise_vs_eoi() {
     model(4, 10_226, || {
@@ -221,7 +225,8 @@ fn level_rise_vs_eoi() {
     });
 }
 
-/// Moves to another vCPU while its line is high: one of them offers it, in the end the new one.
+/// The SPI moves to another vCPU while its line is high: one of the two vCPUs presents it, and in
+/// the end the new one does.
 #[test]
 fn level_retarget_vs_both() {
     model(4, 5_536, || {
@@ -249,7 +254,7 @@ fn level_retarget_vs_both() {
     });
 }
 
-/// Falls while its vCPU closes and opens.
+/// The line falls and rises while the SPI's vCPU closes and opens.
 #[test]
 fn level_fall_vs_close_and_open() {
     model(3, 13_986, || {
@@ -276,8 +281,9 @@ fn level_fall_vs_close_and_open() {
     });
 }
 
-/// Falls and rises while its vCPU closes and opens, and the guest is still at work on it: it is active again afterwards,
-/// and not offered before the guest has ended it.
+/// The line falls and rises while the SPI's vCPU closes and opens, and the guest still handles the
+/// interrupt: the interrupt is active again afterwards, and is not presented before the guest has
+/// ended it.
 #[test]
 fn level_active_vs_close_and_open() {
     model(2, 2_124, || {

@@ -1,5 +1,6 @@
-//! A host that takes offers: a vCPU that is in its guest is called out for what would raise its line, and for what others wait for, and
-//! for nothing else. A lost wake-up is a deadlock, which loom reports.
+//! A host that takes hints: it calls a vCPU out of its guest for an interrupt that would raise the
+//! vCPU's line and for a change that another thread waits for, and for nothing else. A lost wake-up
+//! is a deadlock, which loom reports.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -14,23 +15,23 @@ use vgic_loom_tests::sched::sync::Notify;
 use vgic_loom_tests::sched::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// Everything is signaled.
+/// The thresholds of a guest that takes every interrupt.
 const OPEN: Thresholds = Thresholds { below: [0xf8; 2] };
 
-/// The thread that stops before it calls a vCPU out.
+/// The name of the thread that stops before it calls a vCPU out.
 const STALLS: &str = "stalls";
 
-/// What a guest lets through that keeps back what is not urgent.
+/// The thresholds of a guest that keeps back interrupts that are not urgent.
 const URGENT: Thresholds = Thresholds { below: [0x80; 2] };
 
-/// One vCPU as its host sees it.
+/// One vCPU, as its host sees it.
 struct Port {
     cell: LineCell,
-    /// It is to leave the guest.
+    /// The vCPU is to leave the guest.
     signal: AtomicBool,
-    /// Stands for the kernel that interrupts a guest, or wakes one that sleeps.
+    /// Models the kernel, which interrupts a guest or wakes one that sleeps.
     notify: Notify,
-    /// What a thread that stops waits for.
+    /// A thread that stops waits for this notification.
     go: Notify,
 }
 
@@ -54,13 +55,13 @@ impl Port {
         self.call(self.cell.offer(Group::Group1, Priority::new(priority)));
     }
 
-    /// Enters the guest with its line at this level, and comes back when it has taken the interrupt, or was called out. Returns whether it
-    /// was entered.
+    /// Enters the guest with its line at this level. Comes back when the guest has taken the
+    /// interrupt or the vCPU was called out. Returns whether the guest was entered.
     fn run(&self, line: bool, thresholds: Thresholds) -> bool {
         if !self.cell.enter(if line { Thresholds::default() } else { thresholds }) {
             return false;
         }
-        // A read-modify-write: the kernel does not look at what was there before.
+        // A read-modify-write, because the kernel reads the latest value.
         while !line && !self.signal.fetch_or(false, Ordering::AcqRel) {
             self.notify.wait();
         }
@@ -69,7 +70,7 @@ impl Port {
         true
     }
 
-    /// Offers the guest what there is, and runs it.
+    /// Fills the list registers, and runs the guest.
     fn enter(&self, cpu: &mut Cpu, thresholds: Thresholds) {
         loop {
             self.cell.look();
@@ -86,7 +87,7 @@ impl Port {
     }
 }
 
-/// A host that takes offers.
+/// A host that takes hints.
 struct Host(Vec<Port>);
 
 impl Host {
@@ -105,7 +106,8 @@ impl Host {
         self.run_below(cpu, due, OPEN);
     }
 
-    /// The same of a guest that keeps back what is not urgent enough.
+    /// Runs a vCPU until its guest, which keeps back interrupts that are not urgent enough, has
+    /// taken `due` interrupts.
     fn run_below(&self, cpu: &mut Cpu, due: usize, thresholds: Thresholds) {
         let port = &self.0[cpu.vcpu.id().index()];
         let mut taken = 0;
@@ -134,8 +136,9 @@ impl Kick for Host {
     }
 }
 
-/// The cell alone: a producer of each of these priorities publishes, and tells the cell. The owner's guest sees what was published by those whose
-/// priorities pass.
+/// Tests the cell alone. A producer for each of these priorities publishes a change, and then tells
+/// the cell. The owner's guest sees the changes of the producers with priorities that pass the
+/// thresholds.
 fn producers(priorities: [u8; 2], thresholds: Thresholds) {
     let host = Host::new(1);
     let urgent = |&priority: &u8| priority < thresholds.below[1];
@@ -159,7 +162,7 @@ fn producers(priorities: [u8; 2], thresholds: Thresholds) {
         port.cell.look();
         let now = count();
         if port.run(now != seen, thresholds) {
-            // What the guest finds.
+            // The changes that the guest finds.
             seen = count();
         }
     }
@@ -173,13 +176,13 @@ fn line_two_producers() {
     model(2, 1_873, || producers([PRIORITY; 2], OPEN));
 }
 
-/// One of them is not urgent enough.
+/// One of the two priorities is not urgent enough.
 #[test]
 fn line_two_priorities() {
     model(3, 2_900, || producers([0x40, 0xa0], URGENT));
 }
 
-/// Two interrupts one after the other.
+/// One thread raises two interrupts, one after the other.
 #[test]
 fn line_one_injector() {
     model(3, 8_881, || {
@@ -198,7 +201,8 @@ fn line_one_injector() {
     });
 }
 
-/// A thread that stops before it calls the vCPU out holds up nobody else's interrupt: it goes on only when that has been taken.
+/// A thread that stops before it calls the vCPU out holds up no other thread's interrupt: it
+/// continues only when the other interrupt has been taken.
 #[test]
 fn line_stalled_caller() {
     model(2, 5_753, || {
@@ -228,7 +232,8 @@ fn line_stalled_caller() {
     });
 }
 
-/// An interrupt is raised while it is being enabled: whoever posts it, somebody offers it.
+/// An interrupt is raised while it is being enabled: whichever of the two threads posts it, one of
+/// them gives the hint.
 #[test]
 fn line_inject_and_enable() {
     model(2, 4_208, || {
@@ -254,7 +259,7 @@ fn line_inject_and_enable() {
     });
 }
 
-/// An LPI that is in a list register, where its guest keeps it back, becomes more urgent.
+/// An LPI in a list register that the guest keeps back becomes more urgent.
 #[test]
 fn line_priority_of_an_lpi_that_is_kept_back() {
     model(2, 162, || {
@@ -279,7 +284,7 @@ fn line_priority_of_an_lpi_that_is_kept_back() {
     });
 }
 
-/// The same of an SPI.
+/// An SPI in a list register that the guest keeps back becomes more urgent.
 #[test]
 fn line_priority_of_an_spi_that_is_kept_back() {
     model(2, 204, || {
@@ -310,7 +315,8 @@ fn line_priority_of_an_spi_that_is_kept_back() {
     });
 }
 
-/// An interrupt is moved to B while it is being posted to A, whose guest lets nothing through: A is called out to hand it over.
+/// An interrupt moves to B while it is being posted to A, which has a guest that masks all
+/// interrupts: A is called out to hand the interrupt over.
 #[test]
 fn line_moved_from_a_masked_vcpu() {
     model(2, 10_961, || {

@@ -1,5 +1,5 @@
-//! Injection and retargeting against powering vCPUs on and off: what a vCPU cannot take stays pending, and is there
-//! when it, or another vCPU, can.
+//! Injection and retargeting against powering vCPUs on and off: an interrupt that a vCPU cannot
+//! take stays pending until this vCPU, or another one, can take it.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::sched::thread;
 use vgic_loom_tests::{NoKick, model};
 
-/// Raised while its vCPU opens: the opener's scan finds it, or the injector finds the mailbox open.
+/// An LPI is raised while its vCPU opens: either the opener's scan finds the LPI, or the injector
+/// finds the mailbox open.
 #[test]
 fn open_vs_inject() {
     model(6, 9_893, || {
@@ -28,7 +29,7 @@ fn open_vs_inject() {
     });
 }
 
-/// Two injectors.
+/// Two injectors raise an LPI while its vCPU opens.
 #[test]
 fn open_vs_two_injectors() {
     model(3, 15_843, || {
@@ -46,8 +47,8 @@ fn open_vs_two_injectors() {
     });
 }
 
-/// Mapped for the first time, and raised, while its vCPU opens: the scan may be past the tree node that is
-/// not there yet.
+/// An LPI is mapped for the first time and raised while its vCPU opens: the scan may already be
+/// past the place of the tree node that the mapping adds.
 #[test]
 fn open_vs_map_and_inject() {
     model(3, 502, || {
@@ -67,7 +68,8 @@ fn open_vs_map_and_inject() {
     });
 }
 
-/// Raised while its vCPU runs and closes: delivered, or there when it opens again.
+/// An LPI is raised while its vCPU runs and closes: it is delivered, or is pending when the vCPU
+/// opens again.
 #[test]
 fn close_vs_inject() {
     model(4, 20, || {
@@ -89,7 +91,7 @@ fn close_vs_inject() {
     });
 }
 
-/// Raised while its vCPU closes and opens.
+/// An LPI is raised while its vCPU closes and opens.
 #[test]
 fn close_and_open_vs_inject() {
     model(4, 2_419, || {
@@ -97,7 +99,7 @@ fn close_and_open_vs_inject() {
         vm.map(0, A, ON);
         let source = vm.source(0);
         let mut cpu = vm.cpu(A);
-        // In a list register, and then back.
+        // The LPI is in a list register, and then goes back to its pending bit.
         let due = source.raise();
         cpu.enter();
         cpu.exit();
@@ -107,14 +109,15 @@ fn close_and_open_vs_inject() {
         let mut taken = cpu.run();
         let (more, source) = injector.join().unwrap();
         taken += cpu.settle();
-        // Given back while the second came, or after it: one of the two, or both.
+        // The first was given back while the second came, or after it: one of the two is delivered,
+        // or both.
         assert!(taken >= 1 && taken <= due + more, "{taken} of {due} + {more}");
         drop(source);
         vm.end(cpu);
     });
 }
 
-/// In the mailbox of a vCPU that closes, while it moves to one that is open.
+/// An LPI in the mailbox of a vCPU that closes moves to an open vCPU.
 #[test]
 fn close_with_mail_vs_retarget() {
     model(6, 7_572, || {
@@ -136,7 +139,7 @@ fn close_with_mail_vs_retarget() {
     });
 }
 
-/// In a list register of a vCPU that closes, while it moves to one that is open.
+/// An LPI in a list register of a vCPU that closes moves to an open vCPU.
 #[test]
 fn close_of_the_owner_vs_retarget() {
     model(4, 6_440, || {
@@ -160,7 +163,8 @@ fn close_of_the_owner_vs_retarget() {
     });
 }
 
-/// Active on a vCPU that closes, and already another's: the injector sees the owner, and turns to its mailbox.
+/// An SPI is active on a vCPU that closes, and already targets another vCPU: the injector sees the
+/// owner, and posts to the owner's mailbox.
 #[test]
 fn close_of_the_owner_vs_inject_for_another() {
     model(3, 4_548, || {
@@ -178,14 +182,14 @@ fn close_of_the_owner_vs_inject_for_another() {
         a.close();
         let taken = b.run();
         let registers = injector.join().unwrap();
-        // The first look may end it, and the second one take it again.
+        // The first round may end it, and the second may take it again.
         assert_eq!(taken + b.settle() + b.settle(), 1);
         drop(registers);
         vm.end([a, b]);
     });
 }
 
-/// Raised while it moves away from a closed vCPU.
+/// An LPI is raised while it moves away from a closed vCPU.
 #[test]
 fn retarget_from_a_closed_vcpu_vs_inject() {
     model(3, 2_744, || {
@@ -207,7 +211,7 @@ fn retarget_from_a_closed_vcpu_vs_inject() {
     });
 }
 
-/// Pending for a closed vCPU, it moves to one that opens.
+/// An LPI that is pending for a closed vCPU moves to one that opens.
 #[test]
 fn open_vs_retarget() {
     model(4, 5_820, || {
@@ -229,7 +233,7 @@ fn open_vs_retarget() {
     });
 }
 
-/// It moves from a vCPU that closes to one that opens.
+/// An LPI moves from a vCPU that closes to one that opens.
 #[test]
 fn close_vs_open_vs_retarget() {
     model(2, 18_287, || {
@@ -258,8 +262,8 @@ fn close_vs_open_vs_retarget() {
     });
 }
 
-/// Powered off in pieces, with more SPIs than a piece gives back, while one of those that are left moves to another vCPU
-/// and another one is raised again.
+/// A vCPU is powered off in pieces, with more SPIs than a piece gives back. One of the remaining
+/// SPIs moves to another vCPU, and another is raised again.
 #[test]
 fn close_in_pieces_vs_retarget_and_inject() {
     const SPIS: u16 = 10;
@@ -290,7 +294,8 @@ fn close_in_pieces_vs_retarget_and_inject() {
         a.vcpu.open();
         let stayed = a.settle();
         let least = usize::from(SPIS) - 1;
-        // One was given back before it was raised again, or after it: one of the two, or both.
+        // One was given back before it was raised again, or after it: one of the two is delivered,
+        // or both.
         assert!(stayed >= least && stayed <= least + usize::from(again), "{stayed}");
         drop(registers);
         vm.end([a, b]);

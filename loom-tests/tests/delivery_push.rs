@@ -1,4 +1,5 @@
-//! Push against drain: nothing is lost, and nothing is delivered more often than it was made pending.
+//! Push against drain: no interrupt is lost, and none is delivered more often than it was made
+//! pending.
 #![cfg(any(loom, shuttle))]
 
 use vgic_loom_tests::delivery::*;
@@ -43,7 +44,8 @@ fn push_vs_drain_two_producers() {
     });
 }
 
-/// Two producers raise the same LPI while the vCPU drains: one delivery for each that did not coalesce.
+/// Two producers raise the same LPI while the vCPU drains: there is one delivery for each injection
+/// that did not coalesce.
 #[test]
 fn push_vs_drain_two_producers_of_one_lpi() {
     model(4, 1_455, || {
@@ -62,8 +64,8 @@ fn push_vs_drain_two_producers_of_one_lpi() {
     });
 }
 
-/// One producer raises the same LPI twice while the vCPU runs twice: the second can come at any point of the
-/// first one's delivery.
+/// One producer raises the same LPI twice while the vCPU runs twice: the second injection can come
+/// at any point of the first one's delivery.
 #[test]
 fn push_vs_delivery_of_the_same_lpi() {
     model(6, 100, || {
@@ -81,7 +83,8 @@ fn push_vs_delivery_of_the_same_lpi() {
     });
 }
 
-/// Each of two LPIs for a vCPU with one list register: the one that waits is delivered when there is room.
+/// Two LPIs are raised for a vCPU with one list register: the LPI that waits is delivered when
+/// there is room.
 #[test]
 fn push_vs_full_list_registers() {
     model(4, 74, || {

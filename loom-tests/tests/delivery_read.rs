@@ -1,5 +1,5 @@
-//! Active and pending state as registers read it, while the interrupt goes from one place to another: at no moment is it
-//! in none of them.
+//! Active and pending state as registers read it, while the interrupt goes from one place to
+//! another: at every moment, a reader finds it in one of these places.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use vgic_loom_tests::model;
 use vgic_loom_tests::sched::sync::atomic::{AtomicBool, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// Offered and never taken: a reader finds it pending, wherever it is at that moment.
+/// The interrupt is presented and never taken: a reader finds it pending, wherever it is at that
+/// moment.
 #[test]
 fn read_pending_vs_entries() {
     model(3, 14_141, || {
@@ -34,7 +35,7 @@ fn read_pending_vs_entries() {
     });
 }
 
-/// It moves to another vCPU meanwhile.
+/// The interrupt moves to another vCPU: a reader finds it pending all the time.
 #[test]
 fn read_pending_vs_retarget() {
     model(4, 48_601, || {
@@ -60,7 +61,8 @@ fn read_pending_vs_retarget() {
     });
 }
 
-/// The guest takes it, and ends it one entry later: it is pending, then active, then neither.
+/// The guest takes the interrupt, and ends it one entry later: it is pending, then active, then
+/// neither.
 #[test]
 fn read_vs_delivery() {
     model(3, 14_195, || {
@@ -72,9 +74,10 @@ fn read_vs_delivery() {
                 let (active, pending) = (registers.is_active(SPI), registers.is_pending(SPI));
                 (active.unwrap(), pending.unwrap())
             });
-            // Once active, it is not pending again; and once neither, it stays so.
+            // Once it is active, it is not pending again. Once it is neither, it stays so.
             let stage = |&(active, pending): &(bool, bool)| match (active, pending) {
-                // Read active before it was taken, and pending after.
+                // The reader read the active state before the interrupt was taken, and the pending
+                // state after.
                 (false, false) => 1,
                 (false, true) => 0,
                 (true, false) => 1,
@@ -96,8 +99,8 @@ fn read_vs_delivery() {
     });
 }
 
-/// A more urgent LPI takes the one list register, and the interrupt comes back into it: between a reader's looks it goes
-/// from the one place to the other and back.
+/// A more urgent LPI takes the only list register, and then the interrupt comes back into it:
+/// between a reader's two looks, it goes from one place to the other and back.
 #[test]
 fn read_pending_vs_displacement() {
     model(4, 33_100, || {
@@ -106,7 +109,7 @@ fn read_pending_vs_displacement() {
         let urgent = vm.source(1);
         let mut cpu = vm.cpu(A).with_one_lr();
         pulse(&registers);
-        // In the one list register; the guest does not take it.
+        // It is in the only list register. The guest does not take it.
         cpu.enter();
         cpu.exit();
         assert_eq!(urgent.raise(), 1);
@@ -114,7 +117,7 @@ fn read_pending_vs_displacement() {
             assert_eq!(registers.is_pending(SPI), Ok(true), "pending all the time");
             registers
         });
-        // The urgent one takes its place, and is taken; then it comes back.
+        // The urgent LPI displaces it and is taken. Then it comes back.
         cpu.enter();
         assert_eq!(cpu.lrs.take(), 1);
         cpu.exit();
@@ -127,7 +130,8 @@ fn read_pending_vs_displacement() {
     });
 }
 
-/// The other way round: it waits, comes into the one list register, and loses it again.
+/// The interrupt gets the only list register, and loses it to a more urgent LPI: a reader finds it
+/// pending all the time.
 #[test]
 fn read_pending_vs_taking_and_displacement() {
     model(4, 17_552, || {
@@ -154,8 +158,8 @@ fn read_pending_vs_taking_and_displacement() {
     });
 }
 
-/// What was in the list register has been cleared, and has come again: the new one is taken, and then displaced, between a
-/// reader's looks.
+/// The interrupt in the list register has been cleared, and has come again: the vCPU takes in the
+/// new one and displaces it between a reader's two looks.
 #[test]
 fn read_pending_vs_displacement_after_a_clear() {
     model(4, 1_724, || {
@@ -164,7 +168,7 @@ fn read_pending_vs_displacement_after_a_clear() {
         let urgent = vm.source(1);
         let mut cpu = vm.cpu(A).with_one_lr();
         pulse(&registers);
-        // In the one list register; the guest does not take it.
+        // It is in the only list register. The guest does not take it.
         cpu.enter();
         cpu.exit();
         registers.clear_pulse(SPI).unwrap();
@@ -184,7 +188,8 @@ fn read_pending_vs_displacement_after_a_clear() {
     });
 }
 
-/// The same for an SGI of GICv2, which is pending by its sender.
+/// An SGI of GICv2, which is pending for a sender, is displaced by a more urgent LPI and comes back
+/// between a reader's two looks.
 #[test]
 fn read_sender_vs_displacement() {
     model(3, 10_617, || {
@@ -215,8 +220,8 @@ fn read_sender_vs_displacement() {
     });
 }
 
-/// It becomes pending, and is read, while its list register is looked at for another reason: it is not taken without having
-/// been shown.
+/// An active interrupt becomes pending and is read, while its vCPU looks at its list register for
+/// another reason: the vCPU does not take the pending bit without showing the interrupt as pending.
 #[test]
 fn read_pending_vs_injection_of_an_active_one() {
     model(3, 2_539, || {
@@ -245,7 +250,8 @@ fn read_pending_vs_injection_of_an_active_one() {
     });
 }
 
-/// The guest has acknowledged it and says so: a reader that has heard of it finds it active, and not pending.
+/// The guest has acknowledged the interrupt and says so: a reader that sees this finds the
+/// interrupt active, and not pending.
 #[test]
 fn read_active_after_acknowledge() {
     model(3, 1_190, || {

@@ -1,4 +1,5 @@
-//! Injection and delivery against retargeting: delivered once, by whomever, and nobody keeps anything.
+//! Injection and delivery against retargeting: the interrupt is delivered once, by any vCPU, and no
+//! vCPU keeps a reference.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::*;
@@ -6,7 +7,8 @@ use vgic_loom_tests::delivery::*;
 use vgic_loom_tests::model;
 use vgic_loom_tests::sched::thread;
 
-/// Runs vCPUs until nothing comes any more: one can have something to hand over to another.
+/// Runs vCPUs until no interrupt comes any more: one vCPU can have an interrupt to hand over to
+/// another.
 fn settle(cpus: &mut [&mut Cpu]) -> usize {
     let mut all = 0;
     loop {
@@ -18,7 +20,7 @@ fn settle(cpus: &mut [&mut Cpu]) -> usize {
     }
 }
 
-/// Raised while it moves from A, which runs, to B.
+/// An LPI is raised while it moves from A, which runs, to B.
 fn inject_vs_retarget_on(at_least: usize, cpu: MakeCpu) {
     model(4, at_least, move || {
         let mut vm = Vm::new(2);
@@ -50,7 +52,8 @@ fn inject_vs_retarget_busy() {
     inject_vs_retarget_on(1, Vm::busy_cpu);
 }
 
-/// Pending, it moves from A to B, and both run: A may have it in a list register, or hand it over.
+/// A pending LPI moves from A to B, and both run: A may have it in a list register, or hand it
+/// over.
 fn retarget_vs_both_on(at_least: usize, cpu: MakeCpu) {
     model(4, at_least, move || {
         let mut vm = Vm::new(2);
@@ -88,7 +91,7 @@ fn retarget_vs_both_busy() {
     retarget_vs_both_on(1, Vm::busy_cpu);
 }
 
-/// There and back while both run.
+/// A pending LPI moves to B and back while both vCPUs run.
 #[test]
 fn retarget_there_and_back() {
     model(3, 2_984, || {
@@ -113,7 +116,7 @@ fn retarget_there_and_back() {
     });
 }
 
-/// A chain: from A over B to C, each running meanwhile.
+/// A pending LPI moves in a chain, from A over B to C, while all three run.
 #[test]
 fn retarget_chain() {
     model(3, 11_609, || {
@@ -135,7 +138,8 @@ fn retarget_chain() {
     });
 }
 
-/// It moves while it is active on A, and is raised again: A ends the first, and the second is delivered once.
+/// An LPI moves while A's guest has it acknowledged, and is raised again: A ends the first, and the
+/// second is delivered once.
 #[test]
 fn retarget_vs_fold_of_an_active_one() {
     model(4, 19_303, || {
@@ -185,7 +189,7 @@ fn inject_vs_move_all() {
         let vm = control.join().unwrap();
         taken += settle(&mut [&mut b, &mut a]);
         assert_eq!((due, taken), (1, 1));
-        // From now on, it is B's.
+        // From now on, the LPI is B's.
         assert_eq!(source.raise(), 1);
         assert_eq!((a.settle(), b.settle()), (0, 1));
         drop(source);
@@ -193,7 +197,8 @@ fn inject_vs_move_all() {
     });
 }
 
-/// Pending, it moves to B by a command of its own domain, and by one of another domain that moves all of A's to C.
+/// A pending LPI moves to B by a command of its own domain, while a command of another domain moves
+/// all of A's LPIs to C.
 #[test]
 fn retarget_vs_move_all() {
     model(2, 1_099, || {
@@ -222,7 +227,8 @@ fn retarget_vs_move_all() {
     });
 }
 
-/// Pending, and in nobody's hands, as LPIs are not enabled where it is.
+/// An LPI moves that is pending, and that no vCPU has, because LPIs are not enabled at its old
+/// vCPU.
 #[test]
 fn retarget_of_what_nobody_has() {
     model(3, 5, || {

@@ -1,5 +1,6 @@
-//! A thread that stops between its push and the end of its kick holds up nobody else's interrupts. That one's kick is let go only
-//! when the other's interrupt has been taken: if that has to wait for it, the model ends in a deadlock.
+//! A thread that stops between its push and the end of its kick holds up no other thread's
+//! interrupts. The stalled kick continues only when the other thread's interrupt has been taken: if
+//! that interrupt has to wait for the kick, the model ends in a deadlock.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -12,23 +13,23 @@ use vgic_loom_tests::model;
 use vgic_loom_tests::sched::sync::Notify;
 use vgic_loom_tests::sched::thread;
 
-/// The thread that stops.
+/// The name of the thread that stops.
 const STALLS: &str = "stalls";
 
-/// Where it does.
+/// The point at which the thread stops.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
-    /// Before its kick.
+    /// Before the kick.
     Before,
-    /// In the midst of it: it has left the token, and is about to wake the vCPU's thread.
+    /// Within the kick: the thread has left the token, and is about to wake the vCPU's thread.
     Within,
 }
 
-/// A host with one vCPU thread, which sleeps, and a thread whose kicks stall.
+/// A host with one vCPU thread, which sleeps, and with a thread that stops in its kicks.
 struct Host {
     stop: Stop,
     cell: WaitCell,
-    /// Stands for the futex below `park` and `unpark`.
+    /// Models the futex below `park` and `unpark`.
     bed: Notify,
     go: Notify,
 }
@@ -44,7 +45,7 @@ impl Host {
         }
     }
 
-    /// Runs the vCPU, which sleeps in between, until its guest has taken this LPI.
+    /// Runs the vCPU, which sleeps in between, until its guest has taken the LPI of this event.
     fn run_until(&self, cpu: &mut Cpu, event: u32) {
         loop {
             cpu.enter();
@@ -71,15 +72,15 @@ impl Kick for Host {
     }
 }
 
-/// What has happened in the mailbox before.
+/// The history of the mailbox.
 #[derive(Clone, Copy)]
 enum Before {
     Nothing,
-    /// A batch whose kick was finished.
+    /// A batch with a finished kick.
     Batch,
-    /// The same, and the vCPU was powered off and on.
+    /// A batch with a finished kick, and then the vCPU was powered off and on.
     BatchAndPowerOff,
-    /// A batch whose kick is finished, and that is being drained.
+    /// A batch with a finished kick, which is being drained.
     Mail,
 }
 
@@ -97,7 +98,7 @@ fn stalled_kicker(before: Before, stop: Stop) {
         assert_eq!(cpu.run(), 1);
     }
     if matches!(before, Before::BatchAndPowerOff) {
-        // Announced, not drained, and not pending any more.
+        // The LPI is announced, not drained, and no longer pending.
         assert_eq!(low.raise(), 1);
         vm.msi.clear(DEVICE, EVENT).unwrap();
         cpu.close();
@@ -139,7 +140,8 @@ fn stalled_kicker_vs_drain() {
     model(2, 10_873, || stalled_kicker(Before::Mail, Stop::Before));
 }
 
-/// The host's own token is no exception: who has left it, and stops before waking the thread, is not relied on either.
+/// The host's own token is no exception: no thread relies on another one that has left the token
+/// and stops before it wakes the vCPU's thread.
 #[test]
 fn stalled_in_the_midst_of_a_kick() {
     model(2, 3_077, || stalled_kicker(Before::Nothing, Stop::Within));

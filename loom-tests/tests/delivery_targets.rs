@@ -1,5 +1,5 @@
-//! SPIs that several vCPUs may take, while routes, and what vCPUs take, change at once: in the end
-//! each is where it is taken.
+//! SPIs that several vCPUs may take, while routes, and the interrupts that vCPUs take, change at
+//! the same time: in the end, each SPI is at a vCPU that takes it.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use vgic_loom_tests::sched::thread;
 use vgic_loom_tests::{NoKick, Vgic, end, model};
 
 const GICD: u64 = 0x0800_0000;
-/// GICC or GICR.
+/// The base address of GICC or GICR.
 const OTHER: u64 = 0x0900_0000;
 
-/// An SPI that others change the route of, and one that stays as it is. The first choice of both is
-/// vCPU 0.
+/// Two SPIs. Threads change the route of `CHANGED`, and each model checks `SPI` in the end. The
+/// first choice of both is vCPU 0.
 const CHANGED: u32 = 34;
 const SPI: u32 = 32;
 
-/// A machine with two vCPUs that take whatever comes.
+/// A machine with two vCPUs that take every interrupt.
 struct Machine {
     gic: Gic<Vgic>,
     bus: GicBus<Vgic>,
@@ -30,7 +30,7 @@ fn write(bus: &GicBus<Vgic>, address: u64, value: u32) {
     bus.write(VcpuId(0), address, &value.to_le_bytes()).unwrap();
 }
 
-/// Whether both vCPUs may take an SPI, or only vCPU 0.
+/// Writes the route of an SPI: both vCPUs may take it, or only vCPU 0.
 fn route(bus: &GicBus<Vgic>, model: Model, spi: u32, both: bool) {
     let spi = u64::from(spi);
     if model == Model::V2 {
@@ -40,7 +40,7 @@ fn route(bus: &GicBus<Vgic>, model: Model, spi: u32, both: bool) {
     }
 }
 
-/// A guest masks all priorities, or none.
+/// Lets a guest mask all priorities or none.
 fn mask(cpu: &mut GicCpu<Vgic>, all: bool) {
     cpu.cpu_interface().set_pmr(if all { 0 } else { 0xff });
     cpu.enter();
@@ -78,7 +78,7 @@ impl Machine {
         Self { gic, bus, cpus }
     }
 
-    /// Where the SPI is, when all is done.
+    /// Ends the model: checks that `SPI` is at vCPU `expected`.
     fn end(self, expected: usize) {
         let Self { gic, bus, cpus, .. } = self;
         let config = bus.injector().config(Wired::Spi(Intid(SPI))).unwrap();
@@ -89,8 +89,8 @@ impl Machine {
     }
 }
 
-/// Two threads give another SPI a choice of targets, and take it away. A vCPU that does not take the
-/// first one any more has to find it meanwhile.
+/// One thread gives another SPI a choice of targets, and a second thread takes it away. A vCPU that
+/// stops taking `SPI` at the same time has to find that `SPI` has a choice.
 fn another_route_changed_twice(model: Model) {
     let mut machine = Machine::new(model);
     let writers = [true, false].map(|both| {
@@ -114,7 +114,7 @@ fn any_another_route_changed_twice() {
     model(2, 2_015, || another_route_changed_twice(Model::V3));
 }
 
-/// One vCPU does not take it any more while another one begins to.
+/// One vCPU stops taking `SPI` while the other begins to take it.
 fn one_stops_and_one_begins(model: Model) {
     let mut machine = Machine::new(model);
     mask(&mut machine.cpus[1], true);
@@ -138,7 +138,7 @@ fn any_one_stops_and_one_begins() {
     model(4, 336, || one_stops_and_one_begins(Model::V3));
 }
 
-/// An SPI gets its choice while a vCPU stops taking it.
+/// `SPI` gets its choice of targets while a vCPU stops taking it.
 fn route_written_while_one_stops(model: Model) {
     let mut machine = Machine::new(model);
     route(&machine.bus, model, SPI, false);

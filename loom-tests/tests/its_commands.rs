@@ -1,4 +1,4 @@
-//! Commands against injection, entry, and what else the guest does at the same time.
+//! Commands against injection, entry, and other accesses of the guest at the same time.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -8,23 +8,24 @@ use vgic_loom_tests::model;
 use vgic_loom_tests::sched::sync::atomic::{AtomicBool, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// Deliveries that an injection makes due, if nothing unmaps or clears it.
+/// The number of deliveries that an injection makes due, if no command unmaps or clears the LPI.
 fn due(sent: Injected) -> usize {
     usize::from(sent == Injected::Pending)
 }
 
-/// Whether an injection was performed in time.
+/// The time of an injection, relative to commands.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum When {
-    /// It came back before the commands were given.
+    /// The injection returned before the commands were given.
     Before,
-    /// It overlaps with them.
+    /// The injection overlaps with the commands.
     Meanwhile,
-    /// It began after they had been performed.
+    /// The injection began after the commands had been performed.
     After,
 }
 
-/// One MSI against commands: `commands` are given by another vCPU, and `after` is told what came of the MSI and when it was sent.
+/// Sends one MSI from `source` while another vCPU gives the commands up to `end`. Returns the
+/// result of the MSI, and its time relative to the commands.
 fn msi_vs_commands(
     source: Source,
     guest: Guest,
@@ -80,14 +81,15 @@ fn t01_route_vs_discard() {
     inject_vs_discard(|machine| machine.route(0));
 }
 
-/// The same, and the event is mapped again: to the same LPI, or to another one.
+/// A device sends an MSI while its event is discarded and mapped again: to the same LPI (`n` is 0),
+/// or to another one.
 fn inject_vs_discard_and_mapti(n: u32, source: fn(&Machine) -> Source) {
     model(2, 915, move || {
         let (mut machine, _log) = Machine::new(1);
         machine.run(mapti(0, 0, 0));
         let (source, guest, watch) = (source(&machine), machine.guest(), machine.guest());
         let mut cpu = machine.cpu(0);
-        // The route remembers what it found.
+        // The route keeps the LPI that it found.
         assert_eq!(source.send(), Injected::Pending);
         assert_eq!(cpu.settle(), [lpi(0)]);
         let end = machine.put(&[discard(0), mapti(0, n, 0)]);
@@ -98,7 +100,7 @@ fn inject_vs_discard_and_mapti(n: u32, source: fn(&Machine) -> Source) {
             When::After => assert_eq!((sent, &*taken), (Injected::Pending, &[lpi(n)][..])),
             When::Meanwhile => assert!(taken.is_empty() || taken == [lpi(n)]),
         }
-        // Whatever came of it, it does not stand in the way of the next one.
+        // With each of these results, the next MSI is delivered.
         assert_eq!(source.send(), Injected::Pending);
         assert_eq!(cpu.settle(), [lpi(n)]);
         drop((source, guest, watch));
@@ -126,7 +128,8 @@ fn t01_inject_vs_discard_and_mapti_of_the_same_lpi() {
     inject_vs_discard_and_mapti(0, |machine| machine.source(0));
 }
 
-/// The same while the vCPU enters.
+/// A device sends an MSI, by look-up, while its event is discarded and mapped to another LPI, and
+/// the vCPU enters.
 #[test]
 fn t01_inject_vs_discard_and_mapti_vs_entry() {
     model(1, 348, || {
@@ -152,8 +155,9 @@ fn t01_inject_vs_discard_and_mapti_vs_entry() {
     });
 }
 
-/// Discarded while it is queued or in a list register, and the same LPI is mapped again and raised: the end of the old one
-/// takes nothing from the new one, and what was pending does not come back.
+/// An event is discarded while its LPI is queued or in a list register, and the same LPI is mapped
+/// again and raised: the end of the old mapping takes nothing from the new one, and an old pending
+/// interrupt does not come back.
 fn entry_vs_discard_and_mapti(prepare: fn(&mut Cpu)) {
     model(3, 5_010, move || {
         let (mut machine, _log) = Machine::new(1);
@@ -190,7 +194,8 @@ fn t05_discard_and_mapti_vs_list_register() {
     entry_vs_discard_and_mapti(Cpu::look);
 }
 
-/// The same, without the INT: what was pending before the DISCARD and not taken by then is gone.
+/// An event is discarded while its LPI is queued, and mapped to the same LPI again, without an INT:
+/// an interrupt that was pending before the DISCARD and not taken by then is gone.
 #[test]
 fn t05_discarded_is_not_pending() {
     model(3, 3_940, || {
@@ -235,7 +240,8 @@ fn t21_clear_vs_inject() {
     });
 }
 
-/// CLEAR of what is pending in a list register, and an MSI: if the CLEAR came first, the MSI is not lost.
+/// CLEAR of an LPI that is pending in a list register, and an MSI: if the CLEAR came first, the MSI
+/// is not lost.
 #[test]
 fn t21_clear_vs_inject_and_list_register() {
     model(3, 423, || {
@@ -258,7 +264,7 @@ fn t21_clear_vs_inject_and_list_register() {
     });
 }
 
-/// CLEAR of one LPI and an MSI of another, whose bits are in one word.
+/// CLEAR of one LPI, and an MSI of another LPI with its pending bit in the same word.
 #[test]
 fn t21_clear_vs_inject_of_another() {
     model(3, 118, || {
@@ -299,7 +305,8 @@ fn t21_clear_vs_entry() {
     });
 }
 
-/// A collection is unmapped while an MSI is sent: what came before stays pending, and what comes after has no effect.
+/// A collection is unmapped while an MSI is sent: an MSI that came before stays pending, and one
+/// that comes after has no effect.
 #[test]
 fn unmapc_vs_inject() {
     model(3, 1_652, || {
@@ -321,7 +328,8 @@ fn unmapc_vs_inject() {
     });
 }
 
-/// A collection is unmapped while the configuration of its LPIs is read anew: what was read last counts.
+/// A collection is unmapped while the configuration of its LPIs is read again: the last value read
+/// counts.
 #[test]
 fn unmapc_vs_invallr() {
     model(3, 1_783, || {
@@ -347,7 +355,7 @@ fn unmapc_vs_invallr() {
     });
 }
 
-/// A collection is mapped again while an MSI is sent, and something is pending from before.
+/// A collection is mapped again while an MSI is sent, and its LPI is pending from before.
 #[test]
 fn mapc_vs_inject() {
     model(3, 3_165, || {
@@ -373,7 +381,8 @@ fn mapc_vs_inject() {
     });
 }
 
-/// Unmapped and mapped to another vCPU, while the vCPU that has something pending enters.
+/// A collection is unmapped and mapped to another vCPU, while the vCPU that has its pending LPI
+/// enters.
 fn mapc_vs_entry_on(prepare: fn(&mut Cpu)) {
     model(3, 1_642, move || {
         let (mut machine, _log) = Machine::new(2);

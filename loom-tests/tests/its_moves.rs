@@ -1,4 +1,4 @@
-//! LPIs that are moved from vCPU to vCPU by commands, while EnableLPIs and GITS_CTLR change.
+//! Commands move LPIs from vCPU to vCPU, while EnableLPIs and GITS_CTLR change.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::Injected;
@@ -7,7 +7,8 @@ use vgic_loom_tests::its::*;
 use vgic_loom_tests::model;
 use vgic_loom_tests::sched::thread;
 
-/// EnableLPIs is cleared and set by one vCPU and an MSI is sent by another thread, while the vCPU that it concerns runs.
+/// One vCPU clears and sets EnableLPIs, and another thread sends an MSI, while the vCPU that both
+/// concern runs.
 #[test]
 fn t02_toggle_enable_lpis_vs_inject() {
     model(1, 597, || {
@@ -24,7 +25,8 @@ fn t02_toggle_enable_lpis_vs_inject() {
         let mut taken = cpu.run().len();
         let guest = toggler.join().unwrap();
         taken += cpu.settle().len();
-        // Taken in time, cleared, or ignored. What comes afterwards is delivered.
+        // The MSI was taken in time, cleared, or ignored. An MSI that comes afterwards is
+        // delivered.
         assert!(taken <= usize::from(sent == Injected::Pending));
         assert_eq!(source.send(), Injected::Pending);
         assert_eq!(cpu.settle(), [lpi(0)]);
@@ -33,7 +35,7 @@ fn t02_toggle_enable_lpis_vs_inject() {
     });
 }
 
-/// Two vCPUs write GICD_CTLR: the engine's gates are as the register says in the end.
+/// Two vCPUs write GICD_CTLR: in the end, the engine's gates agree with the register.
 #[test]
 fn gicd_ctlr_written_at_once() {
     model(2, 45, || {
@@ -58,7 +60,7 @@ fn gicd_ctlr_written_at_once() {
     });
 }
 
-/// Two vCPUs write EnableLPIs of a third one, for which an LPI is in a list register.
+/// Two threads clear and set EnableLPIs of a vCPU that has an LPI in a list register.
 #[test]
 fn t02_two_toggle_enable_lpis() {
     model(2, 390, || {
@@ -76,7 +78,8 @@ fn t02_two_toggle_enable_lpis() {
             })
         });
         let guests = togglers.map(|toggler| toggler.join().unwrap());
-        // What was pending before is not any more, unless it was taken; what comes now is delivered.
+        // The earlier interrupt is no longer pending, whether or not it was taken. An interrupt
+        // that comes now is delivered.
         cpu.settle();
         machine.run(int(0));
         assert_eq!(cpu.settle(), [lpi(0)]);
@@ -85,7 +88,8 @@ fn t02_two_toggle_enable_lpis() {
     });
 }
 
-/// GITS_CTLR is cleared and set by one vCPU, EnableLPIs by another, while an MSI is sent and commands wait for the ITS.
+/// One vCPU clears and sets GITS_CTLR and another clears and sets EnableLPIs, while an MSI is sent
+/// and commands wait for the ITS.
 #[test]
 fn t02_toggle_its_vs_toggle_enable_lpis() {
     model(1, 31_890, || {
@@ -112,7 +116,8 @@ fn t02_toggle_its_vs_toggle_enable_lpis() {
         let (its, lpis) = (its.join().unwrap(), lpis.join().unwrap());
         taken += cpu.settle().len();
         assert_eq!(log.after(before), commands);
-        // Each once; and INT once more if it came while LPIs were disabled, and they are enabled right then (`is_enabled_meanwhile`).
+        // Each interrupt is taken at most once. The interrupt of INT is taken once more if INT came
+        // while LPIs were disabled, and LPIs were enabled at that moment (`is_enabled_meanwhile`).
         assert!(taken <= 2 + usize::from(sent == Injected::Pending));
         assert_eq!(source.send(), Injected::Pending);
         machine.run(int(1));
@@ -122,7 +127,8 @@ fn t02_toggle_its_vs_toggle_enable_lpis() {
     });
 }
 
-/// Pending at one vCPU, whose EnableLPIs one vCPU clears while another moves the LPI to itself.
+/// An LPI is pending at a vCPU. One thread clears EnableLPIs of this vCPU while another moves the
+/// LPI to a second vCPU.
 fn move_vs_disable(prepare: fn(&mut Cpu)) {
     model(1, 449, move || {
         let (mut machine, _log) = Machine::new(2);
@@ -144,7 +150,8 @@ fn move_vs_disable(prepare: fn(&mut Cpu)) {
         let (first, second) = (first.join().unwrap(), second.join().unwrap());
         let rest = settle(&mut cpus);
         assert_eq!(rest[0], []);
-        // Or it was cleared before it was moved. What its old vCPU has just taken may come once more at the new one (`silence`).
+        // The counts are 0 if the LPI was cleared before it was moved. An interrupt that the old
+        // vCPU has just taken may come once more at the new one (`silence`).
         assert!(taken <= 1 && rest[1].len() <= 1);
         machine.run(int(0));
         assert_eq!(settle(&mut cpus), [vec![], vec![lpi(0)]]);
@@ -163,7 +170,8 @@ fn t03_disable_vs_movi_vs_list_register() {
     move_vs_disable(Cpu::look);
 }
 
-/// Moved to a vCPU whose EnableLPIs is cleared, and which enters meanwhile: what it has not taken by then is not pending any more.
+/// An LPI moves to a vCPU that enters while its EnableLPIs is cleared: if the vCPU has not taken
+/// the LPI by then, the LPI is no longer pending.
 #[test]
 fn t04_movi_vs_disable_of_the_target() {
     model(1, 113, || {
@@ -194,7 +202,8 @@ fn t04_movi_vs_disable_of_the_target() {
     });
 }
 
-/// Moved away while EnableLPIs of its vCPU is cleared, and then sent, if `sends`: that is for its new vCPU, which enters meanwhile.
+/// An LPI moves away while EnableLPIs of its vCPU is cleared. If `sends`, an MSI is sent after the
+/// move: it is for the new vCPU, which then enters.
 fn movi_vs_disable_on(at_least: usize, sends: bool, prepare: fn(&mut Machine, &mut Cpu)) {
     model(2, at_least, move || {
         let (mut machine, _log) = Machine::new(2);
@@ -237,7 +246,7 @@ fn movi_vs_disable_of_what_is_not_pending() {
     movi_vs_disable_on(1_058, false, |_, _| {});
 }
 
-/// Moved to a vCPU whose LPIs are enabled at the same time. There was no MSI, so there is no interrupt.
+/// An LPI moves to a vCPU while LPIs are enabled there. There was no MSI, so there is no interrupt.
 #[test]
 fn movi_vs_enable_of_what_is_not_pending() {
     model(2, 1_575, || {
@@ -259,8 +268,9 @@ fn movi_vs_enable_of_what_is_not_pending() {
     });
 }
 
-/// [`movi_and_msi_vs_disable_of_what_is_in_a_list_register`], while the old vCPU, in one of whose list registers the LPI is, looks: it takes the MSI that is for the new one, and must not be
-/// the last to have had it.
+/// As [`movi_and_msi_vs_disable_of_what_is_in_a_list_register`], while the old vCPU, which has the
+/// LPI in a list register, enters: it takes in the MSI that is for the new vCPU, and must not be
+/// the last to have it.
 #[test]
 fn movi_and_msi_vs_disable_vs_old_vcpu() {
     model(1, 16_036, move || {
@@ -289,7 +299,8 @@ fn movi_and_msi_vs_disable_vs_old_vcpu() {
     });
 }
 
-/// Moved away and back while EnableLPIs of its vCPU is cleared and set again, and the vCPU enters.
+/// An LPI moves away and back while EnableLPIs of its vCPU is cleared and set again, and the vCPU
+/// enters.
 #[test]
 fn t04_movi_there_and_back_vs_toggle() {
     model(1, 743, || {
@@ -308,7 +319,7 @@ fn t04_movi_there_and_back_vs_toggle() {
         cpus[0].look();
         second.enable_lpis(0, true);
         let first = other.join().unwrap();
-        // Cleared, unless it was away meanwhile.
+        // The LPI was cleared, unless it was at the other vCPU at that moment.
         let rest = settle(&mut cpus);
         assert!(rest[0].len() <= 1 && rest[1].is_empty());
         machine.run(int(0));
@@ -318,8 +329,8 @@ fn t04_movi_there_and_back_vs_toggle() {
     });
 }
 
-/// MOVALL from vCPU 0 to vCPU 2 while an LPI of vCPU 0 is sent: it ends up at vCPU 2, unless vCPU 0 takes it first. What is pending at vCPU 1
-/// stays there.
+/// MOVALL from vCPU 0 to vCPU 2 while the MSI of `event` is sent. The LPI of vCPU 0 ends up at vCPU
+/// 2, unless vCPU 0 takes it first. The LPI of vCPU 1 stays there.
 fn movall_vs_inject_on(event: u32, in_lr: bool) {
     model(3, 98, move || {
         let (mut machine, _log) = Machine::new(3);
@@ -345,10 +356,11 @@ fn movall_vs_inject_on(event: u32, in_lr: bool) {
         let rest = settle(&mut cpus);
         (0..3).for_each(|n| taken[n].extend(&rest[n]));
         assert_eq!(taken[1], [lpi(1)]);
-        // If vCPU 0 has taken one that was in its list register, the one that was sent is another one.
+        // If vCPU 0 has taken the interrupt that was in its list register, the MSI is a second
+        // interrupt.
         let (left, moved) = (taken[0].len(), taken[2].len());
         assert!(left + moved == 1 || in_lr && left > 0 && left + moved == 2, "{left} and {moved}");
-        // And from now on.
+        // The targets are the same from now on.
         machine.run(int(0));
         machine.run(int(1));
         assert_eq!(settle(&mut cpus), [vec![], vec![lpi(1)], vec![lpi(0)]]);
@@ -372,7 +384,7 @@ fn t12_movall_of_what_is_in_a_list_register() {
     movall_vs_inject_on(0, true);
 }
 
-/// MOVALL while the vCPU that the LPIs leave enters.
+/// MOVALL while the vCPU that the LPIs leave enters its guest.
 #[test]
 fn t12_movall_vs_entry() {
     model(3, 365, || {
@@ -395,7 +407,7 @@ fn t12_movall_vs_entry() {
     });
 }
 
-/// MOVALL of an LPI that is pending, and in nobody's hands, as its vCPU is off.
+/// MOVALL of an LPI that is pending and that no vCPU has, because its vCPU is off.
 #[test]
 fn t12_movall_of_what_nobody_has() {
     model(3, 5, || {

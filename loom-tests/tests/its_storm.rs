@@ -1,7 +1,8 @@
-//! A whole machine under load, in random schedules: vCPUs that run, that give commands and that switch LPIs and the ITS off and on
-//! again, while devices send MSIs without a pause.
+//! A whole machine under load, in random schedules: vCPUs run, give commands, and switch LPIs and
+//! the ITS off and on again, while devices send MSIs without a pause.
 //!
-//! Which schedules those are is a matter of chance; a failure prints its own, and `shuttle::replay` runs it again.
+//! Chance selects the schedules. A failure prints its schedule, and `shuttle::replay` runs that
+//! schedule again.
 #![cfg(shuttle)]
 
 use std::sync::Arc;
@@ -17,15 +18,17 @@ use vgic_loom_tests::NoKick;
 use vgic_loom_tests::its::*;
 
 const VCPUS: u16 = 3;
-/// Events 0 and 1 stay mapped, to LPIs 0 and 1. Events 2 and 3 are discarded and mapped again, to LPIs 2 and 3 or the other way round.
+/// Events 0 and 1 stay mapped, to LPIs 0 and 1. Events 2 and 3 are discarded and mapped again, to
+/// LPIs 2 and 3 or the other way round.
 const STABLE: u32 = 2;
-/// Each device's MSIs.
+/// The number of MSIs of each device.
 const ROUNDS: u64 = 8;
-/// What each vCPU does of each kind.
+/// The number of steps of each vCPU.
 const STEPS: usize = 6;
 
-/// Of each stable event, the number of the MSI that its device has written last, and the last one that a guest has seen when it took
-/// the LPI. Not shuttle's: what is checked here is not where threads are switched.
+/// For each stable event: the number of the MSI that its device has written last, and the last
+/// number that a guest has seen when it took the LPI. The atomics are not shuttle's, so that
+/// threads are not switched at these accesses.
 #[derive(Default)]
 struct Data {
     written: [AtomicU64; STABLE as usize],
@@ -33,7 +36,7 @@ struct Data {
 }
 
 impl Data {
-    /// A vCPU takes LPIs.
+    /// Runs a vCPU, which takes LPIs.
     fn take(&self, cpu: &mut Cpu) {
         for intid in cpu.run() {
             let n = (intid.0 - LPI_BASE) as usize;
@@ -44,7 +47,7 @@ impl Data {
         }
     }
 
-    /// A device sends its MSIs. Returns the number of the last one that had an effect.
+    /// Sends the MSIs of a device. Returns the number of the last one that had an effect.
     fn send(&self, event: u32, source: &Source) -> u64 {
         let mut due = 0;
         for n in 1..=ROUNDS {
@@ -57,12 +60,12 @@ impl Data {
     }
 }
 
-/// What happens in a storm.
+/// The disturbances of a storm.
 #[derive(Clone, Copy)]
 struct Weather {
     /// EnableLPIs is cleared and set.
     lpis: bool,
-    /// GITS_CTLR is.
+    /// GITS_CTLR is cleared and set.
     its: bool,
     /// Collections are unmapped and mapped again.
     collections: bool,
@@ -93,7 +96,8 @@ fn some_commands(weather: Weather) -> Vec<Command> {
     }
 }
 
-/// Runs a vCPU's thread: what it has and what it shares go in, and what it has comes back.
+/// Runs a vCPU's thread. The thread owns the vCPU and its guest and returns them; it shares the
+/// machine and the data.
 fn vcpu(
     mut cpu: Cpu,
     guest: Guest,
@@ -123,7 +127,7 @@ fn vcpu(
                     cpu.power_on();
                 }
                 _ => {
-                    // The guest's own lock of the queue, which drivers let go before they wait.
+                    // The guest's own lock of the queue. Drivers release it before they wait.
                     let end = {
                         let mut machine = machine.lock().unwrap();
                         let end = machine.put(&some_commands(weather));
@@ -174,7 +178,8 @@ fn storm(weather: Weather) {
     let (mut cpus, guests): (Vec<Cpu>, Vec<Guest>) =
         vcpus.into_iter().map(|vcpu| vcpu.join().unwrap()).unzip();
 
-    // Whatever order the last writes came in, the guest ends with everything enabled and mapped.
+    // The last writes may have come in any order. In the end, the guest enables and maps
+    // everything.
     let mut machine = Arc::into_inner(machine).unwrap().into_inner().unwrap();
     (0..VCPUS).for_each(|n| guests[0].enable_lpis(n, true));
     guests[0].enable_its(true);
@@ -184,13 +189,14 @@ fn storm(weather: Weather) {
     }
     for (event, (due, _)) in devices.iter().enumerate().take(STABLE as usize) {
         let seen = data.seen[event].load(Ordering::Acquire);
-        // What is sent while LPIs are disabled is ignored, and what is pending then is cleared.
+        // An MSI that is sent while LPIs are disabled is ignored, and an LPI that is pending then
+        // is cleared.
         assert!(
             weather.lpis || seen >= *due,
             "event {event}: MSI {due} was sent, and {seen} is the last one seen"
         );
     }
-    // And everything still works.
+    // After that, everything still works.
     (STABLE..4).for_each(|n| machine.run(discard(n)));
     (STABLE..4).for_each(|n| machine.run(mapti(n, n, 0)));
     (0..4).for_each(|n| machine.run(int(n)));
@@ -203,7 +209,7 @@ fn storm(weather: Weather) {
     machine.end(cpus);
 }
 
-/// How many schedules of each storm.
+/// The number of schedules of each storm.
 const SCHEDULES: usize = 4000;
 
 fn storms(weather: Weather) {
@@ -230,7 +236,7 @@ fn everything() {
     storms(ALL);
 }
 
-/// Few threads are preempted, at the worst places.
+/// Schedules with few preemptions, at the worst places.
 #[test]
 fn everything_with_few_preemptions() {
     shuttle::check_pct(|| storm(ALL), SCHEDULES, 5);

@@ -1,4 +1,4 @@
-//! Whose turn it is to work off the command queue, and what GITS_CTLR stops.
+//! The turn to work off the command queue, and the effects of clearing GITS_CTLR.Enabled.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use vgic_loom_tests::sched::sync::atomic::{AtomicBool, Ordering};
 use vgic_loom_tests::sched::thread;
 use vgic_loom_tests::{NoKick, model};
 
-/// Two vCPUs tell of the same two commands: each is performed once, in order, and none is left when both have returned.
+/// Two vCPUs write GITS_CWRITER for the same two commands: each command is performed once, in
+/// order, and none is left when both writes have returned.
 #[test]
 fn ring_vs_ring() {
     model(3, 480, || {
@@ -57,7 +58,8 @@ fn ring_vs_enable() {
     });
 }
 
-/// A host that wants to go on with what is left after each slice: of one command, here.
+/// A host that wants to continue with the remaining commands after each slice. A slice is one
+/// command here.
 struct Host;
 
 impl Kick for Host {
@@ -68,7 +70,7 @@ impl Kick for Host {
     }
 }
 
-/// What is left to the host is gone on with by who reads GITS_CREADR, too.
+/// A read of GITS_CREADR, too, continues with the commands that are left to the host.
 #[test]
 fn ring_vs_poll_of_what_is_left() {
     model(3, 267, || {
@@ -87,7 +89,7 @@ fn ring_vs_poll_of_what_is_left() {
         });
         second.ring(whole);
         let first = other.join().unwrap();
-        // Each look makes one more step at least.
+        // Each read makes at least one more step.
         while !first.is_done(whole) {}
         assert_eq!(log.after(before), commands);
         drop((first, second));
@@ -95,7 +97,8 @@ fn ring_vs_poll_of_what_is_left() {
     });
 }
 
-/// Its thread stops in the middle of a command until the other one has come back from its access.
+/// A trace that stops the thread `stops` in the middle of a command, until the other thread has
+/// returned from its access.
 #[derive(Default)]
 struct Stopping {
     log: Log,
@@ -113,7 +116,7 @@ impl Default for Back {
 impl ItsTrace for Stopping {
     fn command(&self, its: usize, command: Option<Command>, result: Result<(), Fault>) {
         self.log.command(its, command, result);
-        // The other one, if it is the one that has the turn, has nobody to wait for.
+        // If the other thread has the turn, it does not wait.
         if thread::current().name() != Some("stops") {
             return;
         }
@@ -123,7 +126,7 @@ impl ItsTrace for Stopping {
     }
 }
 
-/// Who finds another vCPU at work does not wait for it.
+/// A vCPU that finds another one at work on the queue does not wait for it.
 #[test]
 fn ring_does_not_wait() {
     model(3, 476, || {
@@ -148,8 +151,9 @@ fn ring_does_not_wait() {
     });
 }
 
-/// Disabled in the midst of a queue: once GITS_CTLR says that the ITS is quiescent, no command is performed any more. The rest is
-/// when it is enabled again.
+/// The ITS is disabled in the middle of a queue: once GITS_CTLR says that the ITS is quiescent, no
+/// command is performed any more. The remaining commands are performed when the ITS is enabled
+/// again.
 #[test]
 fn ring_vs_disable() {
     model(4, 945, || {
@@ -175,7 +179,7 @@ fn ring_vs_disable() {
     });
 }
 
-/// An MSI that begins after somebody has seen that the ITS is quiescent has no effect.
+/// An MSI that begins after a thread has seen that the ITS is quiescent has no effect.
 #[test]
 fn disable_vs_inject() {
     model(4, 200, || {

@@ -1,5 +1,6 @@
-//! The engine on the crossbeam-epoch backend: what the other models explore on the fixed slots, at the points where the two
-//! backends differ. Two threads, and a small bound: crossbeam-epoch has many words of its own.
+//! The engine on the crossbeam-epoch backend. The other models explore the fixed-slot backend;
+//! these cover the points at which the two backends differ. They have two threads and a small
+//! bound, because crossbeam-epoch has many words of its own.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -34,7 +35,7 @@ fn map(msi: &mut Msi) {
     msi.map(DEV, EV, LPI, A, LpiConfig::enabled(0xa0)).unwrap();
 }
 
-/// Entries until nothing comes; returns how many interrupts the guest took.
+/// Runs the vCPU until no interrupt comes. Returns how many interrupts the guest took.
 fn settle(vcpu: &mut Cpu) -> usize {
     let mut guest = Guest::default();
     let mut all = 0;
@@ -49,7 +50,8 @@ fn settle(vcpu: &mut Cpu) -> usize {
     }
 }
 
-/// The end: crossbeam steps on an epoch at a time.
+/// Ends the model. It collects several times, because crossbeam-epoch advances by one epoch at a
+/// time.
 fn end(vgic: Vgic, mut msi: Msi, others: impl Sized) {
     drop(others);
     let _ = msi.unmap_device(DEV);
@@ -116,7 +118,7 @@ fn epoch_route_vs_last_put() {
     });
 }
 
-/// The vCPU has the last reference.
+/// The vCPU may have the last reference.
 #[test]
 fn epoch_drain_vs_last_put() {
     model(4, 550, || {

@@ -1,5 +1,5 @@
-//! Handles that are made and dropped while other threads are at work, and the end of the engine, which comes with the last of
-//! them, on whatever thread that is.
+//! Handles that are made and dropped while other threads run, and the end of the engine, which
+//! comes with the last handle, on any thread.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::*;
@@ -7,7 +7,8 @@ use vgic_loom_tests::lifetime::*;
 use vgic_loom_tests::model;
 use vgic_loom_tests::sched::thread;
 
-/// A vCPU's interface is dropped with an interrupt in its mailbox, and made again, beside an injection.
+/// A vCPU's interface is dropped with an interrupt in its mailbox, and made again, beside an
+/// injection.
 #[test]
 fn vcpu_dropped_and_made_vs_injection() {
     model(2, 63, || {
@@ -28,7 +29,8 @@ fn vcpu_dropped_and_made_vs_injection() {
     });
 }
 
-/// The same beside an unmapping: the last reference may be the one that the dropped interface gives up.
+/// A vCPU's interface is dropped with an interrupt in its mailbox, beside an unmapping: the last
+/// reference may be the one that the dropped interface gives up.
 #[test]
 fn vcpu_dropped_vs_last_put() {
     model(2, 3_432, || {
@@ -47,7 +49,8 @@ fn vcpu_dropped_vs_last_put() {
     });
 }
 
-/// A domain's control side is dropped, which unmaps everything, beside an injection through it.
+/// A domain's control side is dropped beside an injection through the domain. The drop unmaps all
+/// events.
 #[test]
 fn domain_dropped_vs_injection_and_drain() {
     model(2, 969, || {
@@ -70,8 +73,8 @@ fn domain_dropped_vs_injection_and_drain() {
     });
 }
 
-/// Two threads drop the last handles at once, with an interrupt in the mailbox and garbage that nobody has collected. What is
-/// used after its end is found by its canary.
+/// Two threads drop the last handles at once, with an interrupt in the mailbox and retired objects
+/// that no thread has collected. A canary detects a use of an object after its end.
 #[test]
 fn the_last_handles_at_once() {
     model(1, 1_495, || {

@@ -1,9 +1,9 @@
-//! One INTID, more than one life: events that share an LPI, and an INTID that is mapped again while its old object dies
-//! and injectors still see that.
+//! One INTID with several mappings: events that share an LPI, and an INTID that is mapped again
+//! while its old object is retired and injectors still see the old object.
 //!
-//! Pending bits belong to INTIDs and outlive the objects (`core/src/lockfree/map/lpis.rs`), so each model asks two things: is an
-//! injection that began after `map` returned delivered, whatever stale injectors left behind? And does
-//! nothing of the old life reach the new one?
+//! Pending bits belong to INTIDs and outlive the objects (`core/src/lockfree/map/lpis.rs`), so each
+//! model checks two properties. An injection that began after `map` returned is delivered, even if
+//! stale injectors left a bit behind. No interrupt of the old mapping reaches the new one.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::*;
@@ -14,8 +14,9 @@ use vgic_loom_tests::sched::thread;
 
 const OTHER: EventId = EventId(1);
 
-/// Two events share an LPI. One is unmapped, which makes the LPI not pending; the other goes on: what it sends afterwards
-/// is delivered, and what it sends meanwhile is delivered or cleared, but not stuck.
+/// Two events share an LPI. One of them is unmapped, which makes the LPI not pending. An MSI of the
+/// other event that comes after the unmapping is delivered. An MSI that overlaps with the unmapping
+/// is delivered or cleared, but not stuck.
 #[test]
 fn shared_lpi_unmap_of_one_event_vs_the_other() {
     model(3, 1_408, || {
@@ -42,7 +43,8 @@ fn shared_lpi_unmap_of_one_event_vs_the_other() {
     });
 }
 
-/// Two domains share an LPI, and both unmap it at once while it is in a list register: one of three puts is the last.
+/// Two domains share an LPI, and both unmap it at once while it is in a list register: one of three
+/// puts is the last.
 #[test]
 fn shared_lpi_unmapped_by_both_domains() {
     model(2, 31_517, || {
@@ -73,9 +75,9 @@ fn shared_lpi_unmapped_by_both_domains() {
     });
 }
 
-/// The event is mapped to its INTID again while an injector still sees the old object: it sets the INTID's pending bit,
-/// perhaps before the new object exists, perhaps after its mapper has looked. The next injection must not coalesce
-/// with a bit that no thread schedules.
+/// The event is mapped to its INTID again while an injector still sees the old object. The injector
+/// sets the INTID's pending bit, perhaps before the new object exists, perhaps after the mapper has
+/// looked at the bit. The next injection must not coalesce with a bit that no thread schedules.
 #[test]
 fn mapped_again_vs_stale_injector() {
     model(3, 7_102, || {
@@ -97,7 +99,8 @@ fn mapped_again_vs_stale_injector() {
     });
 }
 
-/// The same with an injector that keeps the old object, so that it does not die, and is mapped once more.
+/// The event is mapped to its INTID again while a route keeps the old object: the object is not
+/// retired, and is mapped once more.
 #[test]
 fn mapped_again_vs_route_that_keeps_it() {
     model(3, 4_432, || {
@@ -123,7 +126,8 @@ fn mapped_again_vs_route_that_keeps_it() {
     });
 }
 
-/// The event is mapped to another INTID: a route sees that, whatever it keeps, and lets go of it.
+/// The event is mapped to another INTID: a route that keeps the old object sees this and drops its
+/// reference.
 #[test]
 fn mapped_to_another_intid_vs_route() {
     model(4, 1_330, || {
@@ -149,7 +153,8 @@ fn mapped_to_another_intid_vs_route() {
     });
 }
 
-/// The same, with the INTID mapped again by another domain, at the same time as the first one unmaps and frees it.
+/// Another domain maps the INTID again while the first one unmaps and frees it, and an injector
+/// still sees the old object.
 #[test]
 fn mapped_by_another_domain_vs_stale_injector() {
     model(1, 4_096, || {
@@ -175,8 +180,8 @@ fn mapped_by_another_domain_vs_stale_injector() {
     });
 }
 
-/// The last put of an INTID's object races `map` of the same INTID: the mapper gets the old object in time or makes a
-/// new one, and what is injected through it afterwards is delivered.
+/// The last put of an INTID's object races `map` of the same INTID: the mapper gets the old object
+/// in time or makes a new one, and an injection through it afterwards is delivered.
 #[test]
 fn last_put_vs_get_or_insert() {
     model(2, 3_113, || {
@@ -202,8 +207,8 @@ fn last_put_vs_get_or_insert() {
     });
 }
 
-/// Two domains map the same INTID at once: there is one object, with a reference for each. Neither makes the other's
-/// injection disappear.
+/// Two domains map the same INTID at once: there is one object, with a reference for each domain.
+/// Neither domain makes the other's injection disappear.
 #[test]
 fn get_or_insert_by_two_domains() {
     model(3, 5_647, || {
@@ -231,9 +236,9 @@ fn get_or_insert_by_two_domains() {
     });
 }
 
-/// What an injection left behind that overlapped with the unmapping only, and was over when the INTID was mapped again,
-/// is not the new mapping's, whether the old object is dead by then (`queued` false) or still in a mailbox that
-/// is drained while the INTID is mapped.
+/// An injection overlaps with the unmapping only, and is over when the INTID is mapped again. The
+/// bit that it leaves behind does not belong to the new mapping, whether the old object is retired
+/// by then (`queued` false) or still in a mailbox that is drained while the INTID is mapped.
 fn leftover(queued: bool) {
     let vm = Vm::new(1, 3);
     let mut msi = vm.mapped();

@@ -1,5 +1,5 @@
-//! Bugs that other interrupt controllers have had, where the life of an LPI is concerned. The numbers are those
-//! of `docs/known-bugs.md`; several have a CVE.
+//! Bugs that other interrupt controllers have had with the lifetime of an LPI. The numbers are
+//! those of `docs/known-bugs.md`; several bugs have a CVE.
 #![cfg(any(loom, shuttle))]
 
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use vgic_loom_tests::model;
 use vgic_loom_tests::sched::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// What a device writes to memory before it raises its event, and the guest reads after it has taken the interrupt.
-/// The guest has missed an interrupt if the last thing that it read is not the last that was written.
+/// A value that a device writes to memory before it raises its event, and that the guest reads
+/// after it has taken the interrupt. The guest has missed an interrupt if the last value that it
+/// read is not the last one written.
 #[derive(Clone)]
 struct Data {
     written: Arc<AtomicUsize>,
@@ -26,7 +27,7 @@ impl Data {
         self.written.store(value, Ordering::Relaxed);
     }
 
-    /// The guest has taken so many interrupts.
+    /// Reads the value if the guest has taken interrupts. Returns how many it has taken.
     fn read_after(&mut self, taken: usize) -> usize {
         if taken > 0 {
             self.read = self.written.load(Ordering::Relaxed);
@@ -35,8 +36,9 @@ impl Data {
     }
 }
 
-/// T01 (CVE-2024-26598): injections while the event is unmapped and mapped again. No use after free, and nothing is
-/// delivered that began after `unmap` returned and ended before `map` began; after `map`, delivery goes on.
+/// T01 (CVE-2024-26598): injections while the event is unmapped and mapped again. There is no use
+/// after free. An injection that began after `unmap` returned and ended before `map` began is not
+/// delivered. After `map`, delivery continues.
 #[test]
 fn t01_inject_vs_discard_and_map() {
     model(2, 24_766, || {
@@ -74,8 +76,8 @@ fn t01_inject_vs_discard_and_map() {
     });
 }
 
-/// T03 (CVE-2026-72288): an LPI is pending on B; B's LPIs are disabled while the LPI is moved to A, and B runs. It arrives
-/// once, and is not left behind.
+/// T03 (CVE-2026-72288): an LPI is pending on B. B's LPIs are disabled while the LPI moves to A and
+/// B runs. The LPI arrives once, and is not left behind.
 fn disable_vs_move(offered_before: bool) {
     let vm = Vm::new(2, 5);
     let mut msi = vm.msi();
@@ -114,9 +116,9 @@ fn t03_disable_vs_move_of_an_offered_lpi() {
     model(3, 12_935, || disable_vs_move(true));
 }
 
-/// T04 (CVE-2026-72289): the LPI is moved away from B and back, while B's LPIs are disabled and B looks at what it
-/// has: the target is the same before and after, so that only who owns it counts. Once B's LPIs are enabled again, it
-/// arrives, once.
+/// T04 (CVE-2026-72289): the LPI moves away from B and back, while B's LPIs are disabled and B
+/// re-checks its interrupts. The target is the same before and after, so only the owner counts.
+/// Once B's LPIs are enabled again, the LPI arrives, once.
 #[test]
 fn t04_disable_vs_move_and_back() {
     model(2, 34_297, || {
@@ -150,9 +152,9 @@ fn t04_disable_vs_move_and_back() {
     });
 }
 
-/// T05 (CVE-2026-74568): the event is unmapped while its LPI is queued, and the same INTID is mapped again, while the vCPU
-/// takes the old one from its mailbox: the end of the old mapping does not take the new one with it, and there is
-/// one object in the end.
+/// T05 (CVE-2026-74568): the event is unmapped while its LPI is queued, and the same INTID is
+/// mapped again, while the vCPU takes the old object from its mailbox. The end of the old mapping
+/// does not end the new one, and there is one object in the end.
 #[test]
 fn t05_discard_then_remap_same_intid() {
     model(3, 25_668, || {
@@ -183,8 +185,8 @@ fn t05_discard_then_remap_same_intid() {
     });
 }
 
-/// T20: the LPI is raised again after the guest's EOI, but before the exit that folds the list register (or before the
-/// acknowledge, or after the exit: all are explored).
+/// T20: the LPI is raised again after the guest's EOI, but before the exit that folds the list
+/// register. (The model also explores an injection before the acknowledge or after the exit.)
 #[test]
 fn t20_raised_again_after_eoi_before_exit() {
     model(4, 108, || {
@@ -216,8 +218,8 @@ fn t20_raised_again_after_eoi_before_exit() {
     });
 }
 
-/// T40: the LPI is raised again after the guest's acknowledge, before or after the exit that takes it out of its list register: it is
-/// offered again, once.
+/// T40: the LPI is raised again after the guest's acknowledge, before or after the exit that takes
+/// it out of its list register: it is presented again, once.
 #[test]
 fn t40_raised_again_after_acknowledge_before_exit() {
     model(4, 108, || {

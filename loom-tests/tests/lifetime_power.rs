@@ -1,6 +1,6 @@
-//! LPIs that are unmapped, and mapped again, while the vCPU that has them in its mailbox is powered off. A thread that holds
-//! such an LPI in passing does not make it mapped: no new mapping inherits an old interrupt, and nothing is offered to
-//! which no event is mapped.
+//! LPIs that are unmapped, and mapped again, while the vCPU that has them in its mailbox is powered
+//! off. A thread that holds such an LPI in passing does not make it mapped: no new mapping inherits
+//! an old interrupt, and no LPI without an event is presented to a guest.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::*;
@@ -43,7 +43,7 @@ fn leftover_of_a_queued_object_vs_close() {
     model(2, 12_347, || leftover_close(true));
 }
 
-/// The bit is left by `detach`, deterministically: nothing is injected while anything else goes on.
+/// `detach` leaves the bit behind, deterministically: no injection overlaps with another operation.
 fn detached_leftover(close: bool) {
     let vm = Vm::new(1, 3);
     let mut msi = vm.mapped();
@@ -69,7 +69,7 @@ fn detached_leftover(close: bool) {
     vm.end();
 }
 
-/// The control: as in the project's own model.
+/// The control experiment: the vCPU runs and is not powered off.
 #[test]
 fn detached_leftover_vs_run() {
     model(4, 44_523, || detached_leftover(false));
@@ -80,7 +80,8 @@ fn detached_leftover_vs_close() {
     model(4, 11_682, || detached_leftover(true));
 }
 
-/// An LPI that no event is mapped to is offered to a guest: B is powered on, and scans, while A, in whose mailbox the LPI lies, is powered off.
+/// An LPI without an event must not be presented to a guest: B is powered on, and scans, while A,
+/// which has the LPI in its mailbox, is powered off.
 #[test]
 fn unmapped_lpi_is_offered() {
     model(3, 142, || {
@@ -90,7 +91,8 @@ fn unmapped_lpi_is_offered() {
         let (mut a, mut b) = (vm.cpu(A), vm.cpu(B));
         b.close();
         assert_eq!(source.fire(), Injected::Pending);
-        // It lies in A's mailbox, and is B's now; then its event is unmapped, and nothing is injected from here on.
+        // The LPI is in A's mailbox, and now targets B. Then its event is unmapped, and nothing is
+        // injected from here on.
         msi.retarget(DEV, EV, B).unwrap();
         msi.detach(DEV, EV).unwrap();
         assert_eq!(source.fire(), Injected::Unmapped);

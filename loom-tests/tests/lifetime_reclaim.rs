@@ -1,9 +1,12 @@
-//! The reclamation facade by itself: what a pinned reader reaches is not freed before it unpins.
+//! The reclamation facade alone: an object that a pinned reader reaches is not freed before the
+//! reader unpins.
 //!
-//! An object is a cell that loom watches. A reader that finds it linked reads it, a writer that unlinked it writes it
-//! once its grace period is over: if these two are not ordered, loom reports a causality violation.
+//! An object is a cell that loom watches. A reader that finds it linked reads it. A writer that
+//! unlinked it writes it once its grace period is over. If these two accesses are not ordered, loom
+//! reports a causality violation.
 #![cfg(any(loom, shuttle))]
-// The models move these to other threads wrapped in what says that it may be.
+// loom's cells are not `Sync`. The models share them with other threads nevertheless, because
+// `loom::thread::spawn` does not require `Send`.
 #![allow(clippy::arc_with_non_send_sync)]
 
 use std::ptr;
@@ -14,7 +17,7 @@ use vgic_loom_tests::sched::cell::UnsafeCell;
 use vgic_loom_tests::sched::sync::atomic::{AtomicPtr, Ordering};
 use vgic_loom_tests::sched::thread;
 
-/// A shared pointer, and the object that it leads to, or led to.
+/// A shared pointer, and the object that it points to, or pointed to.
 struct Shared {
     link: AtomicPtr<UnsafeCell<()>>,
     object: Arc<UnsafeCell<()>>,
@@ -26,14 +29,15 @@ impl Shared {
         Arc::new(Self { link: AtomicPtr::new(Arc::as_ptr(&object).cast_mut()), object })
     }
 
-    /// A pinned reader follows the pointer. Relaxed, so that nothing but the pin orders it.
+    /// Follows the pointer and reads the object, for a pinned reader. Relaxed: only the pin orders
+    /// the accesses.
     fn read(&self, _pin: &Pin) {
         if !self.link.load(Ordering::Relaxed).is_null() {
             self.object.with(|_| ());
         }
     }
 
-    /// Looks at the object, which the caller has reached by `follow`.
+    /// Reads the object if the caller has reached it by `follow`.
     fn use_again(&self, reached: bool, _pin: &Pin) {
         if reached {
             self.object.with(|_| ());
@@ -44,7 +48,8 @@ impl Shared {
         !self.link.load(Ordering::Relaxed).is_null()
     }
 
-    /// Unlinks the object, and frees it if its grace period ends soon; returns whether it did.
+    /// Unlinks the object, and frees it if its grace period ends soon. Returns whether it was
+    /// freed.
     fn unlink_and_free<R: Reclaim>(&self, reclaim: &R, participant: &R::Participant) -> bool {
         self.link.store(ptr::null_mut(), Ordering::Relaxed);
         let grace = reclaim.begin(participant);
@@ -58,7 +63,7 @@ impl Shared {
     }
 }
 
-/// A reader that pins `times` times against a writer; afterwards nothing holds a grace period up.
+/// A reader that pins `times` times against a writer. Afterwards, no pin holds a grace period up.
 fn read_vs_free<R: Reclaim>(times: usize) {
     let (reclaim, shared) = (Arc::new(R::new(2)), Shared::new());
     let (me, you) = (reclaim.register().unwrap(), reclaim.register().unwrap());
@@ -85,7 +90,7 @@ fn epoch_read_vs_free() {
     model(2, 875, || read_vs_free::<Epoch>(1));
 }
 
-/// Unpinned and pinned again in between: the second pin is another one.
+/// The reader unpins and pins again in between: the second pin is another one.
 #[test]
 fn slots_pinned_again() {
     model(4, 6_687, || read_vs_free::<Slots>(2));
@@ -123,7 +128,8 @@ fn epoch_nested_pins() {
     model(2, 931, nested::<Epoch>);
 }
 
-/// A participant goes, and another takes its slot: what the first one read is ordered before the free as well.
+/// A participant is dropped, and another takes its slot: the reads of the first one are ordered
+/// before the free as well.
 #[test]
 fn slots_registered_again() {
     model(3, 11_827, || {
@@ -143,7 +149,8 @@ fn slots_registered_again() {
     });
 }
 
-/// Two threads register at once, and read: each has a slot of its own, so neither ends the other's pin.
+/// Two threads register at once, and read: each has a slot of its own, so neither ends the other's
+/// pin.
 #[test]
 fn slots_registered_at_once() {
     model(2, 25_755, || {
@@ -164,8 +171,8 @@ fn slots_registered_at_once() {
     });
 }
 
-/// Three participants: a reader, a writer, and somebody who waits for an earlier grace period, and so advances the
-/// epoch at any moment.
+/// Three participants: a reader, a writer, and a thread that waits for an earlier grace period and
+/// so advances the epoch at any moment.
 #[test]
 fn slots_read_vs_free_vs_advance() {
     model(3, 67_924, || {

@@ -1,7 +1,8 @@
-//! Get and put: whoever still uses an LPI (an injector that looked it up, a mailbox, a bucket, a list register,
-//! a reference in passing) against whoever takes its last mapping away and frees it.
+//! Get and put: the users of an LPI (an injector that looked it up, a mailbox, a bucket, a list
+//! register, a reference in passing) against the thread that takes its last mapping away and frees
+//! it.
 //!
-//! Every model ends with nothing allocated, so a put too few fails as well as a put too many.
+//! Every model ends with no object left, so a missing put fails as well as a put too many.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::*;
@@ -10,7 +11,8 @@ use vgic_loom_tests::lifetime::*;
 use vgic_loom_tests::model;
 use vgic_loom_tests::sched::thread;
 
-/// What holds after the event has been unmapped, whatever went on meanwhile; and the end of the VM.
+/// Checks the state after the event has been unmapped, which does not depend on concurrent
+/// operations. Then ends the VM.
 fn unmapped(vm: Vm, mut msi: Msi, mut cpu: Cpu, source: Source) {
     assert_eq!(cpu.settle(), 0, "what is unmapped is not delivered");
     assert_eq!(source.fire(), Injected::Unmapped);
@@ -21,7 +23,8 @@ fn unmapped(vm: Vm, mut msi: Msi, mut cpu: Cpu, source: Source) {
     vm.end();
 }
 
-/// An injector finds the LPI and schedules it, while its only mapping goes and its memory is freed.
+/// An injector finds the LPI and schedules it, while its only mapping is removed and its memory is
+/// freed.
 #[test]
 fn look_up_vs_last_put() {
     model(4, 4_588, || {
@@ -38,7 +41,8 @@ fn look_up_vs_last_put() {
     });
 }
 
-/// The same through a route that has not been used: it holds the event's slot, and keeps the LPI that it finds there.
+/// An injector uses a route for the first time, while the only mapping is removed. The route holds
+/// the event's slot, and keeps the LPI that it finds there.
 #[test]
 fn new_route_vs_last_put() {
     model(4, 4_053, || {
@@ -55,8 +59,8 @@ fn new_route_vs_last_put() {
     });
 }
 
-/// A route that has been used keeps its LPI, and injects without a pin. The mapping goes; the memory goes when the route
-/// finds out.
+/// A route that has been used keeps its LPI, and injects without a pin. The mapping is removed. The
+/// memory is freed when the route finds that out.
 #[test]
 fn kept_by_a_route_vs_last_put() {
     model(4, 3_711, || {
@@ -76,7 +80,8 @@ fn kept_by_a_route_vs_last_put() {
     });
 }
 
-/// A route is dropped while its event is unmapped: either may hold the last reference to LPI and device.
+/// A route is dropped while its event is unmapped: either may hold the last reference to LPI and
+/// device.
 #[test]
 fn route_dropped_vs_last_put() {
     model(5, 160, || {
@@ -93,7 +98,8 @@ fn route_dropped_vs_last_put() {
     });
 }
 
-/// All three at once: the injector's reference goes to a mailbox that is being drained, while the mapping goes.
+/// An injection, a drain and an unmapping at once: the injector's reference goes to a mailbox that
+/// is being drained, while the mapping is removed.
 #[test]
 fn look_up_vs_drain_vs_last_put() {
     model(3, 6_803, || {
@@ -114,7 +120,7 @@ fn look_up_vs_drain_vs_last_put() {
     });
 }
 
-/// The mailbox has a reference, and the vCPU takes it over, while the mapping goes.
+/// The mailbox has a reference, and the vCPU takes it over, while the mapping is removed.
 #[test]
 fn mailbox_vs_last_put() {
     model(5, 1_449, || {
@@ -131,7 +137,8 @@ fn mailbox_vs_last_put() {
     });
 }
 
-/// The LPI waits in a bucket, since the list registers are full, and is looked at again while its mapping goes.
+/// The LPI waits in a bucket, because the list registers are full, and the vCPU re-checks it while
+/// its mapping is removed.
 #[test]
 fn bucket_vs_last_put() {
     model(4, 2_199, || {
@@ -161,7 +168,8 @@ fn bucket_vs_last_put() {
     });
 }
 
-/// The LPI is pending in a list register when its mapping goes, and the guest has not looked: it is withdrawn.
+/// The LPI is pending in a list register when its mapping is removed, and the guest has not
+/// acknowledged it: it is withdrawn.
 #[test]
 fn pending_in_list_register_vs_last_put() {
     model(5, 661, || {
@@ -182,8 +190,8 @@ fn pending_in_list_register_vs_last_put() {
     });
 }
 
-/// The guest has acknowledged the LPI; the mapping goes, and it is raised once more through what an injector still sees,
-/// before the guest ends it.
+/// The guest has acknowledged the LPI. The mapping is removed, and an injector that still sees the
+/// LPI raises it once more, before the guest ends it.
 #[test]
 fn active_in_list_register_vs_last_put() {
     model(2, 9_280, || {
@@ -213,7 +221,8 @@ fn active_in_list_register_vs_last_put() {
     });
 }
 
-/// The vCPU is powered off with the LPI in a list register or in its mailbox, while the mapping goes.
+/// The vCPU is powered off with the LPI in a list register and in its mailbox, while the mapping is
+/// removed.
 #[test]
 fn power_off_vs_last_put() {
     model(3, 662, || {
@@ -223,7 +232,7 @@ fn power_off_vs_last_put() {
         let mut cpu = vm.cpu(A);
         assert_eq!(source.fire(), Injected::Pending);
         assert_eq!(cpu.enter(), 1);
-        // A second time: it is in the list register and in the mailbox.
+        // The second injection: the LPI is in the list register and in the mailbox.
         assert_eq!(source.fire(), Injected::Pending);
         let vcpu = thread::spawn(move || {
             cpu.close();
@@ -236,7 +245,8 @@ fn power_off_vs_last_put() {
     });
 }
 
-/// A closed mailbox gives the interrupt back: the injector holds a reference in passing, and may be the last to put it.
+/// A closed mailbox gives the interrupt back: the injector holds a reference in passing, and its
+/// put may be the last.
 #[test]
 fn passing_reference_vs_last_put() {
     model(4, 5_754, || {
@@ -256,7 +266,7 @@ fn passing_reference_vs_last_put() {
     });
 }
 
-/// A whole domain goes while a device of it sends its MSIs, and the vCPU runs.
+/// A whole domain is dropped while one of its devices sends MSIs and the vCPU runs.
 #[test]
 fn t17_domain_dropped_under_injection() {
     model(2, 3_564, || {
@@ -281,8 +291,8 @@ fn t17_domain_dropped_under_injection() {
     });
 }
 
-/// What `map` refuses leaves nothing behind, on any of its ways out: with the memory that it needs still held by an
-/// injector's pin, or given back in time.
+/// A `map` that fails leaves nothing behind, on any of its error paths. The memory that it needs is
+/// still held by an injector's pin, or has been freed in time.
 #[test]
 fn refused_maps_leave_nothing() {
     model(3, 3_820, || {
@@ -304,7 +314,7 @@ fn refused_maps_leave_nothing() {
         match refused {
             Ok(()) => {}
             Err(error) => {
-                // Nothing is mapped: that passes.
+                // Nothing is mapped. The error is transient.
                 assert_eq!(error, Error::TooMuchGarbage);
                 msi.map(DeviceId(1), EV, Intid(LPI.0 + 1), A, ON).expect("the injector is gone");
             }

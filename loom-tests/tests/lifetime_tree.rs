@@ -1,8 +1,9 @@
-//! The radix trees (INTIDs, blocks of pending bits, devices, events), as commands and injections use them. Under loom a
-//! level has one bit, so these VMs have trees of two or three levels, whose nodes come and go with what is mapped.
+//! The radix trees (INTIDs, blocks of pending bits, devices, events), as commands and injections
+//! use them. Under loom a level has one bit, so these VMs have trees of two or three levels, with
+//! nodes that are added and pruned as mappings change.
 //!
-//! What races in one tree: look-ups; `map`s of several domains; and whoever collects, who takes out what is dead and
-//! prunes what is then empty.
+//! These operations race in one tree: look-ups, `map`s of several domains, and collections, which
+//! take out retired objects and prune the nodes that are empty then.
 #![cfg(any(loom, shuttle))]
 
 use vgic_core::engine::*;
@@ -22,7 +23,7 @@ fn lpi(n: u32) -> Intid {
     Intid(LPI.0 + n)
 }
 
-/// The `n`th device, likewise.
+/// The `n`th device. 0 and 1 share their lowest node, as do 2 and 3.
 fn dev(n: u32) -> DeviceId {
     DeviceId(n)
 }
@@ -33,7 +34,7 @@ fn arrives(source: &Source, cpu: &mut Cpu) {
     assert_eq!(cpu.settle(), 1, "lost");
 }
 
-/// Two domains map neighbours at once: the node between them is made once, and has both.
+/// Two domains map neighbours at once: the node above both is made once, and has both.
 #[test]
 fn neighbours_mapped_at_once() {
     model(2, 211, || {
@@ -56,8 +57,9 @@ fn neighbours_mapped_at_once() {
     });
 }
 
-/// A domain unmaps an LPI, and the node and block of pending bits that it was alone in go, while another domain maps
-/// LPI `n`. (Both have their devices already: routes hold them.)
+/// A domain unmaps an LPI that was alone in its node and its block of pending bits, so that both
+/// are pruned, while another domain maps LPI `n`. (Routes hold the devices of both domains, so that
+/// the devices exist already.)
 fn prune_vs_insert(lpis: u32, n: u32) {
     let vm = Vm::with(Config { lpis, participants: 5, ..Vm::shape(1) });
     let (mut one, mut two) = (vm.mapped(), vm.msi());
@@ -76,19 +78,20 @@ fn prune_vs_insert(lpis: u32, n: u32) {
     vm.end();
 }
 
-/// Two levels: the neighbour, in the same node and block.
+/// Two levels: the new LPI is the neighbour, in the same node and block.
 #[test]
 fn prune_vs_insert_of_the_neighbour() {
     model(2, 9_557, || prune_vs_insert(4, 1));
 }
 
-/// Three levels: the pruning goes on upwards, and meets the other one there.
+/// Three levels: the pruning continues upwards, and meets the insertion there.
 #[test]
 fn prune_upwards_vs_insert_of_the_cousin() {
     model(2, 10_494, || prune_vs_insert(8, 2));
 }
 
-/// Two domains unmap neighbours at once. Whoever collects takes out both, and the node with the second.
+/// Two domains unmap neighbours at once. The collecting thread takes out both, and the node with
+/// the second.
 #[test]
 fn neighbours_unmapped_at_once() {
     model(1, 1_047, || {
@@ -108,7 +111,8 @@ fn neighbours_unmapped_at_once() {
     });
 }
 
-/// Two threads collect at once, each pinned while the other one waits for a grace period: the work of neither is forgotten.
+/// Two threads collect at once, each pinned while the other waits for a grace period: the work of
+/// neither is lost.
 #[test]
 fn two_collect_at_once() {
     model(2, 12_270, || {
@@ -128,8 +132,8 @@ fn two_collect_at_once() {
     });
 }
 
-/// An injector walks down the trees of a domain, while device, event and LPI are taken out and their nodes pruned,
-/// and the neighbour of each is put in.
+/// An injector walks down the trees of a domain, while device, event and LPI are taken out and
+/// their nodes are pruned, and the neighbour of each is inserted.
 #[test]
 fn look_up_vs_prune() {
     model(3, 7_314, || {
@@ -152,14 +156,15 @@ fn look_up_vs_prune() {
     });
 }
 
-/// A dead device is still in its domain's tree, and is collected by somebody else while the domain maps an event of the same
-/// device again: the dead one is replaced or taken out, and the new one stays.
+/// A retired device is still in its domain's tree. Another thread collects it while the domain maps
+/// an event of the same device again: the retired device is replaced or taken out, and the new one
+/// stays.
 #[test]
 fn device_collected_vs_mapped_again() {
     model(1, 350, || {
         let vm = two_levels(4);
         let (mut one, mut two) = (vm.msi(), vm.msi());
-        // It lived for a route only.
+        // A route was the only user of the device.
         drop(vm.route(&mut one, EV));
         let source = vm.source(&one, EV);
         let mut cpu = vm.cpu(A);
@@ -175,8 +180,8 @@ fn device_collected_vs_mapped_again() {
     });
 }
 
-/// A route holds the slot of its event: unmapping, collecting and mapping again go on behind it, in a tree of which nothing
-/// but that slot may be left.
+/// A route holds the slot of its event while the event is unmapped, collected and mapped again, in
+/// a tree in which possibly only that slot is left.
 #[test]
 fn held_slot_vs_unmap_and_collect() {
     model(4, 4_938, || {
@@ -201,8 +206,8 @@ fn held_slot_vs_unmap_and_collect() {
     });
 }
 
-/// A dropped route gives its slot back through whoever collects, who prunes the device's tree of events, while the domain
-/// maps the slot's neighbour.
+/// A dropped route gives its slot back through the collecting thread, which prunes the device's
+/// tree of events, while the domain maps the slot's neighbour.
 #[test]
 fn slot_released_vs_insert_of_the_neighbour() {
     model(3, 14_471, || {
@@ -226,7 +231,8 @@ fn slot_released_vs_insert_of_the_neighbour() {
     });
 }
 
-/// A vCPU is powered on, and scans all blocks of pending bits, while the block that it looks at goes and another comes.
+/// A vCPU is powered on, and scans all blocks of pending bits, while the block that it reads is
+/// removed and another is added.
 #[test]
 fn scan_vs_prune() {
     model(2, 2_698, || {
@@ -253,7 +259,7 @@ fn scan_vs_prune() {
     });
 }
 
-/// MOVALL goes through all LPIs while some of them go and come.
+/// MOVALL goes through all LPIs while some of them are unmapped and others mapped.
 #[test]
 fn move_all_vs_prune() {
     model(3, 8_573, || {

@@ -1,4 +1,4 @@
-//! An allocator that counts, thread by thread.
+//! An allocator that counts per thread.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -10,7 +10,7 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: every call is forwarded to the system's allocator.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -28,7 +28,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What `f` allocates and frees on this thread.
+/// Returns the numbers of allocations and frees that `f` does on this thread.
 pub(crate) fn counted(f: impl FnOnce()) -> (u64, u64) {
     let before = (ALLOCATIONS.get(), FREES.get());
     f();

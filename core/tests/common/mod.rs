@@ -20,7 +20,7 @@ impl Kick for Kicks {
 
 /// One VM on one thread.
 pub(crate) struct Machine<E: Engine> {
-    // Before `vgic`, as a VMM would have it: vCPUs and controls end before the engine's handle.
+    // The vCPUs and controls are dropped before `vgic`, the engine's handle, as in a VMM.
     pub(crate) vcpus: Vec<E::Vcpu>,
     pub(crate) msi: E::Msi,
     pub(crate) injector: E::Injector,
@@ -84,7 +84,7 @@ impl<E: Engine> Machine<E> {
         self.vcpus[vcpu].fold(&mut self.cpus[vcpu]);
     }
 
-    /// The guest acknowledges and ends everything that it can.
+    /// Acknowledges and ends, as the guest, every interrupt that it can. Returns their INTIDs.
     pub(crate) fn serve(&mut self, vcpu: usize) -> Vec<u32> {
         let mut seen = Vec::new();
         let cpu = &mut self.cpus[vcpu];
@@ -98,7 +98,7 @@ impl<E: Engine> Machine<E> {
         }
     }
 
-    /// Entry, guest, exit: what the guest took.
+    /// Enters, serves the guest's interrupts, and exits. Returns the INTIDs that the guest took.
     pub(crate) fn run(&mut self, vcpu: usize) -> Vec<u32> {
         self.enter(vcpu);
         let seen = self.serve(vcpu);
@@ -106,7 +106,7 @@ impl<E: Engine> Machine<E> {
         seen
     }
 
-    /// Runs until nothing comes any more.
+    /// Runs until no interrupt comes any more. Returns the INTIDs that the guest took.
     pub(crate) fn drain(&mut self, vcpu: usize) -> Vec<u32> {
         let mut all = Vec::new();
         loop {

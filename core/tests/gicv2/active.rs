@@ -1,8 +1,9 @@
-//! Attributes of an interrupt that its guest changes while it is active: ending it ends it.
+//! The guest changes attributes of an active interrupt: an end still ends it.
 
 use crate::world::*;
 
-/// SPIs 33 and 34, which preempts it, in Group 1; 34 is active, 33 too, and without a list register if there is one.
+/// Takes SPI 33, and then SPI 34, which preempts it, both in Group 1. Both are active. With only
+/// one list register, SPI 33 has none.
 fn nested(lrs: usize, ctlr: u32) -> World {
     let mut w = World::with_lrs(2, 64, lrs).set_up();
     w.set(0, C_CTLR, EN0 | EN1 | ACK_CTL | ctlr);
@@ -19,7 +20,7 @@ fn nested(lrs: usize, ctlr: u32) -> World {
     w
 }
 
-/// Group, priority, binary points, targets.
+/// Changes of group, priority, binary points, targets and enable.
 const CHANGES: [fn(&mut World); 5] = [
     |w| w.set(0, IGROUPR + 4, 0),
     |w| w.set8(0, IPRIORITYR + 33, 0x10),

@@ -1,16 +1,16 @@
-//! What kvm-unit-tests' GICv2 tests check (arm/gic.c), from their descriptions.
+//! The checks of kvm-unit-tests' GICv2 tests (arm/gic.c), from their descriptions.
 
 use crate::world::*;
 
 /// The SGI that the tests send.
 const IPI: u32 = 1;
 
-/// What each CPU has taken.
+/// Returns the GICC_IAR values that each CPU has taken.
 fn taken(w: &mut World) -> Vec<Vec<u32>> {
     (0..w.cpus.len()).map(|cpu| w.serve(cpu)).collect()
 }
 
-// ipi: to oneself, one acknowledge, from oneself.
+// ipi: an SGI to the sender itself gives one acknowledge, with the sender as its source.
 #[test]
 fn ipi_self() {
     let mut w = World::ready(4, 64);
@@ -22,7 +22,7 @@ fn ipi_self() {
     }
 }
 
-// ipi: to every other CPU by list.
+// ipi: an SGI to every other CPU by list.
 #[test]
 fn ipi_target_list() {
     let mut w = World::ready(8, 64);
@@ -37,7 +37,7 @@ fn ipi_target_list() {
     }
 }
 
-// ipi: to all others; each one acknowledges once, even if it was sent again before.
+// ipi: an SGI to all others. Each CPU acknowledges it once, even if it was sent twice before.
 #[test]
 fn ipi_broadcast() {
     let mut w = World::ready(8, 64);
@@ -49,7 +49,8 @@ fn ipi_broadcast() {
     }
 }
 
-// active: the handler clears the active bit through the distributor instead of ending the interrupt.
+// active: the handler clears the active bit through the distributor instead of ending the
+// interrupt.
 #[test]
 fn active_cleared_in_the_handler() {
     let mut w = World::ready(2, 64);
@@ -65,7 +66,7 @@ fn active_cleared_in_the_handler() {
     }
 }
 
-// The same for an SPI, from another CPU.
+// active: another CPU clears the active bit of an SPI.
 #[test]
 fn active_cleared_by_another_cpu() {
     let mut w = World::ready(2, 64);
@@ -81,7 +82,7 @@ fn active_cleared_by_another_cpu() {
     }
 }
 
-// mmio: what identifies the controller is read-only.
+// mmio: the identification registers are read-only.
 #[test]
 fn mmio_read_only() {
     let mut w = World::new(3, 96);
@@ -95,7 +96,7 @@ fn mmio_read_only() {
     assert_eq!((w.get(0, TYPER) >> 5 & 7, w.get(0, PIDR2) >> 4 & 0xf), (2, 2));
 }
 
-// mmio: at least 4 bits of priority, the same for every interrupt; nothing beyond the last.
+// mmio: at least 4 bits of priority, equal for every interrupt; nothing beyond the last interrupt.
 #[test]
 fn mmio_priorities() {
     let mut w = World::new(3, 96);
@@ -121,7 +122,7 @@ fn mmio_priorities() {
     byte_accesses(&mut w, first_spi, 0xff, mask as u8);
 }
 
-/// A word at `address`, written and read by bytes; `write` is written, of which `mask` is kept.
+/// Writes and reads a word at `address` by bytes. The bits of `mask` in the byte `write` are kept.
 fn byte_accesses(w: &mut World, address: u64, write: u8, mask: u8) {
     w.set(0, address, 0);
     w.set8(0, address + 1, write);
@@ -134,7 +135,7 @@ fn byte_accesses(w: &mut World, address: u64, write: u8, mask: u8) {
     assert_eq!(w.get(0, address), 0x4000_2010 & (u32::from(mask) * 0x0101_0101));
 }
 
-// mmio: targets of CPUs that do not exist are masked.
+// mmio: the bits of CPUs that do not exist are masked in targets.
 #[test]
 fn mmio_targets() {
     for cpus in [2, 3, 8] {
@@ -149,7 +150,7 @@ fn mmio_targets() {
     }
 }
 
-// Priority masking: only what is more urgent than the mask is signaled.
+// Priority masking: only interrupts that are more urgent than the mask are signaled.
 #[test]
 fn priority_masking() {
     let mut w = World::ready(1, 64);

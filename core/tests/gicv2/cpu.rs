@@ -2,7 +2,8 @@
 
 use crate::world::*;
 
-/// One CPU on which SPI 33 is in Group 0 and SPI 34 in Group 1, both edge-triggered and enabled, at these priorities.
+/// A machine with one CPU. SPI 33 is in Group 0 and SPI 34 in Group 1, both edge-triggered and
+/// enabled, at these priorities.
 fn both_groups(ctlr: u32, priorities: [u8; 2]) -> World {
     let mut w = World::ready(1, 64);
     w.set(0, C_CTLR, ctlr);
@@ -15,7 +16,7 @@ fn both_groups(ctlr: u32, priorities: [u8; 2]) -> World {
     w
 }
 
-// 4.4.1: what is there without the Security Extensions.
+// 4.4.1: the bits that exist without the Security Extensions.
 #[test]
 fn ctlr() {
     let mut w = World::new(2, 32);
@@ -28,7 +29,7 @@ fn ctlr() {
     }
 }
 
-// 4.4.2 to 4.4.14: reset values and what can be written.
+// 4.4.2 to 4.4.14: reset values and writable bits.
 #[test]
 fn registers() {
     let mut w = World::new(1, 32);
@@ -62,7 +63,7 @@ fn registers() {
     assert_eq!((w.get(0, C_IIDR), w.get(0, RPR)), (0x2043b, 0x20));
 }
 
-// 4.1.4: words only. An acknowledge by halves would lose interrupts.
+// 4.1.4: only words can be accessed. An acknowledge by halves would lose interrupts.
 #[test]
 fn narrow_accesses_do_nothing() {
     let mut w = both_groups(EN0, [0x40, 0x40]);
@@ -73,7 +74,7 @@ fn narrow_accesses_do_nothing() {
     assert_eq!((w.get(0, PMR), w.get(0, C_CTLR), w.get(0, IAR)), (0xf8, EN0, 33));
 }
 
-// 4.4.4: Group 1 is acknowledged through the alias, and through IAR with AckCtl only.
+// 4.4.4: Group 1 is acknowledged through the alias, and through IAR only with AckCtl set.
 #[test]
 fn acknowledge() {
     let mut w = both_groups(EN0 | EN1, [0x80, 0x40]);
@@ -82,14 +83,14 @@ fn acknowledge() {
     assert_eq!((w.get(0, IAR), w.get(0, HPPIR), w.get(0, AHPPIR)), (1022, 1022, 34));
     assert_eq!(w.get(0, AIAR), 34);
     assert_eq!((w.get(0, RPR), w.get(0, NSAPR), w.get(0, APR)), (0x40, 1 << 8, 0));
-    // 33 waits, and is not signaled.
+    // SPI 33 is pending, but not signaled.
     assert_eq!(
         (w.get(0, IAR), w.get(0, AIAR), w.get(0, HPPIR), w.get(0, AHPPIR)),
         (1023, 1023, 33, 1023)
     );
     w.set(0, AEOIR, 34);
     assert_eq!((w.get(0, AIAR), w.get(0, IAR)), (1023, 33));
-    // Not the alias's to end.
+    // The alias does not end a Group 0 interrupt.
     w.set(0, AEOIR, 33);
     assert_eq!((w.get(0, RPR), w.bit(0, ISACTIVER, 33)), (0x80, true));
     w.set(0, EOIR, 33);
@@ -100,7 +101,7 @@ fn acknowledge() {
     assert_eq!((w.get(0, HPPIR), w.get(0, IAR)), (34, 34));
     w.set(0, EOIR, 34);
     assert_eq!(w.get(0, RPR), 0xff);
-    // 4.4.5: UNPREDICTABLE, and ends it here.
+    // 4.4.5: this is UNPREDICTABLE, and ends the interrupt here.
     w.set_bit(0, ISPENDR, 34);
     assert_eq!(w.get(0, AIAR), 34);
     w.set(0, C_CTLR, EN0 | EN1);
@@ -108,7 +109,7 @@ fn acknowledge() {
     assert_eq!(w.get(0, RPR), 0xff);
 }
 
-// 4.4.1: the CPU interface's own group enables.
+// 4.4.1: the group enables of the CPU interface.
 #[test]
 fn group_enables() {
     let mut w = both_groups(EN1, [0x40, 0x80]);
@@ -121,7 +122,7 @@ fn group_enables() {
     assert_eq!(w.get(0, IAR), 33);
 }
 
-// 2.3, 4.4.1: Group 0 as FIQs if the guest wants that, Group 1 always as IRQs.
+// 2.3, 4.4.1: Group 0 is signaled as FIQs if FIQEn is set, Group 1 always as IRQs.
 #[test]
 fn lines() {
     let mut w = both_groups(EN0 | EN1, [0x40, 0x80]);
@@ -137,14 +138,14 @@ fn lines() {
     assert_eq!((w.irq(0), w.fiq(0)), (false, false));
 }
 
-// 3.3, 4.4.3, 4.4.8: which bits of a priority preempt.
+// 3.3, 4.4.3, 4.4.8: the binary points select the bits of a priority that preempt.
 #[test]
 fn binary_points() {
     for (ctlr, bpr, abpr, preempts) in [
         (0, 3, 3, true),
-        // Both are 0x20.
+        // Both group priorities are 0x20.
         (0, 4, 3, false),
-        // The running one is 0x00.
+        // The running priority is 0x00.
         (0, 3, 7, false),
         (CBPR, 3, 7, true),
     ] {
@@ -157,7 +158,7 @@ fn binary_points() {
         let expected = if preempts { 33 } else { NONE };
         assert_eq!(w.get(0, IAR), expected, "{ctlr:#x} {bpr} {abpr}");
     }
-    // With CBPR, Group 1's running priority is cut as BPR says.
+    // With CBPR, BPR masks Group 1's running priority, too.
     for (ctlr, running) in [(0, 0x38), (CBPR, 0x20)] {
         let mut w = both_groups(EN0 | EN1 | ctlr, [0x20, 0x38]);
         w.set(0, BPR, 4);
@@ -174,7 +175,7 @@ fn split_end() {
     assert_eq!(w.get(0, IAR), 33);
     w.set(0, EOIR, 33);
     assert_eq!((w.get(0, RPR), w.bit(0, ISACTIVER, 33)), (0xff, true));
-    // Pending again, but active: not offered.
+    // The SPI is pending again, but still active: it is not signaled.
     w.set_bit(0, ISPENDR, 33);
     assert_eq!(w.get(0, IAR), NONE);
     for nothing in [34, 1023, 1022, 32] {
@@ -184,7 +185,7 @@ fn split_end() {
     w.set(0, DIR, 33);
     assert!(!w.bit(0, ISACTIVER, 33));
     assert_eq!(w.get(0, IAR), 33);
-    // EOImode 0: UNPREDICTABLE, and ignored here.
+    // EOImode 0: a write to DIR is UNPREDICTABLE, and ignored here.
     w.set(0, C_CTLR, EN0);
     w.set(0, DIR, 33);
     assert!(w.bit(0, ISACTIVER, 33));
@@ -192,7 +193,7 @@ fn split_end() {
     assert!(!w.bit(0, ISACTIVER, 33));
 }
 
-// 3.2.1: an SPI may be deactivated by another CPU than the one that acknowledged it.
+// 3.2.1: a CPU may deactivate an SPI that another CPU acknowledged.
 #[test]
 fn deactivated_by_another_cpu() {
     let mut w = World::ready(2, 64);
@@ -230,7 +231,7 @@ fn sgis_are_ended_with_their_source() {
     assert_eq!(seen, [7, 2 << 10 | 7]);
 }
 
-// 4.4.4, 4.4.5: bits 12:10 have a meaning for SGIs only, the bits above none.
+// 4.4.4, 4.4.5: bits 12:10 have a meaning for SGIs only; the bits above have none.
 #[test]
 fn end_ignores_reserved_bits() {
     let mut w = both_groups(EN0, [0x40, 0x40]);
@@ -242,7 +243,7 @@ fn end_ignores_reserved_bits() {
     assert_eq!(w.get(0, IAR), 33);
 }
 
-// 4.4.5: the special INTIDs do nothing, nor does an end without an acknowledge.
+// 4.4.5: ends of the special INTIDs do nothing, nor does an end without an acknowledge.
 #[test]
 fn spurious_ends() {
     let mut w = both_groups(EN0, [0x40, 0x40]);
@@ -258,7 +259,7 @@ fn spurious_ends() {
     assert_eq!(w.get(0, RPR), 0xff);
 }
 
-// A vCPU that is powered off loses its interface's state, and no interrupt.
+// A vCPU that is powered off loses the state of its interface, but no interrupt.
 #[test]
 fn power_off_resets() {
     let mut w = both_groups(EN0 | ACK_CTL | FIQ_EN, [0x40, 0x40]);
@@ -274,7 +275,7 @@ fn power_off_resets() {
     assert_eq!(w.get(0, IAR), 33);
 }
 
-// With more active interrupts than list registers, each end is about the interrupt that it names.
+// With more active interrupts than list registers, each end applies to the interrupt that it names.
 #[test]
 fn ends_without_a_list_register() {
     let mut w = World::with_lrs(1, 64, 1).set_up();
@@ -287,11 +288,12 @@ fn ends_without_a_list_register() {
     }
     let active = |w: &mut World| w.get(0, ISACTIVER + 4) >> 1;
     assert_eq!(active(&mut w), 0b111);
-    // Not active any more when it is ended: nothing else is deactivated instead.
+    // SPI 35 is not active any more when it is ended: nothing else is deactivated instead.
     w.set_bit(0, ICACTIVER, 35);
     w.set(0, EOIR, 35);
     assert_eq!((active(&mut w), w.get(0, RPR)), (0b011, 0x40));
-    // In the wrong order (4.4.5: UNPREDICTABLE): the priorities come down in their order.
+    // Ends in the wrong order (4.4.5: UNPREDICTABLE): the priorities drop in the order of their
+    // nesting.
     w.set(0, EOIR, 33);
     assert_eq!(w.get(0, RPR), 0x80);
     w.set(0, EOIR, 34);

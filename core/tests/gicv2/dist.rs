@@ -1,10 +1,10 @@
-//! The distributor, register by register.
+//! The registers of the distributor, one by one.
 
 use crate::world::*;
 use vgic_core::engine::{Injector, Wired};
 use vgic_core::ids::{Intid, VcpuId};
 
-// 4.3.1: two enables, of all CPUs; everything else is reserved.
+// 4.3.1: two enables, shared by all CPUs; the other bits are reserved.
 #[test]
 fn ctlr() {
     let mut w = World::new(2, 64);
@@ -18,7 +18,8 @@ fn ctlr() {
     assert_eq!(w.get(0, CTLR), 2);
 }
 
-// 4.3.1: a group that is not enabled is not forwarded, and is as soon as it is.
+// 4.3.1: interrupts of a disabled group are not forwarded. Enabling the group forwards them at
+// once.
 #[test]
 fn ctlr_gates_each_group() {
     let mut w = World::ready(1, 64);
@@ -42,7 +43,7 @@ fn ctlr_gates_each_group() {
     assert_eq!(w.get(0, IAR), 35);
 }
 
-// 4.3.2, 4.3.3, 4.3.18.
+// 4.3.2, 4.3.3, 4.3.18: the identification registers.
 #[test]
 fn identification() {
     for vcpus in [1, 2, 8] {
@@ -62,7 +63,7 @@ fn identification() {
     }
 }
 
-// 4.3.4: banked for private interrupts.
+// 4.3.4: the groups are banked for private interrupts.
 #[test]
 fn groups() {
     let mut w = World::new(2, 64);
@@ -98,7 +99,8 @@ fn enables() {
     assert_eq!((w.get(0, ISENABLER + 4), w.get8(0, ISENABLER + 5)), (0xff00, 0xff));
 }
 
-// 4.3.12: an SPI without a target stays pending, and what ISENABLER says is kept apart from it.
+// 4.3.12: an SPI without a target stays pending, and the enable in ISENABLER is independent of the
+// targets.
 #[test]
 fn enables_without_targets() {
     let mut w = World::ready(2, 64);
@@ -115,7 +117,7 @@ fn enables_without_targets() {
     assert!(!w.irq(0) && !w.bit(0, ISENABLER, 40));
 }
 
-// 4.3.7, 4.3.8: a write latches, and clears the latch; what the line of a level-sensitive interrupt asserts stays.
+// 4.3.7, 4.3.8: writes set and clear the latch; the level that the line asserts stays.
 #[test]
 fn pending_level_sensitive() {
     let mut w = World::ready(1, 64);
@@ -128,7 +130,7 @@ fn pending_level_sensitive() {
     w.set_bit(0, ISPENDR, 33);
     w.set_bit(0, ICPENDR, 33);
     assert!(w.bit(0, ISPENDR, 33) && w.irq(0));
-    // The latch outlives the line.
+    // The latch stays set when the line falls.
     w.set_bit(0, ISPENDR, 33);
     w.line(33, false);
     assert!(w.bit(0, ISPENDR, 33));
@@ -154,7 +156,7 @@ fn pending_edge_triggered() {
     assert_eq!(w.serve(0), [33]);
 }
 
-// 4.3.7, 4.3.8: banked for PPIs, read-only for SGIs.
+// 4.3.7, 4.3.8: the pending bits are banked for PPIs, and read-only for SGIs.
 #[test]
 fn pending_private() {
     let mut w = World::ready(2, 64);
@@ -173,7 +175,7 @@ fn sgis_are_pending_but_not_by_ispendr() {
     assert_eq!(w.get(1, ICPENDR), 1 << 3);
 }
 
-// 4.3.9, 4.3.10.
+// 4.3.9, 4.3.10: the active bits.
 #[test]
 fn active() {
     let mut w = World::ready(2, 64);
@@ -184,7 +186,7 @@ fn active() {
     w.set(1, EOIR, 37);
     assert!(!w.bit(0, ISACTIVER, 37));
     w.line(37, false);
-    // By the guest: what is active is not taken.
+    // The guest sets the active bit: an active interrupt is not taken.
     w.set_bit(0, ISACTIVER, 37);
     w.line(37, true);
     assert!(w.bit(0, ICACTIVER, 37) && w.bit(0, ISPENDR, 37));
@@ -192,7 +194,7 @@ fn active() {
     w.set_bit(0, ICACTIVER, 37);
     assert!(!w.bit(0, ISACTIVER, 37));
     assert_eq!(w.get(1, IAR), 37);
-    // Banked.
+    // The active bits of private interrupts are banked.
     w.set(1, ISACTIVER, 1 << 30 | 1 << 20);
     assert_eq!((w.get(0, ISACTIVER), w.get(1, ISACTIVER)), (0, 1 << 30 | 1 << 20));
     w.set8(1, ICACTIVER + 3, 0xff);
@@ -212,7 +214,7 @@ fn priorities() {
     assert_eq!(w.get(1, IPRIORITYR + 28), 0x8070_1020);
 }
 
-// 4.3.12: the reading CPU's own bit for private interrupts; absent CPUs are masked off.
+// 4.3.12: private interrupts read as the reading CPU's own bit; absent CPUs are masked off.
 #[test]
 fn targets() {
     let mut w = World::new(3, 64);
@@ -230,7 +232,7 @@ fn targets() {
     assert_eq!((w.get(0, ITARGETSR + 32), w.get16(0, ITARGETSR + 32)), (0x0704_0201, 0x0201));
 }
 
-// 4.3.12: RAZ/WI on a uniprocessor, where every SPI goes to the one CPU.
+// 4.3.12: RAZ/WI on a uniprocessor, where every SPI goes to the only CPU.
 #[test]
 fn targets_of_a_uniprocessor() {
     let mut w = World::ready(1, 64);
@@ -241,7 +243,7 @@ fn targets_of_a_uniprocessor() {
     assert_eq!(w.get(0, IAR), 33);
 }
 
-// 1.4.3: with several targets, one of them takes it.
+// 1.4.3: with several targets, exactly one of them takes the SPI.
 #[test]
 fn several_targets_one_delivery() {
     let mut w = World::ready(4, 64);
@@ -252,7 +254,7 @@ fn several_targets_one_delivery() {
     let seen: Vec<_> = (0..4).map(|cpu| w.serve(cpu)).collect();
     assert_eq!(seen.concat(), [33]);
     assert!(seen[0].is_empty() && seen[1].is_empty());
-    // And a pending one follows its targets.
+    // A pending SPI follows its targets.
     w.line(33, false);
     w.line(33, true);
     w.set8(0, ITARGETSR + 33, 0b0010);
@@ -260,7 +262,8 @@ fn several_targets_one_delivery() {
     assert_eq!(w.get8(0, ITARGETSR + 33), 0b0010);
 }
 
-// 4.3.13: SGIs are edge-triggered, PPIs and SPIs are level-sensitive at first, and bit 0 of each pair is RAZ/WI.
+// 4.3.13: SGIs are edge-triggered, PPIs and SPIs are level-sensitive at first, and bit 0 of each
+// pair is RAZ/WI.
 #[test]
 fn configuration() {
     let mut w = World::new(2, 64);
@@ -276,7 +279,8 @@ fn configuration() {
     assert_eq!((w.get(0, ICFGR + 4), w.get(1, ICFGR + 4)), (0, 1 << 23));
 }
 
-// 4.3.15: target list, all but oneself, oneself, reserved; absent CPUs and NSATT are ignored; byte accesses do nothing.
+// 4.3.15: the filters are target list, all but the sender, the sender, reserved; absent CPUs and
+// NSATT are ignored; byte accesses do nothing.
 #[test]
 fn sgir() {
     for (value, targets) in [
@@ -300,7 +304,7 @@ fn sgir() {
     }
 }
 
-// 4.3.16, 4.3.17, and 2.2.1: pending once for each source.
+// 4.3.16, 4.3.17, and 2.2.1: an SGI is pending once for each source.
 #[test]
 fn sgi_sources() {
     let mut w = World::ready(3, 64);
@@ -319,7 +323,8 @@ fn sgi_sources() {
     assert_eq!((w.get(1, SPENDSGIR + 4), w.get(1, ISPENDR)), (0, 0));
 }
 
-// 4.3: what does not exist is RAZ/WI, and the last, partial register ends at INTID 1019.
+// 4.3: registers of interrupts that do not exist are RAZ/WI, and the last, partial register ends at
+// INTID 1019.
 #[test]
 fn beyond_the_last_interrupt() {
     let mut w = World::new(2, 32);
@@ -352,7 +357,8 @@ fn beyond_the_last_interrupt() {
     assert_eq!((w.get(0, IPRIORITYR + 1020), w.get(0, ITARGETSR + 1020)), (0, 0));
 }
 
-/// Writers of one SPI's targets and enable, and of GICD_CTLR: in the end, what is delivered is what the registers say.
+/// Several threads write the targets and the enable of one SPI, and GICD_CTLR. In the end, the
+/// engine's configuration agrees with the registers.
 #[test]
 fn concurrent_writers_converge() {
     use vgic_core::engine::*;
@@ -387,7 +393,7 @@ fn concurrent_writers_converge() {
     }
 }
 
-// The host's own pulse has no sender. Both come, in either order.
+// The host's own pulse has no sender. The guest takes both SGIs, in either order.
 #[test]
 fn an_sgi_that_is_sent_while_the_hosts_pulse_of_it_is_offered() {
     let mut w = World::ready(2, 64);

@@ -1,4 +1,4 @@
-//! Bugs that other GICs have had, by their numbers.
+//! Bugs of other GICs, with their numbers in the list of known bugs.
 
 use crate::world::*;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use vgic_core::engine::*;
 use vgic_core::gic::SysReg;
 use vgic_core::ids::*;
 
-// GICD_TYPER.ITLinesNumber is the number of INTIDs by 32, less one.
+// GICD_TYPER.ITLinesNumber is the number of INTIDs divided by 32, minus one.
 #[test]
 fn t25_itlinesnumber() {
     for (spis, lines) in [(0, 0), (32, 1), (64, 2), (256, 8), (960, 30), (988, 31)] {
@@ -36,7 +36,7 @@ fn t28_a_disabled_interrupt_is_never_acknowledged() {
     w.line(40, true);
     w.line(41, true);
     w.cpus[0].enter();
-    // Offered, and then disabled before the guest takes it.
+    // SPI 40 is in a list register, and then disabled before the guest takes it.
     w.cpus[0].exit();
     w.set_bit(1, ICENABLER, 40);
     assert_eq!(w.get(0, IAR), 41);
@@ -45,7 +45,7 @@ fn t28_a_disabled_interrupt_is_never_acknowledged() {
     w.set(0, EOIR, 41);
     w.line(41, false);
     assert!(!w.irq(0));
-    // Nor one of another CPU.
+    // An interrupt of another CPU is not signaled either.
     w.enable(40, 1);
     assert!(!w.irq(0) && w.irq(1));
 }
@@ -80,7 +80,7 @@ fn t28_priority_and_target_decide() {
     assert_eq!((w.serve(0), w.serve(1)), (vec![41, 43, 40], vec![42]));
 }
 
-// More than there are list registers, all at once, the least urgent first.
+// More interrupts than list registers are pending at once. The least urgent comes first.
 #[test]
 fn t28_priority_decides_who_gets_a_list_register() {
     let mut w = World::ready(2, 64);
@@ -96,7 +96,7 @@ fn t28_priority_decides_who_gets_a_list_register() {
     assert_eq!(w.serve(1), spis.rev().collect::<Vec<u32>>());
 }
 
-// INTID 1019, in the last, partial register.
+// INTID 1019 is in the last, partial register.
 #[test]
 fn t28_an_intid_in_the_last_partial_register() {
     let mut w = World::ready(2, 988);
@@ -163,7 +163,7 @@ fn t35_injection_before_the_guest_set_anything_up() {
     assert_eq!((w.get(0, ISPENDR + 4), w.get(0, ISPENDR + 8)), (u32::MAX, u32::MAX));
 }
 
-// Each step of a guest's set-up is needed, in any order: nothing is taken before the last.
+// Each step of a guest's set-up is needed, in any order: nothing is taken before the last step.
 #[test]
 fn t35_no_delivery_before_the_last_step_of_the_set_up() {
     let steps: [(u64, u32); 5] = [
@@ -187,7 +187,7 @@ fn t35_no_delivery_before_the_last_step_of_the_set_up() {
     }
 }
 
-// Not even with vCPUs that were never taken.
+// Injection works before the host has taken any vCPU with `Gic::cpu`.
 #[test]
 fn t35_injection_before_there_are_vcpus() {
     let gic = machine(2, 64);

@@ -1,4 +1,5 @@
-//! SPIs with several targets: another CPU takes what the chosen one would not (IHI 0048B, 1.4.3).
+//! SPIs with several targets: another CPU takes an SPI that the chosen CPU would not take (IHI
+//! 0048B, 1.4.3).
 
 use crate::world::*;
 use vgic_core::engine::Injector;
@@ -6,7 +7,7 @@ use vgic_core::ids::{Intid, VcpuId};
 
 const SPI: u32 = 40;
 
-/// Two CPUs, of which both are targets of SPI 40, edge-triggered, in Group 0, with priority 0x80.
+/// Two CPUs, both targets of SPI 40, which is edge-triggered, in Group 0, with priority 0x80.
 fn world() -> World {
     let mut w = World::ready(2, 64);
     w.edge(SPI);
@@ -23,7 +24,7 @@ fn raise(w: &World) {
 
 type Refusal = (&'static str, fn(&mut World), fn(&mut World));
 
-/// How CPU 0 comes not to take it, and to take it again.
+/// The ways in which CPU 0 stops taking the SPI and resumes: a name, the stop, the resumption.
 const REFUSALS: [Refusal; 4] = [
     (
         "off",
@@ -48,12 +49,12 @@ fn another_cpu_takes_it() {
         refuse(&mut w);
         raise(&w);
         assert_eq!(w.serve(1), [SPI], "{what}");
-        // It is pending already.
+        // The SPI is pending already when CPU 0 stops taking it.
         accept(&mut w);
         raise(&w);
         refuse(&mut w);
         assert_eq!(w.serve(1), [SPI], "{what}, after it has become pending");
-        // Nobody takes it, and then one does.
+        // At first no CPU takes the SPI, and then CPU 0 does.
         w.set(1, C_CTLR, 0);
         raise(&w);
         assert_eq!(w.serve(1), [], "{what}");

@@ -22,7 +22,7 @@ fn identification() {
 #[test]
 fn spis_of_a_frame_are_edge_triggered() {
     let mut w = World::new(1, 64);
-    // 80 to 95.
+    // SPIs 80 to 95 belong to the frame.
     assert_eq!((w.get(0, ICFGR + 16), w.get(0, ICFGR + 20)), (0, 0xaaaa_aaaa));
 }
 
@@ -58,7 +58,7 @@ fn widths() {
     assert!(w.try_set(0, MSI_SETSPI, &[84, 0, 0, 0, 0, 0, 0, 0]).is_err());
 }
 
-/// A device writes through the bus, while nobody is in the guest or everybody is.
+/// A device writes through the bus while the vCPU is in the guest.
 #[test]
 fn devices_write_through_the_bus() {
     use vgic_core::ids::VcpuId;

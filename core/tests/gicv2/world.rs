@@ -49,7 +49,7 @@ pub(crate) const NSAPR: u64 = GICC + 0xe0;
 pub(crate) const C_IIDR: u64 = GICC + 0xfc;
 pub(crate) const DIR: u64 = GICC + 0x1000;
 
-/// GICC_CTLR's bits.
+/// The bits of GICC_CTLR.
 pub(crate) const EN0: u32 = 1 << 0;
 pub(crate) const EN1: u32 = 1 << 1;
 pub(crate) const ACK_CTL: u32 = 1 << 2;
@@ -57,7 +57,7 @@ pub(crate) const FIQ_EN: u32 = 1 << 3;
 pub(crate) const CBPR: u32 = 1 << 4;
 pub(crate) const EOI_MODE: u32 = 1 << 9;
 
-/// What an acknowledge returns when there is nothing.
+/// An acknowledge returns this INTID when no interrupt is pending.
 pub(crate) const NONE: u32 = 1023;
 
 /// A bit for each vCPU that was kicked.
@@ -74,7 +74,7 @@ impl Kick for Kicks {
     }
 }
 
-/// The machine, with frames for MSIs (the 16 SPIs from 80 up) if there are that many SPIs.
+/// The machine. It has a frame for MSIs (the 16 SPIs from 80 up) if it has enough SPIs.
 pub(crate) fn machine(vcpus: u16, spis: u16) -> Gic<Vgic> {
     machine_with(vcpus, spis, 16, Arc::default())
 }
@@ -96,7 +96,7 @@ fn machine_with(vcpus: u16, spis: u16, lrs: usize, kicks: Arc<Kicks>) -> Gic<Vgi
 }
 
 pub(crate) struct World {
-    // Before `gic`, as a VMM would have it.
+    // The vCPUs are dropped before `gic`, as in a VMM.
     pub(crate) cpus: Vec<GicCpu<Vgic>>,
     pub(crate) injector: <Vgic as Engine>::Injector,
     pub(crate) gic: Gic<Vgic>,
@@ -104,12 +104,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// After a reset, all vCPUs on.
+    /// A machine after a reset, with all vCPUs on.
     pub(crate) fn new(vcpus: u16, spis: u16) -> Self {
         Self::with_lrs(vcpus, spis, 16)
     }
 
-    /// The same with fewer list registers.
+    /// A machine after a reset, with all vCPUs on and `lrs` list registers.
     pub(crate) fn with_lrs(vcpus: u16, spis: u16, lrs: usize) -> Self {
         let kicks = Arc::<Kicks>::default();
         let gic = machine_with(vcpus, spis, lrs, Arc::clone(&kicks));
@@ -118,7 +118,8 @@ impl World {
         Self { cpus, injector: gic.engine().injector().unwrap(), gic, kicks }
     }
 
-    /// As a guest has it that has initialised all its CPUs: Group 0 enabled everywhere, no priority masked.
+    /// A machine after the guest has initialized all CPUs: Group 0 enabled everywhere, no priority
+    /// masked.
     pub(crate) fn ready(vcpus: u16, spis: u16) -> Self {
         Self::new(vcpus, spis).set_up()
     }
@@ -132,7 +133,7 @@ impl World {
         self
     }
 
-    /// Every vCPU that was kicked looks at its interrupts, and so does this one.
+    /// Enters every vCPU that was kicked, and this one.
     fn enter(&mut self, cpu: usize) {
         loop {
             let kicked = self.kicks.0.swap(0, Ordering::SeqCst);
@@ -171,7 +172,7 @@ impl World {
         result
     }
 
-    /// A word read by the guest on `cpu`.
+    /// Reads a word as the guest on `cpu`.
     pub(crate) fn get(&mut self, cpu: usize, address: u64) -> u32 {
         u32::from_le_bytes(self.try_get(cpu, address).unwrap())
     }
@@ -184,7 +185,7 @@ impl World {
         u16::from_le_bytes(self.try_get(cpu, address).unwrap())
     }
 
-    /// A word written by the guest on `cpu`.
+    /// Writes a word as the guest on `cpu`.
     pub(crate) fn set(&mut self, cpu: usize, address: u64, value: u32) {
         self.try_set(cpu, address, &value.to_le_bytes()).unwrap();
     }
@@ -197,7 +198,7 @@ impl World {
         self.try_set(cpu, address, &value.to_le_bytes()).unwrap();
     }
 
-    /// The bit of an INTID in a register with a bit for each.
+    /// Returns the bit of an INTID in an array of registers with one bit for each interrupt.
     pub(crate) fn bit(&mut self, cpu: usize, array: u64, intid: u32) -> bool {
         self.get(cpu, array + u64::from(intid / 32) * 4) >> (intid % 32) & 1 != 0
     }
@@ -235,7 +236,8 @@ impl World {
         self.cpus[cpu].fiq_line()
     }
 
-    /// What an interrupt handler gets until there is nothing more: values of GICC_IAR, each ended at once.
+    /// Reads GICC_IAR as an interrupt handler does until no interrupt is left, and ends each at
+    /// once. Returns the values.
     pub(crate) fn serve(&mut self, cpu: usize) -> Vec<u32> {
         let mut seen = Vec::new();
         loop {

@@ -1,4 +1,5 @@
-//! Attributes of an interrupt that its guest changes while it is active, in a list register and without one: ending it ends it.
+//! The guest changes attributes of an active interrupt, in a list register and without one: an end
+//! still ends it.
 
 use crate::world::*;
 use proptest::prelude::*;
@@ -13,7 +14,7 @@ const IROUTER: u64 = GICD + 0x6000;
 const ICENABLER: u64 = GICD + 0x184;
 const SPLIT: u64 = 2;
 
-/// vCPU 0 has so many list registers.
+/// A machine with `lrs` list registers for each vCPU.
 fn world(lrs: usize) -> World {
     let mut setup = setup(&[0, 1]);
     setup.set_distributor(GICD).unwrap();
@@ -65,7 +66,7 @@ fn displaced_and_its_group_changed() {
         group_bit(&mut world, 40, 0);
         world.icc(0, eoir(1), 41);
         world.cpus[0].enter();
-        // Where the CPU interface is hardware, only this group's register ends it.
+        // A CPU interface in hardware accepts an end only through the register of this group.
         assert_eq!(world.cpus[0].cpu_interface().read(0).group(), Group::Group1);
         world.icc(0, eoir(register), 40);
         assert_eq!(world.r32(ISACTIVER), 0, "EOIR{register}");
@@ -89,7 +90,7 @@ fn its_list_register_keeps_the_group_that_it_was_acknowledged_in() {
     }
 }
 
-/// What the guest does to SPI 40 + `.0`, or to all.
+/// A change to SPI 40 + `.0` by the guest.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Group(u32, usize),
@@ -120,8 +121,9 @@ fn apply(world: &mut World, change: Change) {
 }
 
 proptest! {
-    /// SPIs nest; what is active already is changed before each of the next ones comes, and at last the binary points are. Each is ended in
-    /// the group in which it was acknowledged, or in the one that it has by then.
+    /// SPIs nest. After each SPI is taken, some of the active ones are changed; at last the binary
+    /// points are. Each SPI is ended in the group in which it was acknowledged, or in its present
+    /// group.
     #[test]
     fn what_is_changed_can_be_ended(
         lrs in 1..=4usize,

@@ -1,9 +1,9 @@
-//! 1 of N: another vCPU takes what the chosen one would not (IHI 0069, 1.2.3).
+//! 1 of N: another vCPU takes an SPI that the chosen vCPU would not take (IHI 0069, 1.2.3).
 
 use crate::world::*;
 use vgic_core::gic::SysReg;
 
-/// 40 modulo 2 is 0: vCPU 0 comes first.
+/// 40 modulo 2 is 0, so vCPU 0 is the first choice.
 const SPI: u32 = 40;
 const ANY: u64 = 1 << 31;
 
@@ -91,7 +91,7 @@ fn its_group_decides() {
     assert_eq!(world.take0(1), [40]);
 }
 
-/// While no SPI is for any vCPU, nobody keeps in mind who would take one.
+/// While no SPI is 1 of N, the engine does not track which vCPUs would take one.
 #[test]
 fn what_has_changed_while_there_was_no_such_spi() {
     let mut world = world();
@@ -105,7 +105,8 @@ fn what_has_changed_while_there_was_no_such_spi() {
     }
 }
 
-/// More vCPUs than a word has bits: the first that would take it, from the one that the INTID says.
+/// There are more vCPUs than a word has bits. The search starts at the vCPU that the INTID selects,
+/// and the first vCPU that would take the SPI gets it.
 #[test]
 fn of_many() {
     const VCPUS: usize = 130;
@@ -125,7 +126,8 @@ fn of_many() {
     }
 }
 
-/// All at once: routes, and what vCPUs take. When all are done, everything is where it belongs.
+/// Threads change the routes and the vCPUs' readiness at the same time. When all are done, every
+/// SPI is at a correct vCPU.
 #[test]
 fn with_threads() {
     const VCPUS: usize = 4;

@@ -1,4 +1,4 @@
-//! What a guest finds: without firmware, which would have set it up, and with it.
+//! The state that a guest finds at its start, with and without firmware that sets up the GIC.
 
 use crate::world::*;
 use vgic_core::gic::{Model, Setup, SetupError, SysReg};
@@ -7,8 +7,8 @@ const WAKER: u64 = 0x14;
 /// ProcessorSleep and ChildrenAsleep.
 const ASLEEP: u32 = 6;
 
-/// What a kernel does at least: it enables a group in the distributor and in each CPU interface, and three interrupts for vCPU 1.
-/// It never writes GICR_WAKER, nor a group.
+/// The minimal set-up of a kernel: it enables a group in the distributor and in each CPU interface,
+/// and three interrupts for vCPU 1. It never writes GICR_WAKER or a group.
 fn kernel(world: &mut World) {
     for n in 0..2 {
         world.cpus[n].power_on();
@@ -41,7 +41,7 @@ fn a_kernel_that_writes_no_waker_gets_interrupts() {
     assert_eq!(world.r32(rd(1) + WAKER), 0, "awake");
     raise(&mut world);
     assert_eq!(taken(&mut world), [3, 27, 40]);
-    // Until it puts its redistributor to sleep itself.
+    // The redistributor stays awake until the guest puts it to sleep.
     world.w32(rd(1) + WAKER, 2);
     raise(&mut world);
     assert_eq!(taken(&mut world), []);

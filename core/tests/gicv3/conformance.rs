@@ -1,4 +1,5 @@
-//! What kvm-unit-tests' interrupt controller tests check (arm/gic.c) of a GICv3, from their descriptions.
+//! The checks of kvm-unit-tests' interrupt controller tests (arm/gic.c) for a GICv3, from their
+//! descriptions.
 
 use crate::world::*;
 use vgic_core::gic::SysReg;
@@ -8,10 +9,10 @@ const IPI: u64 = 1;
 const NONE: u64 = 1023;
 
 const IPRIORITYR: u64 = 0x400;
-/// IRM of ICC_SGI1R_EL1: all but the sender.
+/// IRM of ICC_SGI1R_EL1: an SGI to all but the sender.
 const TO_ALL_OTHERS: u64 = 1 << 40;
 
-/// vCPUs in clusters of four, all of which take the IPI.
+/// vCPUs in clusters of four, all with the IPI enabled.
 fn world(vcpus: u32) -> World {
     let affinities: Vec<u32> = (0..vcpus).map(|n| ((n / 4) << 8) | (n % 4)).collect();
     let mut world = World::reset(&affinities);
@@ -37,13 +38,13 @@ impl World {
         self.icc(vcpu, SysReg::ICC_SGI1R_EL1, value);
     }
 
-    /// What each vCPU has taken. The INTID has no sender in GICv3.
+    /// Returns the INTIDs that each vCPU has taken. In GICv3, an INTID does not name the sender.
     fn taken(&mut self) -> Vec<Vec<u64>> {
         (0..self.cpus.len()).map(|n| self.take(n)).collect()
     }
 }
 
-// ipi: to oneself, one acknowledge.
+// ipi: an SGI to the sender itself gives one acknowledge.
 #[test]
 fn ipi_self() {
     let mut world = world(5);
@@ -55,7 +56,8 @@ fn ipi_self() {
     }
 }
 
-// ipi: to others by list, one write for each cluster; one acknowledge at each target, none elsewhere.
+// ipi: SGIs to others by list, one write for each cluster; one acknowledge at each target, none
+// elsewhere.
 #[test]
 fn ipi_target_list() {
     let mut world = world(8);
@@ -71,7 +73,7 @@ fn ipi_target_list() {
     }
 }
 
-// ipi: to all others; each one acknowledges once, even if it was sent again before.
+// ipi: an SGI to all others. Each vCPU acknowledges it once, even if it was sent again before.
 #[test]
 fn ipi_broadcast() {
     let mut world = world(8);
@@ -88,7 +90,7 @@ fn ipi_broadcast() {
     }
 }
 
-// ipi: one that is sent again while it is handled comes once more, after its end.
+// ipi: an SGI that is sent again while it is handled comes once more, after its end.
 #[test]
 fn ipi_sent_again_by_the_handler() {
     let mut world = world(2);
@@ -100,7 +102,7 @@ fn ipi_sent_again_by_the_handler() {
     assert_eq!(world.take(1), [IPI]);
 }
 
-/// Priority drop and deactivation apart.
+/// Separates priority drop and deactivation (EOImode 1).
 fn split(world: &mut World) {
     for vcpu in 0..world.cpus.len() {
         world.icc(vcpu, SysReg::ICC_CTLR_EL1, 2);
@@ -124,7 +126,7 @@ fn active_cleared_in_the_handler() {
     assert_eq!(world.taken(), [[], []]);
 }
 
-// The same from another vCPU, of a private interrupt and of an SPI.
+// active: another vCPU clears the active bit of a private interrupt and of an SPI.
 #[test]
 fn active_cleared_by_another_vcpu() {
     let mut world = world(2);
@@ -143,7 +145,7 @@ fn active_cleared_by_another_vcpu() {
             assert_eq!(world.iar(0), intid);
             world.icc(0, SysReg::ICC_EOIR1_EL1, intid);
             assert_eq!(world.iar(0), NONE, "still active");
-            // Its vCPU's thread answers the kick.
+            // The thread of vCPU 0 answers the kick.
             world.cpus[0].exit();
             assert_eq!(world.read_from(1, set, 4), Ok(bit));
             world.write_from(1, clear, 4, bit).unwrap();
@@ -153,7 +155,7 @@ fn active_cleared_by_another_vcpu() {
     assert_eq!(world.taken(), [[], []]);
 }
 
-/// A word at `address`, written and read by bytes; `mask` is kept of each.
+/// Writes and reads a word at `address` by bytes. The bits of `mask` in each byte are kept.
 fn byte_accesses(world: &mut World, address: u64, mask: u8) {
     let masked = |value: u32| value & (u32::from(mask) * 0x0101_0101);
     world.w32(address, 0);
@@ -167,7 +169,8 @@ fn byte_accesses(world: &mut World, address: u64, mask: u8) {
     assert_eq!(world.r32(address), masked(0x4000_2010));
 }
 
-// Priorities: at least 4 bits, the same of every interrupt; bytes and words; nothing beyond the last.
+// Priorities: at least 4 bits, equal for every interrupt; bytes and words; nothing beyond the last
+// interrupt.
 #[test]
 fn priorities() {
     let mut world = world(2);
@@ -185,12 +188,12 @@ fn priorities() {
         world.w32(GICD + IPRIORITYR + offset, u32::MAX);
         assert_eq!(world.r32(GICD + IPRIORITYR + offset), 0);
     }
-    // The private ones are not the distributor's.
+    // The distributor does not have the priorities of private interrupts.
     world.w32(GICD + IPRIORITYR, u32::MAX);
     assert_eq!(world.r32(GICD + IPRIORITYR), 0);
 }
 
-// What identifies the controller is read-only.
+// The identification registers are read-only.
 #[test]
 fn read_only() {
     let mut world = world(2);
@@ -206,14 +209,14 @@ fn read_only() {
     assert_eq!(world.r32(GICD + 0xffe8) >> 4 & 0xf, 3);
 }
 
-// Priority masking: only what is more urgent than the mask is signaled.
+// Priority masking: only interrupts that are more urgent than the mask are signaled.
 #[test]
 fn priority_masking() {
     let mut world = world(1);
     world.enable_spi(40);
     world.w32(GICD + 0xc08, 0);
     world.line(40, true);
-    // PMR has as many bits as priorities have.
+    // PMR has as many bits as the priorities.
     world.icc(0, SysReg::ICC_PMR_EL1, 0xff);
     let implemented = world.icc_of(0, SysReg::ICC_PMR_EL1);
     assert!((0xf0..=0xff).contains(&implemented), "at least 4 bits");

@@ -1,4 +1,4 @@
-//! The distributor.
+//! The registers of the distributor.
 
 use crate::world::*;
 use vgic_core::engine::{Injected, Injector, Wired};
@@ -63,7 +63,7 @@ fn status() {
 
 #[test]
 fn one_bit_registers_hold_what_is_written_for_spis_that_exist() {
-    // Of SPIs 32 to 95 and extended SPIs 4096 to 4159.
+    // SPIs 32 to 95 and extended SPIs 4096 to 4159 exist.
     for (set, clear, words, exist) in
         [(0x100, 0x180, 32, 1..3), (0x1200, 0x1400, 32, 0..2), (0x200, 0x280, 32, 1..3)]
     {
@@ -182,7 +182,7 @@ fn t33_routes_in_halves() {
     world.w32(route + 4, 0);
     world.edge(40);
     assert_eq!([0, 1, 2].map(|v| world.take(v)), [vec![], vec![], vec![40]]);
-    // Only the fields that exist; of interrupts that exist.
+    // Only fields that exist are kept, and only for interrupts that exist.
     world.w64(route, u64::MAX);
     assert_eq!(world.r64(route), 0xff_80ff_ffff);
     world.w64(GICD + 0x6000 + 8 * 96, u64::MAX);
@@ -219,7 +219,7 @@ fn a_route_to_nobody_keeps_the_interrupt_pending() {
     assert_eq!(world.r32(GICD + 0x204), 1 << 18, "pending");
     world.w64(route, 1);
     assert_eq!([world.take(0), world.take(1)], [vec![], vec![50]]);
-    // The guest's own enable counts when the route comes back.
+    // When the route is valid again, the guest's own enable counts.
     world.w64(route, 0x0900);
     world.w32(GICD + 0x184, 1 << 18);
     world.w64(route, 0);
@@ -233,7 +233,7 @@ fn a_route_to_nobody_keeps_the_interrupt_pending() {
 fn message_based_spis() {
     let mut world = World::running(1);
     let (set, clear) = (GICD + 0x40, GICD + 0x48);
-    // Edge-triggered: once for each message.
+    // An edge-triggered SPI comes once for each message.
     world.enable_spi(60);
     world.w32(set, 60);
     assert_eq!(world.take(0), [60]);
@@ -243,7 +243,7 @@ fn message_based_spis() {
     world.w32(set, 60);
     world.w32(clear, 60);
     assert_eq!(world.take(0), []);
-    // Level-sensitive: until it is taken back.
+    // A level-sensitive SPI comes until it is cleared.
     world.enable_spi(61);
     world.w32(GICD + 0xc00 + 12, 2 << 24);
     world.w32(set, 61);
@@ -256,12 +256,12 @@ fn message_based_spis() {
     }
     world.w32(clear, 61);
     assert_eq!(world.take(0), []);
-    // Extended ones.
+    // Messages also reach extended SPIs.
     world.w32(GICD + 0x1200, 1);
     world.w32(GICD + 0x3000, 2);
     world.w32(set, 4096);
     assert_eq!(world.take(0), [4096]);
-    // Through the register of another security state, which there is not.
+    // The register of the other security state, which does not exist, does nothing.
     world.w32(GICD + 0x50, 60);
     assert_eq!(world.take(0), []);
 }

@@ -1,4 +1,5 @@
-//! Every offset with every width, every encoding: nothing panics, and nothing but the architected effect.
+//! Every offset with every width, and every encoding: nothing panics, and only the architected
+//! effects occur.
 
 use crate::world::*;
 use vgic_core::MmioError;
@@ -23,15 +24,16 @@ fn sweep(world: &mut World, base: u64, size: u64) {
     }
 }
 
-/// Whether an offset is in one of some ranges: from, and how many bytes.
+/// Returns whether an offset is in one of some ranges, each a first offset and a length in bytes.
 fn within(ranges: &[(u64, u64)], offset: u64) -> bool {
     ranges.iter().any(|&(first, len)| (first..first + len).contains(&offset))
 }
 
-/// Everything but `registers`, which is what can be read there (IHI 0069, 12.8 and 12.10) of the interrupts that exist, reads as
-/// zero whatever is written; and nothing that is written there changes any of them.
+/// Checks a frame outside `registers`. Those are the readable registers (IHI 0069, 12.8 and 12.10)
+/// of the interrupts that exist. All other offsets read as zero after any write, and no write to
+/// them changes any of `registers`.
 fn nothing_else(world: &mut World, base: u64, size: u64, registers: &[(u64, u64)]) {
-    // Not STATUSR, which reports just this.
+    // STATUSR is left out, as it reports such accesses.
     let words = (0..size).step_by(4).filter(|&o| o != 0x10 && within(registers, o));
     let words: Vec<u64> = words.collect();
     let snapshot = |world: &mut World| -> Vec<u32> {
@@ -40,7 +42,7 @@ fn nothing_else(world: &mut World, base: u64, size: u64, registers: &[(u64, u64)
     let before = snapshot(world);
     for offset in (0..size).filter(|&offset| !within(registers, offset)) {
         for len in [1, 2, 4, 8] {
-            // A wider one may reach a register.
+            // A wider access may reach a register.
             if (offset..offset + len as u64).any(|offset| within(registers, offset)) {
                 continue;
             }
@@ -54,7 +56,8 @@ fn nothing_else(world: &mut World, base: u64, size: u64, registers: &[(u64, u64)
     assert_eq!(snapshot(world), before);
 }
 
-/// What can be read of a distributor with SPIs 32 to 95 and 4096 to 4159; and SETSPI_NSR and CLRSPI_NSR, which have an effect.
+/// The readable registers of a distributor with SPIs 32 to 95 and 4096 to 4159; and SETSPI_NSR and
+/// CLRSPI_NSR, which have an effect.
 const DISTRIBUTOR: &[(u64, u64)] = &[
     (0x0, 0xc),
     (0x10, 4),
@@ -83,7 +86,7 @@ const DISTRIBUTOR: &[(u64, u64)] = &[
     (0xffd0, 0x30),
 ];
 
-/// Of a redistributor with 32 extended PPIs.
+/// The readable registers of a redistributor with 32 extended PPIs.
 const REDISTRIBUTOR: &[(u64, u64)] = &[
     (0x0, 0x18),
     (0x70, 0x10),
@@ -117,7 +120,7 @@ fn t24_t29_every_offset_of_a_redistributor() {
     world.w32(rd(1), 0);
     nothing_else(&mut world, rd(1), 0x2_0000, REDISTRIBUTOR);
     assert_eq!(world.r64(rd(1) + 8), typer);
-    // Nothing of it concerns the other vCPU.
+    // The other vCPU's redistributor is not affected.
     assert_eq!(world.r32(rd(0)), 6, "no LPIs enabled, though vCPU 0 accessed vCPU 1's");
     assert_eq!(world.r32(sgi(0) + 0x100), 0);
 }
@@ -137,7 +140,8 @@ fn t29_wrong_directions_and_widths() {
         assert_eq!(world.read_from(0, address, len), refused);
         assert_eq!(world.write_from(0, address, len, 1).err(), refused.err());
     }
-    // Read-only, narrower than the register is, write-only.
+    // Writes to read-only registers, accesses narrower than the register and reads of write-only
+    // registers do nothing.
     for address in [GICD + 4, GICD + 8, rd(0) + 4, GICD + 0xffe8] {
         let before = world.r32(address);
         world.w32(address, !before);

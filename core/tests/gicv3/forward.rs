@@ -1,4 +1,4 @@
-//! What is not forwarded stays pending, and comes when it may; 1 of N.
+//! Interrupts that are not forwarded stay pending, and are delivered when they may be; 1 of N.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +13,7 @@ const SLEEP: u32 = 2;
 /// GICD_IROUTER.Interrupt_Routing_Mode.
 const ANY: u64 = 1 << 31;
 
-/// vCPUs, one SPI (40), one PPI (27) and one SGI (3) of vCPU 0, all enabled.
+/// A machine with SPI 40, and PPI 27 and SGI 3 of vCPU 0, all enabled.
 fn world(vcpus: u32) -> World {
     let mut world = World::running(vcpus);
     world.enable_spi(40);
@@ -134,7 +134,7 @@ fn lpis_need_enable_lpis() {
     assert_eq!(world.take(1), []);
 }
 
-/// Who takes SPI 40.
+/// Raises SPI 40, and returns the vCPUs that take it.
 fn taker(world: &mut World) -> Vec<usize> {
     world.edge(40);
     world.look();
@@ -143,7 +143,7 @@ fn taker(world: &mut World) -> Vec<usize> {
 
 #[test]
 fn one_of_n_is_one_that_takes_part() {
-    // 40 modulo 3 is 1.
+    // 40 modulo 3 is 1, so vCPU 1 is the first choice.
     let mut world = world(3);
     let route = GICD + 0x6000 + 8 * 40;
     world.w64(route, ANY | 2);
@@ -163,7 +163,8 @@ fn one_of_n_is_one_that_takes_part() {
     assert_eq!(taker(&mut world), [], "back to one that is named, and off");
 }
 
-/// The last vCPU that took part is also the first that does again: a system that is suspended, and its CPUs' redistributors with it.
+/// The last vCPU that took part is also the first that does again, as when a system is suspended
+/// together with its CPUs' redistributors.
 #[test]
 fn one_of_n_when_the_last_one_comes_back() {
     for vcpus in [1, 2] {
@@ -212,8 +213,8 @@ fn one_of_n_when_a_vcpus_thread_ends() {
     assert_eq!(world.take(1), [40], "vCPU 2");
 }
 
-/// Writers of the registers that meet in one state of the engine: when all are done, it follows from what was
-/// written last.
+/// Threads write several registers that determine one state of the engine. When all are done, this
+/// state follows from the last writes.
 #[test]
 fn concurrent_writers_converge() {
     for round in 0..200 {
@@ -237,7 +238,7 @@ fn concurrent_writers_converge() {
                 s.spawn(move || write(round + n));
             }
         });
-        // What is in the registers now is what the engine does.
+        // The engine acts according to the final contents of the registers.
         let awake = world.r32(rd(1) + WAKER) == 0;
         let ctlr = world.r32(GICD) & 3;
         let enabled = world.r32(GICD + 0x104) == 1 << 8;
@@ -251,13 +252,13 @@ fn concurrent_writers_converge() {
     }
 }
 
-/// Two writers of one register at the same moment, again and again.
+/// Two threads write one register at the same moment, many times.
 #[test]
 fn two_writers_at_once_agree_with_the_register() {
     let mut world = world(1);
     let rounds = 4_000;
     let bus = world.gic.bus().unwrap();
-    // Both arrive, and go on together.
+    // Both threads arrive, and then continue together.
     let arrived = AtomicU32::new(0);
     let meet_at = |count: u32| {
         arrived.fetch_add(1, Ordering::AcqRel);
@@ -290,9 +291,9 @@ fn two_writers_at_once_agree_with_the_register() {
             let open = world.r32(GICD) & 2 != 0 && world.r32(GICD + 0x104) == 1 << 8;
             let expected = if open { vec![40] } else { vec![] };
             if world.take(0) != expected {
-                wrong.push(round); // the other thread waits for this one to go on
+                wrong.push(round); // no panic here: the other thread waits for this one
             }
-            // As it was, for the next round.
+            // Restores the state for the next round.
             world.w32(GICD, 2);
             world.w32(GICD + 0x104, 1 << 8);
         }

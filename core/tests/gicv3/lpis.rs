@@ -1,4 +1,5 @@
-//! LPIs at the redistributors: their tables in guest memory, and those that the guest makes pending without an ITS.
+//! LPIs at the redistributors: their tables in guest memory, and LPIs that the guest makes pending
+//! without an ITS.
 
 use vgic_core::engine::{Config, Engine, Injected, Injector, LpiConfig, MsiControl};
 use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
@@ -12,7 +13,7 @@ const PROPBASER: u64 = 0x70;
 const PENDBASER: u64 = 0x78;
 const INVLPIR: u64 = 0xa0;
 const INVALLR: u64 = 0xb0;
-/// 16-bit INTIDs.
+/// GICR_PROPBASER.IDbits for 16-bit INTIDs.
 const IDBITS: u64 = 15;
 const PTZ: u64 = 1 << 62;
 /// GICR_CTLR.RWP.
@@ -23,7 +24,7 @@ fn pending_table(vcpu: usize) -> u64 {
     RAM + 0x1_0000 * (1 + vcpu as u64)
 }
 
-/// A machine that runs, with the LPI tables where they belong, and LPIs not enabled yet.
+/// A running machine with the LPI tables of its redistributors set. LPIs are not enabled yet.
 fn world(vcpus: u32) -> World {
     let mut world = World::running(vcpus);
     for n in 0..vcpus as usize {
@@ -120,7 +121,7 @@ fn the_pending_table_is_read_unless_it_is_said_to_be_zero() {
         world.ram.read(byte, &mut old).unwrap();
         world.ram.write(byte, &[old[0] | 1 << bit]).unwrap();
     }
-    // Not LPIs.
+    // These bits of the table are not those of LPIs.
     world.ram.write(pending_table(1), &[0xff; 1024]).unwrap();
     world.w64(rd(1) + PENDBASER, pending_table(1) | PTZ);
     assert_eq!(world.r64(rd(1) + PENDBASER), pending_table(1));
@@ -159,7 +160,7 @@ fn tables_that_are_not_there() {
     world.w64(rd(0) + SETLPIR, 8192);
     world.w64(rd(0) + INVALLR, 0);
     assert_eq!(world.take(0), [], "what cannot be read is disabled");
-    // Too small for any LPI.
+    // This table is too small for any LPI.
     world.w32(rd(0), 0);
     world.w64(rd(0) + PROPBASER, RAM | 12);
     world.property(8192, 1);
@@ -181,7 +182,8 @@ fn t24_any_intid() {
     assert_eq!(world.gic.engine().usage().lpis, 0);
 }
 
-/// A machine whose bounds are met at once, in which an LPI is dead, but counts until its vCPU looks.
+/// A machine with a bound of one LPI. A retired LPI still counts until vCPU 0 processes its
+/// mailbox.
 fn world_with_a_dead_lpi() -> World {
     let mut setup = setup(&[0, 1]);
     setup.set_bounds(Config { max_lpis: 1, ..Config::default() });
@@ -199,13 +201,14 @@ fn world_with_a_dead_lpi() -> World {
     world
 }
 
-/// An LPI that meets the dead waits for them: it is neither lost, nor does the vCPU wait.
+/// An LPI that finds the bound taken up by a retired LPI waits: it is not lost, and the vCPU does
+/// not wait.
 #[test]
 fn set_while_the_dead_take_up_the_room() {
     let mut world = world_with_a_dead_lpi();
     world.w64(rd(1) + SETLPIR, 8193);
     if crate::Engine::NAME == "locked" {
-        // That takes an LPI which is not offered yet off its list at once.
+        // The locked engine takes an LPI that is not in a list register yet off its list at once.
         assert_eq!(world.take(1), [8193]);
         return;
     }
@@ -216,14 +219,14 @@ fn set_while_the_dead_take_up_the_room() {
     world.ram.read(table, &mut byte).unwrap();
     assert_eq!(byte, [1 << (8193 % 8)], "saved as pending");
     assert_eq!(world.take(0), []);
-    // An access goes on.
+    // The next access resumes the work.
     world.r32(rd(1));
     assert_eq!([world.take(0), world.take(1)], [vec![], vec![8193]]);
     world.r32(rd(1));
     assert_eq!([world.take(0), world.take(1)], [vec![], vec![]], "once");
 }
 
-/// What waits is pending, and ends as such.
+/// An LPI that waits is pending, and can be cleared.
 #[test]
 fn cleared_while_the_dead_take_up_the_room() {
     for (register, value) in [(CLRLPIR, 8193), (0, 0)] {
@@ -242,7 +245,7 @@ fn cleared_while_the_dead_take_up_the_room() {
     }
 }
 
-/// What is known of LPIs that are set directly counts as memory, for as long as it is known.
+/// LPIs that are set directly count as memory until LPIs are disabled.
 #[test]
 fn what_is_set_directly_counts() {
     const LPIS: u32 = 1000;
@@ -259,7 +262,7 @@ fn what_is_set_directly_counts() {
     while world.r32(rd(0)) & RWP != 0 {}
     world.look();
     assert_eq!(bytes(&world), before, "it ends with EnableLPIs");
-    // The same mappings.
+    // Maps the same LPIs through `Msi::map`.
     let mut msi = world.gic.engine().msi().unwrap();
     for n in 0..LPIS {
         let (intid, config) = (Intid(8192 + n), LpiConfig::enabled(0));

@@ -1,4 +1,4 @@
-//! The redistributors.
+//! The registers of the redistributors.
 
 use crate::world::*;
 use vgic_core::MmioError;
@@ -52,7 +52,7 @@ fn the_last_of_each_region_says_so() {
     let far = 0x40_0000_0000;
     setup.add_redistributors(GICR, 2).unwrap();
     setup.add_redistributors(far, 2).unwrap();
-    // There is room for one more than there are vCPUs.
+    // This region has one more frame than there are vCPUs left.
     setup.add_redistributors(0x2000_0000, 2).unwrap();
     let mut world = World::init(&setup, 5);
     let frames = [rd(0), rd(1), far, far + 0x2_0000, 0x2000_0000];
@@ -110,7 +110,7 @@ fn private_interrupts_hold_what_is_written() {
         world.w32(base + 0xc00 + 4 * n, 0xffff_0000);
         assert_eq!(world.r32(base + 0xc00 + 4 * n), 0xaaaa_0000);
     }
-    // There are 32 extended PPIs, of the 64 that have registers.
+    // 32 extended PPIs exist; there are registers for 64.
     for offset in [0x88, 0x108, 0x188, 0x208, 0x288, 0x308, 0x388, 0x440, 0xc10, 0xc14] {
         world.w32(base + offset, u32::MAX);
         assert_eq!(world.r32(base + offset), 0, "{offset:#x}");

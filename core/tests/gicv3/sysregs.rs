@@ -1,11 +1,12 @@
-//! The system registers.
+//! The system registers of the CPU interface.
 
 use crate::world::*;
 use vgic_core::engine::{Injector, Wired};
 use vgic_core::gic::SysReg;
 use vgic_core::ids::{Intid, VcpuId};
 
-/// A value for an SGI register: the affinity of the target's cluster and range, the list, the INTID.
+/// Returns a value for an SGI register from the affinity of the target's cluster and range, the
+/// list and the INTID.
 fn sgi_value(affinity: u32, list: u64, intid: u64) -> u64 {
     let field = |shift: u32| u64::from(affinity >> shift & 0xff);
     let range = u64::from(affinity >> 4 & 0xf);
@@ -28,7 +29,7 @@ fn resets() {
         (SysReg::ICC_AP0R0_EL1, 0),
         (SysReg::ICC_AP1R0_EL1, 0),
         (SysReg::ICC_RPR_EL1, 0xff),
-        // ExtRange, RSS, A3V, 24 bits of INTID, 5 of priority.
+        // ExtRange, RSS, A3V, 24 bits of INTID, 5 bits of priority.
         (SysReg::ICC_CTLR_EL1, 0xc_8c00),
         (SysReg::ICC_SRE_EL1, 7),
         (SysReg::ICC_IGRPEN0_EL1, 0),
@@ -74,7 +75,7 @@ fn acknowledge_and_end() {
     assert!(!world.cpus[0].irq_line());
     world.icc(0, SysReg::ICC_EOIR1_EL1, 40);
     assert_eq!(world.icc_of(0, SysReg::ICC_RPR_EL1), 0xff);
-    // Group 0.
+    // An interrupt in Group 0 is signaled as an FIQ.
     world.w32(GICD + 0x84, 0);
     world.edge(40);
     world.cpus[0].enter();
@@ -134,7 +135,7 @@ fn deactivation_at_another_vcpu() {
 
 #[test]
 fn t29_sgis_to_a_list() {
-    // Two clusters, one of them far away, and a vCPU in the upper range of affinity level 0.
+    // Two clusters are far apart, and one vCPU is in the upper range of affinity level 0.
     let affinities = [0x00, 0x01, 0x0f, 0x25, 0x0102_0300, 0x0102_0301, 0x0002_0301, 0x0102_0201];
     let mut world = World::reset(&affinities);
     world.start();
@@ -154,7 +155,7 @@ fn t29_sgis_to_a_list() {
     assert_eq!(send(0, sgi_value(0x0102_0300, 0b10, 3)), [5]);
     assert_eq!(send(5, sgi_value(0x0002_0300, 0xffff, 3)), [6]);
     assert_eq!(send(5, sgi_value(0x0102_0200, 0xffff, 3)), [7]);
-    // Nobody is there.
+    // No vCPU has these affinities.
     assert_eq!(send(0, sgi_value(0x0900_0000, 0xffff, 1)), []);
     assert_eq!(send(0, sgi_value(0x10, 0xffff, 1)), []);
     assert_eq!(send(0, sgi_value(0x00, 0, 1)), []);
@@ -167,7 +168,7 @@ fn t29_sgis_to_all_but_the_sender() {
     for n in 0..4 {
         world.w32(sgi(n) + 0x100, 0xffff);
     }
-    // The affinities and the list do not count.
+    // With IRM, the affinities and the list are ignored.
     for rest in [0, sgi_value(0x0a0b_0c0d, 0xffff, 0)] {
         world.icc(2, SysReg::ICC_SGI1R_EL1, IRM | 9 << 24 | rest);
         assert_eq!([0, 1, 2, 3].map(|n| world.take(n)), [vec![9], vec![9], vec![], vec![9]]);
@@ -209,7 +210,7 @@ fn group_1s_register_sends_sgis_of_either_group_and_the_others_those_of_group_0(
     }
 }
 
-/// SPIs 40 to 42 are enabled and edge-triggered.
+/// Makes SPIs 40 to 42 edge-triggered, and enables them.
 fn edges(world: &mut World) {
     world.w32(GICD + 0xc08, 0xaaaa_aaaa);
     world.w32(GICD + 0x104, 7 << 8);
@@ -227,7 +228,7 @@ fn an_end_without_a_list_register_ends_what_it_names() {
     for (n, priority) in [(40u32, 0xa0), (41, 0x40), (42, 0)] {
         world.w8(GICD + 0x400 + u64::from(n), priority);
     }
-    // Taken; then 41 is made active, and 42 has the list register.
+    // SPI 40 is taken. Then SPI 41 is made active, and SPI 42 has the list register.
     world.edge(40);
     world.cpus[0].enter();
     assert_eq!(world.cpus[0].icc_read(SysReg::ICC_IAR1_EL1), Some(40));

@@ -20,7 +20,7 @@ pub(crate) const SPIS: u16 = 64;
 pub(crate) const ESPIS: u16 = 64;
 pub(crate) const EPPIS: u16 = 32;
 
-/// The guest's memory.
+/// The address of the guest's memory.
 pub(crate) const RAM: u64 = 0x4000_0000;
 const RAM_SIZE: usize = 0x40_0000;
 
@@ -62,17 +62,17 @@ pub(crate) fn no_kick() -> Arc<dyn Kick> {
     Arc::new(NoKick)
 }
 
-/// RD_base of a vCPU.
+/// The RD_base of a vCPU.
 pub(crate) fn rd(vcpu: usize) -> u64 {
     GICR + REDIST * vcpu as u64
 }
 
-/// SGI_base of a vCPU.
+/// The SGI_base of a vCPU.
 pub(crate) fn sgi(vcpu: usize) -> u64 {
     rd(vcpu) + SGI
 }
 
-/// A machine without addresses, with vCPUs.
+/// A machine with vCPUs of these affinities, but without addresses.
 pub(crate) fn setup(affinities: &[u32]) -> Setup {
     let mut setup = Setup::new(40);
     setup.create(Model::V3).unwrap();
@@ -91,19 +91,19 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// As after a reset: vCPUs with these affinities are off.
+    /// A machine after a reset: vCPUs with these affinities are off.
     pub(crate) fn reset(affinities: &[u32]) -> Self {
         Self::of(setup(affinities), affinities.len())
     }
 
-    /// The same for a guest that begins with firmware.
+    /// A machine after a reset, with a guest that starts with firmware.
     pub(crate) fn with_firmware(affinities: &[u32]) -> Self {
         let mut setup = setup(affinities);
         setup.set_firmware(true).unwrap();
         Self::of(setup, affinities.len())
     }
 
-    /// Without LPIs.
+    /// A machine after a reset without LPIs.
     pub(crate) fn without_lpis(affinities: &[u32]) -> Self {
         let mut setup = setup(affinities);
         setup.set_bounds(Config { lpis: 0, ..Config::default() });
@@ -125,7 +125,8 @@ impl World {
         Self { cpus, gic, ram }
     }
 
-    /// `vcpus` vCPUs that take whatever comes: all on and awake, all groups enabled, everything in Group 1.
+    /// A machine in which the vCPUs take every interrupt: all on and awake, all groups enabled,
+    /// everything in Group 1.
     pub(crate) fn running(vcpus: u32) -> Self {
         let affinities: Vec<u32> = (0..vcpus).collect();
         let mut world = Self::reset(&affinities);
@@ -219,13 +220,14 @@ impl World {
         injector.set_level(Wired::Spi(Intid(spi)), high).unwrap();
     }
 
-    /// The line goes up and down.
+    /// Raises and lowers the line.
     pub(crate) fn edge(&self, spi: u32) {
         self.line(spi, true);
         self.line(spi, false);
     }
 
-    /// Every vCPU has a look, as they do when they are kicked: what is no longer for one is passed on.
+    /// Enters and exits every vCPU, as after a kick. Each passes on interrupts that are now for
+    /// another one.
     pub(crate) fn look(&mut self) {
         for cpu in &mut self.cpus {
             cpu.enter();
@@ -233,12 +235,14 @@ impl World {
         }
     }
 
-    /// Enters, and acknowledges and ends all that comes, until nothing does. Group 1.
+    /// Enters, and acknowledges and ends Group 1 interrupts until there is none. Returns their
+    /// INTIDs.
     pub(crate) fn take(&mut self, vcpu: usize) -> Vec<u64> {
         self.take_from(vcpu, SysReg::ICC_IAR1_EL1, SysReg::ICC_EOIR1_EL1)
     }
 
-    /// The same of Group 0.
+    /// Enters, and acknowledges and ends Group 0 interrupts until there is none. Returns their
+    /// INTIDs.
     pub(crate) fn take0(&mut self, vcpu: usize) -> Vec<u64> {
         self.take_from(vcpu, SysReg::ICC_IAR0_EL1, SysReg::ICC_EOIR0_EL1)
     }

@@ -21,11 +21,11 @@ fn mapti_and_mapi() {
     let mut guest = mapped(2);
     assert_eq!([guest.msi(1, 0), guest.msi(1, 1)], [Injected::Pending; 2]);
     assert_eq!(guest.take(0), [8192, 8193]);
-    // The event's number is the LPI's.
+    // MAPI uses the EventID as the INTID.
     guest.ok(mapd(2, 14));
     let mut raw = mapti(2, 8200, 0, 1).encode();
     raw[0] = 0x0b;
-    raw[12..16].fill(0xff); // no field of MAPI
+    raw[12..16].fill(0xff); // MAPI ignores these fields.
     guest.put(&raw);
     guest.ring();
     assert_eq!(guest.msi(2, 8200), Injected::Pending);
@@ -43,7 +43,7 @@ fn mapti_is_wrong() {
         guest.fails(mapti(1, 2, intid, 0), Fault::IntidRange);
     }
     assert_eq!(guest.lpis(), 2);
-    // MAPI of an EventID that is no LPI's.
+    // MAPI with an EventID that is not a valid LPI number.
     let mut raw = mapti(1, 2, 0, 0).encode();
     raw[0] = 0x0b;
     guest.put(&raw);
@@ -80,12 +80,12 @@ fn mapd_unmaps_first() {
     assert_eq!([guest.msi(1, 0), guest.msi(1, 1)], [Injected::Unmapped; 2]);
     guest.fails(mapti(1, 0, 8192, 0), Fault::DeviceUnmapped);
     guest.ok(unmapd(1));
-    // Mapped again, it has no events.
+    // A device that is mapped again has no events.
     guest.ok(mapd(1, 3));
     assert_eq!(guest.msi(1, 0), Injected::Unmapped);
     guest.ok(mapti(1, 0, 8192, 0));
     assert_eq!(guest.msi(1, 0), Injected::Pending);
-    // And again, without being unmapped first.
+    // MAPD also removes the events of a device that is still mapped.
     guest.ok(mapd(1, 4));
     assert_eq!(guest.take(0), []);
     assert_eq!(guest.msi(1, 0), Injected::Unmapped);
@@ -99,7 +99,7 @@ fn mapd_is_wrong() {
     guest.fails(unmapd(u32::MAX), Fault::DeviceRange);
     guest.fails(mapd(1, 17), Fault::SizeRange);
     guest.ok(mapd(3, 16));
-    // The device table has 16 pages: 8,192 devices.
+    // The device table has 16 pages, for 8,192 devices.
     guest.ok(mapd(8191, 3));
     guest.fails(mapd(8192, 3), Fault::DeviceRange);
     assert_eq!(guest.msi(1, 0), Injected::Pending, "nothing happened to device 1");
@@ -116,7 +116,7 @@ fn mapc_moves_what_is_mapped() {
     guest.ok(mapc(0, 1));
     assert_eq!(guest.msi(1, 1), Injected::Pending);
     assert_eq!(guest.take(1), [8193]);
-    // Also what MOVALL has taken away since.
+    // MAPC also moves LPIs back that a MOVALL has moved away.
     guest.ok(movall(1, 0));
     guest.ok(mapc(0, 1));
     assert_eq!(guest.msi(1, 1), Injected::Pending);
@@ -128,7 +128,7 @@ fn mapc_is_wrong() {
     let mut guest = mapped(2);
     guest.fails(mapc(0, 2), Fault::RdbaseRange);
     guest.fails(mapc(7, u64::from(u32::MAX)), Fault::RdbaseRange);
-    // 16 pages of collections.
+    // The collection table has 16 pages, for 8,192 collections.
     guest.ok(mapc(8191, 0));
     guest.fails(mapc(8192, 0), Fault::CollectionRange);
     guest.ok(unmapc(9000));
@@ -145,7 +145,7 @@ fn mapc_is_wrong() {
 
 #[test]
 fn t22_the_target_is_a_processor_number() {
-    // As GICR_TYPER.Processor_Number says, whatever the affinity.
+    // The target is GICR_TYPER.Processor_Number, independent of the affinity.
     let mut guest = Guest::new(3);
     for n in 0..3 {
         let number = guest.world.r64(rd(n) + 8) >> 8 & 0xffff;
@@ -155,7 +155,7 @@ fn t22_the_target_is_a_processor_number() {
         assert_eq!(guest.msi(n as u32, 0), Injected::Pending);
         assert_eq!(guest.take(n), [8200 + n as u64]);
     }
-    // Or the address of the redistributor.
+    // With GITS_TYPER.PTA set, the target is the address of the redistributor.
     let pta = ItsConfig { pta: true, ..ItsConfig::at(GITS) };
     let mut guest = Guest::with(3, pta, Config::default());
     assert_ne!(guest.world.r64(TYPER) & 1 << 19, 0);
@@ -178,7 +178,7 @@ fn movi_moves_pending_state() {
     assert_eq!([guest.take(0), guest.take(1)], [vec![], vec![8192]]);
     assert_eq!([guest.msi(1, 0), guest.msi(1, 1)], [Injected::Pending; 2]);
     assert_eq!([guest.take(0), guest.take(1)], [vec![8193], vec![8192]]);
-    // The event belongs to the new collection.
+    // The event now belongs to the new collection.
     guest.ok(mapc(0, 1));
     guest.ok(mapc(1, 0));
     assert_eq!([guest.msi(1, 0), guest.msi(1, 1)], [Injected::Pending; 2]);
@@ -206,7 +206,7 @@ fn movall_moves_one_redistributors_lpis() {
     guest.ok(movall(0, 2));
     let taken: [_; 3] = std::array::from_fn(|n| guest.take(n));
     assert_eq!(taken, [vec![], vec![8194], vec![8192, 8193]]);
-    // The collection is where it was, and takes what is mapped from now on.
+    // MOVALL leaves the collection at vCPU 0, which gets the LPIs that are mapped from now on.
     guest.ok(mapti(1, 3, 8195, 0));
     assert_eq!(guest.msi(1, 3), Injected::Pending);
     assert_eq!(guest.take(0), [8195]);
@@ -226,7 +226,7 @@ fn discard_forgets_what_is_pending() {
     guest.fails(discard(9, 0), Fault::DeviceUnmapped);
     guest.ok(mapti(1, 0, 8192, 0));
     assert_eq!(guest.take(0), [], "and does not come back with the mapping");
-    // What is in a list register, and not acknowledged, is taken out of it.
+    // DISCARD removes an LPI from a list register if the guest has not acknowledged it.
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     guest.world.cpus[0].enter();
     assert!(guest.world.cpus[0].irq_line());
@@ -302,7 +302,7 @@ fn configuration_is_read_when_an_event_is_mapped() {
     guest.ok(mapti(1, 0, 8192, 0));
     guest.ok(int(1, 0));
     assert_eq!(guest.take(0), []);
-    // Beyond the end of the configuration table: disabled.
+    // An LPI beyond the end of the configuration table is disabled.
     guest.world.w32(rd(0), 0);
     guest.world.w64(rd(0) + 0x70, RAM | 13);
     guest.world.w32(rd(0), 1);
@@ -311,7 +311,8 @@ fn configuration_is_read_when_an_event_is_mapped() {
     assert_eq!(guest.take(0), []);
 }
 
-/// A redistributor without a configuration table configures nothing: what comes from there is configured where it goes.
+/// A redistributor without a configuration table configures nothing: an LPI that comes from there
+/// is configured at its new redistributor.
 #[test]
 fn configuration_is_read_when_an_lpi_moves() {
     for how in 0..3 {
@@ -366,7 +367,7 @@ fn bounds_fail_the_command_and_nothing_else() {
         guest.ok(mapti(0, event, 8192 + event, 0));
     }
     guest.fails(mapti(1, 0, 8195, 0), Fault::TooManyEvents);
-    // An unmapped collection costs as much.
+    // An event of an unmapped collection counts as much.
     guest.fails(mapti(1, 0, 8195, 7), Fault::TooManyEvents);
     guest.ok(discard(0, 1));
     guest.ok(mapti(1, 0, 8195, 7));

@@ -1,4 +1,4 @@
-//! What kvm-unit-tests check of an ITS, re-created from their description.
+//! The checks of an ITS in kvm-unit-tests, re-created from their description.
 
 use vgic_core::engine::{Config, Injected};
 use vgic_core::its::ItsConfig;
@@ -7,7 +7,7 @@ use vgic_core::memory::GuestMemory;
 use crate::guest::*;
 use crate::world::{RAM, rd};
 
-/// its-introspection.
+/// The test its-introspection.
 #[test]
 fn introspection() {
     let mut guest = Guest::reset(4, ItsConfig::at(GITS), Config::default());
@@ -27,8 +27,8 @@ fn introspection() {
     assert!(!(0..8).any(|n| world.r64(BASER0 + 8 * n) & VALID != 0));
 }
 
-/// A machine as the tests have it: collections 2 and 3 at vCPUs 2 and 3, device 2 with event 20 as LPI 8195 at collection 3,
-/// device 7 with event 255 as LPI 8196 at collection 2.
+/// The machine of the tests: collections 2 and 3 at vCPUs 2 and 3, device 2 with event 20 as LPI
+/// 8195 at collection 3, device 7 with event 255 as LPI 8196 at collection 2.
 fn prepared() -> Guest {
     let mut guest = Guest::with(4, ItsConfig::at(GITS), Config::default());
     guest.ok(mapd(2, 8));
@@ -42,7 +42,7 @@ fn prepared() -> Guest {
     guest
 }
 
-/// its-trigger.
+/// The test its-trigger.
 #[test]
 fn trigger() {
     let mut guest = prepared();
@@ -50,7 +50,7 @@ fn trigger() {
     assert_eq!(guest.take(3), [8195]);
     guest.ok(int(7, 255));
     assert_eq!(guest.take(2), [8196]);
-    // Disabled, and the redistributor told: it stays pending.
+    // The LPI is disabled, and the redistributor has been told: it stays pending.
     guest.property(8195, 0xa0);
     guest.ok(invall(3));
     guest.ok(int(2, 20));
@@ -60,7 +60,7 @@ fn trigger() {
     guest.ok(invall(3));
     guest.ok(int(2, 20));
     assert_eq!(guest.take(3), [8195]);
-    // The same by INV.
+    // INV tells the redistributor, too.
     guest.property(8196, 0xa0);
     guest.ok(inv(7, 255));
     guest.ok(int(7, 255));
@@ -68,7 +68,7 @@ fn trigger() {
     guest.property(8196, 0xa1);
     guest.ok(inv(7, 255));
     assert_eq!(guest.take(2), [8196]);
-    // An unmapped device is silent; mapped again, its events must be mapped again.
+    // An unmapped device is silent. After MAPD its events must be mapped again.
     guest.ok(unmapd(2));
     guest.fails(int(2, 20), vgic_core::its::Fault::DeviceUnmapped);
     assert_eq!(guest.take(3), []);
@@ -76,7 +76,8 @@ fn trigger() {
     assert_eq!(guest.take(2), [8196]);
 }
 
-/// its-migration, and what a live migration does to the machine: its tables saved, and read by another one.
+/// The test its-migration, and the effect of a live migration on the machine: its tables are saved,
+/// and another machine reads them.
 #[test]
 fn migration() {
     let mut guest = prepared();
@@ -88,7 +89,7 @@ fn migration() {
     assert_eq!([guest.take(2), guest.take(3)], [vec![], vec![8196]]);
 }
 
-/// its-pending-migration: 256 LPIs that are in the pending tables before LPIs are enabled.
+/// The test its-pending-migration: 256 LPIs are in the pending tables before LPIs are enabled.
 #[test]
 fn pending_migration() {
     let mut guest = Guest::new(2);
@@ -96,7 +97,7 @@ fn pending_migration() {
     for n in 0..256 {
         guest.ok(mapti(2, n, 8192 + n, (n % 2) as u16));
     }
-    // All of them are in both tables; each redistributor takes its own.
+    // All LPIs are in both tables; each redistributor takes its own.
     for vcpu in 0..2 {
         let table = RAM + 0x1_0000 * (1 + vcpu as u64);
         guest.world.w32(rd(vcpu), 0);
@@ -112,7 +113,7 @@ fn pending_migration() {
     }
 }
 
-/// its-migrate-unmapped-collection.
+/// The test its-migrate-unmapped-collection.
 #[test]
 fn migrate_unmapped_collection() {
     let mut guest = Guest::with(4, ItsConfig::at(GITS), Config::default());

@@ -77,7 +77,8 @@ fn where_lpis_are() {
     let lpis = guest.world.gic.dump().lpis;
     let [first, second] = lpis[..] else { panic!("{lpis:?}") };
     assert_eq!((first.intid, first.target, first.pending), (Intid(8192), VcpuId(0), true));
-    // The locked engine has it in a list of its vCPU only once that has looked.
+    // The locked engine puts it into a list of its vCPU only when that vCPU has processed its
+    // mailbox.
     let queued = if crate::Engine::NAME == "lockfree" { LpiPlace::Queued } else { LpiPlace::Idle };
     assert_eq!(first.place, queued);
     assert_eq!((second.intid, second.target, second.pending), (Intid(8200), VcpuId(1), false));

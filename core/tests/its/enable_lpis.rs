@@ -1,4 +1,5 @@
-//! GICR_CTLR.EnableLPIs, cleared and set: what the pending table says is pending then, and nothing else (IHI 0069, 12.11, 5.1.2).
+//! GICR_CTLR.EnableLPIs, cleared and set: then exactly those LPIs are pending that the pending
+//! table lists (IHI 0069, 12.11, 5.1.2).
 
 #![allow(clippy::disallowed_types)] // a test's host, not the engine
 
@@ -19,18 +20,18 @@ const PENDBASER: u64 = 0x78;
 const INVALLR: u64 = 0xb0;
 const SYNCR: u64 = 0xc0;
 const PTZ: u64 = 1 << 62;
-/// vCPU 0's pending table, and one that is all zero.
+/// vCPU 0's pending table, and a table that is all zero.
 const TABLE: u64 = RAM + 0x1_0000;
 const ZEROED: u64 = RAM + 0x30_0000;
 
-/// Clears EnableLPIs, and waits as software does. Returns how often it looked.
+/// Clears EnableLPIs, and polls RWP as software does. Returns the number of polls.
 fn disable(world: &mut World, vcpu: usize) -> u32 {
     world.w32(rd(vcpu), 0);
     let looks = (0..10_000).find(|_| world.r32(rd(vcpu)) & RWP == 0);
     looks.expect("it takes effect")
 }
 
-/// Sets EnableLPIs, and looks until as many LPIs are pending as there are in the table. Returns how often.
+/// Sets GICR_PENDBASER and then EnableLPIs.
 fn enable(world: &mut World, vcpu: usize, pendbaser: u64) {
     world.w64(rd(vcpu) + PENDBASER, pendbaser);
     world.w32(rd(vcpu), 1);
@@ -50,17 +51,18 @@ fn another_table_says_what_is_pending() {
     for pendbaser in [ZEROED, TABLE | PTZ] {
         let mut guest = guest(Config::default());
         (0..3).for_each(|n| guest.ok(mapti(1, n, 8192 + n, 0)));
-        // One is taken by the vCPU but not by the guest, one is in the mailbox.
+        // One LPI is in a list register, not acknowledged; the other is queued in the vCPU's
+        // mailbox.
         assert_eq!(guest.msi(1, 0), Injected::Pending);
         guest.world.cpus[0].enter();
         assert_eq!(guest.msi(1, 1), Injected::Pending);
         disable(&mut guest.world, 0);
         enable(&mut guest.world, 0, pendbaser);
         assert_eq!(guest.take(0), [], "{pendbaser:#x}");
-        // What comes from now on is kept.
+        // LPIs that come from now on are kept.
         assert_eq!(guest.msi(1, 1), Injected::Pending);
         assert_eq!(guest.take(0), [8193]);
-        // And what the table has.
+        // So are the LPIs in the table.
         disable(&mut guest.world, 0);
         guest.world.ram.write(TABLE + 1024, &[0b101]).unwrap();
         enable(&mut guest.world, 0, TABLE);
@@ -76,7 +78,7 @@ fn msis_have_no_effect_while_lpis_are_disabled() {
     disable(&mut guest.world, 0);
     assert_eq!(guest.msi(1, 0), Injected::Unmapped);
     guest.ok(int(1, 0));
-    // Pending elsewhere, and moved here.
+    // An LPI that is pending elsewhere, and is moved to vCPU 0.
     guest.world.cpus[1].exit();
     assert_eq!(guest.msi(1, 1), Injected::Pending);
     guest.ok(movi(1, 1, 0));
@@ -90,7 +92,8 @@ fn msis_have_no_effect_while_lpis_are_disabled() {
     }
 }
 
-/// What is pending in the table of a big machine is read in pieces, each of bounded work, and is not lost if it is saved meanwhile.
+/// The pending LPIs in the table of a big machine are read in pieces, each of bounded work. None is
+/// lost if the tables are saved before the end.
 #[test]
 fn a_table_is_read_in_pieces() {
     const LPIS: u64 = 57_344;
@@ -106,7 +109,7 @@ fn a_table_is_read_in_pieces() {
     let mut saved = vec![0; ones.len()];
     guest.world.ram.read(TABLE + 1024, &mut saved).unwrap();
     assert!(saved == ones, "what has not been read is pending, too");
-    // In the midst of it, MSIs are kept, and other accesses go through.
+    // While the table is read, MSIs are kept, and other accesses succeed.
     let mut looks = 0;
     while before < LPIS as usize {
         guest.world.r32(rd(0));
@@ -115,7 +118,7 @@ fn a_table_is_read_in_pieces() {
         (before, looks) = (now, looks + 1);
     }
     assert!(looks > 50);
-    // The same way back.
+    // Disabling works in pieces, too.
     guest.world.w32(rd(0), 0);
     assert_eq!(guest.world.r32(rd(0)) & (RWP | 1), RWP, "not done yet");
     let looks = (0..10_000).find(|_| guest.world.r32(rd(0)) & RWP == 0).unwrap();
@@ -133,7 +136,7 @@ fn toggled_in_the_midst_of_it() {
     enable(&mut guest.world, 0, TABLE);
     let mapped = guest.lpis();
     assert!((1..57_344).contains(&mapped), "{mapped}");
-    // Off and on at once, without a wait for RWP, and with an MSI in between.
+    // LPIs are disabled and enabled at once, without a wait for RWP, and with an MSI in between.
     guest.world.w32(rd(0), 0);
     assert_eq!(guest.msi(1, 0), Injected::Unmapped);
     guest.world.w64(rd(0) + PENDBASER, ZEROED);
@@ -147,7 +150,7 @@ fn toggled_in_the_midst_of_it() {
     assert_eq!(guest.lpis(), 2);
 }
 
-/// A restarted guest gets rid of what was mapped for a pending table.
+/// A restarted guest gets rid of the LPIs that were mapped for a pending table.
 #[test]
 fn the_bound_of_lpis_is_not_used_up_for_good() {
     let mut guest = guest(Config { max_lpis: 8, ..Config::default() });
@@ -161,7 +164,7 @@ fn the_bound_of_lpis_is_not_used_up_for_good() {
     (0..8).for_each(|n| guest.ok(mapti(1, n, 8192 + n, 0)));
 }
 
-/// Nor by those that have been taken.
+/// LPIs that have been taken do not use up the bound either.
 #[test]
 fn idle_ones_give_way() {
     let mut guest = guest(Config { max_lpis: 8, ..Config::default() });
@@ -193,7 +196,8 @@ fn configurations_are_read_in_pieces() {
 
 type Others = Box<dyn FnOnce() + Send>;
 
-/// A host on which other threads do something in the midst of a kick: how many kicks are to come before.
+/// A host on which other threads run in the middle of a kick. The number counts the kicks that come
+/// before that one.
 #[derive(Default)]
 struct Meanwhile(Mutex<Option<(u32, Others)>>);
 
@@ -219,7 +223,8 @@ impl Kick for Meanwhile {
     }
 }
 
-/// LPIs are disabled at vCPU 0. In the midst of that, another vCPU moves one of them to vCPU 1, and then its device sends an MSI: which is vCPU 1's.
+/// LPIs are being disabled at vCPU 0. At the same time, another vCPU moves one of them to vCPU 1,
+/// and then its device sends an MSI, which belongs to vCPU 1.
 #[test]
 fn what_is_moved_away_meanwhile_is_not_cleared() {
     let mut moved = 0;
@@ -236,7 +241,7 @@ fn what_is_moved_away_meanwhile_is_not_cleared() {
         (0..2).for_each(|n| guest.ok(mapc(n as u16, n)));
         guest.ok(mapd(1, 2));
         (0..2).for_each(|n| guest.ok(mapti(1, n, 8192 + n, 0)));
-        // The first one is in a list register: that it is not pending any more is a kick.
+        // The first LPI is in a list register: withdrawing it takes a kick.
         assert_eq!(guest.msi(1, 0), Injected::Pending);
         guest.world.cpus[0].enter();
         guest.world.cpus[0].exit();

@@ -1,4 +1,4 @@
-//! What the comparison with QEMU and the fuzzer have found.
+//! Bugs that the comparison with QEMU and the fuzzer have found.
 
 use vgic_core::engine::{Config, Engine as _, Injected};
 use vgic_core::its::{Fault, ItsConfig};
@@ -6,7 +6,7 @@ use vgic_core::its::{Fault, ItsConfig};
 use crate::guest::*;
 use crate::world::RAM;
 
-/// The doubleword of a vCPU's pending table that LPIs 8192 to 8255 are in.
+/// The doubleword for LPIs 8192 to 8255 in a vCPU's pending table.
 fn pending_bits(guest: &mut Guest, vcpu: u64) -> u64 {
     for cpu in &mut guest.world.cpus {
         cpu.power_off();
@@ -15,8 +15,8 @@ fn pending_bits(guest: &mut Guest, vcpu: u64) -> u64 {
     guest.entry(RAM + 0x1_0000 * (1 + vcpu) + 1024)
 }
 
-/// A table that has been written before is written again after the LPI has moved away, or is gone: a machine that is restored from it must not
-/// see the LPI pending.
+/// A table that was written once is written again after the LPI has moved away or is gone: a
+/// machine that is restored from it must not see the LPI pending.
 #[test]
 fn a_pending_table_has_nothing_that_is_no_longer_pending_there() {
     let mut guest = Guest::new(2);
@@ -33,18 +33,18 @@ fn a_pending_table_has_nothing_that_is_no_longer_pending_there() {
     assert_eq!([pending_bits(&mut guest, 0), pending_bits(&mut guest, 1)], [0, 0b101]);
 }
 
-/// MAPTI of a collection that the collection table has no room for is wrong, as MAPC of it is: the event is not mapped, and can be mapped
-/// rightly afterwards.
+/// MAPTI fails if the collection table has no room for its collection, as MAPC does. The event is
+/// not mapped, and a correct MAPTI can map it afterwards.
 #[test]
 fn mapti_wants_a_collection_that_can_be_mapped() {
     let mut guest = Guest::new(1);
     guest.ok(mapd(1, 3));
-    // 16 pages of collections.
+    // The collection table has 16 pages, for 8,192 collections.
     guest.fails(mapti(1, 0, 8192, 8192), Fault::CollectionRange);
     guest.ok(mapti(1, 0, 8192, 0));
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     guest.ok(mapti(1, 1, 8193, 8191));
-    // Some need no table.
+    // Some collections need no table.
     let few = ItsConfig { hardware_collections: 4, collection_bits: 4, ..ItsConfig::at(GITS) };
     let mut guest = Guest::with(1, few, Config::default());
     guest.world.w32(CTLR, 0);
@@ -55,7 +55,8 @@ fn mapti_wants_a_collection_that_can_be_mapped() {
     guest.fails(mapti(1, 1, 8193, 4), Fault::CollectionRange);
 }
 
-/// MOVALL leaves collections where they are. MAPC of one to where it is makes its LPIs go there again.
+/// MOVALL does not move collections. A MAPC of a collection to its present vCPU makes its LPIs go
+/// there again.
 #[test]
 fn mapc_brings_back_what_movall_has_moved() {
     let mut guest = Guest::new(2);
@@ -67,8 +68,9 @@ fn mapc_brings_back_what_movall_has_moved() {
     assert_eq!([guest.take(0), guest.take(1)], [vec![8192], vec![]]);
 }
 
-/// A dead LPI that is in a mailbox counts until its vCPU looks, which may be the one that gives the command. The command waits for it, and the vCPU does
-/// not.
+/// A retired LPI that is queued in a mailbox counts until the vCPU processes its mailbox, and that
+/// vCPU may be the one that gives the command. The command waits for this, and the vCPU does not
+/// wait.
 #[test]
 fn a_command_that_meets_the_dead_waits_in_the_queue() {
     let bounds = Config { max_lpis: 1, ..Config::default() };
@@ -83,19 +85,19 @@ fn a_command_that_meets_the_dead_waits_in_the_queue() {
         guest.put(&mapti(1, 1, 8193, 0).encode());
     }
     guest.ring();
-    // The locked engine takes an LPI that is not offered yet off its list at once.
+    // The locked engine takes an LPI that is not in a list register yet off its list at once.
     let waits = crate::Engine::NAME == "lockfree";
     for _ in 0..10 {
         assert_eq!(guest.world.r64(CREADR), if waits { before } else { guest.end });
     }
-    // The guest goes on.
+    // The guest continues.
     assert_eq!(guest.take(0), []);
     assert_eq!(guest.world.r64(CREADR), guest.end);
     assert_eq!(guest.msi(1, 1), Injected::Pending);
     assert_eq!(guest.take(0), [8193]);
 }
 
-/// The same with another event of the device mapped: whether the command waits depends on the LPI alone.
+/// Another event of the device is mapped, too: whether the command waits depends on the LPI alone.
 #[test]
 fn a_command_that_meets_the_dead_waits_whatever_else_the_device_has() {
     let bounds = Config { max_lpis: 2, ..Config::default() };
@@ -116,7 +118,8 @@ fn a_command_that_meets_the_dead_waits_whatever_else_the_device_has() {
     assert_eq!(guest.take(0), [8193]);
 }
 
-/// At the bound on LPIs, with all of them mapped, a command fails, and those behind it are performed: also one that gives an LPI back.
+/// At the bound on LPIs, with all of them mapped, a command fails, and those behind it are
+/// performed, including one that gives an LPI back.
 #[test]
 fn at_the_bound_on_lpis_commands_fail_and_the_queue_goes_on() {
     let bounds = Config { max_lpis: 1, ..Config::default() };
@@ -133,7 +136,7 @@ fn at_the_bound_on_lpis_commands_fail_and_the_queue_goes_on() {
     assert_eq!(guest.world.gic.engine().usage().garbage, garbage, "made for nothing");
     guest.ok(discard(1, 0));
     guest.ok(mapti(2, 0, 8193, 0));
-    // Of a collection that events wait for.
+    // Events wait for the collection of this MAPC.
     guest.ok(mapti(1, 0, 8194, 1));
     guest.fails(mapc(1, 0), Fault::TooManyLpis);
     guest.fails(mapc(1, 0), Fault::TooManyLpis);
@@ -143,7 +146,8 @@ fn at_the_bound_on_lpis_commands_fail_and_the_queue_goes_on() {
     assert_eq!(guest.take(0), [8194]);
 }
 
-/// A route remembers the LPI that it injected last. A device that never sends again keeps no command waiting for that.
+/// A route remembers the LPI that it injected last. No command waits for a device that never sends
+/// again.
 #[test]
 fn an_idle_route_keeps_nobody_waiting() {
     let bounds = Config { max_lpis: 1, ..Config::default() };
@@ -161,7 +165,7 @@ fn an_idle_route_keeps_nobody_waiting() {
         routes.push(route);
     }
     guest.ok(mapti(1, 7, 8199, 0));
-    // Mapped again, one of those that are kept counts as any other.
+    // An LPI that is kept in this way counts as any other once it is mapped again.
     guest.fails(mapti(1, 0, 8192, 0), Fault::TooManyLpis);
     drop(routes);
     guest.ok(discard(1, 7));

@@ -18,13 +18,14 @@ fn after_a_reset() {
     let world = &mut guest.world;
     assert_eq!(world.r32(CTLR), 1 << 31, "quiescent, not enabled");
     assert_eq!(world.r32(GITS + 4), 0x5600_043b);
-    // Physical; 8 bytes an ITT entry; 16 EventID and DeviceID bits; no collections without a table.
+    // Physical LPIs; 8 bytes an ITT entry; 16 EventID and DeviceID bits; no collections without a
+    // table.
     assert_eq!(world.r64(TYPER), 1 | 7 << 4 | 15 << 8 | 15 << 13);
     for register in [CBASER, CWRITER, CREADR] {
         assert_eq!(world.r64(register), 0);
     }
     let basers: Vec<u64> = (0..8).map(|n| world.r64(BASER0 + 8 * n)).collect();
-    // Pages of 64 KiB, as on Linux and QEMU.
+    // Pages of 64 KiB, as with Linux and QEMU.
     assert_eq!(basers, [0x0107 << 48 | 0x200, 0x0407 << 48 | 0x200, 0, 0, 0, 0, 0, 0]);
     assert_eq!(world.r32(GITS + 0xffe8) >> 4 & 0xf, 3, "PIDR2.ArchRev");
     assert_eq!(world.r32(GITS + 0xffe0), 0x94, "PIDR0");
@@ -53,7 +54,7 @@ fn with_an_its_lpis_are_not_set_directly() {
     assert_eq!(guest.world.r64(rd(0) + 8) & 0xb, 1, "PLPIS, not DirectLPI");
     guest.world.w64(rd(0) + 0x40, 8192);
     assert_eq!(guest.take(0), []);
-    // GICR_CTLR.IR: GICR_INVLPIR and GICR_INVALLR work.
+    // GICR_CTLR.IR is set: GICR_INVLPIR and GICR_INVALLR work.
     guest.ok(mapd(1, 3));
     guest.ok(mapti(1, 0, 8192, 0));
     guest.property(8192, 0);
@@ -87,7 +88,8 @@ fn what_of_cbaser_and_baser_is_kept() {
     let mut guest = reset();
     let world = &mut guest.world;
     world.w64(CBASER, u64::MAX);
-    // Valid, cacheabilities, an address at a multiple of 64 KiB; the reserved shareability is not.
+    // Valid, the cacheabilities and an address at a multiple of 64 KiB are kept; the reserved
+    // shareability is not.
     assert_eq!(world.r64(CBASER), VALID | 0x7 << 59 | 0x7 << 53 | 0x000f_ffff_ffff_0000 | 0xff);
     world.w64(BASER1, u64::MAX);
     assert_eq!(world.r64(BASER1), 0xfce7_ffff_ffff_f2ff);
@@ -129,7 +131,7 @@ fn enabling_wants_a_queue_and_tables() {
         guest.world.w32(CTLR, 0);
         assert_eq!(guest.world.r32(CTLR), 1 << 31);
     }
-    // Collections that need no table.
+    // These collections need no table.
     let config = ItsConfig { hardware_collections: 4, ..ItsConfig::at(GITS) };
     let mut guest = Guest::reset(1, config, Config::default());
     for at in [CBASER, BASER0] {
@@ -148,7 +150,7 @@ fn a_table_that_is_taken_away_unmaps() {
     guest.ok(mapti(1, 0, 8192, 0));
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     guest.world.w32(CTLR, 0);
-    // Collections first: what is pending stays so.
+    // New collections first: pending LPIs stay pending.
     guest.world.w64(BASER1, 0);
     guest.world.w64(BASER1, VALID | COLLECTIONS);
     guest.world.w32(CTLR, 1);
@@ -182,7 +184,7 @@ fn not_enabled_nothing_is_translated() {
     assert_eq!(guest.take(0), [8192]);
 }
 
-/// A write of a device to an address.
+/// Writes an MSI to an address, as a device does.
 fn send(guest: &Guest, device: u32, address: u64, data: u32) -> bool {
     let injector = guest.world.cpus[0].bus().injector();
     guest.world.gic.send_msi(injector, DeviceId(device), address, data).is_ok()
@@ -238,19 +240,20 @@ fn t24_every_offset_width_and_value() {
     for enabled in [false, true] {
         for value in [0, 1, 0x20, 0x8000_0000_4000_0000, 0xaaaa_5555_aaaa_5555, u64::MAX] {
             let mut guest = if enabled { Guest::new(1) } else { reset() };
-            // The commands that it finds are garbage, too.
+            // The commands that the ITS finds are garbage, too.
             let world: &mut World = &mut guest.world;
             world.ram.write(QUEUE, &value.to_le_bytes().repeat(512)).unwrap();
             let registers = (0..0x400).chain(0xfe00..0x1_0200).chain(0x1_fe00..0x2_0000);
             for offset in registers.chain((0x400..0xfe00).step_by(0x3fc)) {
                 for width in [1, 2, 4, 8] {
-                    // Refused or not, nothing breaks.
+                    // An access may be refused, but nothing breaks.
                     let _ = world.write_from(0, GITS + offset, width, value);
                     let _ = world.read_from(0, GITS + offset, width);
                 }
             }
             for (offset, initial) in (0..0x1000).step_by(4).zip(&initial) {
-                // GITS_CTLR, GITS_STATUSR, GITS_CBASER to GITS_CREADR, GITS_BASER0 and 1.
+                // The writable registers are GITS_CTLR, GITS_STATUSR, GITS_CBASER to GITS_CREADR,
+                // GITS_BASER0 and 1.
                 let writable = matches!(offset, 0 | 0x40 | 0x80..0x98 | 0x100..0x110);
                 let now = world.r32(GITS + offset);
                 assert!(writable || now == *initial, "{offset:#x} has changed");

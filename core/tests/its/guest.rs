@@ -11,7 +11,7 @@ use vgic_core::memory::GuestMemory;
 use super::Engine;
 use super::world::{GICD, GICR, RAM, World, rd};
 
-/// The ITS's registers.
+/// The registers of the ITS.
 pub(crate) const GITS: u64 = 0x0808_0000;
 
 pub(crate) const CTLR: u64 = GITS;
@@ -25,18 +25,18 @@ pub(crate) const TRANSLATER: u64 = GITS + 0x1_0040;
 
 pub(crate) const VALID: u64 = 1 << 63;
 
-/// Where the driver has its tables.
+/// The addresses of the driver's tables.
 pub(crate) const QUEUE: u64 = RAM + 0x10_0000;
-/// 4 KiB: 128 commands.
+/// 4 KiB, for 128 commands.
 pub(crate) const QUEUE_SIZE: u64 = 0x1000;
 pub(crate) const DEVICES: u64 = RAM + 0x11_0000;
 pub(crate) const COLLECTIONS: u64 = RAM + 0x12_0000;
-/// 64 KiB for each device: 8,192 events.
+/// The address of a device's ITT: 64 KiB for each device, for 8,192 events.
 pub(crate) fn itt(device: u32) -> u64 {
     RAM + 0x20_0000 + 0x1_0000 * u64::from(device % 32)
 }
 
-/// A command that was performed, and what came of it.
+/// A command that was performed, and its result.
 type Performed = (Option<Command>, Result<(), Fault>);
 
 #[allow(clippy::disallowed_types)] // a test's own
@@ -60,18 +60,18 @@ pub(crate) struct Guest {
     pub(crate) world: World,
     pub(crate) its: Its<Engine>,
     pub(crate) log: Arc<Log>,
-    /// Where the next command goes.
+    /// The offset of the next command in the queue.
     pub(crate) end: u64,
 }
 
-/// A machine with an ITS, not initialised, which tells of its commands.
+/// A machine with an ITS that is not initialized and that logs its commands.
 pub(crate) fn setup(vcpus: u32, config: ItsConfig, bounds: Config, log: &Arc<Log>) -> Setup {
     let mut setup = silent_setup(vcpus, config, bounds);
     setup.set_its_trace(log.clone());
     setup
 }
 
-/// The same without telling.
+/// A machine with an ITS that is not initialized and logs nothing.
 pub(crate) fn silent_setup(vcpus: u32, config: ItsConfig, bounds: Config) -> Setup {
     let mut setup = Setup::new(40);
     setup.create(Model::V3).unwrap();
@@ -141,7 +141,7 @@ pub(crate) fn invall(collection: u16) -> Command {
 }
 
 impl Guest {
-    /// Not set up by the guest.
+    /// A machine that the guest has not set up.
     pub(crate) fn reset(vcpus: u32, config: ItsConfig, bounds: Config) -> Self {
         let log = Arc::new(Log::default());
         let world = World::init(&setup(vcpus, config, bounds, &log), vcpus as usize);
@@ -155,7 +155,8 @@ impl Guest {
         guest
     }
 
-    /// Everything is enabled, every LPI is configured at priority 0xa0, collection n is at vCPU n.
+    /// A machine with everything enabled, every LPI configured at priority 0xa0, and collection n
+    /// at vCPU n.
     pub(crate) fn new(vcpus: u32) -> Self {
         let mut guest = Self::with(vcpus, ItsConfig::at(GITS), Config::default());
         for n in 0..vcpus {
@@ -180,7 +181,7 @@ impl Guest {
         assert_eq!(world.r32(CTLR), 1);
     }
 
-    /// Writes a command into the queue, without telling.
+    /// Writes a command into the queue, without telling the ITS.
     pub(crate) fn put(&mut self, raw: &[u8; 32]) {
         self.world.ram.write(QUEUE + self.end, raw).unwrap();
         self.end = (self.end + 32) % QUEUE_SIZE;
@@ -191,7 +192,7 @@ impl Guest {
         self.world.w64(CWRITER, end);
     }
 
-    /// Reads GITS_CREADR until it says this, as a driver does. Returns how often.
+    /// Reads GITS_CREADR until it is `end`, as a driver does. Returns the number of reads.
     #[track_caller]
     pub(crate) fn poll(&mut self, end: u64) -> u32 {
         const MOST: u32 = 100_000;
@@ -199,7 +200,7 @@ impl Guest {
         done.unwrap_or_else(|| panic!("the queue stands at {:#x}", self.world.r64(CREADR)))
     }
 
-    /// Gives a command, and returns what came of it.
+    /// Gives a command, and returns its result.
     #[track_caller]
     pub(crate) fn run(&mut self, command: Command) -> Result<(), Fault> {
         self.put(&command.encode());
@@ -220,13 +221,13 @@ impl Guest {
         assert_eq!(self.run(command), Err(fault), "{command:?}");
     }
 
-    /// A device sends an MSI.
+    /// Sends an MSI from a device.
     pub(crate) fn msi(&mut self, device: u32, event: u32) -> Injected {
         let injector = self.world.cpus[0].bus().injector();
         self.its.port().inject(injector, DeviceId(device), EventId(event))
     }
 
-    /// What a vCPU takes.
+    /// Takes the interrupts of a vCPU, and returns their INTIDs.
     pub(crate) fn take(&mut self, vcpu: usize) -> Vec<u64> {
         self.world.look();
         self.world.take(vcpu)
@@ -237,7 +238,7 @@ impl Guest {
         self.world.ram.write(RAM + u64::from(intid - 8192), &[byte]).unwrap();
     }
 
-    /// Reads GITS_CTLR until it says that nothing is going on. Returns how often.
+    /// Reads GITS_CTLR until the ITS is quiescent. Returns the number of reads.
     #[track_caller]
     pub(crate) fn quiet(&mut self) -> u32 {
         let done = (1..100_000).find(|_| self.world.r32(CTLR) == 1 << 31);
@@ -250,7 +251,7 @@ impl Guest {
         u64::from_le_bytes(bytes)
     }
 
-    /// How many LPIs are mapped.
+    /// Returns the number of mapped LPIs.
     pub(crate) fn lpis(&self) -> usize {
         self.world.gic.dump().lpis.len()
     }

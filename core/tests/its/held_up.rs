@@ -1,4 +1,5 @@
-//! While one vCPU's command takes long, nobody else waits: neither injections, nor entries and exits, nor the registers.
+//! While one vCPU's command takes long, no other thread waits: neither injections, nor entries and
+//! exits, nor accesses to the registers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,8 @@ use crate::Engine;
 use crate::guest::*;
 use crate::world::{GICD, RAM, Ram, no_kick, rd, sgi};
 
-/// Memory in which, once it is armed, a read of a configuration byte takes until it is told to go on.
+/// Memory in which a read of a configuration byte blocks until it is told to continue, once the
+/// memory is armed.
 #[allow(clippy::disallowed_types)] // the guest's memory, not the engine
 struct Slow {
     ram: Arc<Ram>,
@@ -82,7 +84,7 @@ fn nobody_waits_for_a_command() {
         let injector = gic.engine().injector().unwrap();
 
         std::thread::scope(|scope| {
-            // Dropped if this panics: nobody waits for it then.
+            // Dropped if this panics, so that no thread waits for it then.
             let proceed = proceed;
             slow.armed.store(true, Ordering::SeqCst);
             scope.spawn(|| first.write(CWRITER, &(6 * 32u64).to_le_bytes()).unwrap());
@@ -99,7 +101,7 @@ fn nobody_waits_for_a_command() {
             assert_eq!(second.icc_read(SysReg::ICC_IAR1_EL1), Some(8193));
             second.icc_write(SysReg::ICC_EOIR1_EL1, 8193).unwrap();
             second.exit();
-            // A command of its own is left to the first one.
+            // The second vCPU leaves its own command to the first one.
             w64(&mut second, CWRITER, 7 * 32);
             assert_eq!(its.stats().commands_of(Kind::Int), 0);
             second.write(CTLR, &0u32.to_le_bytes()).unwrap();

@@ -1,4 +1,5 @@
-//! What takes long is done in pieces: each access does a bounded part of it, and nothing is lost meanwhile.
+//! Long work is done in pieces: each access does a bounded part of it, and nothing is lost in
+//! between.
 
 #![allow(clippy::disallowed_types)] // a test's memory, not the engine
 
@@ -15,7 +16,8 @@ use crate::world::{RAM, Ram, World, no_kick};
 const EVENTS: u32 = 600;
 const MOST: u32 = 100;
 
-/// A guest with one device of 600 events in collection 0, with little work in an access.
+/// A guest with one device of 600 events in collection 0, and an ITS that does little work in an
+/// access.
 fn many() -> Guest {
     let config = ItsConfig { slice: 20, most: MOST, ..ItsConfig::at(GITS) };
     let mut guest = Guest::with(2, config, Config::default());
@@ -27,7 +29,8 @@ fn many() -> Guest {
     guest
 }
 
-/// Every event is looked at, or changed, and an access does so much: no more and not much less.
+/// Each command visits or changes every event. An access does `MOST` of that work, not more and not
+/// much less.
 #[test]
 fn an_access_does_a_part_of_a_command() {
     let mut guest = many();
@@ -52,7 +55,7 @@ fn an_access_does_a_part_of_a_command() {
     assert_eq!(guest.lpis(), 0);
 }
 
-/// Commands behind one that takes long wait for it.
+/// Commands wait for a long command before them.
 #[test]
 fn nothing_overtakes() {
     let mut guest = many();
@@ -66,13 +69,13 @@ fn nothing_overtakes() {
     assert_eq!(guest.take(1), [u64::from(8192 + EVENTS - 1)]);
 }
 
-/// In the midst of a command each event is in one state: MSIs of those that are still mapped come in, and those
-/// of the others do not; what has come in is delivered once.
+/// In the middle of a command each event is in one state: MSIs of events that are still mapped come
+/// in, and MSIs of the other events do not. An MSI that has come in is delivered once.
 #[test]
 fn msis_in_the_midst_of_a_command() {
     for command in [unmapc(0), mapc(0, 1), movall(0, 1), invall(0), unmapd(1)] {
         let mut guest = many();
-        // Some are pending before.
+        // Some events are pending before.
         (0..EVENTS).step_by(3).for_each(|n| assert_eq!(guest.msi(1, n), Injected::Pending));
         guest.put(&command.encode());
         guest.ring();
@@ -105,7 +108,7 @@ fn msis_in_the_midst_of_a_command() {
     }
 }
 
-/// Not enabled any more, it ends its command: quiescent when that is done.
+/// An ITS that is disabled finishes its command, and is quiescent when that is done.
 #[test]
 fn quiescent_when_the_command_is_done() {
     let mut guest = many();
@@ -123,8 +126,8 @@ fn quiescent_when_the_command_is_done() {
     guest.poll(guest.end);
 }
 
-/// The queue is replaced in the midst of a command, which the architecture leaves open: the command ends, and the new
-/// queue is begun at its begin.
+/// The queue is replaced in the middle of a command, which the architecture leaves open: the
+/// command is finished, and the new queue starts at its first entry.
 #[test]
 fn a_new_queue_in_the_midst_of_a_command() {
     let mut guest = many();
@@ -140,8 +143,8 @@ fn a_new_queue_in_the_midst_of_a_command() {
     guest.ok(mapc(0, 0));
 }
 
-/// A kernel that begins anew without a reset (kexec, kdump): with new tables, the old mappings are gone, whatever it does
-/// first, and however many there were.
+/// A kernel starts again without a reset (kexec, kdump). With new tables, the old mappings are
+/// gone, independent of their number and of the kernel's first accesses.
 #[test]
 fn new_tables_have_no_old_mappings() {
     for patience in [false, true] {
@@ -173,7 +176,7 @@ fn new_tables_have_no_old_mappings() {
     }
 }
 
-/// Which writes take mappings away: those that name another table, or a shorter one.
+/// Mappings are removed by writes that name another table or a shorter one, and by no others.
 #[test]
 fn a_table_that_is_named_again_is_the_same() {
     let mut guest = Guest::new(1);
@@ -184,7 +187,8 @@ fn a_table_that_is_named_again_is_the_same() {
     guest.ok(mapc(1000, 0));
     guest.world.w32(CTLR, 0);
     for (at, table) in [(BASER0, DEVICES), (BASER1, COLLECTIONS)] {
-        // As after a suspend, with other attributes, and longer; also by halves.
+        // As after a suspend: the same table with other attributes, or longer; also written by
+        // halves.
         for value in
             [VALID | table | 0xf, VALID | 7 << 59 | 1 << 10 | table | 0xf, VALID | table | 0x1f]
         {
@@ -195,7 +199,7 @@ fn a_table_that_is_named_again_is_the_same() {
     }
     guest.quiet();
     assert_eq!((guest.its.dump().devices.len(), guest.its.dump().collections.len()), (2, 2));
-    // One page: 512 entries.
+    // One page has 512 entries.
     guest.world.w64(BASER0, VALID | DEVICES);
     guest.world.w64(BASER1, VALID | COLLECTIONS);
     guest.quiet();
@@ -221,7 +225,7 @@ fn a_table_that_is_named_again_is_the_same() {
     }
 }
 
-/// Collections that need no table are in none that could be given up.
+/// Collections that need no table stay when a table is given up.
 #[test]
 fn collections_without_a_table_stay() {
     let config = ItsConfig { hardware_collections: 4, ..ItsConfig::at(GITS) };
@@ -238,7 +242,7 @@ fn collections_without_a_table_stay() {
     assert_eq!([guest.msi(1, 3), guest.msi(1, 4)], [Injected::Pending, Injected::Unmapped]);
 }
 
-/// The tables are saved in the midst of a command: it is finished first.
+/// If the tables are saved in the middle of a command, the command is finished first.
 #[test]
 fn saved_in_the_midst_of_a_command() {
     let mut guest = many();
@@ -250,7 +254,7 @@ fn saved_in_the_midst_of_a_command() {
     assert_eq!(guest.world.r64(CREADR), end);
 }
 
-/// Memory whose reads of the configuration table panic when it is told so.
+/// Memory in which reads of the configuration table panic while the flag is set.
 struct Faulty(Arc<Ram>, AtomicBool);
 
 impl GuestMemory for Faulty {
@@ -265,7 +269,8 @@ impl GuestMemory for Faulty {
     }
 }
 
-/// A host whose memory panics harms the access in which it does, and nothing else: another vCPU performs the command.
+/// A panic in the host's memory harms only the access that meets it: another vCPU performs the
+/// command.
 #[test]
 fn a_callback_that_panics_gives_the_turn_back() {
     for command in [mapti(1, 1, 8300, 0), invall(0), mapc(0, 1), unmapc(0)] {

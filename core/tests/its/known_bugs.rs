@@ -1,5 +1,5 @@
-//! Scenarios that broke other interrupt controllers. The numbers are those of the list of known bugs. Those about threads are in
-//! `loom-tests`.
+//! Scenarios that broke other interrupt controllers. The numbers are those of the list of known
+//! bugs. The scenarios with threads are in `loom-tests`.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use vgic_core::memory::{GuestMemory, MemoryError};
 use crate::guest::*;
 use crate::world::{RAM, rd};
 
-/// One LPI of device 1 at vCPU 0.
+/// LPI 8192 for event 0 of device 1, at vCPU 0.
 fn mapped(vcpus: u32) -> Guest {
     let mut guest = Guest::new(vcpus);
     guest.ok(mapd(1, 3));
@@ -24,7 +24,7 @@ fn mapped(vcpus: u32) -> Guest {
 #[test]
 fn t05_discard_then_remap_same_intid() {
     let mut guest = mapped(2);
-    // Queued, and not looked at by its vCPU.
+    // The LPI is queued in its vCPU's mailbox, and stays there.
     for _ in 0..1000 {
         assert_eq!(guest.msi(1, 0), Injected::Pending);
         guest.ok(discard(1, 0));
@@ -75,7 +75,7 @@ fn t14_no_cliff_in_memory() {
             guest.ok(discard(device, event));
         }
         let usage = guest.world.gic.engine().usage();
-        // 2,048 LPIs would be three times that.
+        // 2,048 LPIs would need three times as much.
         assert!(usage.bytes < 1 << 16, "{usage:?}");
     }
 }
@@ -104,7 +104,8 @@ fn t19_a_dump_that_is_aborted_keeps_nothing() {
 #[test]
 fn t23_lpis_of_an_unmapped_collection() {
     let mut guest = mapped(2);
-    // Pending when its collection goes: it stays so, and comes with the collection.
+    // The LPI is pending when its collection is unmapped: it stays pending, and comes back with the
+    // collection.
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     guest.ok(unmapc(0));
     assert_eq!(guest.msi(1, 0), Injected::Unmapped);
@@ -115,18 +116,18 @@ fn t23_lpis_of_an_unmapped_collection() {
     assert_eq!([guest.take(0), guest.take(1)], [vec![], vec![8192]]);
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     assert_eq!(guest.take(1), [8192]);
-    // Not pending: nothing comes.
+    // The LPI is not pending: nothing comes back.
     guest.ok(unmapc(0));
     guest.ok(mapc(0, 0));
     assert_eq!(guest.take(0), []);
-    // Unmapped while its collection is.
+    // The LPI is unmapped while its collection is unmapped.
     assert_eq!(guest.msi(1, 0), Injected::Pending);
     guest.ok(unmapc(0));
     guest.ok(discard(1, 0));
     guest.ok(mapc(0, 0));
     assert_eq!(guest.take(0), []);
     assert_eq!(guest.lpis(), 0);
-    // Mapped while its collection is not.
+    // The LPI is mapped while its collection is unmapped.
     guest.ok(mapti(1, 3, 8195, 4));
     assert_eq!(guest.msi(1, 3), Injected::Unmapped);
     guest.ok(unmapd(1));
@@ -160,7 +161,7 @@ fn t27_bad_commands_among_good_ones() {
     guest.ok(movi(1, 1, 0));
     guest.ok(clear(1, 1));
     assert_eq!([guest.take(0), guest.take(1)], [vec![], vec![]]);
-    // Configuration bytes are really read: enable and priority.
+    // INVALL really reads the configuration bytes, both enable and priority.
     guest.property(8192, 0xf1);
     guest.property(8193, 0x11);
     guest.ok(invall(0));
@@ -208,10 +209,10 @@ fn t39_indirect_tables_that_change() {
     guest.ok(mapti(600, 0, 8192, 0));
     guest.its.save_tables().unwrap();
     assert_ne!(guest.entry(second + 8 * (600 - 512)), 0);
-    // Not valid, whatever else it says.
+    // The first-level entry is not valid; its other fields do not matter.
     guest.world.ram.write(level1, &second.to_le_bytes()).unwrap();
     guest.fails(mapd(601, 3), Fault::TableMemory);
-    // Into a hole.
+    // The first-level entry points into a hole.
     guest.world.ram.write(level1, &(VALID | 0xf_0000_0000_0000).to_le_bytes()).unwrap();
     guest.fails(mapd(601, 3), Fault::TableMemory);
     assert_eq!(guest.msi(600, 0), Injected::Pending, "what is mapped stays so");
@@ -220,7 +221,8 @@ fn t39_indirect_tables_that_change() {
     assert_eq!(guest.msi(600, 0), Injected::Unmapped);
 }
 
-/// What a pending table has made pending belongs to the ITS once that maps it, and ends with that mapping.
+/// An LPI that a pending table has made pending belongs to the ITS once the ITS maps it, and ends
+/// with that mapping.
 #[test]
 fn t05_lpis_of_a_pending_table_are_not_kept() {
     let mut guest = Guest::new(2);
@@ -244,7 +246,7 @@ fn t05_lpis_of_a_pending_table_are_not_kept() {
     assert_eq!(guest.take(0), [8192], "wherever it was before");
 }
 
-/// Memory of which parts come and go, as a host does that remaps it (T18).
+/// Memory of which parts come and go, as on a host that remaps it (T18).
 struct Flickering {
     ram: Arc<crate::world::Ram>,
     gone: AtomicBool,
@@ -252,7 +254,7 @@ struct Flickering {
 
 impl GuestMemory for Flickering {
     fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
-        // Every other access finds nothing.
+        // Every other access fails.
         if self.gone.fetch_xor(true, Ordering::Relaxed) {
             return Err(MemoryError { address });
         }
@@ -289,7 +291,7 @@ fn t18_memory_is_remapped_while_commands_run() {
     assert!(stats.faults_of(Fault::QueueMemory) >= 1000);
 }
 
-/// A guest that remaps while an LPI of the event is active keeps what it has.
+/// An MSI that arrives between the acknowledge and the end of its LPI is delivered after the end.
 #[test]
 fn t40_raised_between_acknowledge_and_exit() {
     use vgic_core::gic::SysReg;

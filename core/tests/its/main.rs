@@ -14,7 +14,7 @@ mod queue;
 mod save;
 mod setup;
 #[path = "../gicv3/world.rs"]
-#[allow(dead_code)] // what only the frames' own tests need
+#[allow(dead_code)] // used only by the frames' own tests
 mod world;
 
 pub(crate) type Engine = vgic_core::Vgic;

@@ -23,7 +23,7 @@ fn wraps_around() {
         guest.ok(mapti(1, n % 256, 8192 + n % 256, 0));
         guest.ok(discard(1, n % 256));
     }
-    // Many at once, across the end.
+    // Many commands at once, across the end of the queue.
     for n in 0..100 {
         guest.put(&mapti(1, n, 8192 + n, 0).encode());
     }
@@ -50,13 +50,14 @@ fn wrong_commands_change_nothing_and_stop_nothing() {
 fn the_queues_end_can_be_anywhere() {
     let mut guest = Guest::new(1);
     let at = guest.world.r64(CREADR);
-    // Beyond the end: nothing is done.
+    // With CWRITER beyond the end, the ITS does nothing.
     guest.world.w64(CWRITER, QUEUE_SIZE);
     assert_eq!(guest.world.r64(CREADR), at);
     guest.world.w64(CWRITER, u64::MAX);
     assert_eq!(guest.world.r64(CREADR), at);
     assert_eq!(guest.world.r64(CWRITER), 0xf_ffe0);
-    // Behind the present command: all the way round, through what was there before.
+    // With CWRITER one command behind CREADR, the ITS performs the whole queue, including the old
+    // commands in it.
     guest.world.w64(CWRITER, at - 32);
     assert_eq!(guest.world.r64(CREADR), at - 32);
     guest.end = at - 32;
@@ -72,7 +73,7 @@ fn t26_a_queue_that_is_not_there() {
     guest.world.w64(CWRITER, 0xf_ffe0);
     guest.poll(0xf_ffe0);
     assert_eq!(guest.its.stats().faults_of(Fault::QueueMemory), 0x7fff);
-    // One that ends in a hole.
+    // A queue that ends in a hole.
     guest.world.w32(CTLR, 0);
     guest.world.w64(CBASER, VALID | (RAM + 0x3f_0000) | 0x1f);
     guest.world.ram.write(RAM + 0x3f_0000, &[0; 0x1_0000]).unwrap();
@@ -94,7 +95,7 @@ fn stalled_until_it_is_retried() {
     assert_eq!(guest.world.r64(CREADR), at | 1, "stalled at the first one");
     guest.ring();
     assert_eq!(guest.world.r64(CREADR), at | 1);
-    // The guest mends it.
+    // The guest corrects the command.
     guest.world.ram.write(QUEUE + at, &mapd(1, 3).encode()).unwrap();
     let end = guest.end;
     guest.world.w64(CWRITER, end | 1);
@@ -121,7 +122,7 @@ fn not_enabled_commands_wait() {
 
 #[test]
 fn a_visit_is_bounded_and_reading_creadr_goes_on() {
-    // A MAPTI costs 14.
+    // A MAPTI costs 14 units.
     let config = ItsConfig { slice: 4 * 14, most: 10 * 14, ..ItsConfig::at(GITS) };
     let mut guest = Guest::with(1, config, Config::default());
     guest.ok(mapc(0, 0));
@@ -137,7 +138,7 @@ fn a_visit_is_bounded_and_reading_creadr_goes_on() {
     assert_eq!(guest.world.r64(CREADR), guest.end);
 }
 
-/// A host whose worker is at it before the vCPU has come back.
+/// A host with a worker that performs the commands before the vCPU has returned.
 struct Eager(std::sync::Mutex<Option<vgic_core::its::Its<Engine>>>);
 
 impl Kick for Eager {
@@ -161,11 +162,11 @@ fn a_host_that_is_quick_finds_the_turn_free() {
     }
     guest.ring();
     assert_eq!(guest.its.stats().commands_of(vgic_core::its::Kind::Mapd), 20);
-    // The host and the controller would keep each other.
+    // Breaks the cycle of references between the host and the controller.
     *host.0.lock().unwrap() = None;
 }
 
-/// A host that goes on with commands itself.
+/// A host that performs remaining commands itself.
 struct Worker(AtomicUsize);
 
 impl Kick for Worker {
@@ -178,7 +179,7 @@ impl Kick for Worker {
     }
 }
 
-/// A machine on a host, with its ITS enabled.
+/// A machine on a given host, with its ITS enabled.
 fn with_host(config: ItsConfig, host: Arc<dyn Kick>) -> Guest {
     let log = Arc::new(Log::default());
     let mut setup = setup(1, config, Config::default(), &log);
@@ -197,7 +198,7 @@ fn with_host(config: ItsConfig, host: Arc<dyn Kick>) -> Guest {
 #[test]
 fn the_host_may_go_on() {
     let host = Arc::new(Worker(AtomicUsize::new(0)));
-    // A MAPD costs 3.
+    // A MAPD costs 3 units.
     let config = ItsConfig { slice: 24, ..ItsConfig::at(GITS) };
     let mut guest = with_host(config, host.clone());
     for n in 0..20 {

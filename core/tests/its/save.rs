@@ -1,4 +1,4 @@
-//! Tables and pending state, written into the guest's memory in Linux's format.
+//! Tables and pending state, written to the guest's memory in Linux's format.
 
 use vgic_core::engine::{Config, Injected};
 use vgic_core::its::ItsConfig;
@@ -27,7 +27,7 @@ fn tables() {
     assert_eq!([collection(0), collection(1), collection(2)], [VALID, VALID | 1 << 16 | 1, 0]);
 }
 
-/// T15: what was unmapped is not to be restored.
+/// T15: an event or device that was unmapped must not be restored.
 #[test]
 fn what_is_unmapped_is_cleared() {
     let mut guest = Guest::new(2);
@@ -47,7 +47,7 @@ fn what_is_unmapped_is_cleared() {
     assert_eq!(guest.entry(COLLECTIONS + 8), 0);
 }
 
-/// T16: the guest has taken the place of some entries away.
+/// T16: the guest has removed the table pages of some entries.
 #[test]
 fn what_is_out_of_reach_is_left_out() {
     let mut guest = Guest::new(1);
@@ -61,7 +61,7 @@ fn what_is_out_of_reach_is_left_out() {
     assert_eq!(guest.entry(DEVICES + 40) >> 49 & 0x3fff, 0, "the last one that can be reached");
 }
 
-/// Linux wants a collection for each event, mapped or not.
+/// Linux requires a collection for each event, mapped or not.
 #[test]
 fn collections_that_are_not_mapped() {
     let mut guest = Guest::new(1);
@@ -72,7 +72,7 @@ fn collections_that_are_not_mapped() {
     assert_eq!(guest.entry(COLLECTIONS + 16), 0);
 }
 
-/// Each is at its number, where there was a place for it when it was mapped.
+/// Each collection is at its number, if the table had a place for it when it was mapped.
 #[test]
 fn an_indirect_collection_table() {
     let mut guest = Guest::with(1, ItsConfig::at(GITS), Config::default());
@@ -86,7 +86,7 @@ fn an_indirect_collection_table() {
     assert_eq!(guest.entry(second + 8), VALID | 1537);
 }
 
-/// A redistributor whose LPIs are not enabled has no table.
+/// A redistributor with LPIs disabled has no pending table.
 #[test]
 fn no_pending_table() {
     let mut guest = Guest::new(2);
@@ -123,7 +123,7 @@ fn pending_tables() {
         assert_eq!(guest.msi(1, n), Injected::Pending);
     }
     let table = |vcpu: u64| RAM + 0x1_0000 * (1 + vcpu);
-    // Stale bits go, whether their LPIs exist or not.
+    // Stale bits are cleared, whether or not their LPIs exist.
     guest.world.ram.write(table(0) + 1024, &[0xff; 9]).unwrap();
     for cpu in &mut guest.world.cpus {
         cpu.power_off();
@@ -134,7 +134,8 @@ fn pending_tables() {
     assert_eq!(guest.entry(table(0) + 1032) & 0xff, 0);
 }
 
-/// T16, collections: one that cannot be reached is left out, and the others are written.
+/// T16 for collections: a collection that cannot be reached is left out, and the others are
+/// written.
 #[test]
 fn collections_that_are_out_of_reach_are_left_out() {
     let mut guest = Guest::with(1, ItsConfig::at(GITS), Config::default());
@@ -155,7 +156,7 @@ fn collections_that_are_out_of_reach_are_left_out() {
     assert_eq!(saved, [VALID | 1, 0, VALID | 1537]);
 }
 
-/// Entries whose place is in no memory are an error, and no other entry leads to them.
+/// Saving returns an error for entries that lie outside memory, and no other entry links to them.
 #[test]
 fn the_chain_leaves_out_what_is_not_in_memory() {
     let mut guest = Guest::new(1);

@@ -1,4 +1,4 @@
-//! Machines with ITSs, and those that cannot be.
+//! Machines with ITSs, and invalid setups.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::Engine;
 use crate::guest::*;
 use crate::world::{GICD, RAM, World, no_kick, rd};
 
-/// Where a second ITS is.
+/// The address of a second ITS.
 const SECOND: u64 = 0x0900_0000;
 
 fn v3() -> Setup {
@@ -35,7 +35,7 @@ fn where_it_cannot_be() {
     assert_eq!(setup.add_its(ItsConfig::at(last)), Err(SetupError::OutOfRange(1 << 40)));
     let end = !0xffff;
     assert_eq!(setup.add_its(ItsConfig::at(end)), Err(SetupError::OutOfRange(end)));
-    // The second frame does not fit: the first one is not there either.
+    // The second frame does not fit, so the first one is not added either.
     setup.set_distributor(GICD).unwrap();
     let below = GICD - 0x1_0000;
     let error = SetupError::Overlap { base: GICD, other: GICD };
@@ -83,7 +83,7 @@ fn routes_that_cannot_be() {
     assert_eq!(route(15, 8), Err(Error::EventRange(EventId(8))));
 }
 
-/// Two ITSs with their own DeviceIDs, doorbells and collections, and LPIs of the whole machine.
+/// Two ITSs share the LPIs of the machine. Each has its own DeviceIDs, doorbell and collections.
 #[test]
 fn several() {
     let log = Arc::new(Log::default());
@@ -108,7 +108,7 @@ fn several() {
         world.w64(rd(n) + 0x78, (RAM + 0x1_0000) | 1 << 62);
         world.w32(rd(n), 1);
     }
-    // The same device, event and collection: one LPI at vCPU 0, the other at vCPU 1.
+    // Both ITSs map the same device, event and collection: one LPI at vCPU 0, the other at vCPU 1.
     for n in 0..2u32 {
         let queue = QUEUE + 0x2_0000 * u64::from(n);
         let commands = [mapc(0, n.into()), mapd(1, 3), mapti(1, 0, 8192 + n, 0)];
@@ -123,7 +123,7 @@ fn several() {
     assert_eq!([world.take(0), world.take(1)], [vec![8192], vec![]]);
     gic.send_msi(&injector, device, SECOND + 0x1_0040, 0).unwrap();
     assert_eq!([world.take(0), world.take(1)], [vec![], vec![8193]]);
-    // One of them disabled, the other goes on.
+    // When one ITS is disabled, the other one continues to work.
     world.w32(GITS, 0);
     assert_eq!(guests[0].port().inject(&injector, device, event), Injected::Unmapped);
     assert_eq!(guests[1].port().inject(&injector, device, event), Injected::Pending);

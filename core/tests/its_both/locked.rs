@@ -1,5 +1,5 @@
 #[path = "../its/guest.rs"]
-#[allow(dead_code)] // what only the ITS's own tests need
+#[allow(dead_code)] // used only by the ITS's own tests
 pub(crate) mod guest;
 #[path = "../gicv3/world.rs"]
 #[allow(dead_code)] // as above

@@ -1,4 +1,5 @@
-//! Both engines behind the same ITS, given the same commands: whatever a guest does, it gets the same LPIs.
+//! Both engines behind the same ITS, with the same operations: a guest gets the same LPIs from
+//! both, for any operations.
 #![cfg(feature = "locked")]
 #![allow(clippy::duplicate_mod)] // one machine for each engine
 
@@ -16,9 +17,9 @@ const VCPUS: u32 = 3;
 enum Op {
     Command(Command),
     Msi(u32, u32),
-    /// A vCPU takes everything.
+    /// Takes all interrupts of a vCPU.
     Take(usize),
-    /// An LPI's configuration byte.
+    /// Writes an LPI's configuration byte.
     Property(u32, u8),
     EnableLpis(usize, bool),
     EnableIts(bool),
@@ -63,14 +64,15 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What a guest sees of an operation.
+/// The result of an operation that the guest sees.
 #[derive(PartialEq, Debug)]
 enum Seen {
     Nothing,
-    /// The queue's position, and what the engine says of the command.
+    /// The position of the queue, and the engine's result of the command.
     Command(u64, String),
     Unmapped(bool),
-    /// LPIs in the order of their INTIDs: those of one priority come in the order in which the engine sees them.
+    /// LPIs in the order of their INTIDs: LPIs of one priority come in the order in which the
+    /// engine sees them.
     Taken(Vec<u64>),
     Enabled(u32),
 }

@@ -1,4 +1,5 @@
-//! LPIs that are moved, disabled and withdrawn while they are injected and taken: none is lost, none is taken twice.
+//! LPIs are moved, disabled and withdrawn while they are injected and taken: none is lost, and none
+//! is taken twice.
 
 use vgic_core::engine::*;
 use vgic_core::ids::*;
@@ -9,7 +10,8 @@ fn storm_work<E: Engine>(storm: &mut Storm<E>, lpis: u32, times: u32) -> Work<'_
     Box::new(move |_| storm.run(lpis, times))
 }
 
-/// Moves the LPIs that have these `targets` at random: one, one several times, or all of a vCPU.
+/// Moves the LPIs that have these `targets` at random: one LPI, one several times, or all of a
+/// vCPU.
 fn moves<'a, E: Engine>(
     msi: &'a mut E::Msi,
     vcpus: u32,
@@ -37,7 +39,8 @@ fn moves<'a, E: Engine>(
     })
 }
 
-/// With nothing going on: each LPI is delivered once, and where it was moved to.
+/// Checks that each LPI is delivered once, at the vCPU to which it was moved. No other thread may
+/// run.
 fn probe_targets<E: Build>(world: &mut World<E>, storm: &mut Storm<E>, targets: &[u32]) {
     world.probe(storm, targets.len() as u32);
     for (n, &target) in targets.iter().enumerate() {
@@ -77,7 +80,7 @@ on_every_engine! {
             let World { guests, msi, host, .. } = &mut world;
             let mut work = vec![moves::<E>(msi, 2, &mut targets, episode)];
             work.extend(storms.iter_mut().zip(0..).map(|(storm, me)| -> Work<'_> {
-                // Each has half of them.
+                // Each injector has half of the LPIs.
                 Box::new(move |_| {
                     for _ in 0..150 {
                         let n = storm.rng.below(LPIS / 2) * 2 + me;
@@ -146,7 +149,7 @@ on_every_engine! {
                 moves::<E>(msi, 3, &mut targets, episode),
             ];
             together_with(guests, work, |guest| {
-                // With its mail unread, now and then.
+                // Now and then, the vCPU is powered off with its mail unread.
                 if !guest.rng.one_in(4) {
                     guest.turn();
                 } else if guest.close() {
@@ -165,7 +168,7 @@ on_every_engine! {
     fn t21_clear_stress<E>() {
         const LPIS: u32 = 16;
         const LRS: usize = 4;
-        // Pending from before, and injected meanwhile.
+        // `is_old` LPIs are pending before the episode, `is_new` LPIs are injected during it.
         let is_old = |n: u32| n % 4 >= 2;
         let is_new = |n: u32| n % 4 != 3;
         let mut world = World::<E>::with_lpis(1, LRS, LPIS);
@@ -175,7 +178,7 @@ on_every_engine! {
             for n in old() {
                 assert_eq!(storm.inject(n), Injected::Pending);
             }
-            // The first of them are in list registers, but the guest has not taken them.
+            // The first LPIs are in list registers, but the guest has not taken them.
             let guest = &mut world.guests[0];
             guest.vcpu.flush(&mut guest.cpu);
             guest.vcpu.fold(&mut guest.cpu);
@@ -193,10 +196,11 @@ on_every_engine! {
             if episode % 2 == 1 {
                 together(guests, vec![inject, clear]);
             } else {
-                // Nobody takes anything meanwhile, so only the order of the two counts.
+                // No guest takes anything at the same time, so only the order of injection and
+                // CLEAR counts.
                 together::<E>(&mut [], vec![inject, clear]);
                 if episode % 4 == 0 && guests[0].close() {
-                    // What was in list registers goes back, if it is still pending.
+                    // The power-off gives back LPIs in list registers that are still pending.
                     guests[0].vcpu.open();
                 }
                 settle(guests);
@@ -206,7 +210,8 @@ on_every_engine! {
                 for (n, result) in results {
                     let taken = host.book(lpi(n)).taken();
                     match result {
-                        // The one that it was merged with has been withdrawn with it.
+                        // CLEAR has withdrawn the LPI together with the earlier injection that this
+                        // one was merged with.
                         Injected::Coalesced => assert_eq!(taken, 0, "LPI {n}: injection, CLEAR"),
                         Injected::Pending if is_old(n) && !in_lr.contains(&n) => {
                             assert_eq!(taken, 1, "LPI {n}: CLEAR, injection");

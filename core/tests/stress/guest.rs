@@ -1,4 +1,4 @@
-//! A vCPU: what its thread does, as a host's would, and what its guest does.
+//! A vCPU: the loop of its thread, as on a host, and the behavior of its guest.
 
 use std::mem;
 use std::sync::Arc;
@@ -9,18 +9,20 @@ use vgic_core::ids::*;
 
 use crate::host::{Host, Rng};
 
-/// One vCPU: its thread's loop, and its guest.
+/// One vCPU: the loop of its thread, and its guest.
 pub(crate) struct Guest<E: Engine> {
     pub(crate) vcpu: E::Vcpu,
     pub(crate) cpu: CpuInterface,
     id: usize,
     host: Arc<Host>,
     pub(crate) rng: Rng,
-    /// Taken, but not ended before the last exit.
+    /// An interrupt that the guest has taken, but not ended before the last exit.
     held: Option<Intid>,
-    /// It does not wait for a kick: something is pending, or the guest has just done something.
+    /// The vCPU does not wait for a kick: something is pending, or the guest has just done
+    /// something.
     busy: bool,
-    /// The guest never leaves before it has taken and ended everything, and writes it down.
+    /// The guest leaves only when it has taken and ended everything, and logs the interrupts that
+    /// it takes.
     pub(crate) diligent: bool,
     pub(crate) log: Vec<Intid>,
 }
@@ -31,7 +33,7 @@ impl<E: Engine> Guest<E> {
         Self { vcpu, cpu, id, host, rng, held: None, busy: false, diligent: false, log: Vec::new() }
     }
 
-    /// Enters the guest if there is a reason to; returns whether there was.
+    /// Enters the guest if there is a reason to. Returns whether there was one.
     pub(crate) fn turn(&mut self) -> bool {
         let go = self.host.take_kick(self.id) || self.busy;
         if go {
@@ -40,7 +42,7 @@ impl<E: Engine> Guest<E> {
         go
     }
 
-    /// One entry and exit.
+    /// Does one entry and exit.
     pub(crate) fn enter(&mut self) {
         let flushed = self.vcpu.flush(&mut self.cpu);
         let acted = self.run_guest();
@@ -49,19 +51,20 @@ impl<E: Engine> Guest<E> {
         self.host.has_exited(self.id);
     }
 
-    /// Powers the vCPU off, if its guest has nothing active. True if it did.
+    /// Powers the vCPU off, if its guest has nothing active. Returns whether it did.
     pub(crate) fn close(&mut self) -> bool {
         if self.held.is_some() {
             return false;
         }
         self.vcpu.close(&mut self.cpu);
-        // When it is powered on again, it is kicked if there is something for it. What it has mail for while it is
-        // off is left from before.
+        // A vCPU that is powered on again is kicked if there is something for it. Mail that it has
+        // while it is off was there before.
         self.busy = self.vcpu.has_mail();
         true
     }
 
-    /// Runs the guest until there is nothing to do, and returns what it took, in that order.
+    /// Runs the guest until there is nothing to do. Returns the interrupts that it took, in that
+    /// order.
     pub(crate) fn serve(&mut self) -> Vec<Intid> {
         let diligent = mem::replace(&mut self.diligent, true);
         while self.turn() {}
@@ -69,7 +72,7 @@ impl<E: Engine> Guest<E> {
         mem::take(&mut self.log)
     }
 
-    /// What the guest does between an entry and an exit; returns whether it did anything.
+    /// Runs the guest between an entry and an exit. Returns whether it did anything.
     fn run_guest(&mut self) -> bool {
         let mut acted = false;
         if let Some(intid) = self.held.take() {
@@ -117,9 +120,9 @@ impl<E: Engine> Guest<E> {
     }
 }
 
-/// Lets each vCPU go on for as long as it was kicked or has something to do.
+/// Runs each vCPU for as long as it was kicked or has something to do.
 pub(crate) fn settle<E: Engine>(guests: &mut [Guest<E>]) {
-    // Each takes its turn, so nothing short-circuits.
+    // `count` does not short-circuit: every vCPU takes its turn.
     while guests.iter_mut().map(Guest::turn).filter(|&went| went).count() > 0 {}
     for guest in guests {
         assert!(!guest.vcpu.has_mail(), "vCPU {} was not kicked for its mail", guest.id);

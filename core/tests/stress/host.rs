@@ -1,4 +1,4 @@
-//! The host, and its books of what was sent and what came.
+//! The host, and its records of the interrupts that were sent and that arrived.
 
 use std::cell::{Cell, UnsafeCell};
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use vgic_core::ids::*;
 
 use crate::threads::Stage;
 
-/// `n`, scaled by `VGIC_STRESS_SCALE` percent, and at least 1.
+/// Returns `n`, scaled by `VGIC_STRESS_SCALE` percent, and at least 1.
 pub(crate) fn scaled(n: u32) -> u32 {
-    // Without optimisation everything takes several times as long.
+    // Builds without optimization take several times as long.
     let default = if cfg!(debug_assertions) { 20 } else { 100 };
     let percent = match env::var("VGIC_STRESS_SCALE") {
         Ok(percent) => percent.parse().expect("VGIC_STRESS_SCALE is a number of percent"),
@@ -21,7 +21,7 @@ pub(crate) fn scaled(n: u32) -> u32 {
     (u64::from(n) * percent / 100).max(1) as u32
 }
 
-/// Numbers that look random (xorshift).
+/// A generator of pseudo-random numbers (xorshift).
 pub(crate) struct Rng(u64);
 
 impl Rng {
@@ -36,7 +36,7 @@ impl Rng {
         self.0
     }
 
-    /// Below `n`.
+    /// Returns a number below `n`.
     pub(crate) fn below(&mut self, n: u32) -> u32 {
         (((self.next() >> 32) * u64::from(n)) >> 32) as u32
     }
@@ -45,7 +45,7 @@ impl Rng {
         self.below(n) == 0
     }
 
-    /// Lets others go first, now and then.
+    /// Lets other threads go first, now and then.
     pub(crate) fn dawdle(&mut self) {
         match self.below(32) {
             0 => thread::yield_now(),
@@ -55,29 +55,30 @@ impl Rng {
     }
 }
 
-/// What was sent and what came, for one interrupt.
+/// The record of one interrupt.
 #[derive(Default)]
 pub(crate) struct Book {
-    /// Injections begun. The number of an injection stands for the data that it announces.
+    /// The number of injections begun. The number of an injection stands for the data that it
+    /// announces.
     sent: AtomicU64,
-    /// Injections that were answered with `Pending`.
+    /// The number of injections that returned `Pending`.
     pending: AtomicU64,
-    /// How often the guest took it.
+    /// The number of times that the guest took the interrupt.
     taken: AtomicU64,
-    /// What the guest found in `sent` when it took it last.
+    /// The value of `sent` that the guest found when it last took the interrupt.
     seen: AtomicU64,
-    /// The vCPU that took it last.
+    /// The vCPU that last took the interrupt.
     taken_by: AtomicU32,
-    /// A guest has taken it, and not ended it yet.
+    /// Set while a guest has taken the interrupt and not ended it yet.
     in_service: AtomicBool,
-    /// Data in memory, of which only the interrupt says that it is there.
+    /// Data in memory that only the interrupt announces.
     letter: UnsafeCell<u64>,
     /// The last letter that was read.
     answered: AtomicU64,
 }
 
-// SAFETY: `letter` belongs to the one injector that writes letters while `answered` equals `sent`, and otherwise to the
-// guest that takes the interrupt.
+// SAFETY: while `answered` equals `sent`, `letter` belongs to the one injector that writes letters,
+// and otherwise to the guest that takes the interrupt.
 #[allow(unsafe_code)]
 unsafe impl Sync for Book {}
 
@@ -99,21 +100,22 @@ impl Book {
         self.taken_by.load(Ordering::Relaxed)
     }
 
-    /// Begins a new page; returns sent, seen, pending, taken, answered.
+    /// Begins a new page. Returns sent, seen, pending, taken, answered.
     pub(crate) fn turn_page(&self) -> [u64; 5] {
         [&self.sent, &self.seen, &self.pending, &self.taken, &self.answered]
             .map(|n| n.swap(0, Ordering::Relaxed))
     }
 
-    /// Writes the next letter, unless the last one has not been read yet. Returns whether it did; then the caller,
-    /// who is the only one to write here, injects.
+    /// Writes the next letter, unless the last one has not been read yet. Returns whether it did.
+    /// The caller, which is the only writer here, injects in that case.
     #[allow(unsafe_code)]
     pub(crate) fn write(&self) -> bool {
         let sent = self.sent.load(Ordering::Relaxed);
         // Acquire: pairs with the Release of `Host::has_taken`.
         let free = self.answered.load(Ordering::Acquire) == sent;
         if free {
-            // SAFETY: see the Sync above. Nothing but the engine orders this before the guest's reading.
+            // SAFETY: see the Sync above. Nothing but the engine orders this before the guest's
+            // reading.
             unsafe { *self.letter.get() = sent + 1 };
         }
         free
@@ -126,7 +128,7 @@ impl Book {
     }
 }
 
-/// What the host knows of a vCPU.
+/// The host's data about a vCPU.
 #[derive(Default)]
 struct HostVcpu {
     kicked: AtomicBool,
@@ -134,7 +136,7 @@ struct HostVcpu {
     lpis_taken: AtomicU64,
 }
 
-/// SPIs that have a book, and all private interrupts.
+/// The number of wired INTIDs with a book: all private interrupts, and SPIs below 64.
 const WIRED: u32 = 64;
 
 /// The host of one VM.
@@ -144,25 +146,26 @@ pub(crate) struct Host {
     rules: Rules,
 }
 
-/// What is checked when an interrupt is taken.
+/// The checks that are made when an interrupt is taken.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Rules {
-    /// No SPI may be taken by two vCPUs at once. (LPIs have no active state: one that is moved may be.)
+    /// No SPI may be taken by two vCPUs at once. (LPIs have no active state: an LPI that is moved
+    /// may be.)
     pub(crate) exclusive: bool,
-    /// Each announces a letter (see [`Book::write`]).
+    /// Each injection announces a letter (see [`Book::write`]).
     pub(crate) letters: bool,
 }
 
 impl Kick for Host {
     fn kick(&self, vcpu: VcpuId) {
-        // Release: pairs with the Acquire of `take_kick`, as the contract of a kick wants it.
+        // Release: pairs with the Acquire of `take_kick`, as the contract of a kick requires.
         self.vcpus[vcpu.index()].kicked.swap(true, Ordering::AcqRel);
-        // A real one is a system call.
+        // A real kick is a system call.
         dawdle();
     }
 }
 
-/// Lets others go first, now and then, on whichever thread.
+/// Lets other threads go first, now and then. Any thread may call it.
 pub(crate) fn dawdle() {
     static THREADS: AtomicU64 = AtomicU64::new(0);
     thread_local! {
@@ -183,7 +186,7 @@ impl Host {
         })
     }
 
-    /// The book of an interrupt. If there are more LPIs than books, they share them.
+    /// Returns the book of an interrupt. If there are more LPIs than books, they share them.
     pub(crate) fn book(&self, intid: Intid) -> &Book {
         let lpis = self.books.len() - WIRED as usize;
         match intid.0.checked_sub(LPI_BASE) {
@@ -192,18 +195,18 @@ impl Host {
         }
     }
 
-    /// Takes a vCPU's kick, if there is one.
+    /// Takes a vCPU's kick. Returns whether there was one.
     pub(crate) fn take_kick(&self, vcpu: usize) -> bool {
         self.vcpus[vcpu].kicked.swap(false, Ordering::AcqRel)
     }
 
-    /// A vCPU has completed an entry and exit.
+    /// Records that a vCPU has completed an entry and exit.
     pub(crate) fn has_exited(&self, vcpu: usize) {
         // Release: pairs with the Acquire of `entries`.
         self.vcpus[vcpu].entries.fetch_add(1, Ordering::Release);
     }
 
-    /// The guest has acknowledged an interrupt.
+    /// Records that the guest has acknowledged an interrupt.
     pub(crate) fn has_taken(&self, vcpu: usize, intid: Intid) {
         let book = self.book(intid);
         if self.rules.exclusive && intid.is_spi() {
@@ -224,7 +227,7 @@ impl Host {
         }
     }
 
-    /// The guest is about to end an interrupt.
+    /// Records that the guest is about to end an interrupt.
     pub(crate) fn is_ended(&self, vcpu: usize, intid: Intid) {
         if self.rules.exclusive && intid.is_spi() {
             let served = self.book(intid).in_service.swap(false, Ordering::Relaxed);
@@ -237,14 +240,15 @@ impl Host {
         self.vcpus[vcpu].entries.load(Ordering::Acquire)
     }
 
-    /// LPIs that the guest has taken on one vCPU.
+    /// Returns the number of LPIs that the guest has taken on one vCPU.
     pub(crate) fn lpis_taken(&self, vcpu: usize) -> u64 {
         self.vcpus[vcpu].lpis_taken.load(Ordering::Relaxed)
     }
 
-    /// Makes a vCPU go through an entry and an exit that begin after now. False if the stage ends first.
+    /// Makes a vCPU go through an entry and an exit that begin after now. Returns false if the
+    /// stage ends first.
     pub(crate) fn pass_through(&self, stage: &Stage, vcpu: usize) -> bool {
-        // The first may have begun already.
+        // The first entry may have begun already.
         let until = self.entries(vcpu) + 2;
         stage.until(|| {
             self.kick(VcpuId(vcpu as u16));
@@ -252,12 +256,13 @@ impl Host {
         })
     }
 
-    /// With nothing going on: every injection was followed by a delivery, and none was delivered twice.
+    /// Checks that every injection was followed by a delivery, and that none was delivered twice.
+    /// No other thread may run.
     pub(crate) fn balance(&self) {
         self.close_books(true);
     }
 
-    /// The same, where what is pending may be withdrawn.
+    /// Checks that no injection was delivered twice. Pending interrupts may have been withdrawn.
     pub(crate) fn balance_without_losses(&self) {
         self.close_books(false);
     }

@@ -7,15 +7,15 @@ use vgic_core::ids::*;
 
 use crate::world::*;
 
-/// A device without routes: it goes away with its last event.
+/// A device without routes, which goes away with its last event.
 const OTHER: DeviceId = DeviceId(0x1234);
 const OTHERS: u32 = 2;
 
-/// One mapping, or those of [`OTHER`], which come and go together.
+/// The state of one mapping, or of those of [`OTHER`], which come and go together.
 struct Mapping {
-    /// Odd: `unmap` has returned, and `map` has not been called.
+    /// Odd while `unmap` has returned and `map` has not been called.
     generation: AtomicU64,
-    /// Injections that took place while it was odd.
+    /// The number of injections that took place while `generation` was odd.
     refused: AtomicU64,
 }
 
@@ -103,7 +103,7 @@ on_every_engine! {
         let mut storms = [0, 1].map(|seed| world.storm(LPIS, seed));
         for episode in 0..scaled(600) {
             (0..LPIS).for_each(|n| map::<E>(&mut world.msi, n, 0, 0xa0));
-            // Closed, it leaves everything to those who inject.
+            // A closed vCPU leaves everything to the injectors.
             let closed = episode % 4 == 0 && world.guests[0].close();
             let World { guests, msi, .. } = &mut world;
             let unmap: Work = Box::new(|_| {
@@ -197,7 +197,7 @@ on_every_engine! {
                     priorities[n as usize] = priority;
                     rng.dawdle();
                 }
-                // A known end.
+                // Ends with a known configuration.
                 for n in 0..LPIS {
                     priorities[n as usize] = (rng.below(4) * 0x30) as u8;
                     msi.set_config(lpi(n), LpiConfig::enabled(priorities[n as usize])).unwrap();
@@ -205,7 +205,7 @@ on_every_engine! {
             });
             together(guests, vec![inject, withdraw]);
             host.balance_without_losses();
-            // What the engine has been through does not disturb the order.
+            // The history of the engine does not disturb the order.
             for n in 0..LPIS {
                 assert_eq!(storm.inject(n), Injected::Pending);
             }

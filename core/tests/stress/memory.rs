@@ -1,4 +1,4 @@
-//! What mappings cost while they come and go, and what is left of a VM.
+//! The memory that mappings need while they come and go, and the memory that is left of a VM.
 
 #![allow(unsafe_code)] // an allocator that counts
 
@@ -15,7 +15,7 @@ use vgic_core::ids::*;
 
 use crate::world::*;
 
-/// Heap bytes that counting threads have allocated, less what they have freed.
+/// Heap bytes that counting threads have allocated, minus those that they have freed.
 static LIVE: AtomicI64 = AtomicI64::new(0);
 
 thread_local! {
@@ -32,7 +32,7 @@ impl Counting {
     }
 }
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: every call is forwarded to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::count(layout.size() as i64);
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Runs `f` with this thread's allocations counted, or not.
+/// Runs `f` with the counting of this thread's allocations on or off.
 fn counting<T>(counts: bool, f: impl FnOnce() -> T) -> T {
     let before = COUNTS.replace(counts);
     let result = f();
@@ -57,7 +57,7 @@ fn counting<T>(counts: bool, f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Most LPIs, devices and events.
+/// The largest number of LPIs, of devices and of events.
 const MAX: u32 = 256;
 
 /// Trees of three to four levels, so that mappings far apart share few nodes.
@@ -74,12 +74,13 @@ fn sparse() -> Config {
     }
 }
 
-/// Checks what there was against what [`sparse`] allows.
+/// Checks the peak usage against the bounds that follow from [`sparse`].
 ///
-/// A mapping has an LPI, a block of pending bits and a device. It has nodes of its own in the trees of LPIs (3), of
-/// blocks (2), of devices (3) and of the device's events (2). What waits for a grace period counts as existing, but
-/// for nodes and blocks, which become garbage when their LPI is buried or freed: they can wait while as many new LPIs
-/// come and go, and the blocks' nodes once more.
+/// A mapping has an LPI, a block of pending bits and a device. It has nodes of its own in the trees
+/// of LPIs (3), of blocks (2), of devices (3) and of the device's events (2). Objects that wait for
+/// a grace period count as existing, except for nodes and blocks. These become garbage when their
+/// LPI is retired or freed: they can wait while as many new LPIs come and go, and the blocks' nodes
+/// can wait for that once more.
 fn check(most: Usage) {
     const NODE: usize = 640;
     const OBJECTS: usize = 1 + 1 + 1 + 3 + 2 + 3 + 2;
@@ -90,20 +91,21 @@ fn check(most: Usage) {
     assert!(most.garbage <= objects && most.bytes <= bytes, "{most:?}");
 }
 
-/// A mapping far away from others: device, event, INTID.
+/// Returns a mapping far away from others: device, event, INTID.
 fn far(rng: &mut Rng) -> (DeviceId, EventId, Intid) {
     let (device, event, intid) = (rng.below(200), rng.below(60), rng.below(800));
     (DeviceId(device * 5000), EventId(event * 4099), lpi(intid * 5000))
 }
 
-/// The most of each that there was.
+/// Records the maximum of each value.
 fn record(most: &mut Usage, now: Usage) {
     most.lpis = most.lpis.max(now.lpis);
     most.garbage = most.garbage.max(now.garbage);
     most.bytes = most.bytes.max(now.bytes);
 }
 
-/// Maps what `next` says, and unmaps the oldest of those that are mapped, `times` times. Returns the most of everything.
+/// `times` times, makes the mapping that `next` returns and unmaps the oldest one. Returns the peak
+/// usage.
 fn churn<E: Engine>(
     vgic: &E,
     msi: &mut E::Msi,
@@ -117,7 +119,7 @@ fn churn<E: Engine>(
         let mut result = map();
         record(&mut most, vgic.usage());
         if let Err(Error::TooManyLpis | Error::TooManyDevices | Error::TooMuchGarbage) = result {
-            // The bounds hold. What is dead goes as soon as nobody looks at it.
+            // The bounds hold. Retired objects are freed as soon as no thread can reach them.
             thread::yield_now();
             result = map();
         }
@@ -144,7 +146,7 @@ fn churn<E: Engine>(
     most
 }
 
-/// A host whose kick can take its time, as a thread can that is preempted while it injects.
+/// A host with a kick that can stall, like a thread that is preempted while it injects.
 struct Stalling {
     stall: AtomicBool,
     stalled: AtomicBool,
@@ -161,7 +163,7 @@ impl Kick for Stalling {
     }
 }
 
-/// What [`churn`] comes to while an injector, which has LPI 3 in its hands, does not get on.
+/// Returns the peak usage of [`churn`] while an injector that holds LPI 3 is stalled.
 fn churn_while_pinned<E: Build>(
     times: u32,
     mut next: impl FnMut() -> (DeviceId, EventId, Intid),
@@ -186,7 +188,7 @@ fn churn_while_pinned<E: Build>(
     most
 }
 
-/// A VM that ends with LPIs pending, queued and active, while someone still injects.
+/// A VM that ends with LPIs pending, queued and active, while a thread still injects.
 fn short_life<E: Build>(rng: &mut Rng) {
     const LPIS: u32 = 24;
     let host = Host::new(2, LPIS, Rules::default());
@@ -197,7 +199,7 @@ fn short_life<E: Build>(rng: &mut Rng) {
     let (injector, domain) = (vgic.injector().unwrap(), msi.domain());
     let route = msi.route(DEV, EventId(5)).unwrap();
     let shots = rng.below(100);
-    // A thread belongs to std, with everything that is needed to start it.
+    // Does not count the thread itself, which std allocates.
     let injections = counting(false, || {
         thread::spawn(move || {
             let work = move || {
@@ -242,7 +244,7 @@ on_every_engine! {
     fn t05_t14_stress_churn_is_bounded<E>() {
         let host = Host::new(1, 64, Rules::default());
         let mut world = World::<E>::new(&sparse(), 4, &host);
-        // Two that map the same INTIDs.
+        // Both handles map the same INTIDs.
         let mut msis = [0, 1].map(|_| world.vgic.msi().unwrap());
         let mut storms = [0, 1].map(|seed| {
             let mut storm = world.storm(0, seed);

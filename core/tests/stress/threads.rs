@@ -18,7 +18,7 @@ pub(crate) fn alone(test: impl FnOnce()) {
     test();
 }
 
-/// Whether an episode goes on.
+/// The state of an episode, which is either running or over.
 #[derive(Default)]
 pub(crate) struct Stage {
     over: AtomicBool,
@@ -30,7 +30,7 @@ impl Stage {
         !self.over.load(Ordering::Relaxed)
     }
 
-    /// Waits for something; returns false if the episode ends first.
+    /// Waits until `done` returns true. Returns false if the episode ends first.
     pub(crate) fn until(&self, mut done: impl FnMut() -> bool) -> bool {
         loop {
             if done() {
@@ -57,7 +57,8 @@ impl Stage {
     }
 }
 
-/// Ends the episode: when it has come to its end, or when a thread panics, so that the others do not wait for it.
+/// Ends the episode at its end, or when a thread panics, so that the other threads do not wait for
+/// it.
 struct End<'a>(&'a Stage);
 
 impl Drop for End<'_> {
@@ -70,11 +71,12 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|what| panic::resume_unwind(what))
 }
 
-/// What one thread does in an episode.
+/// The work of one thread in an episode.
 pub(crate) type Work<'a> = Box<dyn FnOnce(&Stage) + Send + 'a>;
 
-/// Starts `work` at once, each piece on its own thread, and `run_vcpu` on one for each guest. The episode is over when all
-/// work is done; then the guests go on until nothing is left to do.
+/// Starts `work` at once, each piece on its own thread, and `run_vcpu` on one thread for each
+/// guest. The episode is over when all work is done; then the guests run until nothing is left to
+/// do.
 pub(crate) fn together_with<E: Engine>(
     guests: &mut [Guest<E>],
     work: Vec<Work<'_>>,
@@ -96,7 +98,7 @@ pub(crate) fn together_with<E: Engine>(
         let vcpus: Vec<_> = guests.iter_mut().map(|guest| scope.spawn(start(guest))).collect();
         let work = work.into_iter().map(|work| {
             scope.spawn(move || {
-                // Not for a thread that has done its work.
+                // For a panic only: a thread that has done its work forgets it.
                 let end = End(stage);
                 stage.meet(n);
                 work(stage);
@@ -111,7 +113,7 @@ pub(crate) fn together_with<E: Engine>(
     settle(guests);
 }
 
-/// The same, with vCPUs that do nothing but run.
+/// Runs an episode with [`together_with`], in which the vCPUs do nothing but run.
 pub(crate) fn together<E: Engine>(guests: &mut [Guest<E>], work: Vec<Work<'_>>) {
     together_with(guests, work, |guest| {
         if !guest.turn() {

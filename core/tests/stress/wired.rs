@@ -9,19 +9,20 @@ const fn spi(n: u32) -> Wired {
     Wired::Spi(Intid(n))
 }
 
-/// Pulsed.
+/// These SPIs are pulsed.
 const PULSED: [u32; 3] = [40, 41, 42];
-/// Edge-triggered, by its line.
+/// This SPI is edge-triggered, and raised by its line.
 const RISING: u32 = 43;
-/// Level-sensitive.
+/// These SPIs are level-sensitive.
 const LEVEL: [u32; 2] = [44, 45];
-/// Level-sensitive; nobody else changes its configuration, and nothing is more urgent.
+/// This SPI is level-sensitive. No other thread changes its configuration, and nothing is more
+/// urgent.
 const URGENT: u32 = 46;
-/// Sometimes edge-triggered, sometimes level-sensitive.
+/// This SPI is sometimes edge-triggered, sometimes level-sensitive.
 const EITHER: u32 = 47;
-/// Pulsed and withdrawn.
+/// This SPI is pulsed and withdrawn.
 const WITHDRAWN: u32 = 48;
-/// Lines that go up and down, and are low at the end.
+/// These lines go up and down, and are low at the end.
 const LINES: [Wired; 4] = [spi(LEVEL[0]), spi(LEVEL[1]), spi(EITHER), PPI];
 const SGI: Wired = Wired::Private(VcpuId(1), Intid(3));
 const PPI: Wired = Wired::Private(VcpuId(0), Intid(27));
@@ -32,7 +33,7 @@ fn number(wired: Wired) -> u32 {
     }
 }
 
-/// How it is at the beginning and at the end of an episode.
+/// Returns the configuration at the beginning and at the end of an episode.
 fn final_config(wired: Wired) -> WiredConfig {
     let n = number(wired);
     let target = match wired {
@@ -72,7 +73,8 @@ on_every_engine! {
                         }
                         1 if rng.one_in(8) => {
                             injector.set_level(spi(URGENT), true).unwrap();
-                            // It comes again after it has been taken and ended, whatever the others are doing.
+                            // The SPI comes again after it has been taken and ended, independent of
+                            // the other threads.
                             let vcpu = final_config(spi(URGENT)).target;
                             let taken = book(URGENT).taken() + 2;
                             let last = host.entries(vcpu.index()) + 500;
@@ -129,7 +131,7 @@ on_every_engine! {
                     injector.configure(wired, config).unwrap();
                     rng.dawdle();
                 }
-                // A known end.
+                // Ends with a known configuration.
                 all().for_each(|wired| injector.configure(wired, final_config(wired)).unwrap());
             });
             together(&mut world.guests, vec![toggle, pulse, configure]);
@@ -161,7 +163,8 @@ on_every_engine! {
                 lines.injector.set_level(line, false).unwrap();
                 settle(&mut world.guests);
                 assert_eq!(book(number(line)).turn_page()[3], 4, "{line:?}: the line is low");
-                // One that falls before it is taken is withdrawn, out of its list register, too.
+                // An interrupt is withdrawn, even from its list register, if its line falls before
+                // it is taken.
                 lines.injector.set_level(line, true).unwrap();
                 let guest = &mut world.guests[final_config(line).target.index()];
                 guest.vcpu.flush(&mut guest.cpu);

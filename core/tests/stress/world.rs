@@ -1,4 +1,4 @@
-//! One VM, and what the tests do with it.
+//! One VM, and operations on it that the tests share.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub(crate) use crate::guest::{Guest, settle};
 pub(crate) use crate::host::{Host, Rng, Rules, scaled};
 pub(crate) use crate::threads::{Work, together, together_with};
 
-/// An engine that dawdles in its critical moments, if it has been built to be watched.
+/// An engine that dawdles at its critical points, if it was built with tracing.
 pub(crate) trait Build: Engine {
     fn build(config: &Config, kick: Arc<dyn Kick>) -> Self {
         Self::new(config, kick).expect("a good configuration")
@@ -29,7 +29,8 @@ impl<R: Reclaim> Build for Vgic<R> {}
 impl<R: Reclaim> Build for Vgic<R> {
     fn build(config: &Config, kick: Arc<dyn Kick>) -> Self {
         use vgic_core::trace::{TraceEvent, Tracer};
-        /// Whenever a reference is taken or given back, what belongs to that is half done.
+        /// Dawdles whenever a reference is taken or given back, which is in the middle of an
+        /// operation on it.
         struct Dawdler;
         impl Tracer for Dawdler {
             fn event(&self, _: &TraceEvent) {
@@ -60,7 +61,7 @@ pub(crate) fn config(vcpus: u16) -> Config {
 }
 
 impl<E: Build> World<E> {
-    /// All vCPUs open, with `lrs` list registers each; books for `lpis` LPIs.
+    /// A VM with all vCPUs open, `lrs` list registers each, and the given host.
     pub(crate) fn new(config: &Config, lrs: usize, host: &Arc<Host>) -> Self {
         let vgic = E::build(config, host.clone());
         let guest = |id: u16| {
@@ -76,7 +77,8 @@ impl<E: Build> World<E> {
         Self { guests, msi, host: host.clone(), vgic }
     }
 
-    /// `vcpus` vCPUs, and LPIs 0 to `lpis`, of one priority, dealt out to them: event n of [`DEV`] is LPI n.
+    /// A VM with `vcpus` vCPUs, and LPIs 0 to `lpis` of one priority, distributed among them. Event
+    /// n of [`DEV`] is LPI n.
     pub(crate) fn with_lpis(vcpus: u16, lrs: usize, lpis: u32) -> Self {
         let rules = Rules { exclusive: true, letters: false };
         Self::with_rules(vcpus, lrs, lpis, rules)
@@ -88,7 +90,7 @@ impl<E: Build> World<E> {
         world
     }
 
-    /// A thread's means to inject LPIs 0 to `lpis`.
+    /// Returns the handles with which a thread injects LPIs 0 to `lpis`.
     pub(crate) fn storm(&mut self, lpis: u32, seed: u64) -> Storm<E> {
         Storm {
             injector: self.vgic.injector().expect("room"),
@@ -99,7 +101,8 @@ impl<E: Build> World<E> {
         }
     }
 
-    /// With nothing going on: each LPI below `lpis` is injected, and delivered, once.
+    /// Injects each LPI below `lpis` once, and checks that each is delivered once. No other thread
+    /// may run.
     pub(crate) fn probe(&mut self, storm: &mut Storm<E>, lpis: u32) {
         for n in 0..lpis {
             assert_eq!(storm.inject(n), Injected::Pending, "LPI {n} was not pending");
@@ -111,7 +114,8 @@ impl<E: Build> World<E> {
         self.host.balance();
     }
 
-    /// Unmaps everything of [`DEV`]: then nothing is left, though the vCPUs are still there.
+    /// Unmaps all events of [`DEV`], and checks that nothing is left, though the vCPUs are still
+    /// there.
     pub(crate) fn wind_up(mut self) {
         self.msi.unmap_device(DEV);
         settle(&mut self.guests);
@@ -119,9 +123,10 @@ impl<E: Build> World<E> {
     }
 }
 
-/// With nothing mapped and nothing going on: everything is reclaimed.
+/// Checks that everything is reclaimed. Nothing may be mapped, and no other thread may run.
 pub(crate) fn nothing_left<E: Engine>(vgic: &E, msi: &mut E::Msi) {
-    // One call need not see the end of a grace period, and what is freed can leave garbage of its own.
+    // One call may not see the end of a grace period, and freed objects can leave garbage of their
+    // own.
     let mut calls = 0;
     while vgic.usage() != Usage::default() && calls < 32 {
         msi.collect();
@@ -136,7 +141,7 @@ pub(crate) fn map<E: Engine>(msi: &mut E::Msi, n: u32, target: u32, priority: u8
     msi.map(DEV, EventId(n), lpi(n), target, config).expect("a good mapping");
 }
 
-/// One thread's means to inject.
+/// The handles with which one thread injects.
 pub(crate) struct Storm<E: Engine> {
     pub(crate) injector: E::Injector,
     pub(crate) domain: E::Domain,
@@ -158,7 +163,7 @@ impl<E: Engine> Storm<E> {
         })
     }
 
-    /// Writes a letter and announces it by LPI `n`, unless the last one has not been read yet.
+    /// Writes a letter and announces it by LPI `n`, unless the last letter has not been read yet.
     pub(crate) fn write(&mut self, n: u32) {
         if self.host.book(lpi(n)).write() {
             assert_eq!(self.inject(n), Injected::Pending, "the last one was taken");
