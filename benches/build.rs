@@ -1,4 +1,5 @@
-//! Notes which compiler builds the benchmarks: figures without it cannot be repeated.
+//! Records the version of the compiler that builds the benchmarks: figures cannot be repeated
+//! without it.
 
 use std::env;
 use std::process::Command;

@@ -1,13 +1,15 @@
-//! Every path that `cargo xtask perf` measures, as criterion benchmarks: `cargo bench --bench paths -- "full cycle"`.
+//! Criterion benchmarks of every path that `cargo xtask perf` measures:
+//! `cargo bench --bench paths -- "full cycle"`.
 //!
-//! A report interleaves those who do the same; criterion measures one after the other, and compares with its own last run.
+//! A report interleaves the implementations of one path. Criterion measures one after the other,
+//! and compares each with its own previous run.
 
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
 use vgic_benches::perf::paths;
 
-/// Calls that are made at a time, so that criterion's counts fit.
+/// Most calls of one slice, so that criterion's counts fit into 32 bits.
 const MOST: u64 = 1 << 20;
 
 fn main() {
@@ -23,7 +25,7 @@ fn main() {
         let mut group = criterion.benchmark_group(&name);
         for path in now {
             let id = BenchmarkId::new(path.key.to_string(), path.who);
-            // Made at the first call: a filter may leave it out.
+            // Made at the first call: a filter may exclude the path.
             let mut kernel = None;
             group.bench_function(id, |bencher| {
                 bencher.iter_custom(|calls| {

@@ -1,4 +1,4 @@
-//! What the paths of an engine cost, on one thread: nanoseconds, and multiples of one uncontended
+//! The cost of an engine's paths on one thread: nanoseconds, and multiples of one uncontended
 //! atomic read-modify-write measured in the same rounds.
 
 use std::hint::black_box;
@@ -19,17 +19,17 @@ pub const LRS: usize = 4;
 
 const DEVICE: DeviceId = DeviceId(8);
 
-/// Most injections of a batch, after which the vCPU takes them.
+/// Most injections of a batch before the vCPU takes them.
 const BATCH: u32 = 256;
 
-/// A host with one thread: nobody needs to be woken.
+/// A host with one thread: there is no thread to wake.
 pub(crate) struct NoKick;
 
 impl Kick for NoKick {
     fn kick(&self, _: VcpuId) {}
 }
 
-/// One vCPU, a number of LPIs, and everything that is needed to drive them from one thread.
+/// One vCPU, some LPIs, and everything needed to drive them from one thread.
 pub struct Bench<E: Engine> {
     vcpu: E::Vcpu,
     injector: E::Injector,
@@ -41,14 +41,14 @@ pub struct Bench<E: Engine> {
 }
 
 impl<E: Engine> Bench<E> {
-    /// A VM with `lpis` LPIs mapped, and with room for one more.
+    /// Creates a VM with `lpis` mapped LPIs, and room for one more.
     ///
     /// # Errors
-    /// Whatever the engine says.
+    /// The engine's error, if the setup fails.
     pub fn new(lpis: u32) -> Result<Self, Error> {
         let config = Config {
             lpis: lpis + 1,
-            // What is unmapped counts until it is reclaimed.
+            // Unmapped LPIs count until they are reclaimed.
             max_lpis: lpis + 4096,
             max_bytes: u64::MAX,
             max_events: lpis + 1,
@@ -70,7 +70,7 @@ impl<E: Engine> Bench<E> {
         Ok(Self { vcpu, injector, routes, msi, guest: Guest::new(LRS), engine, next: 1 })
     }
 
-    /// The engine.
+    /// Returns the engine.
     pub fn engine(&self) -> &E {
         &self.engine
     }
@@ -82,36 +82,36 @@ impl<E: Engine> Bench<E> {
         }
     }
 
-    /// One of the LPIs, in no order.
+    /// Returns the index of a random LPI.
     fn pick(&mut self) -> usize {
-        // xorshift: the measured loop should not wait for a better generator.
+        // xorshift: the measured loop must not wait for a better generator.
         self.next ^= self.next << 13;
         self.next ^= self.next >> 17;
         self.next ^= self.next << 5;
-        // A multiplication instead of a division, which would cost as much as an atomic operation.
+        // Multiplies instead of dividing: a division would cost as much as an atomic operation.
         ((u64::from(self.next) * self.routes.len() as u64) >> 32) as usize
     }
 
-    /// An injection through a route that finds the interrupt pending.
+    /// Injects through a route, when the interrupt is already pending.
     #[inline]
     pub fn coalesced_by_route(&mut self) {
         let n = self.pick();
         assert_eq!(self.injector.inject_route(&self.routes[n]), Injected::Coalesced);
     }
 
-    /// The same by device and event.
+    /// Injects by device and event, when the interrupt is already pending.
     #[inline]
     pub fn coalesced_by_event(&mut self, domain: &<E::Msi as MsiControl>::Domain) {
         let n = self.pick() as u32;
         assert_eq!(self.injector.inject(domain, DEVICE, EventId(n)), Injected::Coalesced);
     }
 
-    /// The injection side of the VM's MSI domain.
+    /// Returns the injection side of the VM's MSI domain.
     pub fn domain(&self) -> <E::Msi as MsiControl>::Domain {
         self.msi.domain()
     }
 
-    /// Inject, flush, acknowledge, end, fold.
+    /// Injects an LPI, flushes, acknowledges, ends, and folds.
     #[inline]
     pub fn cycle(&mut self) {
         let n = self.pick();
@@ -123,7 +123,8 @@ impl<E: Engine> Bench<E> {
         self.vcpu.fold(self.guest.lrs());
     }
 
-    /// An entry in which the guest takes one of many pending interrupts, which comes again after the exit.
+    /// Enters with many pending interrupts: the guest takes one, which is made pending again after
+    /// the exit.
     #[inline]
     pub fn entry_with_pending(&mut self) {
         self.vcpu.flush(self.guest.lrs());
@@ -134,8 +135,8 @@ impl<E: Engine> Bench<E> {
         assert_eq!(self.injector.inject_route(route), Injected::Pending);
     }
 
-    /// Batches of injections of LPIs that are not pending, by route or by device and event; only they are timed, not the
-    /// entries in which they are taken afterwards.
+    /// Returns the time of batches of injections of LPIs that are not pending, by route or by
+    /// device and event. The entries that take them afterwards are not timed.
     pub fn first(
         &mut self,
         calls: u32,
@@ -164,7 +165,7 @@ impl<E: Engine> Bench<E> {
         time
     }
 
-    /// Entry, acknowledge, end, exit.
+    /// Performs an entry, acknowledge, end and exit.
     fn take_one(&mut self) {
         self.vcpu.flush(self.guest.lrs());
         let Some(intid) = self.guest.acknowledge() else { panic!("something is pending") };
@@ -172,7 +173,7 @@ impl<E: Engine> Bench<E> {
         self.vcpu.fold(self.guest.lrs());
     }
 
-    /// An injection for a device that there is not.
+    /// Injects for a device that is not mapped.
     #[inline]
     pub fn unmapped(&self, domain: &<E::Msi as MsiControl>::Domain) {
         let injected = self.injector.inject(domain, DeviceId(DEVICE.0 + 1), EventId(0));
@@ -198,14 +199,14 @@ impl<E: Engine> Bench<E> {
         }
     }
 
-    /// Where an LPI is delivered to: a look-up by INTID.
+    /// Looks up an LPI's target by INTID.
     #[inline]
     pub fn look_up(&mut self) {
         let n = self.pick() as u32;
         assert_eq!(self.msi.target_of(Intid(LPI_BASE + n)), Some(VcpuId(0)));
     }
 
-    /// An entry with nothing to do.
+    /// Performs an entry and exit with nothing to do.
     #[inline]
     pub fn idle_entry(&mut self) {
         black_box(self.vcpu.flush(self.guest.lrs()));
@@ -213,7 +214,7 @@ impl<E: Engine> Bench<E> {
     }
 }
 
-/// How long `n` calls take.
+/// Returns the time of `n` calls.
 #[inline]
 pub fn time_of(n: u32, mut f: impl FnMut()) -> Duration {
     let start = Instant::now();
@@ -223,13 +224,13 @@ pub fn time_of(n: u32, mut f: impl FnMut()) -> Duration {
     start.elapsed()
 }
 
-/// Nanoseconds of one call, over `n` calls.
+/// Returns the nanoseconds of one call, averaged over `n` calls.
 #[inline]
 pub fn ns_per_call(n: u32, f: impl FnMut()) -> f64 {
     time_of(n, f).as_nanos() as f64 / f64::from(n)
 }
 
-/// One uncontended atomic read-modify-write, in nanoseconds.
+/// Returns the nanoseconds of one uncontended atomic read-modify-write.
 pub fn rmw_ns(n: u32) -> f64 {
     let word = AtomicU64::new(0);
     let word = black_box(&word);
@@ -238,12 +239,12 @@ pub fn rmw_ns(n: u32) -> f64 {
     })
 }
 
-/// One figure: several rounds of it.
+/// The statistics of one figure over several rounds.
 #[derive(Serialize)]
 pub struct Figure {
-    /// Which engine.
+    /// The engine's name.
     pub engine: &'static str,
-    /// Which path.
+    /// The path's name.
     pub path: String,
     /// Nanoseconds: the quickest round.
     pub min_ns: f64,
@@ -253,12 +254,14 @@ pub struct Figure {
     pub max_ns: f64,
     /// The median of the rounds' ratios to the read-modify-write of the same round.
     pub rmws: f64,
-    /// The quickest round over the quickest read-modify-write: what is left when nothing else runs.
+    /// The quickest round divided by the quickest read-modify-write: the cost when nothing else
+    /// runs.
     pub rmws_undisturbed: f64,
 }
 
 impl Figure {
-    /// From the rounds' nanoseconds, and the read-modify-writes of the same rounds.
+    /// Computes a figure from the nanoseconds of rounds, and the read-modify-writes of the same
+    /// rounds.
     pub fn new(engine: &'static str, path: String, ns: &[f64], rmw: &[f64]) -> Self {
         let mut sorted = ns.to_vec();
         sorted.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! Register accesses of a guest, on one thread: what a VMM pays for each beside the exit itself.
+//! Register accesses of a guest, on one thread: the cost of each to a VMM, without the exit itself.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ const GICD: u64 = 0x0800_0000;
 const GICC: u64 = 0x0801_0000;
 const GICR: u64 = 0x080a_0000;
 
-/// The SPI that is enabled, made pending, taken and ended.
+/// The SPI that the benchmark enables, makes pending, takes and ends.
 const SPI: u32 = 40;
 
-/// A controller with one vCPU, which runs.
+/// A controller with one running vCPU.
 pub struct FrameBench<E: Engine> {
     cpu: GicCpu<E>,
     device: E::Injector,
@@ -23,10 +23,10 @@ pub struct FrameBench<E: Engine> {
 }
 
 impl<E: Engine> FrameBench<E> {
-    /// A machine of a model, with everything enabled.
+    /// Creates a machine of a model, with everything enabled.
     ///
     /// # Errors
-    /// Whatever the engine says.
+    /// The engine's error, if the setup fails.
     pub fn new(model: Model) -> Result<Self, SetupError> {
         let mut setup = Setup::new(40);
         setup.create(model)?;
@@ -75,17 +75,17 @@ impl<E: Engine> FrameBench<E> {
         u32::from_le_bytes(data)
     }
 
-    /// GICD_ISENABLER: one interrupt, which is enabled already after the first time.
+    /// Writes GICD_ISENABLER for one interrupt, which is already enabled except at the first call.
     pub fn enable(&mut self) {
         self.write(GICD + 0x100 + u64::from(SPI) / 32 * 4, 1 << (SPI % 32));
     }
 
-    /// GICD_IPRIORITYR: one byte.
+    /// Writes one byte of GICD_IPRIORITYR.
     pub fn prioritise(&mut self) {
         self.cpu.write(GICD + 0x400 + u64::from(SPI), &[0x80]).expect("a byte");
     }
 
-    /// GICC_IAR or ICC_IAR1_EL1, with nothing pending.
+    /// Reads GICC_IAR or ICC_IAR1_EL1 with nothing pending.
     pub fn spurious(&mut self) {
         assert_eq!(self.iar(), 1023);
     }
@@ -107,7 +107,7 @@ impl<E: Engine> FrameBench<E> {
         }
     }
 
-    /// An SPI from its device to its end: pulse, entry, IAR, EOIR, exit.
+    /// Handles an SPI from its device to its end: pulse, entry, IAR, EOIR, exit.
     pub fn cycle(&mut self) {
         let _ = self.device.pulse(Wired::Spi(Intid(SPI))).expect("it exists");
         self.cpu.enter();
@@ -117,7 +117,7 @@ impl<E: Engine> FrameBench<E> {
         self.cpu.exit();
     }
 
-    /// An SGI to oneself: GICD_SGIR or ICC_SGI1R_EL1.
+    /// Sends an SGI to the sender itself, by GICD_SGIR or ICC_SGI1R_EL1.
     pub fn send_sgi(&mut self) {
         match self.model {
             Model::V2 => self.write(GICD + 0xf00, 2 << 24),
@@ -128,18 +128,18 @@ impl<E: Engine> FrameBench<E> {
     }
 }
 
-/// A GICv3 of which one vCPU sends SGIs to all others.
+/// A GICv3 in which one vCPU sends SGIs to all others.
 pub struct FanOut<E: Engine> {
     cpus: Vec<GicCpu<E>>,
-    /// What ICC_SGI1R_EL1 is written with.
+    /// The value that is written to ICC_SGI1R_EL1.
     sgi: u64,
 }
 
 impl<E: Engine> FanOut<E> {
-    /// With `targets` other vCPUs, 1 to 15.
+    /// Creates a machine with `targets` other vCPUs, 1 to 15.
     ///
     /// # Errors
-    /// Whatever the engine says.
+    /// The engine's error, if the setup fails.
     pub fn new(targets: u32) -> Result<Self, SetupError> {
         let mut setup = Setup::new(40);
         setup.create(Model::V3)?;
@@ -166,11 +166,11 @@ impl<E: Engine> FanOut<E> {
             }
             cpu.enter();
         }
-        // INTID 3; the target list is Aff0 1 up.
+        // INTID 3. The target list starts at Aff0 = 1.
         Ok(Self { cpus, sgi: 3 << 24 | ((1 << targets) - 1) << 1 })
     }
 
-    /// One write, and an entry, IAR, EOIR and exit at each target.
+    /// Writes ICC_SGI1R_EL1 once; then each target performs an entry, IAR, EOIR and exit.
     pub fn send_and_take(&mut self) {
         let Some((sender, targets)) = self.cpus.split_first_mut() else { return };
         sender.icc_write(SysReg::ICC_SGI1R_EL1, self.sgi).expect("it can be written");

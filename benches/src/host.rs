@@ -11,21 +11,21 @@ use vgic_core::wait::WaitCell;
 
 /// Kicks for vCPUs that are threads of this process.
 ///
-/// A "guest" of these programs leaves by itself as soon as it has taken what its list registers
-/// hold, so that a kick has nothing to interrupt: it only keeps the thread from sleeping, or wakes it.
+/// A "guest" of these programs exits as soon as it has taken the interrupts in its list registers,
+/// so a kick never interrupts it. A kick only wakes the thread, or keeps it from sleeping.
 #[derive(Debug)]
 pub struct HostKick {
     vcpus: Box<[Cell]>,
 }
 
-/// One vCPU's kick state, alone on its cache lines (two, as prefetchers fetch pairs): kickers of
-/// different vCPUs must not meet here.
+/// One vCPU's kick state, alone on two cache lines (prefetchers fetch pairs), so that kickers of
+/// different vCPUs do not contend.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 struct Cell {
     token: WaitCell,
     thread: OnceLock<Thread>,
-    /// On the line that the kick writes anyway.
+    /// On the line that a kick writes in any case.
     kicks: AtomicU64,
 }
 
@@ -33,7 +33,8 @@ impl Cell {
     #[inline]
     fn wake(&self) {
         if self.token.kick() {
-            // It sleeps, so that it attached itself before: the token's Acquire shows it to us.
+            // The vCPU's thread sleeps, so it attached itself before: the token's Acquire makes
+            // this visible.
             if let Some(thread) = self.thread.get() {
                 thread.unpark();
             }
@@ -42,22 +43,22 @@ impl Cell {
 }
 
 impl HostKick {
-    /// For vCPUs 0 to `vcpus` - 1.
+    /// Creates the kicks of vCPUs 0 to `vcpus` - 1.
     pub fn new(vcpus: u16) -> Self {
         Self { vcpus: (0..vcpus).map(|_| Cell::default()).collect() }
     }
 
-    /// States that the calling thread runs `vcpu`. Must come before its first [`HostKick::sleep`].
+    /// Registers the calling thread as the thread of `vcpu`. Must precede its first
+    /// [`HostKick::sleep`].
     ///
     /// # Panics
-    /// If a thread does run it.
+    /// If `vcpu` already has a thread.
     pub fn attach(&self, vcpu: VcpuId) {
         let attached = self.vcpus[vcpu.index()].thread.set(thread::current());
         assert!(attached.is_ok(), "vCPU {} has a thread", vcpu.0);
     }
 
-    /// Sleeps until `vcpu` is kicked; a kick from before the call counts. Only for the thread that
-    /// has attached itself.
+    /// Sleeps until `vcpu` is kicked. A kick before the call counts. Only for the attached thread.
     pub fn sleep(&self, vcpu: VcpuId) {
         self.vcpus[vcpu.index()].token.sleep(thread::park);
     }
@@ -67,12 +68,12 @@ impl HostKick {
         self.vcpus[vcpu.index()].token.take()
     }
 
-    /// A kick of the host's own, which does not count as the engine's.
+    /// Kicks a vCPU on behalf of the host. Not counted in [`HostKick::kicks`].
     pub fn nudge(&self, vcpu: VcpuId) {
         self.vcpus[vcpu.index()].wake();
     }
 
-    /// Number of kicks that all vCPUs got from the engine. Exact when nobody kicks.
+    /// Returns the number of kicks from the engine to all vCPUs. Exact while no thread kicks.
     pub fn kicks(&self) -> u64 {
         self.vcpus.iter().map(|cell| cell.kicks.load(Ordering::Relaxed)).sum()
     }
@@ -87,18 +88,18 @@ impl Kick for HostKick {
     }
 }
 
-/// A guest's CPU: the software CPU interface, set up to take every interrupt of Group 1 that has a
-/// priority which can be signaled.
+/// A guest's CPU: the software CPU interface, set up to take every Group 1 interrupt with a
+/// priority that can be signaled.
 #[derive(Clone, Debug)]
 pub struct Guest {
     cpu: CpuInterface,
 }
 
 impl Guest {
-    /// With `lrs` list registers, 1 to [`vgic_core::lr::MAX_LRS`].
+    /// Creates a guest with `lrs` list registers, 1 to [`vgic_core::lr::MAX_LRS`].
     ///
     /// # Panics
-    /// If there cannot be that many.
+    /// If `lrs` is out of range.
     pub fn new(lrs: usize) -> Self {
         let mut cpu = CpuInterface::new(lrs).expect("1 to 16 list registers");
         cpu.set_pmr(0xff);
@@ -106,24 +107,24 @@ impl Guest {
         Self { cpu }
     }
 
-    /// What the engine flushes into and folds from.
+    /// Returns the list registers, for the engine's flush and fold.
     #[inline]
     pub fn lrs(&mut self) -> &mut CpuInterface {
         &mut self.cpu
     }
 
-    /// IAR1: the interrupt that the guest takes, if there is one.
+    /// Reads IAR1: takes the most urgent interrupt, if there is one.
     #[inline]
     pub fn acknowledge(&mut self) -> Option<Intid> {
         let intid = self.cpu.iar1();
-        // 1020 to 1023 stand for no interrupt.
+        // INTIDs 1020 to 1023 mean that there is no interrupt.
         (intid.0 < SPI_END || intid.is_lpi()).then_some(intid)
     }
 
-    /// EOIR1, with EOImode 0: the interrupt is over.
+    /// Writes EOIR1, with EOImode 0: ends and deactivates the interrupt.
     #[inline]
     pub fn end(&mut self, intid: Intid) {
-        // Nothing here is tied to a physical interrupt, so that there is nothing to deactivate with it.
+        // No interrupt is hardware-mapped here, so there is no physical one to deactivate.
         let _ = self.cpu.eoir1(intid);
     }
 }

@@ -1,5 +1,5 @@
 //! Shared parts of the benchmark programs: the host's side of an engine ([`host`]), random numbers
-//! that a seed repeats ([`rng`]), and the storm itself ([`storm`]).
+//! that a seed reproduces ([`rng`]), and the storm ([`storm`]).
 
 pub mod cost;
 pub mod frames;
@@ -9,7 +9,7 @@ pub mod perf;
 pub mod rng;
 pub mod storm;
 
-/// The examples of the repository's README: they compile.
+/// The examples of the repository's README, which must compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct ReadmeExamples;

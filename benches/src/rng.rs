@@ -1,20 +1,20 @@
-//! Random numbers that a seed repeats: SplitMix64, good enough to shuffle with and cheap enough
-//! to sit beside an injection.
+//! SplitMix64: random numbers that a seed reproduces. The quality is sufficient for shuffling, and
+//! the cost is small beside that of an injection.
 
 /// The generator's state.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// A stream of its own for each (seed, stream) pair.
+    /// Creates the generator of a (seed, stream) pair. Each pair has its own sequence.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut rng = Self(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
-        // Neighbouring seeds start apart only after one step.
+        // Neighboring seeds diverge only after one step.
         rng.next_u64();
         rng
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     #[inline]
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -23,7 +23,8 @@ impl Rng {
         z ^ z >> 31
     }
 
-    /// A number below `end`, which must not be 0. The bias of one part in 2^32 does not matter here.
+    /// Returns a number below `end`, which must not be 0. The bias of one part in 2^32 is
+    /// acceptable.
     #[inline]
     pub fn below(&mut self, end: u32) -> u32 {
         (((self.next_u64() >> 32) * u64::from(end)) >> 32) as u32
@@ -32,7 +33,7 @@ impl Rng {
     /// Puts `items` in random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
-            // An LPI index has 24 bits, so that the length fits.
+            // An LPI index has 24 bits, so the length fits.
             let other = self.below(i as u32 + 1) as usize;
             items.swap(i, other);
         }

@@ -12,7 +12,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// Where a test may write: a name per test.
+/// Returns the path of a test's output file.
 fn scratch(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
@@ -40,7 +40,7 @@ fn wrong_arguments_exit_with_2_and_a_reason() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         let message = text(&output.stderr);
         assert!(message.contains(reason), "{args:?}: {message}");
-        // Before the run, not after it.
+        // The error comes before the run, not after it.
         assert!(output.stdout.is_empty(), "{args:?}");
     }
 }
@@ -64,7 +64,7 @@ fn help_names_the_exit_statuses() {
 #[test]
 fn both_engines_report_as_text_json_and_svg() {
     let (json, svg) = (scratch("report.json"), scratch("report.svg"));
-    // Longer than what will be written: nothing of it may remain.
+    // Longer than the new content: none of it may remain.
     fs::write(&json, "x".repeat(100_000)).unwrap();
     let output = storm(&[
         "--engine=both",
@@ -84,7 +84,7 @@ fn both_engines_report_as_text_json_and_svg() {
     let out = text(&output.stdout);
     assert_eq!(out.matches("  Rate: ").count(), 2, "{out}");
     assert!(out.contains("lockfree/locked"), "{out}");
-    // No bar where there is no terminal.
+    // No progress bar without a terminal.
     assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
 
     let report: serde_json::Value =
@@ -192,7 +192,7 @@ fn a_sweep_reports_as_text_json_and_svg() {
     assert_eq!(out.matches(" 0 lost; ").count(), 2, "{out}");
     let report = read_json(&json);
     let points = report["sweep"].as_array().unwrap();
-    // 1 x (1, 16, 256), 16 x (1, 16), 256 x 1, each in four ways, on two engines.
+    // 1 x (1, 16, 256), 16 x (1, 16), 256 x 1, each in four modes, on two engines.
     assert_eq!(points.len(), 6 * 4 * 2);
     assert_eq!((&report["hot"], &report["reference"]), (&256.into(), &serde_json::json!([1, 256])));
     for point in points {

@@ -1,4 +1,5 @@
-//! Storms through an ITS: all is mapped by commands, nothing is lost, and what the ITS or its driver does wrong is found.
+//! Storms through an ITS: all is mapped by commands, nothing is lost, and faults of the ITS or its
+//! driver are found.
 
 mod common;
 
@@ -17,7 +18,7 @@ use vgic_core::engine::{Config, Engine, Error, Injected, Injector, LpiConfig, Ms
 use vgic_core::ids::{DeviceId, EventId, Intid, Priority, VcpuId};
 use vgic_core::its::Kind;
 
-/// A storm that is over in a moment, also without optimisation.
+/// A storm that ends within a moment, even without optimization.
 fn small() -> Plan {
     let length = Length::Iterations(100);
     Plan { vcpus: 2, devices: 2, events: 16, its: true, length, ..Plan::default() }
@@ -43,7 +44,7 @@ fn loses_nothing<E: Engine>() {
 }
 
 fn survives_churn<E: Engine>() {
-    // The churn may have had no CPU, in a storm that is over so soon.
+    // In such a short storm the churn may have had no CPU.
     let churned = |accounts: &Accounts| accounts.churned.probes > 0;
     let mut storms = (0..1000).map(|_| succeeds::<E>(&Plan { churn: true, ..small() }));
     let accounts = storms.find(churned).unwrap();
@@ -53,7 +54,7 @@ fn survives_churn<E: Engine>() {
     succeeds::<E>(&Plan { churn: true, vcpus: 4, events: 100, priorities: 5, length, ..small() });
 }
 
-/// Fewer threads than devices, look-up at each injection, a device table with two levels.
+/// Fewer threads than devices, a look-up at each injection, and a device table with two levels.
 fn many_devices<E: Engine>() {
     let plan = Plan {
         devices: 2000,
@@ -85,7 +86,7 @@ fn every_cell_of_a_sweep_balances<E: Engine>() {
     assert_eq!((reference.devices, reference.events), (1, 16));
 }
 
-/// What the driver asks for goes through the queue, and only through it.
+/// All operations of the driver go through the queue, and only through it.
 fn operations_are_commands<E: Engine>() {
     let config = Config { device_bits: 4, event_bits: 4, lpis: 64, ..Config::with_vcpus(3) };
     let engine = ViaIts::<E>::new(&config, Arc::new(HostKick::new(3))).unwrap();
@@ -162,7 +163,7 @@ fn a_bound_is_an_error_and_passes<E: Engine>() {
     driver.map(DeviceId(0), EventId(2), Intid(8194), VcpuId(0), config).unwrap();
 }
 
-/// Drops one injection, and claims the contrary.
+/// Drops one injection, but reports that it made the LPI pending.
 #[derive(Clone)]
 struct DropsOne;
 
@@ -184,7 +185,7 @@ fn an_msi_that_gets_lost_is_found<E: Engine>() {
     assert!(!accounts.balance());
 }
 
-/// An event that is still mapped after its DISCARD loses nothing: it has too much effect.
+/// An event that is still mapped after its DISCARD loses nothing: its injections have an effect.
 fn a_discard_that_gets_lost_is_found<E: Engine>() {
     let plan = Plan { churn: true, length: Length::Iterations(1000), ..small() };
     // As in `storm.rs`: the churn may have had no CPU.

@@ -1,4 +1,4 @@
-//! Small storms on each engine: nothing is lost, and what is lost on purpose is found.
+//! Small storms on each engine: nothing is lost, and deliberate losses are found.
 
 mod common;
 
@@ -10,7 +10,7 @@ use vgic_benches::storm::plan::{Length, MAX_PRIORITIES, Plan};
 use vgic_benches::storm::{run, verdict};
 use vgic_core::engine::{Engine, Injected};
 
-/// A storm that is over in a moment, also without optimisation.
+/// A storm that ends within a moment, even without optimization.
 fn small() -> Plan {
     Plan { vcpus: 2, devices: 2, events: 16, length: Length::Iterations(200), ..Plan::default() }
 }
@@ -38,13 +38,13 @@ fn loses_nothing<E: Engine>() {
 fn every_shape<E: Engine>() {
     let one = Plan { length: Length::Iterations(500), ..Plan::default() };
     succeeds::<E>(&one);
-    // Each injection delivered for itself, or coalesced with one that was.
+    // Each injection is delivered separately, or coalesced with a delivered one.
     succeeds::<E>(&Plan { lrs: 1, ..small() });
     succeeds::<E>(&Plan { lrs: 16, priorities: MAX_PRIORITIES, ..small() });
     succeeds::<E>(&Plan { vcpus: 5, devices: 3, events: 7, ..small() });
     // More vCPUs than events: some never get any.
     succeeds::<E>(&Plan { vcpus: 9, devices: 1, events: 2, ..small() });
-    // More LPIs pending than all list registers hold.
+    // More LPIs are pending than all list registers hold.
     succeeds::<E>(&Plan { vcpus: 1, events: 3000, length: Length::Iterations(2), ..small() });
 }
 
@@ -71,14 +71,14 @@ fn paced_is_one_delivery_each<E: Engine>() {
     succeeds::<E>(&Plan { paced: true, length: Length::Iterations(100), ..Plan::default() });
 }
 
-/// It would not come back otherwise. How long it took is the machine's business.
+/// The test checks that the storm returns at all. The exact time depends on the machine.
 fn stops_when_the_time_is_over<E: Engine>() {
     let length = Length::Time(Duration::from_millis(100));
     let accounts = succeeds::<E>(&Plan { length, ..small() });
     assert!(accounts.tally.injected > 0);
 }
 
-/// Drops one injection, and claims the contrary.
+/// Drops one injection, but reports that it made the LPI pending.
 #[derive(Clone)]
 struct DropsOne;
 
@@ -89,7 +89,8 @@ impl Fault for DropsOne {
 }
 
 fn a_dropped_injection_is_found<E: Engine>() {
-    // Each event once: otherwise an earlier injection that is still pending may rightly stand for the dropped one.
+    // Each event once: otherwise an earlier injection that is still pending may rightly stand for
+    // the dropped one.
     let plan = Plan {
         devices: 1,
         length: Length::Iterations(1),
@@ -105,17 +106,18 @@ fn a_dropped_injection_is_found<E: Engine>() {
     assert_eq!(format!("{:?}", verdict(&[accounts])), failure);
 }
 
-/// An event that is still mapped after it was unmapped loses nothing: it has too much effect.
+/// An event that is still mapped after it was unmapped loses nothing: its injections have an
+/// effect.
 fn a_forgotten_unmapping_is_found<E: Engine>() {
     let plan = Plan { churn: true, length: Length::Iterations(1000), ..small() };
-    // The churn may have had no CPU: one that unmaps less than four times forgets nothing.
+    // The churn may have had no CPU. With less than four unmappings it forgets none.
     let unmaps = |accounts: &Accounts| accounts.churned.probes >= 4;
     let accounts = (0..1000).map(|_| run::<Forgetful<E>>(&plan).unwrap()).find(unmaps).unwrap();
     assert!(accounts.churned.effective > 0, "{:?}", accounts.churned);
     assert!(!accounts.balance());
 }
 
-/// A paced injector would wait for ever for what is lost in the middle of a storm.
+/// A paced injector would wait forever for an LPI lost in the middle of a storm.
 fn a_dropped_injection_is_found_when_paced<E: Engine>() {
     let plan = Plan { devices: 1, paced: true, stall: Duration::from_millis(300), ..small() };
     let accounts = run::<Faulty<E, DropsOne>>(&plan).unwrap();
@@ -123,7 +125,7 @@ fn a_dropped_injection_is_found_when_paced<E: Engine>() {
     assert!(accounts.tally.injected < 16 * 200);
 }
 
-/// Says "coalesced" of an injection that it drops: the first one, later ones make it good.
+/// Drops the first injection and reports it as coalesced. Later injections make up for it.
 #[derive(Clone)]
 struct DropsFirst;
 
@@ -133,7 +135,7 @@ impl Fault for DropsFirst {
     }
 }
 
-/// Makes interrupts pending and says that nothing is mapped.
+/// Makes interrupts pending, but reports that nothing is mapped.
 #[derive(Clone)]
 struct Denies;
 
@@ -144,7 +146,8 @@ impl Fault for Denies {
 }
 
 fn wrong_answers_are_found<E: Engine>() {
-    // A later injection makes it good, as it should: coalescing is about the last one.
+    // A later injection rightly makes up for it: coalescing guarantees only that the last one is
+    // delivered.
     succeeds::<Faulty<E, DropsFirst>>(&small());
     let accounts = run::<Faulty<E, Denies>>(&small()).unwrap();
     assert_eq!(accounts.lost, 0);

@@ -1,5 +1,5 @@
-//! `explain FILE...`: the steps of inputs, such as libFuzzer leaves in `fuzz/artifacts`. Those of the target `its` are in a directory of
-//! that name.
+//! `explain FILE...` prints the steps of fuzz inputs, such as those that libFuzzer leaves in
+//! `fuzz/artifacts`. Inputs in a directory named `its` are decoded for the target `its`.
 
 use std::path::Path;
 use std::{env, fs, io};

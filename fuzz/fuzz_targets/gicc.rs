@@ -1,4 +1,4 @@
-//! GICv2's CPU interface.
+//! Fuzzes GICv2's CPU interface.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! GICv2's distributor.
+//! Fuzzes GICv2's distributor.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

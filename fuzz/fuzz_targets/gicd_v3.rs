@@ -1,4 +1,4 @@
-//! GICv3's distributor.
+//! Fuzzes GICv3's distributor.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! GICv3's redistributors.
+//! Fuzzes GICv3's redistributors.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! A GICv2m frame.
+//! Fuzzes a GICv2m frame.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! GICv3's system registers.
+//! Fuzzes GICv3's system registers.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! An ITS: commands, tables, messages, and memory that changes.
+//! Fuzzes an ITS: commands, tables, messages, and memory that changes.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

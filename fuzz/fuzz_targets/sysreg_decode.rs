@@ -1,4 +1,4 @@
-//! Instructions that may be accesses to GICv3's CPU interface.
+//! Fuzzes the decoder of instructions that may access GICv3's CPU interface.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

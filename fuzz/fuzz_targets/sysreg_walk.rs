@@ -1,4 +1,4 @@
-//! Translation tables of a guest's.
+//! Fuzzes the walk of a guest's translation tables.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,5 @@
-//! The host's side of a machine on one thread: kicks are remembered, and a vCPU that is waited for leaves the guest at once.
+//! The host's side of a machine on one thread. Kicks are remembered. A vCPU that is waited for
+//! leaves the guest at once.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use vgic_core::engine::Kick;
 use vgic_core::gic::GicCpu;
 use vgic_core::ids::VcpuId;
 
-/// A vCPU, which its thread and whoever waits for it have in common here.
+/// A vCPU, shared by its own thread and by the steps that wait for it.
 pub(crate) type Cpu = Rc<RefCell<GicCpu<Vgic>>>;
 
 thread_local! {
@@ -40,19 +41,20 @@ pub(crate) fn is_kicked(vcpu: usize) -> bool {
     KICKED.get() & 1 << vcpu != 0
 }
 
-/// It is entered.
+/// Clears a vCPU's kick, because the vCPU is entered.
 pub(crate) fn take_kick(vcpu: usize) {
     KICKED.set(KICKED.get() & !(1 << vcpu));
 }
 
-/// Lets others wait for these vCPUs, which are those of the machine that this thread runs now.
+/// Sets the vCPUs of the machine that this thread runs now, and resets the kicks and the count of
+/// waits.
 pub(crate) fn set_cpus(cpus: Vec<Cpu>) {
     KICKED.set(0);
     WAITS.set(0);
     drop(CPUS.replace(cpus));
 }
 
-/// How often a vCPU of this machine was waited for.
+/// The number of times that a vCPU of this machine was waited for.
 pub(crate) fn waits() -> usize {
     WAITS.get()
 }

@@ -1,7 +1,9 @@
-//! A guest that does anything with its ITS: commands of all sorts, tables that it changes while they are read, memory that comes and goes.
+//! A guest that does anything with its ITS: commands of all sorts, tables that change while they
+//! are read, and memory that comes and goes.
 //!
-//! After each step the bounds must hold. In the end the guest becomes sensible, begins anew, and gets what a sensible guest gets; when
-//! the machine is gone, nothing is left of it.
+//! After each step the bounds must hold. At the end of a run the guest becomes sensible, resets the
+//! ITS, and must get the results that a sensible guest gets. When the machine is dropped, none of
+//! its objects may remain.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -30,7 +32,7 @@ const RAM_SIZE: usize = 0x8_0000;
 const PAGE: usize = 0x1000;
 const PAGES: usize = RAM_SIZE / PAGE;
 
-/// Where a sensible guest has its tables.
+/// Addresses of a sensible guest's tables.
 const PROPERTIES: u64 = RAM;
 const PENDING: u64 = RAM + 0x1_0000;
 const QUEUE: u64 = RAM + 0x4_0000;
@@ -51,14 +53,14 @@ const MAX_EVENTS: u32 = 16;
 const MAX_LPIS: u32 = 24;
 const MAX_GARBAGE: u32 = 64;
 const MOST_ROUTES: usize = 4;
-/// Commands that are performed in one access.
+/// The number of commands after which one access performs no further slice.
 const MOST: u32 = 300;
 const SLICE: u32 = 7;
 
-/// One step.
+/// One step of an input.
 #[derive(Arbitrary, Debug)]
 enum Op {
-    /// A command that may be right.
+    /// Queues a command that may be valid.
     Command {
         kind: u8,
         device: u8,
@@ -68,17 +70,17 @@ enum Op {
         intid: u8,
         tell: bool,
     },
-    /// A command of anything.
+    /// Queues a command of arbitrary contents.
     Raw([u64; 4]),
-    /// GITS_CWRITER says where the last command was put.
+    /// Writes GITS_CWRITER with the end of the last command.
     Tell,
-    /// A register of the ITS, with what may make sense.
+    /// Writes a register of the ITS with a value that may make sense.
     Register {
         which: u8,
         value: u64,
         wide: bool,
     },
-    /// An access anywhere in both frames of the ITS, and in those of the redistributors.
+    /// Accesses any address in the two frames of the ITS or in the redistributors' frames.
     Frame {
         vcpu: u8,
         offset: u32,
@@ -86,7 +88,7 @@ enum Op {
         value: u64,
         write: bool,
     },
-    /// What a driver does in the beginning.
+    /// Initializes the ITS as a driver does.
     Start(u8),
     Message {
         how: u8,
@@ -110,13 +112,13 @@ enum Op {
         vcpu: u8,
         on: bool,
     },
-    /// GICR_PROPBASER, GICR_PENDBASER.
+    /// Writes GICR_PROPBASER or GICR_PENDBASER.
     Table {
         vcpu: u8,
         pending: bool,
         value: u64,
     },
-    /// GICR_SETLPIR and so on.
+    /// Writes GICR_SETLPIR, GICR_CLRLPIR, GICR_INVLPIR or GICR_INVALLR.
     Direct {
         vcpu: u8,
         which: u8,
@@ -130,30 +132,30 @@ enum Op {
         at: u16,
         value: u64,
     },
-    /// A page of memory goes, or comes back.
+    /// A page of memory disappears or comes back.
     Hole {
         page: u8,
         there: bool,
     },
-    /// How often memory changes while it is read, of 256 times.
+    /// Sets how many of 256 reads change memory.
     Mutate(u8),
-    /// Whether the host goes on with commands.
+    /// Whether the host continues commands that an access left.
     HostGoesOn(bool),
     Work,
 }
 
-/// Where a table, a queue or a redistributor's table may be, or nearly.
+/// Returns the address of a page of RAM: one where a table or the queue may be, or one near it.
 fn place(value: u64) -> u64 {
     RAM + (value >> 8 & 0x7f) * 0x1000
 }
 
-/// Memory that has holes, and changes by itself.
+/// Memory that has holes, and that changes while it is read.
 struct Memory(Mutex<Cells>);
 
 struct Cells {
     bytes: Vec<u8>,
     holes: u128,
-    /// Of 256 reads, so many come with a change.
+    /// The number of reads, of 256, that change memory.
     rate: u8,
     random: u64,
 }
@@ -166,7 +168,8 @@ impl Cells {
         self.random
     }
 
-    /// Where an access goes. It must be small, and so it is one that the engine has thought about.
+    /// Returns the range of `bytes` that an access covers. Asserts that the access is small: the
+    /// engine bounds each of its accesses.
     fn range(&self, address: u64, len: usize) -> Result<std::ops::Range<usize>, MemoryError> {
         let error = MemoryError { address };
         assert!(len > 0 && len <= 64, "an access of {len} bytes");
@@ -177,7 +180,7 @@ impl Cells {
         if hole { Err(error) } else { Ok(start..end) }
     }
 
-    /// Another vCPU of the guest, or its host, does this at the same time.
+    /// Changes memory as another vCPU of the guest, or the host, may do concurrently.
     fn mutate(&mut self, near: usize) {
         let n = self.number();
         if n as u8 >= self.rate {
@@ -185,7 +188,7 @@ impl Cells {
         }
         match n >> 8 & 7 {
             0 => self.holes ^= 1 << ((n >> 16) % PAGES as u64),
-            // What has just been read.
+            // Changes a byte that has just been read.
             1..=3 => self.bytes[near] ^= (n >> 16) as u8,
             _ => {
                 let at = (n >> 24) as usize % RAM_SIZE;
@@ -205,7 +208,7 @@ impl Memory {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The guest's own stores find what there is.
+    /// A store by the guest. A store to missing memory has no effect.
     fn store(&self, address: u64, data: &[u8]) {
         let _ = self.write(address, data);
     }
@@ -232,11 +235,11 @@ impl GuestMemory for Memory {
 
 #[derive(Default)]
 struct Host {
-    /// Whether it takes over commands that are left: 0 or 1.
+    /// Whether the host continues commands that are left: 0 or 1.
     goes_on: AtomicU64,
-    /// A bit for each vCPU whose redistributor has work left.
+    /// One bit per vCPU, set while its redistributor has work left.
     lpis_left: AtomicU64,
-    /// How often it was told so.
+    /// The number of times that a redistributor reported work left.
     times_left: AtomicU64,
 }
 
@@ -253,7 +256,7 @@ impl Kick for Host {
     }
 }
 
-/// Counts commands.
+/// Counts the commands that the ITS performed.
 #[derive(Default)]
 struct Trace(AtomicU64);
 
@@ -264,7 +267,7 @@ impl ItsTrace for Trace {
 }
 
 struct Machine {
-    // Before the rest: they are parts of it.
+    // Declared first, and so dropped first: routes are parts of the objects below.
     routes: Vec<(DeviceId, EventId, ItsRoute<Vgic>)>,
     port: ItsPort<Vgic>,
     its: Its<Vgic>,
@@ -272,14 +275,14 @@ struct Machine {
     cpus: Vec<GicCpu<Vgic>>,
     gic: Gic<Vgic>,
     config: ItsConfig,
-    /// How many there are.
+    /// The number of LPIs.
     lpis: u32,
     memory: Arc<Memory>,
     host: Arc<Host>,
     trace: Arc<Trace>,
-    /// Where the next command goes.
+    /// The offset in the queue of the next command.
     tail: u64,
-    /// What each vCPU has taken and not ended.
+    /// The INTIDs that each vCPU has acknowledged and not ended.
     taken: [Vec<u32>; VCPUS as usize],
     report: Report,
 }
@@ -287,7 +290,8 @@ struct Machine {
 impl Machine {
     fn new(shape: u16) -> Self {
         let bit = |n: u16| shape >> n & 1 != 0;
-        // A pending table of so many, a quarter of memory, takes more than one access to read.
+        // A pending table for this many LPIs takes up a quarter of memory, and more than one access
+        // to read.
         let many = 2 * RAM_SIZE as u32;
         let lpis = if bit(10) { many } else { [2048, 1000, 63, 1][usize::from(shape >> 8 & 3)] };
         let config = ItsConfig {
@@ -354,7 +358,8 @@ impl Machine {
         GICR + 0x2_0000 * (u64::from(vcpu) % u64::from(VCPUS))
     }
 
-    /// An access by vCPU 0, or another one: an exit of its own. Other vCPUs have left the guest: there is one thread.
+    /// An access by one of the vCPUs, as an exit of its own. The other vCPUs have left the guest,
+    /// since there is only one thread.
     fn access(&mut self, vcpu: u8, address: u64, data: &mut [u8], write: bool) -> bool {
         self.cpus.iter_mut().for_each(GicCpu::exit);
         let before = self.trace.0.load(Ordering::Relaxed);
@@ -463,7 +468,7 @@ impl Machine {
                 if self.routes.len() >= MOST_ROUTES {
                     self.routes.remove(0);
                 }
-                // Refused where a bound is reached.
+                // `route` is refused when a bound is reached.
                 let route = self.its.route(device, event);
                 self.routes.extend(route.map(|route| (device, event, route)));
             }
@@ -500,7 +505,7 @@ impl Machine {
                 self.write(Self::rd(vcpu) + offset, intid.into(), 8);
             }
             Op::Dump(after) => self.dump(after),
-            // What is not in memory cannot be saved.
+            // Saving fails where the guest's memory is missing.
             Op::SaveTables => _ = self.its.save_tables(),
             Op::SavePending => {
                 self.cpus.iter_mut().for_each(GicCpu::exit);
@@ -519,7 +524,7 @@ impl Machine {
         }
     }
 
-    /// The host goes on with what is left: a part of it.
+    /// The host performs a part of the work that is left.
     fn work(&mut self) {
         self.its.work();
         let left = self.host.lpis_left.swap(0, Ordering::Relaxed);
@@ -565,7 +570,8 @@ impl Machine {
         }
     }
 
-    /// An MSI has an effect if and only if the dump says so, and LPIs are enabled where its LPI goes.
+    /// Checks that an MSI has an effect if and only if the dump has a live mapping for it and LPIs
+    /// are enabled at the target.
     fn check_translation(&self, device: DeviceId, event: EventId, injected: Injected) {
         let dump = self.gic.dump();
         let its = &dump.its[0];
@@ -581,10 +587,11 @@ impl Machine {
         assert_eq!(injected != Injected::Unmapped, expected, "{device:?}, {event:?}: {injected:?}");
     }
 
-    /// A vCPU runs, and takes what comes, if its distributor forwards it.
+    /// Powers on a vCPU and lets its CPU interface take every interrupt that the distributor
+    /// forwards.
     fn open(&mut self, n: u8) {
         self.cpu(n).power_on();
-        // What is dead is let go: mapping waits for that if a bound is reached.
+        // The entry releases retired objects. Mapping waits for that when a bound is reached.
         self.cpu(n).enter();
         self.write(Self::rd(n) + 0x14, 0, 4);
         let regs = [(SysReg::ICC_PMR_EL1, 0xff), (SysReg::ICC_IGRPEN1_EL1, 1)];
@@ -593,18 +600,18 @@ impl Machine {
         }
     }
 
-    /// A guest waits for a register, in which the bits of `mask` become `value`.
+    /// Polls a register, as a guest does, until the bits of `mask` are `value`.
     fn becomes(&mut self, address: u64, mask: u64, value: u64) {
         let read = (0..1000).find(|_| self.read(address, 4) & mask == value);
         read.unwrap_or_else(|| panic!("{address:#x} never becomes {value:#x} in {mask:#x}"));
     }
 
-    /// As a driver begins. What it finds there it does away with.
+    /// Initializes the ITS as a driver does. Earlier state is discarded.
     fn start(&mut self, how: u8) {
         for n in 0..VCPUS as u8 {
             self.open(n);
             self.write(Self::rd(n), 0, 4);
-            // RWP: what was pending is being cleared.
+            // RWP is set while pending LPIs are being cleared.
             self.becomes(Self::rd(n), 1 << 3, 0);
             self.write(Self::rd(n) + 0x70, PROPERTIES | 15, 8);
             self.write(Self::rd(n) + 0x78, PENDING + 0x1_0000 * u64::from(n), 8);
@@ -637,7 +644,7 @@ impl Machine {
         }
     }
 
-    /// Events of two devices for each vCPU. Memory may be missing: then they are not mapped.
+    /// Maps events of two devices for each vCPU. If memory is missing, they are not mapped.
     fn map_some(&mut self, shift: u8) {
         for n in 0..VCPUS as u8 {
             let collection = CollectionId(n.into());
@@ -658,7 +665,7 @@ impl Machine {
         self.tell();
     }
 
-    /// What a dump says is so, whatever the guest has done.
+    /// Checks that a dump is consistent, regardless of the guest's earlier steps.
     fn dump(&mut self, after: u8) {
         let mut left = after;
         let mut few = |_: ItsEntry| {
@@ -680,7 +687,7 @@ impl Machine {
             let bits = device.expect("its device is mapped").event_bits;
             assert!(bits <= self.config.event_bits && event.event.0 >> bits == 0, "{event:?}");
             let mapped = its.collections.iter().any(|c| c.collection == event.collection);
-            // One that is not live, although its collection is mapped, could not be had because of a bound.
+            // An event of a mapped collection is not live only if a bound left no room for it.
             assert!(!event.live || mapped, "{event:?}");
             assert!(!event.live || lpis.contains(&event.intid.0), "{event:?} has no LPI");
         }
@@ -694,7 +701,7 @@ impl Machine {
 
     fn check(&mut self) {
         let usage = self.gic.engine().usage();
-        // Routes remember one LPI each.
+        // Each route keeps one LPI.
         assert!(usage.lpis <= MAX_LPIS as usize + MOST_ROUTES, "{usage:?}");
         assert!(usage.garbage <= (MAX_GARBAGE + MAX_LPIS) as usize * 4, "{usage:?}");
         let creadr = self.read(CREADR, 8);
@@ -711,7 +718,7 @@ impl Machine {
         }
     }
 
-    /// Gives a command that a sensible guest gives: it is performed.
+    /// Gives a command that a sensible guest gives, and checks that it is performed.
     fn good(&mut self, command: Command) {
         let stats = |its: &Its<Vgic>| its.stats().commands_of(command.kind());
         let before = stats(&self.its);
@@ -723,9 +730,10 @@ impl Machine {
         assert_eq!(stats(&self.its), before + 1, "{command:?}");
     }
 
-    /// Everything that comes is taken.
+    /// Takes and ends all interrupts that a vCPU is given.
     fn take_all(&mut self, vcpu: u8) -> Vec<u32> {
-        // They were kicked: what is no longer for one is passed on.
+        // The vCPUs were kicked. Each entry passes on the interrupts that no longer target that
+        // vCPU.
         for cpu in &mut self.cpus {
             cpu.enter();
             cpu.exit();
@@ -745,15 +753,16 @@ impl Machine {
         }
     }
 
-    /// Whatever is in the queue, and whatever bound it meets: with vCPUs that run, and end what
-    /// they have taken, the queue empties, or stalls if it is set up so. What is being done when the ITS is not enabled comes to an end.
+    /// Checks that the queue empties, or stalls if the ITS is configured so, regardless of its
+    /// contents and of the bounds that it reaches, as long as the vCPUs run and end the interrupts
+    /// they have acknowledged. Work in progress at an ITS that is not enabled completes.
     fn empties(&mut self) {
         for _ in 0..1_000_000 {
             for vcpu in 0..VCPUS as u8 {
                 let cpu = self.cpu(vcpu);
                 cpu.power_on();
                 cpu.enter();
-                // What it has taken it ends.
+                // The vCPU ends the interrupts it has acknowledged.
                 let lrs = cpu.cpu_interface();
                 let lrs: Vec<_> = (0..LRS).map(|n| lrs.read(n)).collect();
                 for lr in lrs.iter().filter(|lr| lr.state() == LrState::Active) {
@@ -774,7 +783,8 @@ impl Machine {
         panic!("the queue does not empty: {:?}", self.gic.engine().usage());
     }
 
-    /// What is pending is taken, before anything is reset. There is no more than that, and no less.
+    /// Takes all pending interrupts before anything is reset. Exactly the pending LPIs are taken,
+    /// no more and no fewer.
     fn drain(&mut self) {
         self.write(GICD, 3, 4);
         for n in 0.. {
@@ -783,20 +793,21 @@ impl Machine {
             }
             assert!(n < 1000, "work is left for ever: {:?}", self.gic.engine().usage());
             self.work();
-            // Memory may be held by a vCPU that has to look.
+            // A vCPU that is due for an entry may hold memory.
             for cpu in &mut self.cpus {
                 cpu.enter();
                 cpu.exit();
             }
         }
-        // Wherever the LPI configuration tables are in memory: all enabled.
+        // Enables all LPIs, wherever the LPI configuration tables are in memory.
         self.memory.with(|cells| cells.bytes.fill(0xa1));
         let mut expected: Vec<BTreeSet<u32>> = Vec::new();
         for n in 0..VCPUS as u8 {
             self.write(Self::rd(n) + 0xb0, 0, 8);
             self.becomes(Self::rd(n) + 0xc0, 1, 0);
         }
-        // What list registers hold is given back, so that it is seen.
+        // Powering off gives back the interrupts in the list registers, so that the dump reports
+        // them.
         self.cpus.iter_mut().for_each(GicCpu::power_off);
         let lpis = self.gic.dump().lpis;
         (0..VCPUS as u8).for_each(|n| self.open(n));
@@ -829,14 +840,16 @@ impl Machine {
         self.routes.clear();
         self.cpus.iter_mut().for_each(GicCpu::power_off);
         self.start(0x11);
-        // What was in the old tables goes in pieces.
+        // Mappings in the old tables are removed in slices, as accesses are made.
         (0..1000).for_each(|_| _ = self.read(CREADR, 8));
         let dump = self.its.dump();
         assert_eq!((dump.devices.len(), dump.events.len()), (0, 0));
-        // Those that need no table are in none that has been given up.
+        // Only hardware collections remain: they need no table, so they are in no table that was
+        // given up.
         let hardware = u16::from(self.config.hardware_collections);
         assert!(dump.collections.iter().all(|c| c.collection < hardware));
-        // LPIs that the guest has made pending without an ITS are there for good, and count.
+        // LPIs that the guest made pending without an ITS stay for good, and count toward the
+        // bound.
         let mut direct = BTreeSet::new();
         let _ = self.gic.visit_lpis(|lpi| {
             direct.insert(lpi.intid.0);
@@ -892,7 +905,7 @@ fn steps(data: &[u8]) -> (u16, impl Iterator<Item = Op>) {
     (shape, ops)
 }
 
-/// The steps of an input, to be read.
+/// Formats the steps of an input for a reader.
 pub(crate) fn explain(data: &[u8]) -> impl Iterator<Item = String> {
     let (shape, ops) = steps(data);
     std::iter::once(format!("shape {shape:#x}")).chain(ops.map(|op| format!("{op:x?}")))

@@ -1,9 +1,11 @@
-//! A guest and a host that do anything, in any order: what the register frames must stand.
+//! A guest and a host that do anything, in any order. The register frames must withstand all of it.
 //!
-//! The input of a fuzz target is a sequence of steps on a machine of three vCPUs. vCPUs are entered and left when a step says
-//! so, and when another one waits for them. After each step no interrupt may be in two places. A step
-//! checks that a vCPU, at its next entry, is offered what it should be and nothing else. In the
-//! end the guest becomes sensible and serves everything that it is offered; then nothing may be left that should have been.
+//! The input of a fuzz target is a sequence of steps on a machine of three vCPUs. A vCPU is entered
+//! and left when a step says so, and leaves the guest when another vCPU waits for it. After each
+//! step no interrupt may be in two places. A check step verifies that a vCPU, at its next entry, is
+//! given exactly the interrupts that it should be given. At the end of a run the guest becomes
+//! sensible and serves every interrupt that it is given. Then no interrupt may remain that should
+//! have been given.
 //!
 //! The target of the ITS has a machine and steps of its own.
 
@@ -17,7 +19,7 @@ pub mod sysreg;
 use crate::machine::Machine;
 use crate::op::steps;
 
-/// The frame that a target is about; most accesses go there.
+/// The frame that a target tests. Most accesses go there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Frame {
     /// GICv2's distributor.
@@ -32,36 +34,37 @@ pub enum Frame {
     Gicr,
     /// GICv3's system registers.
     Icc,
-    /// An ITS, whose steps are its own.
+    /// An ITS, with a machine and steps of its own.
     Its,
 }
 
 const VCPUS: u16 = 3;
 
-/// What a run has come to.
+/// Counts of the events of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
-    /// Steps that were made.
+    /// Steps performed.
     pub steps: usize,
-    /// SGIs that were taken before the guest became sensible.
+    /// SGIs acknowledged before the guest became sensible.
     pub sgis: usize,
-    /// PPIs.
+    /// PPIs acknowledged before the guest became sensible.
     pub ppis: usize,
-    /// SPIs.
+    /// SPIs acknowledged before the guest became sensible.
     pub spis: usize,
-    /// LPIs.
+    /// LPIs acknowledged before the guest became sensible.
     pub lpis: usize,
-    /// Interrupts that were ended, or deactivated, while their vCPU was in the guest or before its next entry.
+    /// Interrupts ended or deactivated while their vCPU was in the guest or before its next entry.
     pub ended: usize,
-    /// Interrupts that a check found in the list registers, pending, as they should be.
+    /// Interrupts that a check found pending in the list registers, as required.
     pub offered: usize,
-    /// Those that waited while the list registers were full.
+    /// Interrupts that waited while the list registers were full.
     pub waiting: usize,
     /// Times that a vCPU was waited for to leave the guest.
     pub waits: usize,
-    /// Those that were taken after it became sensible.
+    /// Interrupts acknowledged after the guest became sensible.
     pub drained: usize,
-    /// Accesses that left work for the host: LPIs to be cleared or configured, a pending table to be read.
+    /// Accesses that left work for the host: LPIs to be cleared or configured, or a pending table
+    /// to be read.
     pub left: usize,
 }
 
@@ -81,7 +84,7 @@ impl std::ops::AddAssign for Report {
     }
 }
 
-/// The steps of an input, to be read.
+/// Formats the steps of an input for a reader.
 pub fn explain(frame: Frame, data: &[u8]) -> Vec<String> {
     match frame {
         Frame::Its => its::explain(data).collect(),
@@ -92,7 +95,7 @@ pub fn explain(frame: Frame, data: &[u8]) -> Vec<String> {
 /// Runs one input.
 ///
 /// # Panics
-/// On whatever must not be.
+/// If the machine violates an invariant.
 pub fn run(frame: Frame, data: &[u8]) -> Report {
     if frame == Frame::Its {
         return its::run(data);

@@ -1,4 +1,5 @@
-//! What the LPIs of the machine must be like, from what the guest has written: a model of the redistributors' LPI registers.
+//! A model of the redistributors' LPI registers. It derives the required state of the machine's
+//! LPIs from the guest's writes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,20 +9,20 @@ use vgic_core::memory::{GuestMemory, MemoryError};
 
 use crate::VCPUS;
 
-/// LPIs that the machine has.
+/// The number of LPIs of the machine.
 pub(crate) const LPIS: u32 = 64;
-/// The LPI configuration table.
+/// The address of the LPI configuration table.
 pub(crate) const PROPERTIES: u64 = 0x4000_0000;
-/// The pending tables, one for each vCPU.
+/// The address of the pending tables, one for each vCPU.
 pub(crate) const PENDING: u64 = 0x4001_0000;
 const PENDING_SIZE: u64 = 0x1_0000;
-/// From the start of a pending table to what it says of LPIs.
+/// The offset of the LPIs' bits in a pending table, in bytes.
 const PENDING_SKIP: u64 = LPI_BASE as u64 / 8;
 
-/// The guest's memory, as far as there is something in it. The rest cannot be accessed.
+/// The parts of the guest's memory that hold tables. No other address can be accessed.
 #[derive(Default)]
 pub(crate) struct Tables {
-    /// Two halves, since larger arrays have no default.
+    /// Two halves, since larger arrays do not implement `Default`.
     properties: [[AtomicU8; LPIS as usize / 2]; 2],
     pending: [[AtomicU8; LPIS as usize / 8]; VCPUS as usize],
 }
@@ -67,7 +68,7 @@ impl GuestMemory for Tables {
     }
 
     fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
-        // Pending bits that have been read, and nothing else.
+        // The engine writes only to clear pending bits that it has read.
         let pending = address % PENDING_SIZE >= PENDING_SKIP;
         assert!(pending && data == [0; 8], "{data:?} is written at {address:#x}");
         for n in 0..data.len() as u64 {
@@ -77,26 +78,27 @@ impl GuestMemory for Tables {
     }
 }
 
-/// One LPI that has been made pending once.
+/// An LPI that has been made pending at least once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lpi {
     pub(crate) target: usize,
     pub(crate) enabled: bool,
     pub(crate) priority: Priority,
-    /// It is pending, and nobody has taken it: it must be offered.
+    /// The LPI is pending and has not been acknowledged: it must be given to its target.
     pub(crate) must: bool,
-    /// It may be offered: it was made pending while a list register held it.
+    /// The LPI may be given to its target. An acknowledge leaves this set if the vCPU may have
+    /// missed that the LPI was made pending while a list register held it.
     pub(crate) may: bool,
 }
 
-/// What a redistributor's registers say before a write.
+/// A redistributor's registers before a write.
 pub(crate) struct Registers {
     pub(crate) enabled: bool,
     pub(crate) propbaser: u64,
     pub(crate) pendbaser: u64,
 }
 
-/// All of them.
+/// All LPIs that have been made pending.
 #[derive(Default)]
 pub(crate) struct Lpis {
     pub(crate) by_intid: BTreeMap<u32, Lpi>,
@@ -105,7 +107,7 @@ pub(crate) struct Lpis {
 }
 
 impl Lpis {
-    /// A write to a redistributor that is about to be performed.
+    /// Follows a write to a redistributor. The write is about to be performed.
     pub(crate) fn write(
         &mut self,
         tables: &Tables,
@@ -145,7 +147,7 @@ impl Lpis {
         }
     }
 
-    /// Nothing is pending any more.
+    /// Disabling LPIs clears all pending bits of the redistributor.
     fn disable(&mut self, vcpu: usize) {
         for lpi in self.by_intid.values_mut().filter(|lpi| lpi.target == vcpu) {
             (lpi.must, lpi.may) = (false, false);
@@ -172,13 +174,15 @@ impl Lpis {
         if !exists(regs, intid) {
             return;
         }
-        // It is mapped anew, or is no ITS's and moves here, and is configured as the table says.
+        // The LPI is mapped again, or belongs to no ITS and moves here. Its configuration comes
+        // from the table.
         let (enabled, priority) = config(tables, regs, intid);
         let lpi = Lpi { target: vcpu, enabled, priority, must: true, may: true };
         self.by_intid.insert(intid, lpi);
     }
 
-    /// A guest has acknowledged one. It may not have seen yet what was done to the LPI since it was entered.
+    /// Follows an acknowledge of an LPI. If `stale`, the vCPU may have missed changes to the LPI
+    /// since its entry.
     pub(crate) fn taken(&mut self, intid: u32, stale: bool) {
         let lpi = self.by_intid.get_mut(&intid).expect("an LPI that was never made pending");
         lpi.must = false;

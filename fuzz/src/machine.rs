@@ -1,4 +1,4 @@
-//! The machine that the steps are made on, and what must hold of it.
+//! The machine that the steps run on, and its invariants.
 
 use std::cell::{RefCell, RefMut};
 use std::collections::BTreeSet;
@@ -23,12 +23,12 @@ const GICC: u64 = 0x0801_0000;
 const V2M: u64 = 0x0802_0000;
 const GICR: u64 = 0x080a_0000;
 const REDIST: u64 = 0x2_0000;
-/// The clear-pending registers of a distributor, and of SGI_base.
+/// Offsets of the clear-pending registers of a distributor and of SGI_base.
 const ICPENDR: std::ops::Range<u64> = 0x280..0x300;
 
-/// An interrupt that a vCPU must be offered.
+/// An interrupt that a vCPU must be given.
 struct Candidate {
-    /// As a list register names it, without a sender.
+    /// The INTID as in a list register, without a sender.
     intid: u32,
     priority: Priority,
 }
@@ -40,16 +40,17 @@ pub(crate) struct Machine {
     bus: GicBus<Vgic>,
     cpus: Vec<Cpu>,
     on: [bool; VCPUS as usize],
-    /// What each vCPU took last.
+    /// The value that each vCPU's last acknowledge returned.
     last: [u32; VCPUS as usize],
     tables: Arc<Tables>,
     lpis: Lpis,
-    /// Made pending by a pulse, and neither taken nor taken back.
+    /// Owner and INTID of interrupts made pending by a pulse, and neither acknowledged nor cleared
+    /// since.
     pulsed: BTreeSet<(usize, u32)>,
     pub(crate) report: Report,
 }
 
-/// Whose an interrupt is: SPIs and LPIs are everybody's.
+/// Returns the owner vCPU of a private interrupt, or `usize::MAX` for SPIs and LPIs.
 fn owner(intid: u32, vcpu: usize) -> usize {
     if Intid(intid).is_private() { vcpu } else { usize::MAX }
 }
@@ -61,7 +62,7 @@ fn wired(irq: u32, vcpu: usize) -> Wired {
     }
 }
 
-/// A vCPU that exists.
+/// Maps any number to the index of a vCPU that exists.
 fn index(vcpu: u8) -> usize {
     usize::from(vcpu) % usize::from(VCPUS)
 }
@@ -83,11 +84,11 @@ impl Machine {
             setup.add_msi_frame(MsiFrame { base: V2M, first: 64, count: 32 }).unwrap();
         } else {
             setup.add_redistributors(GICR, VCPUS.into()).unwrap();
-            // Devices and events are made up: four bits of each are enough for them.
+            // Devices and events are made up, so four bits of each are enough.
             let (lpis, device_bits, event_bits) = (LPIS, 4, 4);
             setup.set_bounds(Config { lpis, device_bits, event_bits, ..Config::default() });
             setup.set_memory(tables.clone()).unwrap();
-            // Some begin as firmware does, and some as a kernel.
+            // Some targets begin as firmware does, and some as a kernel.
             setup.set_firmware(frame != Frame::Icc).unwrap();
         }
         let gic: Gic<Vgic> = setup.init(Arc::new(Host)).unwrap();
@@ -119,19 +120,19 @@ impl Machine {
         self.cpu(vcpu).enter()
     }
 
-    /// Whether what a vCPU has in its list registers may be out of date.
+    /// Whether a vCPU's list registers may be out of date.
     fn is_stale(&self, vcpu: usize) -> bool {
         host::is_kicked(vcpu) || self.cpu(vcpu).has_mail()
     }
 
-    /// What a guest's access with data means for what is expected. It is about to be performed.
+    /// Updates the expected state for a guest's write that is about to be performed.
     fn foresee(&mut self, vcpu: usize, address: u64, width: usize, value: u64) {
         if width == 0 || !address.is_multiple_of(width as u64) {
             return;
         }
         if let Some(offset) = address.checked_sub(GICD).filter(|o| ICPENDR.contains(o)) {
             let first = (offset - ICPENDR.start) as u32 / 4 * 32;
-            // A banked word is the accessing vCPU's.
+            // A banked word belongs to the accessing vCPU.
             self.forget(owner(first, vcpu), first..first + 64);
         }
         if self.v2 {
@@ -161,7 +162,7 @@ impl Machine {
         self.pulsed.retain(|&(o, intid)| o != owner || !intids.contains(&intid));
     }
 
-    /// Reads a word whose value depends on no vCPU.
+    /// Reads a word that has the same value for all vCPUs.
     fn peek(&self, address: u64) -> u64 {
         let mut data = [0; 4];
         self.bus.read(VcpuId(0), address, &mut data).expect("it can be read");
@@ -181,7 +182,7 @@ impl Machine {
         } else {
             self.cpu(vcpu).read(address, data)
         };
-        // Whatever comes of it is right, as long as something does.
+        // Any result is right, as long as the access returns.
         let acknowledged = result.is_ok() && !write && self.v2 && width == 4;
         if acknowledged && [GICC + 0xc, GICC + 0x20].contains(&address) {
             let value = u32::from_le_bytes([data[0], data[1], data[2], data[3]]);
@@ -203,7 +204,7 @@ impl Machine {
         u32::from_le_bytes(data)
     }
 
-    /// Bookkeeping of what an acknowledge register gave.
+    /// Accounts for the value that an acknowledge register returned.
     fn taken(&mut self, vcpu: usize, value: u32, stale: bool) {
         let intid = if self.v2 { value & 0x3ff } else { value };
         let count = match intid {
@@ -255,7 +256,7 @@ impl Machine {
         self.report.ended += active.saturating_sub(self.active(vcpu));
     }
 
-    /// The number of list registers of a vCPU that are active.
+    /// The number of a vCPU's list registers with an active interrupt.
     fn active(&self, vcpu: usize) -> usize {
         self.lrs(vcpu).filter(|lr| lr.state().is_active()).count()
     }
@@ -266,12 +267,12 @@ impl Machine {
         lrs.into_iter().filter(|lr| lr.state() != LrState::Invalid)
     }
 
-    /// The INTID of a list register, without a sender.
+    /// Returns the INTID of a list register, without a sender.
     fn intid(&self, lr: Lr) -> u32 {
         if self.v2 { lr.intid().0 & 0x3ff } else { lr.intid().0 }
     }
 
-    /// One step. Nobody may be left with something to look at who was not kicked for it.
+    /// Performs one step. A vCPU that gets mail from the step must have been kicked.
     pub(crate) fn perform(&mut self, op: Op) {
         let has_mail = |cpu: &Cpu| cpu.borrow().has_mail();
         let before: Vec<bool> = self.cpus.iter().map(has_mail).collect();
@@ -279,7 +280,7 @@ impl Machine {
         let everybody = matches!(op, Op::Check(_));
         self.perform_unwatched(op);
         for (vcpu, had_mail) in before.into_iter().enumerate() {
-            // Who left the guest meanwhile may have found something itself.
+            // A vCPU that left the guest during the step may have found mail without a kick.
             let own = everybody || acting == Some(vcpu) || host::waits() != waits;
             if !own && !had_mail && has_mail(&self.cpus[vcpu]) {
                 assert!(host::is_kicked(vcpu), "vCPU {vcpu} was not kicked");
@@ -303,7 +304,7 @@ impl Machine {
             Op::Elsewhere { vcpu, word, value, write } => {
                 self.access(index(vcpu), self.somewhere(word.into()), 4, value.into(), write);
             }
-            // What cannot be injected is refused.
+            // `set_level` refuses interrupts that cannot be injected.
             Op::Line { irq, vcpu, high } => {
                 let _ = self.bus.injector().set_level(wired(irq.into(), index(vcpu)), high);
             }
@@ -362,14 +363,14 @@ impl Machine {
             Op::Lpi { vcpu, lpi, reg } => {
                 let vcpu = index(vcpu);
                 let offset = [0x40, 0x40, 0x40, 0x48, 0xa0, 0xa0, 0xb0][usize::from(reg) % 7];
-                // Some of them do not exist.
+                // Some of these INTIDs do not exist.
                 let intid = LPI_BASE + u32::from(lpi) % (LPIS + 4);
                 self.word(vcpu, GICR + REDIST * vcpu as u64 + offset, intid, true);
             }
         }
     }
 
-    /// Where the registers of the machine are.
+    /// Returns the address of one of the machine's registers.
     fn somewhere(&self, n: u64) -> u64 {
         let redist = GICR + n / 4 % u64::from(VCPUS) * REDIST;
         match (self.v2, n % 4) {
@@ -396,7 +397,7 @@ impl Machine {
         self.power(vcpu, true);
         let wired = if self.v2 {
             self.word(vcpu, GICC + 4, 0xff, true);
-            // Both groups, and one register to acknowledge them.
+            // Enables both groups, and one register to acknowledge both.
             self.word(vcpu, GICC, 7, true);
             GICD
         } else {
@@ -448,7 +449,7 @@ impl Machine {
         }
     }
 
-    /// No interrupt is in two list registers, of one vCPU or of two.
+    /// Checks that no interrupt is in two list registers, of one vCPU or of two.
     pub(crate) fn check_places(&self) {
         let mut seen = Vec::new();
         for vcpu in 0..self.cpus.len() {
@@ -461,12 +462,13 @@ impl Machine {
         }
     }
 
-    /// Those who were kicked, and nobody else, are entered and left, until nobody is kicked any more.
+    /// Enters and leaves the powered-on vCPUs that were kicked or have mail, and no others, until
+    /// there are none.
     fn answer_kicks(&self) {
         for _ in 0..1000 {
             let mut quiet = true;
             for vcpu in (0..self.cpus.len()).filter(|&n| self.on[n]) {
-                // As a thread does that is about to sleep.
+                // A thread that is about to sleep does the same.
                 if self.is_stale(vcpu) {
                     quiet = false;
                     self.enter(vcpu);
@@ -480,7 +482,8 @@ impl Machine {
         panic!("the vCPUs kick each other without end");
     }
 
-    /// Which groups are forwarded to a vCPU, and enabled at its CPU interface, by what their registers say.
+    /// Whether each group is forwarded to a vCPU and enabled at its CPU interface, according to the
+    /// registers.
     fn groups(&self, vcpu: usize) -> [bool; 2] {
         let awake = self.v2 || self.peek(GICR + REDIST * vcpu as u64 + 0x14) == 0;
         let dist = self.peek(GICD);
@@ -494,7 +497,8 @@ impl Machine {
         !self.v2 && self.groups(vcpu)[1] && enabled()
     }
 
-    /// What must be offered to a vCPU: pending, enabled, forwarded, not active. All vCPUs have left the guest.
+    /// Returns the interrupts that must be given to a vCPU: pending, enabled, forwarded, not
+    /// active. All vCPUs have left the guest.
     fn candidates(&self, vcpu: usize) -> Vec<Candidate> {
         let (groups, injector) = (self.groups(vcpu), self.bus.injector());
         let mut found = Vec::new();
@@ -515,7 +519,8 @@ impl Machine {
             }
         }
         if self.lpis_pass(vcpu) {
-            // Whoever has acknowledged it and not ended it: LPIs have no active state.
+            // An LPI counts even while a vCPU has acknowledged it and not ended it: LPIs have no
+            // active state.
             let here = |lpi: &&Lpi| lpi.must && lpi.enabled && lpi.target == vcpu;
             let lpis = self.lpis.by_intid.iter().filter(|(_, lpi)| here(lpi));
             found.extend(lpis.map(|(&intid, lpi)| Candidate { intid, priority: lpi.priority }));
@@ -523,7 +528,8 @@ impl Machine {
         found
     }
 
-    /// At its next entry a vCPU is offered what it should be, the most urgent first, and nothing else.
+    /// Checks that a vCPU is given exactly the interrupts it should be given at its next entry, the
+    /// most urgent first.
     pub(crate) fn check(&mut self, vcpu: usize) {
         for cpu in &self.cpus {
             cpu.borrow_mut().exit();
@@ -545,7 +551,7 @@ impl Machine {
             let why = format!("{intid} with {priority:?}, as {lrs:?} are");
             assert!(lrs.len() == LRS, "not offered: {why}");
             assert!(flushed.waiting, "forgotten: {why}");
-            // T32: one that waits is not kept waiting by what is active.
+            // T32: active interrupts do not keep a pending one waiting.
             assert!(!pending.is_empty(), "none is pending: {why}");
             let before = |lr: &Lr| lr.priority().level() <= priority.level();
             assert!(pending.iter().all(before), "not the most urgent: {why}");
@@ -561,7 +567,7 @@ impl Machine {
         }
     }
 
-    /// The guest becomes sensible: everything is let through, taken and ended.
+    /// The guest becomes sensible: all interrupts are let through, acknowledged and ended.
     pub(crate) fn drain(&mut self) {
         let irqs = 0..32 + u32::from(SPIS);
         for vcpu in 0..self.cpus.len() {
@@ -573,7 +579,7 @@ impl Machine {
             }
             if !self.v2 {
                 self.word(0, GICR + REDIST * vcpu as u64 + 0x14, 0, true);
-                // Those that have been pending all the time, and those of the pending table.
+                // Lets through LPIs that were pending before, and those of the pending table.
                 self.word(0, GICR + REDIST * vcpu as u64, 1, true);
             }
         }
@@ -596,7 +602,8 @@ impl Machine {
             cpu.set_igrpen0(1);
             cpu.set_igrpen1(1);
         }
-        // The guest has changed its CPU interface, so each is entered once. From then on only those who are kicked.
+        // The guest has changed its CPU interface, so each vCPU is entered once. From then on only
+        // vCPUs that were kicked or have mail are entered.
         for vcpu in 0..self.cpus.len() {
             self.serve_all(vcpu);
         }
@@ -614,7 +621,7 @@ impl Machine {
         }
     }
 
-    /// Enters, takes and ends what there is, and exits.
+    /// Enters a vCPU, acknowledges and ends all its interrupts, and exits.
     fn serve_all(&mut self, vcpu: usize) {
         loop {
             self.enter(vcpu);
@@ -643,7 +650,7 @@ impl Machine {
         self.cpu(vcpu).exit();
     }
 
-    /// What it has come to. Nothing is left of the machine.
+    /// Drops the machine and returns its report.
     pub(crate) fn finish(mut self) -> Report {
         self.report.waits = host::waits();
         host::set_cpus(Vec::new());

@@ -4,10 +4,10 @@ use std::iter;
 
 use arbitrary::{Arbitrary, Unstructured};
 
-/// One step.
+/// One step of an input.
 #[derive(Arbitrary, Debug)]
 pub(crate) enum Op {
-    /// The frame that the target is about, at an offset that may be anything.
+    /// Accesses the frame that the target tests, at an offset that may be anything.
     Frame {
         vcpu: u8,
         offset: u32,
@@ -15,7 +15,7 @@ pub(crate) enum Op {
         value: u64,
         write: bool,
     },
-    /// Any frame of the machine, at a sensible place.
+    /// Accesses any frame of the machine, at a sensible offset.
     Elsewhere {
         vcpu: u8,
         word: u16,
@@ -59,31 +59,32 @@ pub(crate) enum Op {
         value: u64,
         write: bool,
     },
-    /// What an operating system does in the beginning, which would be long to find by chance.
+    /// Initializes a vCPU's interface as an operating system does. A fuzzer would take long to find
+    /// this by chance.
     Start(u8),
-    /// It uses an SPI.
+    /// Routes, prioritizes and enables an SPI.
     Route {
         irq: u8,
         vcpu: u8,
         priority: u8,
     },
-    /// The guest sends an SGI.
+    /// Sends an SGI.
     Send {
         vcpu: u8,
         sgi: u8,
         targets: u8,
     },
-    /// Enters, takes one interrupt, ends it and exits.
+    /// Enters, acknowledges one interrupt, ends it and exits.
     Serve {
         vcpu: u8,
         group: bool,
     },
-    /// The guest gives a redistributor its LPI tables, and enables LPIs.
+    /// Gives a redistributor its LPI tables, and enables LPIs.
     Tables {
         vcpu: u8,
         zero: bool,
     },
-    /// It changes its tables.
+    /// Changes a byte of the LPI configuration table.
     Property {
         lpi: u8,
         value: u8,
@@ -92,18 +93,19 @@ pub(crate) enum Op {
         vcpu: u8,
         value: u64,
     },
-    /// GICR_SETLPIR, GICR_CLRLPIR, GICR_INVLPIR, GICR_INVALLR.
+    /// Writes GICR_SETLPIR, GICR_CLRLPIR, GICR_INVLPIR or GICR_INVALLR.
     Lpi {
         vcpu: u8,
         lpi: u8,
         reg: u8,
     },
-    /// Everyone who was kicked has a look; then a vCPU must be offered what it should be.
+    /// All kicked vCPUs are entered. Then a vCPU is checked to be given exactly the interrupts it
+    /// should be given.
     Check(u8),
 }
 
 impl Op {
-    /// The vCPU that makes the step, if it is one.
+    /// The vCPU that performs the step, or none if a vCPU does not perform it.
     pub(crate) fn vcpu(&self) -> Option<u8> {
         match *self {
             Self::Line { .. } | Self::Pulse { .. } => None,
@@ -125,7 +127,7 @@ impl Op {
     }
 }
 
-/// The steps of an input.
+/// Decodes the steps of an input.
 pub(crate) fn steps(data: &[u8]) -> impl Iterator<Item = Op> {
     let mut input = Unstructured::new(data);
     iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! What a guest can make of the instructions and tables that the traps of GICv3's system registers read.
+//! Instructions and tables of a guest, as the traps of GICv3's system registers read them.
 
 use vgic_kvm::sysreg::walk::{Physical, Regime, walk};
 use vgic_kvm::sysreg::{Direction, decode};
@@ -10,10 +10,11 @@ fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     data.chunks_exact(N).filter_map(|chunk| chunk.try_into().ok())
 }
 
-/// Decodes an input as instructions, each as the reference does. Returns how many were accesses.
+/// Decodes each word of an input as an instruction, and compares the result with the reference's.
+/// Returns the number of accesses.
 ///
 /// # Panics
-/// If one is not.
+/// If the decoder and the reference disagree.
 pub fn decode_all(data: &[u8]) -> usize {
     let mut found = 0;
     for word in words(data).map(u32::from_le_bytes) {
@@ -29,7 +30,7 @@ pub fn decode_all(data: &[u8]) -> usize {
     found
 }
 
-/// Memory that repeats itself: everywhere the same few words, some of which are missing.
+/// Memory that repeats the same few words everywhere. Some of the words are missing.
 struct Memory(Vec<[u8; 8]>);
 
 impl Physical for Memory {
@@ -44,11 +45,12 @@ impl Physical for Memory {
     }
 }
 
-/// Takes an input for SCTLR_EL1, TCR_EL1, both TTBRs, four addresses, and what is in memory. Returns how many of the addresses can be
-/// translated: those that the reference translates, to the same.
+/// Takes SCTLR_EL1, TCR_EL1, both TTBRs, four addresses and the contents of memory from an input.
+/// Returns how many of the addresses can be translated. These must be the addresses that the
+/// reference translates, with the same results.
 ///
 /// # Panics
-/// If that is not so.
+/// If the walk and the reference disagree.
 pub fn walk_all(data: &[u8]) -> usize {
     let mut words = words(data);
     let mut next = || words.next().unwrap_or_default();

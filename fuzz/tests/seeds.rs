@@ -1,4 +1,5 @@
-//! The inputs that are kept, without a fuzzer: each of them passes, and together they come to something.
+//! Runs the stored inputs without a fuzzer. Each of them passes, and together they reach a minimum
+//! of coverage.
 
 use std::fs;
 use std::path::Path;
@@ -14,16 +15,16 @@ const TARGETS: [(&str, Frame); 7] = [
     ("icc", Frame::Icc),
     ("its", Frame::Its),
 ];
-/// How much a target that is not about a frame finds in an input.
+/// Returns how much a target that tests no frame finds in an input.
 type Find = fn(&[u8]) -> usize;
 const OTHERS: [(&str, Find); 2] =
     [("sysreg_decode", sysreg::decode_all), ("sysreg_walk", sysreg::walk_all)];
-/// Of one target.
+/// The largest number of seeds of one target.
 const MOST_SEEDS: usize = 60;
-/// Bytes of one seed.
+/// The bound on a seed's size in bytes.
 const LONGEST_SEED: usize = 1024;
 
-/// A target's seeds.
+/// Reads a target's seeds.
 fn seeds(name: &str) -> impl Iterator<Item = Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
     let mut files: Vec<_> =
@@ -33,13 +34,13 @@ fn seeds(name: &str) -> impl Iterator<Item = Vec<u8>> {
     files.into_iter().map(|file| {
         let data = fs::read(&file).unwrap();
         assert!(data.len() < LONGEST_SEED, "{} is too long", file.display());
-        // The last one that is named is the one that failed.
+        // When a seed fails, its name is the last one printed.
         println!("{}", file.display());
         data
     })
 }
 
-/// Runs a target's seeds; the sum of their reports.
+/// Runs a target's seeds and returns the sum of their reports.
 fn run_all(name: &str, frame: Frame) -> Report {
     let mut sum = Report::default();
     for data in seeds(name) {
@@ -53,10 +54,10 @@ fn run_all(name: &str, frame: Frame) -> Report {
 fn every_seed_passes() {
     for (name, frame) in TARGETS {
         let sum = run_all(name, frame);
-        // Seeds in which nothing happens would pass for ever: of everything that the checks are about, the seeds of each
-        // target do a good part of what they did when they were chosen.
+        // Seeds in which nothing happens would always pass. So the seeds of each target must reach
+        // a good part of the counts that they had when they were chosen.
         if frame == Frame::Its {
-            // It has nothing else, and checks after each step.
+            // This target counts nothing else. It checks after each step.
             assert!(sum.steps >= 300 && sum.lpis >= 40 && sum.drained >= 80, "{name}: {sum:?}");
             assert!(sum.left >= 100, "{name}: {sum:?}");
             continue;
@@ -88,7 +89,7 @@ fn every_seed_of_the_system_registers_passes() {
     }
 }
 
-/// A target without seeds here would not be run.
+/// A target that is missing from the tables above would not be run.
 #[test]
 fn every_target_is_here() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");

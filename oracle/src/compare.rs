@@ -1,4 +1,4 @@
-//! Two GICs side by side: the same operations, and the first answer that differs.
+//! Performs the same operations on two GICs, and finds the first answer that differs.
 
 use anyhow::Result;
 
@@ -6,29 +6,31 @@ use crate::regs;
 use crate::rules::{Coverage, Op, Rules};
 use crate::target::{Action, Answer, GICC, Model, Target};
 
-/// So many operations pass between two comparisons of everything that can be read.
+/// The number of operations between two comparisons of all readable registers.
 const SWEEP_EVERY: usize = 64;
-// What the CPU would take next, compared after each operation of GICv2.
+// These show the interrupt that the CPU would take next. They are compared after each operation of
+// GICv2.
 const RPR: Action = Action::Read { address: GICC + 0x14, bytes: 4 };
 const HPPIR: Action = Action::Read { address: GICC + 0x18, bytes: 4 };
 
-/// What was done, and what both said.
+/// An action with both answers.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What was done.
+    /// The action.
     pub action: Action,
     /// The reference's answer.
     pub reference: Answer,
-    /// The candidate's, or why it has none.
+    /// The candidate's answer, or the reason why it has none.
     pub candidate: Result<Answer, String>,
     /// The bits of the value that had to be equal.
     pub mask: u64,
-    /// Whether a read was put in by the comparison, and is none of the sequence's operations.
+    /// Whether the comparison inserted this read. If so, it is not one of the sequence's
+    /// operations.
     pub check: bool,
 }
 
 impl Row {
-    /// Whether both said the same, as far as they must.
+    /// Whether both answers agree in the compared bits and in the lines.
     pub fn agrees(&self) -> bool {
         self.candidate.as_ref().is_ok_and(|candidate| {
             (candidate.value ^ self.reference.value) & self.mask == 0
@@ -37,37 +39,38 @@ impl Row {
     }
 }
 
-/// The end of a comparison that found something.
+/// The result of a comparison that found a difference.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// How many operations were done, the one that showed it included.
+    /// The number of operations performed, including the one that showed the difference.
     pub after: usize,
-    /// Everything that was done, in order; the last differs.
+    /// The actions in order. Checks that agreed are left out. The last action differs.
     pub rows: Vec<Row>,
 }
 
-/// What became of a comparison.
+/// The result of a comparison.
 #[derive(Debug)]
 pub struct Outcome {
     /// The first difference.
     pub difference: Option<Difference>,
-    /// What was compared.
+    /// Counts of the compared events.
     pub coverage: Coverage,
 }
 
-/// When everything that can be read is compared.
+/// When all readable registers are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sweep {
-    /// Now and then.
+    /// Every `SWEEP_EVERY` operations, and after the last one.
     Sometimes,
-    /// After the last operation, for a sequence that is being cut down.
+    /// Only after the last operation, for a sequence that is being cut down.
     AtTheEnd,
 }
 
-/// Performs a sequence on two GICs that are as after a reset. The candidate has `lrs` list registers.
+/// Performs a sequence on two GICs. Both are in the state after a reset. The candidate has `lrs`
+/// list registers.
 ///
 /// # Errors
-/// If the reference cannot go on.
+/// If the reference fails.
 pub fn run(
     model: Model,
     lrs: usize,
@@ -83,7 +86,7 @@ pub fn run(
             return Ok(pair.differs(0));
         }
     }
-    // The reset values, but for those that the prologue has made equal.
+    // Compares the reset values, except for those that the prologue has made equal.
     let reset: Vec<Action> = everything(model).collect();
     if !pair.perform(&reset, 0)? {
         return Ok(pair.differs(0));
@@ -118,7 +121,7 @@ pub fn run(
     Ok(Outcome { difference: None, coverage: pair.rules.coverage() })
 }
 
-/// Reads of everything that can be read without effect.
+/// Reads all registers that can be read without a side effect.
 fn everything(model: Model) -> impl Iterator<Item = Action> {
     regs::of_model(model).iter().filter(|reg| reg.is_plain()).flat_map(|reg| {
         let bytes = reg.read_bytes();
@@ -127,12 +130,13 @@ fn everything(model: Model) -> impl Iterator<Item = Action> {
     })
 }
 
-/// What is known of both sides, and so what must be equal.
+/// The known state of both sides. It decides which bits must be equal.
 pub trait Judge {
-    /// The bits in which the answers to an action must be equal, given the reference's.
+    /// Returns the bits in which the answers to an action must be equal, given the reference's
+    /// answer.
     fn compared(&self, action: Action, reference: Answer) -> u64;
 
-    /// Takes in what was done, and what the reference answered.
+    /// Updates the state with an action and the reference's answer.
     fn observe(&mut self, action: Action, reference: Answer);
 }
 
@@ -146,15 +150,15 @@ impl Judge for Rules {
     }
 }
 
-/// Both sides, and what they have said.
+/// Both sides, with their answers.
 pub struct Pair<'t, J> {
-    /// What is known of both.
+    /// The known state of both sides.
     pub rules: J,
-    /// The one that is right.
+    /// The side that is right by definition.
     pub reference: &'t mut dyn Target,
-    /// The other one.
+    /// The side under test.
     pub candidate: &'t mut dyn Target,
-    /// What was done, without checks that agreed.
+    /// The actions performed, without checks that agreed.
     pub rows: Vec<Row>,
 }
 
@@ -166,13 +170,14 @@ impl Pair<'_, Rules> {
 }
 
 impl<J: Judge> Pair<'_, J> {
-    /// Performs actions, of which the first `mine` are the sequence's own. Returns whether all answers agree.
+    /// Performs actions. The first `mine` of them are the sequence's own. Returns whether all
+    /// answers agree.
     ///
     /// # Errors
-    /// If the reference cannot go on.
+    /// If the reference fails.
     pub fn perform(&mut self, actions: &[Action], mine: usize) -> Result<bool> {
         let reference = self.reference.perform(actions)?;
-        // Which of them failed, its message says.
+        // The error message names the action that failed.
         let candidate = self.candidate.perform(actions);
         for (n, (&action, &reference)) in actions.iter().zip(&reference).enumerate() {
             let candidate = match &candidate {
@@ -202,7 +207,7 @@ mod tests {
     use crate::generate::Generator;
     use crate::target::Lines;
 
-    /// Remembers what was written, and forgets one bit of one register.
+    /// A target that stores written values. A broken one loses one bit of one register.
     struct Toy {
         words: std::collections::BTreeMap<u64, u64>,
         broken: bool,

@@ -1,20 +1,20 @@
-//! Random operations: registers by weight, values where something happens.
+//! Random operations: registers by weight, with values that are likely to have an effect.
 
 use crate::regs::{self, Kind, Reg};
 use crate::rules::{Op, POOL, own_priority};
 use crate::target::{Action, GICC, GICD, Model};
 
-/// Numbers that look random: the same for the same seed (splitmix64).
+/// Pseudo-random numbers (splitmix64), reproducible from the seed.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// From a seed.
+    /// Creates a sequence of numbers for a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,33 +22,33 @@ impl Random {
         x ^ x >> 31
     }
 
-    /// One below `end`.
+    /// Returns a number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.number() % end
     }
 
-    /// Whether this is the one time of `n`.
+    /// Returns true one time in `n`.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
-/// Input lines change as often as this weight says.
+/// The weight of input line changes, compared with those of the registers.
 const LINE_WEIGHT: u64 = 30;
 
-/// Makes operations for one model.
+/// A generator of random operations for one model.
 pub struct Generator {
     model: Model,
     random: Random,
 }
 
 impl Generator {
-    /// From a seed.
+    /// Creates a generator for a seed.
     pub fn new(model: Model, seed: u64) -> Self {
         Self { model, random: Random::new(seed) }
     }
 
-    /// Makes `count` of them.
+    /// Generates `count` operations.
     pub fn sequence(&mut self, count: usize) -> Vec<Op> {
         let mut ops = self.open();
         ops.truncate(count);
@@ -58,7 +58,7 @@ impl Generator {
         ops
     }
 
-    /// Lets interrupts through: from a reset, chance would be long about it.
+    /// Lets interrupts through. From a reset, random operations alone would take long to do so.
     fn open(&self) -> Vec<Op> {
         let word = |address, value| Op::Do(Action::Write { address, bytes: 4, value });
         if self.model == Model::V3 {
@@ -122,7 +122,7 @@ impl Generator {
         Op::Do(Action::Write { address, bytes, value })
     }
 
-    /// The offset of an access: mostly to where a member of the pool is.
+    /// Picks the offset of an access, mostly that of a pool member's bit or field.
     fn offset(&mut self, reg: &Reg, bytes: u8) -> u64 {
         let bits = match reg.kind {
             Kind::Priority | Kind::ClearSgi | Kind::SetSgi => 8,
@@ -146,7 +146,7 @@ impl Generator {
                 .map(|n| u64::from(self.priority(reg.first + offset + n)) << (8 * n))
                 .sum(),
             Kind::Sgir => self.random.below(3) << 24 | self.random.below(4) << 16 | self.sgi(),
-            // On, usually, so that something happens.
+            // Usually enables both groups, so that interrupts are delivered.
             Kind::DistCtlr => [3, 3, 3, 3, 1, 0, u64::MAX, u64::MAX][self.random.below(8) as usize],
             Kind::CpuCtlr => {
                 let enables = [3, 3, 3, 3, 3, 3, 1, 0][self.random.below(8) as usize];
@@ -156,7 +156,7 @@ impl Generator {
             Kind::Mask => {
                 [0xf8, 0xf8, 0xf8, 0xf0, 0xf8, 0x80, 0x40, 0][self.random.below(8) as usize]
             }
-            // Mostly fine ones, with which interrupts nest.
+            // Mostly small values, with which interrupts nest.
             Kind::BinaryPoint => [2, 2, 3, 3, 4, 5, 6, 7][self.random.below(8) as usize],
             Kind::Router => match self.random.below(4) {
                 0 => self.random.number(),
@@ -182,7 +182,7 @@ impl Generator {
         }
     }
 
-    /// One bit, usually one of the pool; or many.
+    /// Picks one bit, usually that of a pool member, or many bits.
     fn bits(&mut self, first: u32) -> u64 {
         let here = POOL.map(|member| member.wrapping_sub(first)).into_iter().filter(|&n| n < 32);
         let here: Vec<u32> = here.collect();

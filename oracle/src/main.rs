@@ -1,4 +1,4 @@
-//! Runs the comparison; exit status 1 with a reproducer if there is a difference.
+//! Runs the comparison. If there is a difference, it prints a reproducer, and the exit status is 1.
 
 mod on_cpus;
 
@@ -20,9 +20,9 @@ use vgic_oracle::rules::{Coverage, Op};
 use vgic_oracle::shrink::shrink;
 use vgic_oracle::target::{Model, Target};
 
-/// A sequence starts from a reset and has so many operations.
+/// The number of operations of a sequence, which starts from a reset.
 const SEQUENCE: u64 = 1000;
-/// Most replays of a sequence that is being cut down.
+/// The largest number of replays when a sequence is cut down.
 const TRIALS: usize = 600;
 
 #[derive(Parser)]
@@ -40,7 +40,7 @@ struct Args {
     /// The payload that performs accesses on QEMU's CPUs; without it, these are left out
     #[arg(long)]
     payload: Option<PathBuf>,
-    /// What is compared with QEMU: with itself, it tests the comparison
+    /// The candidate that is compared with QEMU: QEMU itself tests the comparison
     #[arg(long, default_value = "ours")]
     against: Against,
 }
@@ -69,7 +69,7 @@ impl Against {
     }
 }
 
-/// One sequence and what it is run against.
+/// The configuration in which sequences are run.
 struct Case {
     model: Model,
     against: Against,
@@ -86,7 +86,7 @@ impl Case {
         compare::run(self.model, self.lrs, ops, sweep, &mut reference, &mut *candidate, progress)
     }
 
-    /// The difference that the fewest operations lead to.
+    /// Returns the difference found by the shortest sequence that still differs.
     fn reproduce(&self, ops: &[Op], found: Difference) -> Result<Difference> {
         let ops = ops[..found.after].to_vec();
         let replay = |ops: &[Op]| self.run(ops, Sweep::AtTheEnd, &|| {});
@@ -106,10 +106,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether nothing differs.
+/// Runs the chosen comparisons. Returns whether nothing differs.
 fn run(args: &Args) -> Result<bool> {
     if args.against == Against::Ours {
-        // A panic of the candidate is a difference, and is shown as one.
+        // A panic of the candidate is a difference, and is reported as one.
         std::panic::set_hook(Box::new(|_| {}));
     }
     let all = [ModelArg::V2, ModelArg::V3, ModelArg::Its, ModelArg::CpusV2, ModelArg::CpusV3];
@@ -138,7 +138,7 @@ fn one(args: &Args, model: Model) -> Result<bool> {
         let sequence = done / SEQUENCE;
         let seed = args.seed.wrapping_add(sequence);
         let count = SEQUENCE.min(args.ops - done);
-        // Few list registers make the engine spill, which must not be seen.
+        // With few list registers the engine has to spill, which must not be visible.
         let lrs = [16, 4, 16, 2][(seed % 4) as usize];
         let case = Case { model, against: args.against, lrs };
         let ops = Generator::new(model, seed).sequence(count as usize);
@@ -174,7 +174,7 @@ fn one(args: &Args, model: Model) -> Result<bool> {
     Ok(true)
 }
 
-/// One sequence for the ITS, and what it is run against.
+/// The configuration in which sequences for the ITS are run.
 struct ItsCase {
     against: Against,
     lrs: usize,
@@ -226,7 +226,7 @@ fn its(args: &Args) -> Result<bool> {
     println!(
         "  {performed} performed; {commands} commands, {wrong} of them wrong; {pending} LPIs became pending, {moved} moved while they were"
     );
-    // As above.
+    // Rules that pass over everything would agree with anything.
     ensure!(
         args.ops < SEQUENCE || performed * 2 > done && wrong < commands && pending > 0 && moved > 0,
         "too little was compared"

@@ -4,14 +4,14 @@ use std::sync::Mutex;
 
 use vgic_core::memory::{GuestMemory, MemoryError};
 
-/// Memory from an address up.
+/// A range of memory.
 pub struct Memory {
     base: u64,
     bytes: Mutex<Vec<u8>>,
 }
 
 impl Memory {
-    /// Of `size` bytes, all zero.
+    /// Creates `size` bytes of memory at address `base`, all zero.
     pub fn new(base: u64, size: u64) -> Self {
         Self { base, bytes: Mutex::new(vec![0; size as usize]) }
     }
@@ -19,7 +19,7 @@ impl Memory {
     /// Clears `len` bytes.
     ///
     /// # Errors
-    /// If there is no memory.
+    /// If the range is outside this memory.
     pub fn clear(&self, address: u64, len: u64) -> Result<(), MemoryError> {
         self.with(address, len as usize, |bytes| bytes.fill(0))
     }

@@ -1,4 +1,4 @@
-//! Runs what CPUs do ([`vgic_oracle::cpus`]).
+//! Runs the comparison of CPU actions ([`vgic_oracle::cpus`]).
 
 use std::path::Path;
 use std::time::Instant;
@@ -17,15 +17,15 @@ use vgic_oracle::target::Model;
 
 use crate::{Against, Args, progress};
 
-/// A sequence starts from a reset and has so many operations.
+/// The number of operations of a sequence, which starts from a reset.
 const SEQUENCE: u64 = 200;
-/// Most replays of a sequence that is being cut down: each takes some milliseconds.
+/// The largest number of replays when a sequence is cut down. Each takes some milliseconds.
 const TRIALS: usize = 5000;
 
-/// QEMU, and what is compared with it.
+/// QEMU and, if it is not this project, the candidate.
 struct Pair {
     reference: Guest,
-    /// Another QEMU, to test the comparison.
+    /// Another QEMU as the candidate, to test the comparison.
     other: Option<Guest>,
 }
 
@@ -58,7 +58,7 @@ impl Pair {
         ops: &[Op],
         found: Vec<Row>,
     ) -> Result<(usize, Vec<Row>)> {
-        // Looking at everything after each operation shows a difference sooner, unless looking makes it go away.
+        // Checks after each operation show a difference sooner, unless they make it disappear.
         let often = Style { look_every: 1, sweep_every: 1, ..style };
         let style = if self.run(often, ops)?.difference.is_some() { often } else { style };
         let fewest =
@@ -68,7 +68,7 @@ impl Pair {
     }
 }
 
-/// Whether nothing differs.
+/// Runs the comparison for a model. Returns whether nothing differs.
 pub(crate) fn run(args: &Args, model: Model, payload: &Path) -> Result<bool> {
     let start = Instant::now();
     let name = format!("{}, CPUs", model.name());

@@ -19,7 +19,8 @@ use crate::target::{
     Action, Answer, GICC, GICD, GICR, GITS, Lines, Model, RAM, RAM_SIZE, Target, VCPUS,
 };
 
-/// The only thread is the one that the engine would wait for, so waiting is a bug to report, not to hang on.
+/// A host with one thread, which is the one that the engine would wait for. Waiting is therefore a
+/// bug, which must be reported and must not hang.
 struct Alone;
 
 impl Kick for Alone {
@@ -34,7 +35,7 @@ impl Kick for Alone {
     }
 }
 
-/// LPIs exist, but their tables are never looked at: they are never enabled.
+/// LPIs exist, but they are never enabled, so their tables are never read.
 struct NoMemory;
 
 impl GuestMemory for NoMemory {
@@ -47,25 +48,27 @@ impl GuestMemory for NoMemory {
     }
 }
 
-/// One controller.
+/// A GIC of this project without an ITS.
 pub struct Ours {
     cpu: GicCpu<Vgic>,
     others: Vec<GicCpu<Vgic>>,
 }
 
-/// One controller with several vCPUs, which are off, and an ITS.
+/// A GICv3 of this project with an ITS and several vCPUs, which are off.
 pub struct OursWithIts {
     gic: Gic<Vgic>,
     cpus: Vec<GicCpu<Vgic>>,
     memory: Arc<Memory>,
-    /// Whether vCPUs have a look at what is pending, and are off again.
+    /// Whether vCPUs are on for a moment before the pending tables are written, to load pending
+    /// LPIs into list registers.
     looks: bool,
-    /// Whether something was done since the pending tables were written.
+    /// Whether a register was written after the pending tables were written.
     stale: bool,
 }
 
 impl OursWithIts {
-    /// As after a reset. With `looks`, vCPUs are on for a moment after each action: that must make no difference.
+    /// Creates a GIC in the state after a reset. With `looks`, the vCPUs are on for a moment before
+    /// the pending tables are written. This must make no difference.
     ///
     /// # Errors
     /// If the machine cannot be set up.
@@ -75,7 +78,7 @@ impl OursWithIts {
         setup.set_spis(224)?;
         let memory = Arc::new(Memory::new(RAM, RAM_SIZE));
         setup.set_memory(memory.clone())?;
-        // QEMU's redistributors and groups are as they are for firmware.
+        // QEMU resets its redistributors and groups to the values for firmware.
         setup.set_firmware(true)?;
         setup.set_lrs(lrs)?;
         for n in 0..VCPUS {
@@ -83,7 +86,7 @@ impl OursWithIts {
         }
         setup.set_distributor(GICD)?;
         setup.add_redistributors(GICR, VCPUS.into())?;
-        // What QEMU takes the writes of a CPU for.
+        // As in QEMU, a CPU's writes to the translation frame have DeviceID 0.
         setup.add_its(ItsConfig { cpu_device: Some(DeviceId(0)), ..ItsConfig::at(GITS) })?;
         let gic: Gic<Vgic> = setup.init(Arc::new(Alone))?;
         let cpus = (0..VCPUS).map(|n| gic.cpu(VcpuId(n))).collect::<Result<_, _>>()?;
@@ -122,7 +125,7 @@ impl OursWithIts {
         Ok(Answer { value: u64::from_le_bytes(value), lines: Lines::default() })
     }
 
-    /// What is pending goes into list registers, and comes back.
+    /// If `looks` is set, loads pending LPIs into list registers and takes them back.
     fn look(&mut self) {
         for cpu in self.cpus.iter_mut().filter(|_| self.looks) {
             cpu.power_on();
@@ -139,14 +142,15 @@ impl Target for OursWithIts {
     }
 }
 
-/// A panic is an answer like any other.
+/// Returns a panic as an error, so that it is compared like any other answer.
 fn caught(action: Action, f: impl FnOnce() -> Result<Answer>) -> Result<Answer> {
     let done = panic::catch_unwind(AssertUnwindSafe(f));
     done.unwrap_or_else(|_| Err(anyhow!("it panicked"))).with_context(|| format!("{action:x?}"))
 }
 
 impl Ours {
-    /// As after a reset, with `lrs` list registers: how many there are must make no difference.
+    /// Creates a GIC in the state after a reset, with `lrs` list registers. Their number must make
+    /// no difference.
     ///
     /// # Errors
     /// If the machine cannot be set up.
@@ -156,14 +160,14 @@ impl Ours {
             Model::V2 => gic::Model::V2,
             Model::V3 | Model::Its => gic::Model::V3,
         })?;
-        // QEMU's GICv3 announces one register of SPIs less than it has (differences.md).
+        // QEMU's GICv3 reports one register of SPIs less than it has (differences.md).
         setup.set_spis(match model {
             Model::V2 => 256,
             Model::V3 | Model::Its => 224,
         })?;
         if let Model::V3 = model {
             setup.set_memory(Arc::new(NoMemory))?;
-            // As QEMU resets it.
+            // QEMU resets its GIC to the values for firmware.
             setup.set_firmware(true)?;
         }
         setup.set_lrs(lrs)?;
@@ -191,7 +195,8 @@ impl Ours {
         let mut value = [0; 8];
         match action {
             Action::Read { address, bytes } => {
-                // To a guest that is an abort. QEMU has none in these frames, so it is a difference.
+                // An error here is an abort to a guest. QEMU has none in these frames, so an abort
+                // is a difference.
                 self.cpu.read(address, &mut value[..usize::from(bytes)])?;
             }
             Action::Write { address, bytes, value } => {
@@ -208,7 +213,8 @@ impl Ours {
                 self.cpu.bus().injector().set_level(wired, high)?;
             }
         }
-        // As if each access were an exit: what has become pending is offered before the next.
+        // Treats each access as an exit, so that interrupts that became pending are in list
+        // registers before the next access.
         for cpu in &mut self.others {
             cpu.enter();
             cpu.exit();

@@ -1,4 +1,5 @@
-//! A client of QEMU's qtest protocol: lines of text over a pipe, to a QEMU whose CPUs never run.
+//! A client of QEMU's qtest protocol: lines of text over a pipe, to a QEMU with CPUs that never
+//! run.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -13,33 +14,36 @@ use crate::target::{Action, Answer, Lines, Model, Target};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-aarch64";
-/// An answer takes microseconds. One that does not come is QEMU's end, and is reported as such.
+/// The time limit for an answer, which takes microseconds. A missing answer means that QEMU has
+/// ended, and is reported as such.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Commands sent before their answers are read. Bounded by what the two pipes hold (64 KiB each), or both ends would wait.
+/// The number of commands sent before their answers are read. It is bounded by the capacity of the
+/// two pipes (64 KiB each). Beyond that, both ends would wait for each other.
 const WINDOW: usize = 256;
-/// The paths of what the machine makes first. [`Qemu::start`] checks that they are what they should be.
+/// The paths of the devices that the machine creates first. [`Qemu::start`] checks the CPU's path.
 const CPU: &str = "/machine/unattached/device[0]";
 const GIC: [&str; 2] = ["/machine/unattached/device[1]", "/machine/unattached/device[2]"];
-/// SPIs of the machine `virt`: its PPIs' inputs come after them.
+/// The number of SPIs of the machine `virt`. The inputs of the PPIs come after those of the SPIs.
 const SPIS: u32 = 256;
 
 /// A line that QEMU sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Line<'l> {
-    /// The answer to the oldest command without one, with what was read.
+    /// The answer to the oldest command without one, with the value read, if any.
     Ok(Option<u64>),
-    /// An intercepted line has changed: between answers, before the answer of what changed it.
+    /// An intercepted line has changed. This comes between answers, before the answer to the
+    /// command that changed the line.
     Irq {
-        /// Which.
+        /// The line's number.
         line: u32,
-        /// To what.
+        /// The line's new level.
         high: bool,
     },
-    /// Anything else: a refusal.
+    /// Any other line, which is a refusal.
     Other(&'l str),
 }
 
-/// Takes a line apart.
+/// Parses a line.
 pub fn parse(line: &str) -> Line<'_> {
     let mut words = line.split_whitespace();
     let known = match (words.next(), words.next(), words.next(), words.next()) {
@@ -59,7 +63,7 @@ fn hex(word: &str) -> Option<u64> {
     u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
-/// The command of an action on a machine of so many CPUs.
+/// Returns the qtest command of an action on a machine of `cpus` CPUs.
 pub fn command(cpus: u32, action: Action) -> String {
     let suffix = |bytes| match bytes {
         1 => 'b',
@@ -80,14 +84,14 @@ pub fn command(cpus: u32, action: Action) -> String {
                 32..FIRST_OF_CPU_1 => intid - 32,
                 _ => SPIS + 32 + intid - FIRST_OF_CPU_1,
             };
-            // The machine makes its CPUs first.
+            // The machine creates its CPUs before the GIC.
             let gic = GIC[cpus as usize - 1];
             format!("set_irq_in {gic} unnamed-gpio-in {n} {}", u8::from(high))
         }
     }
 }
 
-/// A QEMU. Ends with its handle.
+/// A QEMU. It ends when this handle is dropped.
 pub struct Qemu {
     child: Child,
     stdin: ChildStdin,
@@ -97,10 +101,10 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Starts one, everything as after a reset.
+    /// Starts QEMU in the state after a reset.
     ///
     /// # Errors
-    /// If it is missing, too old, or not the machine that is expected.
+    /// If QEMU is missing or too old, or if its machine has not the expected GIC.
     pub fn start(model: Model) -> Result<Self> {
         let machine = match model {
             Model::V2 => "virt,gic-version=2",
@@ -113,7 +117,7 @@ impl Qemu {
             .args(["-display", "none", "-serial", "none", "-net", "none"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // It logs each command there; a pipe that nobody reads would fill up and stop it.
+            // QEMU logs each command to stderr. A pipe that is not read would fill up and stop it.
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| {
@@ -122,7 +126,8 @@ impl Qemu {
         let stdin = child.stdin.take().context("QEMU's stdin")?;
         let stdout = child.stdout.take().context("QEMU's stdout")?;
         let (sender, lines) = mpsc::channel();
-        // A thread of its own, so that waiting for a line can have a limit. It ends when QEMU does.
+        // Reads on a separate thread, so that waiting for a line can have a time limit. The thread
+        // ends when QEMU does.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
@@ -161,7 +166,8 @@ impl Qemu {
         self.stdin.write_all(text.as_bytes()).context("QEMU has ended")
     }
 
-    /// Waits for the answer to the oldest command, and takes in what comes before it.
+    /// Waits for the answer to the oldest command, and records the line changes that come before
+    /// it.
     fn answer(&mut self) -> Result<Option<u64>> {
         loop {
             let line = match self.lines.recv_timeout(LIMIT) {
@@ -175,7 +181,8 @@ impl Qemu {
                 Line::Ok(value) => return Ok(value),
                 Line::Irq { line: 0, high } => self.now.irq = high,
                 Line::Irq { line: 1, high } => self.now.fiq = high,
-                // Virtual interrupts of the CPU, which has no EL2 here.
+                // These are the CPU's virtual interrupts, which are unused: the CPU has no EL2
+                // here.
                 Line::Irq { .. } => {}
                 Line::Other(text) => bail!("QEMU says: {text}"),
             }
@@ -200,7 +207,7 @@ impl Target for Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // QEMU may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,39 +1,41 @@
-//! The registers that are compared: where they are, how wide an access may be, and which bits must be equal.
+//! The registers that are compared: their addresses, their access widths, and the bits that must be
+//! equal.
 //!
-//! A bit that is left out of [`Reg::compared`] is in `differences.md`, with the reason.
+//! `differences.md` gives the reason for each bit that is left out of [`Reg::compared`].
 
 use crate::target::{GICC, GICD, GICR, GITS, Model};
 
-/// What a register is, as far as the rules and the generator have to know.
+/// The kind of a register, as far as the rules and the generator distinguish it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Identification and the like: read-only, or written without effect.
+    /// An identification register or the like: read-only, or written without an effect that matters
+    /// here.
     Fixed,
     /// GICD_CTLR.
     DistCtlr,
-    /// One bit for each INTID.
+    /// Group registers, one bit for each INTID.
     Group,
-    /// Set-enable.
+    /// Set-enable registers, one bit for each INTID.
     SetEnable,
-    /// Clear-enable.
+    /// Clear-enable registers, one bit for each INTID.
     ClearEnable,
-    /// Set-pending.
+    /// Set-pending registers, one bit for each INTID.
     SetPending,
-    /// Clear-pending.
+    /// Clear-pending registers, one bit for each INTID.
     ClearPending,
-    /// Set-active.
+    /// Set-active registers, one bit for each INTID.
     SetActive,
-    /// Clear-active.
+    /// Clear-active registers, one bit for each INTID.
     ClearActive,
-    /// One byte for each INTID.
+    /// Priority registers, one byte for each INTID.
     Priority,
-    /// Two bits for each INTID.
+    /// Configuration registers, two bits for each INTID.
     Config,
     /// GICD_SGIR of GICv2.
     Sgir,
-    /// GICD_CPENDSGIR and GICD_SPENDSGIR of GICv2, one byte for each SGI.
+    /// GICD_CPENDSGIR of GICv2, one byte for each SGI.
     ClearSgi,
-    /// See `ClearSgi`.
+    /// GICD_SPENDSGIR of GICv2, one byte for each SGI.
     SetSgi,
     /// GICD_IROUTER.
     Router,
@@ -45,7 +47,7 @@ pub enum Kind {
     CpuCtlr,
     /// GICC_PMR.
     Mask,
-    /// GICC_BPR, and GICC_ABPR with one more.
+    /// GICC_BPR and GICC_ABPR. The minimum of GICC_ABPR is one higher.
     BinaryPoint,
     /// GICC_IAR.
     Acknowledge,
@@ -60,52 +62,53 @@ pub enum Kind {
 /// A run of registers of one kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Reg {
-    /// The architecture's name.
+    /// The name in the architecture.
     pub name: &'static str,
-    /// Where the first begins.
+    /// The address of the first register.
     pub address: u64,
-    /// Of all, in bytes.
+    /// The size of all registers together, in bytes.
     pub len: u64,
-    /// Which widths an access may have: the sum of 1, 4 and 8.
+    /// The permitted access widths in bytes: the sum of some of 1, 4 and 8.
     pub widths: u8,
-    /// The bits of each word (doubleword, if it can be read whole) that must be equal.
+    /// The bits of each word that must be equal, or of each doubleword if 8-byte accesses are
+    /// permitted.
     pub compared: u64,
-    /// What it is.
+    /// The kind of the registers.
     pub kind: Kind,
-    /// The INTID that its first bit or field belongs to; of redistributors: [`private`].
+    /// The INTID of the first bit or field. For redistributors it is a number of [`private`].
     pub first: u32,
-    /// Whose redistributor it is in.
+    /// The CPU of the redistributor that the registers are in.
     pub cpu: u32,
-    /// How often the generator takes it.
+    /// The weight with which the generator picks the registers.
     pub weight: u32,
 }
 
 impl Reg {
-    /// Whether reading it changes nothing and means something.
+    /// Whether a read has no side effect and returns a meaningful value.
     pub fn is_plain(&self) -> bool {
         !matches!(self.kind, Kind::Acknowledge | Kind::End | Kind::Deactivate | Kind::Sgir)
     }
 
-    /// How it is read as a whole.
+    /// The width, in bytes, that reads a register as a whole.
     pub fn read_bytes(&self) -> u8 {
         if self.widths & 8 != 0 { 8 } else { 4 }
     }
 
-    /// What an access of it can be compared by.
+    /// Returns the bits of an access that are compared.
     pub fn mask(&self, address: u64, bytes: u8) -> u64 {
         let skip = (address - self.address) % u64::from(self.read_bytes());
         self.compared >> (8 * skip) & low(bytes)
     }
 }
 
-/// The bits of so many bytes.
+/// Returns a mask of the low `bytes` bytes.
 pub fn low(bytes: u8) -> u64 {
     u64::MAX >> (64 - 8 * u32::from(bytes))
 }
 
-/// CPUs of the GICv3 machine. GICv2 has one.
+/// The number of CPUs of the GICv3 machine. GICv2 has one.
 pub const CPUS: u32 = 2;
-/// See [`private`].
+/// The number that stands for INTID 0 of CPU 1, see [`private`].
 pub const FIRST_OF_CPU_1: u32 = 288;
 
 const ALL: u64 = u64::MAX;
@@ -129,7 +132,7 @@ const fn wide(widths: u8, reg: Reg) -> Reg {
     Reg { widths, ..reg }
 }
 
-/// The registers of GICv2 (IHI 0048B, 4.1), 256 SPIs.
+/// The registers of GICv2 (IHI 0048B, 4.1), with 256 SPIs.
 const V2: &[Reg] = &[
     reg("GICD_CTLR", GICD, 4, ALL, Kind::DistCtlr, 2),
     reg("GICD_TYPER", GICD + 4, 4, ALL, Kind::Fixed, 1),
@@ -160,15 +163,16 @@ const V2: &[Reg] = &[
     reg("GICC_DIR", GICC + 0x1000, 4, 0, Kind::Deactivate, 20),
 ];
 
-/// Of GICD_TYPER: all but IDbits, RSS, No1N, A3V and MBIS.
+/// GICD_TYPER without IDbits, RSS, No1N, A3V and MBIS.
 const V3_TYPER: u64 = !(0x1f << 19 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 16);
-/// Of GICR_TYPER: all but DirectLPI and CommonLPIAff.
+/// GICR_TYPER without DirectLPI and CommonLPIAff.
 const V3_REDIST_TYPER: u64 = !(1 << 3 | 3 << 24);
-/// Of GICD_IROUTER: the affinity.
+/// The affinity in GICD_IROUTER.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
 const SGI_BASE: u64 = GICR + 0x1_0000;
 
-/// The distributor of GICv3 with one security state and affinity routing (IHI 0069, 12.9 and 12.11), 224 SPIs.
+/// The distributor of GICv3 with one security state and affinity routing (IHI 0069, 12.9 and
+/// 12.11), with 224 SPIs.
 const DIST: &[Reg] = &[
     reg("GICD_CTLR", GICD, 4, !0x80, Kind::DistCtlr, 4),
     reg("GICD_TYPER", GICD + 4, 4, V3_TYPER, Kind::Fixed, 1),
@@ -195,7 +199,7 @@ const DIST: &[Reg] = &[
     reg("GICD_PIDR2", GICD + 0xffe8, 4, 0xf0, Kind::Fixed, 1),
 ];
 
-/// Of CPU 0's redistributor.
+/// The registers of CPU 0's redistributor.
 const REDIST: &[Reg] = &[
     reg("GICR_CTLR", GICR, 4, !6, Kind::Fixed, 1),
     reg("GICR_IIDR", GICR + 4, 4, 0, Kind::Fixed, 1),
@@ -218,9 +222,9 @@ const REDIST: &[Reg] = &[
     reg("GICR_NSACR", SGI_BASE + 0xe00, 4, ALL, Kind::Fixed, 1),
 ];
 
-/// Of GITS_TYPER: all but ITT_entry_size, CIDbits and CIL.
+/// GITS_TYPER without ITT_entry_size, CIDbits and CIL.
 const ITS_TYPER: u64 = !(0xf << 4 | 0x1f << 32);
-/// Of GITS_CBASER and GITS_BASER: what is defined.
+/// The defined fields of GITS_CBASER.
 const QUEUE_FIELDS: u64 = 1 << 63 | 7 << 59 | 7 << 53 | 0xf_ffff_ffff_0000 | 0xcff;
 const BASER_FIELDS: u64 = u64::MAX;
 
@@ -242,7 +246,7 @@ const ITS: &[Reg] = &[
     reg("GITS_TRANSLATER", GITS + 0x1_0040, 4, ALL, Kind::Fixed, 1),
 ];
 
-/// All of GICv3: the distributor, and a redistributor for each CPU.
+/// All registers of GICv3: the distributor's, and those of a redistributor for each CPU.
 const V3: [Reg; DIST.len() + CPUS as usize * REDIST.len()] = {
     let mut all = [DIST[0]; DIST.len() + CPUS as usize * REDIST.len()];
     let mut n = 0;
@@ -261,7 +265,8 @@ const fn of_cpu(cpu: u32, reg: Reg) -> Reg {
     Reg { cpu, address, first: private(cpu, reg.first), ..reg }
 }
 
-/// What stands for a private INTID of a CPU: the INTID for CPU 0, numbers after all INTIDs for the others.
+/// Returns the number that stands for a private INTID of a CPU: the INTID itself for CPU 0, and
+/// numbers after all INTIDs for other CPUs.
 pub const fn private(cpu: u32, intid: u32) -> u32 {
     match cpu.checked_sub(1) {
         None => intid,
@@ -269,7 +274,7 @@ pub const fn private(cpu: u32, intid: u32) -> u32 {
     }
 }
 
-/// All registers of a model.
+/// Returns all registers of a model.
 pub fn of_model(model: Model) -> &'static [Reg] {
     match model {
         Model::V2 => V2,
@@ -278,7 +283,7 @@ pub fn of_model(model: Model) -> &'static [Reg] {
     }
 }
 
-/// The register at an address.
+/// Returns the register at an address.
 pub fn find(model: Model, address: u64) -> Option<&'static Reg> {
     of_model(model).iter().find(|r| (r.address..r.address + r.len).contains(&address))
 }

@@ -1,4 +1,4 @@
-//! A difference as a table.
+//! Formats a difference as a table.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::compare::{Difference, Row};
 use crate::regs::{self, FIRST_OF_CPU_1};
 use crate::target::{Action, Answer, Model};
 
-/// The operations of a difference with both answers.
+/// Formats the operations of a difference with both answers.
 pub fn table(model: Model, difference: &Difference, names: [&str; 2]) -> String {
     let mut text = String::new();
     let [reference, candidate] = names;

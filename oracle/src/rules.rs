@@ -1,29 +1,33 @@
-//! Which operations have one right outcome.
+//! Decides which operations have one right outcome.
 //!
-//! Sequences are made at random and cut down when they fail, so what an operation means, and whether it may be performed at
-//! all, is decided when it is its turn. [`Rules`] follows a sequence by what was done and by what the reference
-//! answered, changes what would leave the architecture's ground (a bit at a time, if it can), and passes over the rest.
+//! Sequences are random, and are cut down when they fail. So the meaning of an operation, and
+//! whether it may be performed at all, are decided only when the operation is due. [`Rules`]
+//! follows a sequence by its actions and by the reference's answers. It changes operations with an
+//! outcome that the architecture does not define, one bit at a time if possible, and passes over
+//! the rest.
 
 use crate::regs::{self, Kind, Reg, low};
 use crate::target::{Action, Answer, GICC, GICD, Model};
 
-/// Something to do.
+/// An operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
-    /// As it stands.
+    /// An action. [`Rules`] may change the value that it writes.
     Do(Action),
     /// Ends the interrupt that was acknowledged last.
     End,
-    /// Deactivates the n-th of those that are active and whose priority has been dropped.
+    /// Deactivates the n-th of the active interrupts that are not between acknowledge and end. SPIs
+    /// that GICD_ISACTIVER made active are left out.
     Deactivate(u8),
 }
 
-/// INTIDs that GICv2's sequences make deliverable: few, so that they meet.
+/// INTIDs that GICv2's sequences make deliverable. They are few, so that operations meet.
 pub const POOL: [u32; 12] = [0, 3, 15, 18, 27, 30, 32, 33, 47, 63, 64, 287];
-/// As many levels as 5 bits of priority have, without the one that no mask lets pass.
+/// The number of levels of a 5-bit priority, without the one that no mask lets pass.
 const LEVELS: u32 = 31;
 
-/// A priority of a pool member that no other member has: among equals, the choice is the implementation's.
+/// Returns a priority of a pool member that no other member has: among equal priorities, the choice
+/// is the implementation's.
 pub fn own_priority(member: u32, pick: u32) -> u8 {
     let members = POOL.len() as u32;
     let picks = (LEVELS - member).div_ceil(members);
@@ -31,10 +35,10 @@ pub fn own_priority(member: u32, pick: u32) -> u8 {
 }
 
 const IAR: u64 = GICC + 0xc;
-/// Those of CPU 1's private interrupts included.
+/// The number of INTIDs, including the numbers of CPU 1's private interrupts.
 const INTIDS: usize = 320;
 
-/// GICC_CTLR.
+/// Fields of GICC_CTLR.
 mod ctlr {
     pub(super) const GROUPS: u64 = 3;
     pub(super) const ACK_CTL: u64 = 1 << 2;
@@ -42,26 +46,26 @@ mod ctlr {
     pub(super) const EOI_MODE: u64 = 1 << 9;
 }
 
-/// What a sequence came by: a comparison of nothing finds nothing.
+/// Counts of the events of a sequence. They show that a comparison is not empty.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Coverage {
-    /// Operations that were performed, not passed over.
+    /// Actions of the sequence that were performed.
     pub performed: u64,
     /// Interrupts that were acknowledged.
     pub acknowledged: u64,
-    /// Most that were acknowledged and not ended at one time.
+    /// The largest number of interrupts acknowledged and not ended at one time.
     pub deepest: usize,
     /// Operations after which the CPU's FIQ line was high.
     pub fiq: u64,
 }
 
-/// What is known of both GICs.
+/// The known state of both GICs.
 #[derive(Clone, Debug)]
 pub struct Rules {
     model: Model,
-    /// The candidate's list registers.
+    /// The number of the candidate's list registers.
     lrs: usize,
-    /// Acknowledged and not ended, the newest last: the values that were read.
+    /// The values of the acknowledges that have not been ended, the newest last.
     stack: Vec<u64>,
     active: [bool; INTIDS],
     /// SPIs that were made active by GICD_ISACTIVER.
@@ -80,7 +84,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// After a reset. The candidate has `lrs` list registers.
+    /// Creates the state after a reset. The candidate has `lrs` list registers.
     pub fn new(model: Model, lrs: usize) -> Self {
         let mut edge = [false; INTIDS];
         edge.iter_mut().zip(0..).for_each(|(edge, intid)| *edge = is_sgi(intid));
@@ -103,8 +107,8 @@ impl Rules {
         }
     }
 
-    /// What a sequence begins with, whatever else it is: it takes away differences that the architecture allows and that would
-    /// be everywhere (differences.md).
+    /// Returns the first actions of every sequence. They remove differences that the architecture
+    /// allows and that would otherwise appear everywhere (differences.md).
     pub fn prologue(model: Model) -> Vec<Action> {
         let word = |address, value| Action::Write { address, bytes: 4, value };
         if model != Model::V2 {
@@ -124,7 +128,7 @@ impl Rules {
         actions
     }
 
-    /// What the sequence has come by so far.
+    /// Returns the counts of the sequence so far.
     pub fn coverage(&self) -> Coverage {
         self.coverage
     }
@@ -133,7 +137,8 @@ impl Rules {
         self.stack.iter().any(|&value| value & 0x3ff == intid.into())
     }
 
-    /// What an operation comes to now. `None`: it is passed over.
+    /// Returns the action of an operation in the present state. `None` means that the operation is
+    /// passed over.
     pub fn admit(&self, op: Op) -> Option<Action> {
         let word = |offset, value| Action::Write { address: GICC + offset, bytes: 4, value };
         match op {
@@ -158,12 +163,12 @@ impl Rules {
         }
     }
 
-    /// The INTID of a register's bit or field, `width` bits wide, at an address.
+    /// Returns the INTID of a register's bit or field, `width` bits wide, at an address.
     fn first(reg: &Reg, address: u64, width: u64) -> u32 {
         reg.first + ((address - reg.address) * 8 / width) as u32
     }
 
-    /// The bits of a bitmap of which the INTID satisfies `keep`.
+    /// Returns the bits of a bitmap for the INTIDs that satisfy `keep`.
     fn bits(first: u32, keep: impl Fn(u32) -> bool) -> u64 {
         (0..32).filter(|&n| first + n < INTIDS as u32 && keep(first + n)).fold(0, |b, n| b | 1 << n)
     }
@@ -174,7 +179,7 @@ impl Rules {
         let v2 = self.model == Model::V2;
         Some(match reg.kind {
             Kind::Group if v2 => {
-                // QEMU takes the group when an interrupt is ended, not the one it was acknowledged in.
+                // QEMU uses the group at the time of the end, not of the acknowledge.
                 let fixed = Self::bits(first, |i| self.on_stack(i));
                 let now = Self::bits(first, |i| self.group[i as usize]);
                 let value = value & !fixed | now & fixed;
@@ -188,7 +193,7 @@ impl Rules {
             Kind::SetEnable if v2 => value & Self::bits(first, |i| POOL.contains(&i)),
             // Whether SGIs can be disabled is IMPLEMENTATION DEFINED (IHI 0048B, 4.3.5).
             Kind::ClearEnable if v2 => value & !Self::bits(first, |i| i < 16),
-            // Without its active state, ending what was acknowledged is UNPREDICTABLE.
+            // Without its active state, ending an acknowledged interrupt is UNPREDICTABLE.
             Kind::ClearActive => value & !Self::bits(first, |i| self.on_stack(i)),
             Kind::Config => {
                 let first = Self::first(reg, address, 2);
@@ -214,8 +219,9 @@ impl Rules {
                 };
                 (0..usize::from(bytes)).map(byte).sum()
             }
-            // Byte by byte: a byte that is 0 makes QEMU take the SGI for pending without a sender, and end itself when it is
-            // acknowledged. There is no other sender than CPU 0.
+            // Only single bytes are written. A byte that is 0 makes QEMU take the SGI as pending
+            // without a sender, and QEMU terminates when the SGI is acknowledged. CPU 0 is the only
+            // sender.
             Kind::SetSgi if bytes != 1 || !POOL.contains(&Self::first(reg, address, 8)) => {
                 return None;
             }
@@ -223,12 +229,14 @@ impl Rules {
             Kind::Sgir if value >> 24 & 3 == 3 || !POOL.contains(&(value as u32 & 0xf)) => {
                 return None;
             }
-            // Made active like this, an SPI is active at all of QEMU's CPUs; neither EOIR nor DIR changes that.
+            // An SPI that is made active by this register is active at all of QEMU's CPUs. Neither
+            // EOIR nor DIR changes that.
             Kind::SetActive if v2 => value & !Self::bits(first, |i| self.on_stack(i)),
             Kind::DistCtlr if v2 => self.enables(value & 3, value & 3)?,
             Kind::DistCtlr => value & 3,
             Kind::CpuCtlr => self.cpu_ctlr(value & 0x21f)?,
-            // With both groups in use, both are cut alike: which cut decides between groups is read in two ways.
+            // With both groups in use, both binary points stay alike: the specification can be read
+            // in two ways as to which of them decides between groups.
             Kind::BinaryPoint if !self.stack.is_empty() || self.group.contains(&true) => {
                 return None;
             }
@@ -240,13 +248,14 @@ impl Rules {
             }
             Kind::Table => {
                 let skip = 8 * ((address - reg.address) % 8);
-                // Of the sizes only 16 bits of INTID, which all have; addresses that every IPA space has.
+                // The only size is 16 bits of INTID, which all implementations have. Addresses are
+                // limited to those that every IPA space has.
                 let fields = if reg.name == "GICR_PROPBASER" { 0xffff_f000 } else { 0xffff_0000 };
                 let id_bits = if reg.name == "GICR_PROPBASER" { 15 } else { 0 };
                 value & fields >> skip | id_bits >> skip
             }
             Kind::Waker => value & 2,
-            // EnableLPIs stays clear: the tables' addresses are made up.
+            // EnableLPIs stays clear, since there are no tables at the addresses.
             Kind::Fixed if reg.name == "GICR_CTLR" => 0,
             Kind::Acknowledge | Kind::End | Kind::Deactivate | Kind::HighestPending => return None,
             _ => value,
@@ -257,8 +266,9 @@ impl Rules {
         matches!(enables & ctlr::GROUPS, 0 | 3)
     }
 
-    /// QEMU picks the best pending interrupt of both groups and looks at the group's enable afterwards, so one of a group that
-    /// is off hides the others. Hence: both groups, or none, or Group 0 while nothing is in Group 1.
+    /// QEMU picks the best pending interrupt of both groups and checks the group's enable
+    /// afterwards, so an interrupt of a disabled group hides the others. Therefore both groups are
+    /// enabled, or none, or Group 0 alone while nothing is in Group 1.
     fn enables(&self, enables: u64, value: u64) -> Option<u64> {
         let alone = enables & ctlr::GROUPS == 1 && !self.group.contains(&true);
         (self.both_or_none(enables) || alone).then_some(value)
@@ -267,24 +277,28 @@ impl Rules {
     fn cpu_ctlr(&self, value: u64) -> Option<u64> {
         let modes = ctlr::ACK_CTL | ctlr::CBPR | ctlr::EOI_MODE;
         let changes = (value ^ self.cpu_ctlr) & modes != 0;
-        // Changed between acknowledging and ending, each of them makes the end UNPREDICTABLE (IHI 0048B, 4.4.1, 4.4.5).
+        // If these bits change between acknowledge and end, the end is UNPREDICTABLE (IHI 0048B,
+        // 4.4.1, 4.4.5).
         if changes && !self.stack.is_empty() {
             return None;
         }
         self.enables(value, value)
     }
 
-    /// The bits in which the answers to an action must be equal, given the reference's.
+    /// Returns the bits in which the answers to an action must be equal, given the reference's
+    /// answer.
     pub fn compared(&self, action: Action, reference: Answer) -> u64 {
         let Action::Read { address, bytes } = action else { return 0 };
         let Some(reg) = regs::find(self.model, address) else { return low(bytes) };
-        // QEMU's GICC_HPPIR is 1023 for what the mask holds back.
+        // QEMU's GICC_HPPIR is 1023 for an interrupt that the mask holds back.
         let masked = self.mask != 0xf8 && reference.value == 0x3ff;
-        // What cannot preempt need not be in a list register while they are full of what is active, and is not seen then.
+        // While active interrupts fill the list registers, an interrupt that cannot preempt need
+        // not be in one of them, and is then not visible.
         let signaled = reference.lines.irq || reference.lines.fiq;
         let active = self.active.iter().filter(|&&active| active).count();
         let unseen = active >= self.lrs && !signaled;
-        // QEMU's GICC_IAR is 1022 for an interrupt of Group 1 even if it is not urgent enough to be signaled.
+        // QEMU's GICC_IAR is 1022 for an interrupt of Group 1 even if it is not urgent enough to be
+        // signaled.
         let blocked = !self.stack.is_empty() && reference.value == 0x3fe;
         match reg.kind {
             Kind::HighestPending if masked || unseen => 0,
@@ -293,7 +307,7 @@ impl Rules {
         }
     }
 
-    /// Takes in what was done, and what the reference answered.
+    /// Updates the state with an action and the reference's answer.
     pub fn observe(&mut self, action: Action, answer: Answer) {
         self.coverage.performed += 1;
         self.coverage.fiq += u64::from(answer.lines.fiq);
@@ -344,7 +358,7 @@ impl Rules {
             }
             Kind::Config => {
                 let first = Self::first(reg, address, 2) as usize;
-                // SGIs are edge-triggered whatever is written.
+                // SGIs are always edge-triggered. Writes do not change that.
                 if !is_sgi(first as u32) {
                     for (n, edge) in self.edge[first..first + 16].iter_mut().enumerate() {
                         *edge = value >> (2 * n + 1) & 1 != 0;
@@ -372,12 +386,12 @@ impl Rules {
     }
 }
 
-/// Whether it is an SGI, of either CPU.
+/// Whether a number stands for an SGI of either CPU.
 fn is_sgi(intid: u32) -> bool {
     (0..regs::CPUS).any(|cpu| intid.wrapping_sub(regs::private(cpu, 0)) < 16)
 }
 
-/// Whether an INTID may have a priority without being equal to another that can be delivered.
+/// Whether an INTID may have a priority without being equal to another INTID that can be delivered.
 fn is_own(intid: u32, priority: u8) -> bool {
     let level = u32::from(priority / 8);
     match POOL.iter().position(|&i| i == intid) {
@@ -387,7 +401,7 @@ fn is_own(intid: u32, priority: u8) -> bool {
 }
 
 impl Coverage {
-    /// Takes another's in.
+    /// Adds the counts of another sequence.
     pub fn add(&mut self, other: Self) {
         self.performed += other.performed;
         self.acknowledged += other.acknowledged;

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-/// Removes parts of `items`, which fails, as long as `fails` still says so: halves first, single ones last. Stops after
-/// `limit` trials with what it has.
+/// Removes parts of `items` as long as the rest still fails: halves first, single items last.
+/// `items` itself must fail. After `limit` trials it returns the items that are left.
 ///
 /// # Errors
-/// Those of `fails`.
+/// The errors of `fails`.
 pub fn shrink<T: Clone>(
     items: Vec<T>,
     limit: usize,
@@ -17,7 +17,7 @@ pub fn shrink<T: Clone>(
     let mut size = items.len().div_ceil(2);
     while size > 0 {
         let mut removed = false;
-        // From the end: what is there is less often needed by the rest.
+        // Starts at the end, since later items are less often needed by the rest.
         let mut end = items.len();
         while end > 0 {
             if trials == limit {
@@ -33,7 +33,7 @@ pub fn shrink<T: Clone>(
             end = start;
         }
         size = match size {
-            // Until no single one can go: one removal may make another possible.
+            // Repeats until no single item can be removed: one removal may make another possible.
             1 if removed => 1,
             _ => size / 2,
         };
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn order_is_kept_and_dependences_are_followed() {
-        // 3 is needed by 2, which is needed by nothing once 5 has gone.
+        // 2 needs 3, and 5 needs 2. Once 5 is removed, nothing needs 2.
         let fails = |items: &[u32]| {
             let has = |n| items.contains(&n);
             Ok(has(9) && (!has(2) || has(3)) && (!has(5) || has(2)))

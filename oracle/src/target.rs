@@ -1,8 +1,8 @@
-//! What the two sides have in common: what can be done to them, and what they answer.
+//! The common interface of the two sides: the actions on them, and their answers.
 
 use anyhow::Result;
 
-/// Which architecture version.
+/// The architecture version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Model {
     /// GICv2.
@@ -14,7 +14,7 @@ pub enum Model {
 }
 
 impl Model {
-    /// Its number, as in PIDR2.
+    /// The revision, as in PIDR2.
     pub fn revision(self) -> u32 {
         match self {
             Self::V2 => 2,
@@ -22,7 +22,7 @@ impl Model {
         }
     }
 
-    /// What it is called.
+    /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::V2 => "GICv2",
@@ -31,7 +31,8 @@ impl Model {
         }
     }
 
-    /// CPUs of its machine: GICv2's banks are told apart by the CPU that runs, and none does.
+    /// The number of CPUs of the machine. GICv2 has one: its banks are selected by the running CPU,
+    /// and no CPU runs.
     pub fn cpus(self) -> u32 {
         match self {
             Self::V2 => 1,
@@ -41,51 +42,52 @@ impl Model {
     }
 }
 
-/// CPUs of the machine that the ITS is compared on.
+/// The number of CPUs of the machine that the ITS is compared on.
 pub const VCPUS: u16 = 3;
 
-/// The addresses of the frames: those of QEMU's machine `virt`.
+/// The address of the distributor. All addresses are those of QEMU's machine `virt`.
 pub const GICD: u64 = 0x0800_0000;
-/// GICv2's CPU interface.
+/// The address of GICv2's CPU interface.
 pub const GICC: u64 = 0x0801_0000;
-/// RD_base; SGI_base is 64 KiB after it.
+/// The address of RD_base. SGI_base is 64 KiB after it.
 pub const GICR: u64 = 0x080a_0000;
-/// The ITS's control frame; its translation frame is 64 KiB after it.
+/// The address of the ITS's control frame. The translation frame is 64 KiB after it.
 pub const GITS: u64 = 0x0808_0000;
-/// Where memory begins.
+/// The address of memory.
 pub const RAM: u64 = 0x4000_0000;
-/// As much of it as is used.
+/// The size of the memory in use, in bytes.
 pub const RAM_SIZE: u64 = 0x200_0000;
 
-/// Something done to a GIC from outside, or to the machine's memory.
+/// An action on a GIC from outside, or on the machine's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// A read.
+    /// Reads a register or memory.
     Read {
-        /// Where.
+        /// The address.
         address: u64,
-        /// 1, 4 or 8.
+        /// The width in bytes.
         bytes: u8,
     },
-    /// A write.
+    /// Writes a register or memory.
     Write {
-        /// Where.
+        /// The address.
         address: u64,
-        /// 1, 4 or 8.
+        /// The width in bytes.
         bytes: u8,
-        /// What.
+        /// The value.
         value: u64,
     },
-    /// Memory is cleared.
+    /// Clears memory.
     Zero {
-        /// From here up.
+        /// The first address.
         address: u64,
-        /// So many bytes.
+        /// The number of bytes.
         len: u64,
     },
-    /// An input line takes a level.
+    /// Sets the level of an input line.
     Line {
-        /// An SPI or a PPI of CPU 0; of another CPU, what [`crate::regs::private`] makes of it.
+        /// The INTID of an SPI or of a PPI of CPU 0. For another CPU's PPI, a number of
+        /// [`crate::regs::private`].
         intid: u32,
         /// The level.
         high: bool,
@@ -95,26 +97,26 @@ pub enum Action {
 /// The interrupt lines of CPU 0.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Lines {
-    /// IRQ.
+    /// The level of the IRQ line.
     pub irq: bool,
-    /// FIQ.
+    /// The level of the FIQ line.
     pub fiq: bool,
 }
 
-/// What follows from an action.
+/// The result of an action.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Answer {
-    /// What was read, 0 if nothing was.
+    /// The value that was read, or 0 if nothing was read.
     pub value: u64,
-    /// CPU 0's lines afterwards.
+    /// The levels of CPU 0's lines after the action.
     pub lines: Lines,
 }
 
-/// A GIC with its machine, of which CPU 0 makes all accesses.
+/// A GIC with its machine. CPU 0 makes all accesses.
 pub trait Target {
     /// Performs actions in order, and returns an answer for each.
     ///
     /// # Errors
-    /// If it cannot go on. What a GIC answers to nonsense is no error.
+    /// If the machine fails. A GIC's answer to an invalid access is not an error.
     fn perform(&mut self, actions: &[Action]) -> Result<Vec<Answer>>;
 }

@@ -1,7 +1,10 @@
-//! What storms of MSIs cost: exits, system calls and kicks between two moments, which the lab's doorbell tells of.
+//! The cost of storms of MSIs: exits, system calls and kicks between two moments, which the lab's
+//! doorbell device announces.
 //!
-//! A vCPU's runner counts for itself, and tells only when it is not running. So a moment is asked for: each runner is stopped, tells its counts, and runs on. That costs
-//! each vCPU one kick. Who asks does not wait, as it may be a vCPU itself; a storm's threads do before they begin.
+//! A vCPU's runner keeps its own counts, and reports them only while it does not run. For a
+//! moment's counts, each runner is therefore stopped, reports, and runs on. That costs each vCPU
+//! one kick. The thread that asks for a moment does not wait, as it may be a vCPU's thread. A
+//! storm's threads wait before they begin.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -15,31 +18,32 @@ use crate::doorbell::lock;
 use crate::irq;
 use crate::stats::KernelVcpu;
 
-/// Most storms that are kept account of.
+/// The maximum number of storms in the accounts.
 const MOST: usize = 64;
-/// How long a storm waits for its beginning. It begins without, if a vCPU's thread is stuck.
+/// How long a storm waits for its first moment. If a vCPU's thread is stuck, the storm begins
+/// without it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Who has the counts.
+/// The source of the counts.
 pub(crate) enum Counters {
     /// Our runners, and their lines.
     User(KvmGic),
-    /// vCPUs whose interrupt controller is the kernel's: what that does for itself is not counted.
+    /// vCPUs with the kernel's interrupt controller. The kernel's own work is not counted.
     Kernel(Vec<Arc<KernelVcpu>>),
 }
 
 /// Counts at one moment.
 struct Moment {
-    /// CPU time of this process so far, that of guests included.
+    /// CPU time of this process so far, including guests.
     cpu: Duration,
-    /// By vCPU, once it has told.
+    /// Each vCPU's counts; `None` until it has reported them.
     runs: Vec<Option<RunStats>>,
     lines: LineStats,
     msis: u64,
     kernel_lines: u64,
 }
 
-/// A storm, as who started it has described it.
+/// A storm, as the guest has described it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Described {
     pub(crate) paced: bool,
@@ -78,39 +82,42 @@ pub(crate) struct Accounts {
     counters: Counters,
     vcpus: u16,
     state: Mutex<State>,
-    /// A vCPU has told its counts, or the machine is over.
+    /// Signals that a vCPU has reported its counts, or that the machine has ended.
     told: Condvar,
 }
 
-/// What a storm has cost.
+/// The cost of a storm.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Costs {
-    /// MSIs.
+    /// The number of MSIs sent.
     pub(crate) sent: u64,
-    /// What the guest says it took.
+    /// The number of interrupts that the guest reports.
     pub(crate) delivered: u64,
-    /// Nanoseconds of CPU time that all threads had meanwhile, in the guest, in the VMM, and in the kernel.
+    /// Nanoseconds of CPU time of all threads during the storm, in the guest, the VMM and the
+    /// kernel.
     pub(crate) cpu_nanoseconds: u64,
-    /// Times that KVM_RUN returned.
+    /// The number of times that KVM_RUN returned.
     pub(crate) exits: u64,
-    /// Those for accesses to the interrupt controller.
+    /// The exits for accesses to the interrupt controller.
     pub(crate) gic_exits: u64,
     pub(crate) ioctls: Ioctls,
-    /// Times that an injection called a vCPU out of its guest, by a signal. Unknown where the kernel injects.
+    /// The number of times that an injection called a vCPU out of its guest by a signal. `None`
+    /// where the kernel injects.
     pub(crate) kicks: Option<u64>,
 }
 
-/// Calls into KVM, by what they are.
+/// Calls into KVM, by kind.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Ioctls {
     pub(crate) kvm_run: u64,
     pub(crate) kvm_irq_line: u64,
     pub(crate) kvm_signal_msi: u64,
-    /// KVM_GET_MP_STATE, KVM_SET_VCPU_EVENTS; of a GICv3, those for registers and breakpoints.
+    /// KVM_GET_MP_STATE and KVM_SET_VCPU_EVENTS; for a GICv3 also those for registers and
+    /// breakpoints.
     pub(crate) other: u64,
 }
 
-/// A storm's line of the report.
+/// A storm's entry in the report.
 #[derive(Debug, Serialize)]
 pub(crate) struct StormReport {
     #[serde(flatten)]
@@ -119,7 +126,7 @@ pub(crate) struct StormReport {
     costs: Costs,
 }
 
-#[allow(unsafe_code)] // What std does not ask for.
+#[allow(unsafe_code)] // std has no CPU clock of a process.
 fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is that of a `timespec` of ours, which the call fills in.
@@ -140,7 +147,7 @@ impl Moment {
         sum
     }
 
-    /// Calls until this moment.
+    /// The calls into KVM up to this moment.
     fn ioctls(&self, kernel: bool) -> Ioctls {
         let (run, lines) = (self.exits(), self.lines);
         Ioctls {
@@ -157,7 +164,7 @@ impl Accounts {
         Self { counters, vcpus, state: Mutex::default(), told: Condvar::new() }
     }
 
-    /// Now; our runners are still to tell theirs.
+    /// Takes the counts of now, except those of our runners, which they have yet to report.
     fn moment(&self) -> Moment {
         let (runs, lines) = match &self.counters {
             Counters::User(gic) => {
@@ -177,7 +184,7 @@ impl Accounts {
         Moment { cpu: cpu_time(), runs, lines, msis, kernel_lines }
     }
 
-    /// A vCPU runs.
+    /// Registers a vCPU that runs from now on.
     pub(crate) fn attach(&self, id: VcpuId, stop: Stop) {
         let mut state = lock(&self.state);
         if state.moments().any(|moment| moment.runs[id.index()].is_none()) {
@@ -186,7 +193,7 @@ impl Accounts {
         state.stops.push((id, stop));
     }
 
-    /// A vCPU has been stopped. Returns whether it is to run on.
+    /// Records the counts of a vCPU that has been stopped. Returns whether it is to run on.
     pub(crate) fn tell(&self, id: VcpuId, stats: RunStats) -> bool {
         let mut state = lock(&self.state);
         for moment in state.moments() {
@@ -196,8 +203,8 @@ impl Accounts {
         !state.over
     }
 
-    /// The machine is over: each vCPU is to be stopped, and does not run on. Under the lock: a vCPU that has been stopped for a moment either sees this, or is
-    /// stopped once more.
+    /// Ends the machine: stops each vCPU, and none runs on. This happens under the lock, so a vCPU
+    /// that has been stopped for a moment either sees `over`, or is stopped once more.
     pub(crate) fn over(&self) {
         let mut state = lock(&self.state);
         state.over = true;
@@ -205,10 +212,10 @@ impl Accounts {
         state.ask();
     }
 
-    /// A storm is about to begin.
+    /// Opens the account of a storm that is about to begin.
     pub(crate) fn begin(&self, described: Described) {
         let mut state = lock(&self.state);
-        // One whose end was not told of has none.
+        // Discards the previous storm if its end was never reported.
         if state.storms.last().is_some_and(|last| last.end.is_none()) {
             state.storms.pop();
         }
@@ -218,16 +225,16 @@ impl Accounts {
         }
     }
 
-    /// Waits until all vCPUs have told their counts of the last beginning.
+    /// Waits until all vCPUs have reported their counts of the last beginning.
     pub(crate) fn wait_for_begin(&self) {
         let waits = |state: &mut State| {
             !state.over && state.storms.last().is_some_and(|s| s.begin.runs.contains(&None))
         };
-        // Poisoned or late: it begins without.
+        // If the lock is poisoned or the time is up, the storm begins without the counts.
         let _ = self.told.wait_timeout_while(lock(&self.state), PATIENCE, waits);
     }
 
-    /// The guest has taken all of the last storm, as `delivered` interrupts.
+    /// Records that the guest has taken all of the last storm, as `delivered` interrupts.
     pub(crate) fn end(&self, delivered: u32) {
         let mut state = lock(&self.state);
         if let Some(storm) = state.storms.last_mut()
@@ -241,7 +248,7 @@ impl Accounts {
     fn costs(&self, begin: &Moment, end: &Moment, delivered: u32) -> Costs {
         let kernel = matches!(self.counters, Counters::Kernel(_));
         let (first, last) = (begin.ioctls(kernel), end.ioctls(kernel));
-        // A vCPU that has not told of the beginning may tell less than nothing.
+        // If a vCPU has not reported its counts of the beginning, the difference may be negative.
         let signals = end.lines.signals.saturating_sub(begin.lines.signals);
         let gic_exits = end.exits().gic_exits.saturating_sub(begin.exits().gic_exits);
         Costs {
@@ -260,7 +267,7 @@ impl Accounts {
         }
     }
 
-    /// The storms that have ended. After all vCPUs have.
+    /// The storms that have ended. Call it after all vCPUs have ended.
     pub(crate) fn storms(&self) -> Vec<StormReport> {
         let state = lock(&self.state);
         let ended = state.storms.iter().filter_map(|storm| Some((storm, storm.end.as_ref()?)));
@@ -290,7 +297,7 @@ mod tests {
         accounts.end(7);
         counts.exits.add();
         accounts.end(8);
-        // One that never ends, and one that comes after it.
+        // One storm that never ends, and one after it.
         accounts.begin(STORM);
         accounts.begin(STORM);
         counts.exits.add();

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::map;
 
-/// Runs arm64 guests whose interrupt controller is vgic-core, on KVM.
+/// Runs arm64 guests on KVM with vgic-core as their interrupt controller.
 #[derive(Parser, Debug)]
 #[command(version)]
 pub(crate) struct Args {
@@ -14,7 +14,7 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The action.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Runs a guest until it powers off.
@@ -24,52 +24,52 @@ pub(crate) enum Command {
 /// The machine and its guest.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Run {
-    /// A Linux kernel: an arm64 Image, as it is, compressed with gzip, or in an EFI zboot wrapper with gzip inside.
+    /// A Linux kernel: a plain arm64 Image, a gzip of it, or an EFI zboot image with gzip inside.
     #[arg(long, required_unless_present = "raw", conflicts_with = "raw")]
     pub(crate) kernel: Option<PathBuf>,
-    /// Its initial RAM disk.
+    /// The initial RAM disk of the kernel.
     #[arg(long, requires = "kernel")]
     pub(crate) initrd: Option<PathBuf>,
-    /// A raw payload and its address, FILE@ADDR: entered there, with the device tree's address in x0.
+    /// A raw payload, loaded and entered at ADDR, with the device tree's address in x0.
     #[arg(long, value_name = "FILE@ADDR", value_parser = raw)]
     pub(crate) raw: Option<Raw>,
-    /// The command line, in /chosen/bootargs.
+    /// The kernel's command line, in /chosen/bootargs.
     #[arg(long, default_value = "")]
     pub(crate) cmdline: String,
     /// Number of vCPUs.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=map::MAX_VCPUS))]
     pub(crate) smp: u16,
-    /// MiB of memory.
+    /// Memory, in MiB.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(4..=map::MAX_MIB))]
     pub(crate) memory: u64,
     /// The interrupt controller.
     #[arg(long, value_enum, default_value_t = GicKind::V2)]
     pub(crate) gic: GicKind,
-    /// A file as a virtio-blk disk on PCI. Several make several disks.
+    /// A file as a virtio-blk disk on PCI; repeat it for several disks.
     #[arg(long, value_name = "FILE")]
     pub(crate) disk: Vec<PathBuf>,
-    /// Queues of each disk.
+    /// The number of queues of each disk.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub(crate) queues: u16,
     /// A virtio-rng device on PCI.
     #[arg(long)]
     pub(crate) rng: bool,
-    /// The lab's doorbell device, which raw payloads have anyway.
+    /// The lab's doorbell device, which a machine for a raw payload always has.
     #[arg(long)]
     pub(crate) doorbell: bool,
-    /// What to print at the end.
+    /// The statistics to print at the end.
     #[arg(long, value_enum)]
     pub(crate) stats: Option<Stats>,
 }
 
-/// Which interrupt controller, and whose.
+/// The kind of the interrupt controller, and its implementation.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum GicKind {
-    /// GICv2 with GICv2m, vgic-core's.
+    /// GICv2 with GICv2m, from vgic-core.
     V2,
-    /// GICv3 with an ITS, vgic-core's.
+    /// GICv3 with an ITS, from vgic-core.
     V3,
-    /// GICv3 with an ITS, the kernel's: the control.
+    /// GICv3 with an ITS, from the kernel: the control.
     KernelV3,
 }
 

@@ -1,4 +1,4 @@
-//! What is in the guest's memory before it starts.
+//! The contents of the guest's memory before it starts.
 
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -10,21 +10,21 @@ use crate::args::Run;
 use crate::map;
 use crate::memory::Memory;
 
-/// Where things are.
+/// The addresses in the guest's memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Layout {
-    /// Where the boot vCPU starts.
+    /// The address where the boot vCPU starts.
     pub(crate) entry: u64,
-    /// Where the device tree goes.
+    /// The address of the device tree.
     pub(crate) fdt: u64,
-    /// The initial RAM disk's first address, and the one after its last.
+    /// The initial RAM disk's first address, and the address after its last.
     pub(crate) initrd: Option<(u64, u64)>,
 }
 
-/// Room for the device tree, at the end of memory; a kernel wants it within one 2 MiB block.
+/// Room for the device tree at the end of memory. A kernel wants it within one 2 MiB block.
 const FDT_ROOM: u64 = 2 << 20;
 
-/// Loads what the command line names.
+/// Loads the files that the command line names.
 pub(crate) fn load(run: &Run, memory: &Memory) -> Result<Layout> {
     let end = map::RAM + (run.memory << 20);
     ensure!(run.memory >= 4, "less than 4 MiB of memory");
@@ -54,15 +54,15 @@ pub(crate) fn load(run: &Run, memory: &Memory) -> Result<Layout> {
     Ok(Layout { entry, fdt, initrd })
 }
 
-/// Where an initrd of `len` bytes goes: as high as it can, and not into the kernel.
+/// Returns the address for an initrd of `len` bytes: as high as possible, but not in the kernel.
 fn initrd_start(len: u64, kernel_end: u64, fdt: u64) -> Result<u64> {
     let start = fdt.checked_sub(len).map(|start| start & !0xffff);
     let start = start.filter(|start| *start >= kernel_end);
     start.context("the initrd does not fit behind the kernel: more memory is needed")
 }
 
-/// How much memory an arm64 Image takes at its entry: what its header says, which includes what it clears, and no less than what it has
-/// (Linux's Documentation/arch/arm64/booting.rst).
+/// The size of an arm64 Image in memory: the size in its header, which includes the memory that it
+/// clears, and at least the size of the file (Linux's Documentation/arch/arm64/booting.rst).
 fn image_size(image: &[u8]) -> u64 {
     let said = image.get(16..24).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
     said.unwrap_or(0).max(image.len() as u64)
@@ -77,13 +77,15 @@ fn put(memory: &Memory, address: u64, data: &[u8], path: &Path) -> Result<()> {
     put.with_context(|| format!("{} does not fit at {address:#x}", path.display()))
 }
 
-/// Takes an arm64 Image of up to `most` bytes out of what distributions wrap it in: gzip, or an EFI zboot image with gzip inside.
+/// Unwraps an arm64 Image of up to `most` bytes from the formats of distributions: gzip, or an EFI
+/// zboot image with gzip inside.
 fn unwrap(file: Vec<u8>, most: u64) -> Result<Vec<u8>> {
     if file.starts_with(&[0x1f, 0x8b]) {
         return gunzip(&file, most);
     }
     if file.get(4..8) == Some(b"zimg") {
-        // Linux's drivers/firmware/efi/libstub/zboot-header.S: offset, size, and the compression's name.
+        // See Linux's drivers/firmware/efi/libstub/zboot-header.S: offset, size, and the
+        // compression's name.
         let word = |at: usize| {
             let bytes = file.get(at..at + 4).context("a truncated zboot header")?;
             Ok::<_, anyhow::Error>(u32::from_le_bytes(bytes.try_into()?) as usize)
@@ -101,14 +103,14 @@ fn unwrap(file: Vec<u8>, most: u64) -> Result<Vec<u8>> {
 
 fn gunzip(data: &[u8], most: u64) -> Result<Vec<u8>> {
     let mut image = Vec::new();
-    // A zboot payload has four bytes of its own behind it: the decoder stops before them.
+    // Four more bytes follow the gzip data in a zboot payload. The decoder stops before them.
     let decoder = flate2::bufread::GzDecoder::new(data);
     decoder.take(most.saturating_add(1)).read_to_end(&mut image).context("unpacking")?;
     ensure!(image.len() as u64 <= most, "unpacked, it is larger than the guest's memory");
     Ok(image)
 }
 
-/// Puts an Image where it wants to be, and returns its entry.
+/// Loads an Image at the address that its header asks for, and returns its entry.
 #[cfg(target_arch = "aarch64")]
 fn load_image(memory: &Memory, image: Vec<u8>) -> Result<u64> {
     use linux_loader::loader::{KernelLoader, pe::PE};
@@ -117,7 +119,7 @@ fn load_image(memory: &Memory, image: Vec<u8>) -> Result<u64> {
     Ok(loaded.kernel_load.0)
 }
 
-/// linux-loader has arm64's format on arm64 only.
+/// linux-loader supports arm64's format on arm64 hosts only.
 #[cfg(not(target_arch = "aarch64"))]
 fn load_image(_: &Memory, image: Vec<u8>) -> Result<u64> {
     let _ = Cursor::new(image);

@@ -1,4 +1,4 @@
-//! The console on the bus, and who types.
+//! The console on the bus, and the thread that types into it.
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -16,10 +16,10 @@ use crate::pl011::Pl011;
 
 type Line = Box<dyn FnMut(bool) + Send>;
 
-/// A UART that is typed into from another thread.
+/// A UART that another thread types into.
 pub(crate) struct Console<W> {
     uart: Mutex<Pl011<W, Line>>,
-    /// The guest has read: there may be room for more.
+    /// Signals that the guest has read, so there may be room for more.
     read: Condvar,
 }
 
@@ -28,7 +28,7 @@ impl<W: Write + Send> Console<W> {
         Self { uart: Mutex::new(Pl011::new(out, line)), read: Condvar::new() }
     }
 
-    /// Types all of it, at the rate at which the guest reads.
+    /// Types all of `bytes`, at the rate at which the guest reads.
     fn type_in(&self, mut bytes: &[u8]) {
         let mut uart = lock(&self.uart);
         loop {
@@ -44,7 +44,7 @@ impl<W: Write + Send> Console<W> {
 impl<W: Write + Send> DeviceMmio for Console<W> {
     fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
         let value = lock(&self.uart).read(offset & !3);
-        // Costs nothing if nobody waits.
+        // Cheap if no thread waits.
         self.read.notify_one();
 
         data.fill(0);
@@ -58,13 +58,13 @@ impl<W: Write + Send> DeviceMmio for Console<W> {
     }
 }
 
-/// The console whose terminal is standard input, and whose output goes to `output`.
+/// Starts a console with standard input as its terminal and `output` as its output.
 pub(crate) fn start(irqs: &Irqs, output: Output) -> Result<Arc<Console<Output>>> {
     let sender = irqs.sender()?;
     let line = Box::new(move |level| _ = sender.line(map::PL011_INTID, level));
     let console = Arc::new(Console::new(output, line));
     let typed = Arc::clone(&console);
-    // Ends with the process, or with its input.
+    // This thread ends with the process, or at the end of its input.
     thread::Builder::new().name("stdin".into()).spawn(move || {
         let mut buffer = [0; 64];
         while let Ok(n @ 1..) = std::io::stdin().read(&mut buffer) {

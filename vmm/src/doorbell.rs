@@ -1,4 +1,5 @@
-//! The lab's doorbell: a device that moves lines and sends storms of MSIs from threads of the VMM. `lab/guests/DOORBELL.md` specifies it.
+//! The lab's doorbell: a device that drives interrupt lines, and sends storms of MSIs from threads
+//! of the VMM. `lab/guests/DOORBELL.md` specifies it.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,8 @@ use crate::accounts::{Accounts, Described};
 use crate::irq::{IrqSender, Irqs};
 use crate::memory::Memory;
 
-/// Handles for interrupts: its own, and those of the threads of a storm. One that asks for more threads is refused.
+/// The maximum number of interrupt handles: the device's own, and one for each thread of a storm. A
+/// storm for which there is no handle is refused.
 pub(crate) const SENDERS: usize = 1 + 64;
 
 const ID: u32 = 0x4c41_4244;
@@ -22,7 +24,7 @@ const LINE: u64 = 0x04;
 const STATUS: u64 = 0x08;
 const GO: u64 = 0x40;
 const DELIVERED: u64 = 0x44;
-/// The registers that are merely kept: THREADS to SEEN_HI.
+/// Registers without an effect of their own: THREADS to SEEN_HI.
 const KEPT: std::ops::RangeInclusive<u64> = 0x10..=0x3c;
 
 const RUNNING: u32 = 0;
@@ -35,11 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MAX_THREADS: u32 = 8;
 const MAX_EVENTS: u32 = 65536;
 
-/// The device.
+/// The doorbell device.
 pub(crate) struct Doorbell {
     registers: [u32; 12],
     lines: Box<dyn IrqSender>,
-    /// Their levels, by INTID: KVM_IRQ_LINE takes a level that has not changed for another edge.
+    /// The lines' levels, by INTID. They are kept because KVM_IRQ_LINE takes an unchanged level as
+    /// another edge.
     levels: Box<[bool; 1024]>,
     irqs: Arc<Irqs>,
     memory: Memory,
@@ -60,7 +63,7 @@ struct Storm {
     seen: u64,
     memory: Memory,
     status: Arc<AtomicU32>,
-    /// Threads that have not ended.
+    /// The number of threads that have not ended.
     left: AtomicU32,
     gave_up: AtomicU64,
 }
@@ -83,7 +86,7 @@ impl Doorbell {
         })
     }
 
-    /// The storm that the registers describe; `None` if it is to be refused.
+    /// Returns the storm that the registers describe; `None` if it is to be refused.
     fn storm(&self) -> Option<Storm> {
         let [threads, events, count, flags, device, data, address_lo, address_hi, rest @ ..] =
             self.registers;
@@ -126,7 +129,7 @@ impl Doorbell {
             Some((senders.collect::<Option<Vec<_>>>()?, Arc::new(storm)))
         });
         let Some((senders, storm)) = prepared else {
-            // Relaxed: nothing but the value.
+            // Relaxed: only the value matters.
             return self.status.store(REFUSED, Ordering::Relaxed);
         };
         self.status.store(RUNNING, Ordering::Relaxed);
@@ -139,7 +142,7 @@ impl Doorbell {
                 ours.run(n as u32, &*sender);
             });
             if started.is_err() {
-                // The host has no more threads.
+                // The host cannot start another thread.
                 storm.give_up();
                 storm.thread_ends();
             }
@@ -148,7 +151,7 @@ impl Doorbell {
 }
 
 impl Storm {
-    /// Thread `n` of it.
+    /// Runs thread `n` of the storm.
     fn run(&self, n: u32, sender: &dyn IrqSender) {
         for i in (0..self.count).filter(|i| i % self.events % self.threads == n) {
             if !self.send(i % self.events, sender) {
@@ -165,7 +168,8 @@ impl Storm {
     }
 
     fn thread_ends(&self) {
-        // AcqRel: the last one sees what the others did, and the guest that reads STATUS sees all of it.
+        // AcqRel: the last thread sees the others' writes, and the guest that reads STATUS sees all
+        // of them.
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             let gave_up = self.gave_up.load(Ordering::Relaxed) != 0;
             self.status.store(if gave_up { GAVE_UP } else { IDLE }, Ordering::Release);
@@ -185,7 +189,7 @@ impl Storm {
             return false;
         }
         let at = GuestAddress(self.counters + u64::from(event) * 8);
-        // Release: what the handler sees after the acknowledge includes it.
+        // Release: the handler sees this store after it has acknowledged the interrupt.
         if self.memory.store(counter.wrapping_add(1), at, Ordering::Release).is_err() {
             return false;
         }
@@ -244,10 +248,10 @@ impl MutDeviceMmio for Doorbell {
     }
 }
 
-/// As a device on a bus.
+/// The doorbell as a device on a bus.
 pub(crate) type Shared = Mutex<Doorbell>;
 
-/// A lock whose holder has panicked is still good for devices of this VMM.
+/// Locks a mutex, even a poisoned one: the devices of this VMM stay usable if a holder panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,7 +18,7 @@ pub(crate) fn mpidr(n: u16) -> u64 {
     u64::from(n & 0xf) | u64::from(n >> 4) << 8
 }
 
-/// Writes it.
+/// Writes the device tree.
 pub(crate) fn write(run: &Run, layout: &Layout, irqs: &Irqs) -> Result<Vec<u8>> {
     let phandles = Phandles { gic: GIC, msi: MSI };
     let mut fdt = FdtWriter::new()?;
@@ -91,7 +91,7 @@ fn console(fdt: &mut FdtWriter) -> Result<()> {
 }
 
 fn pci(fdt: &mut FdtWriter, irqs: &Irqs) -> Result<()> {
-    /// A range of 32-bit memory space.
+    /// The code of a range of 32-bit memory space.
     const MEM32: u32 = 0x0200_0000;
     let node = fdt.begin_node(&format!("pcie@{:x}", map::ECAM))?;
     fdt.property_string("compatible", "pci-host-ecam-generic")?;
@@ -105,7 +105,7 @@ fn pci(fdt: &mut FdtWriter, irqs: &Irqs) -> Result<()> {
     fdt.property_array_u32("ranges", &[MEM32, 0, at, 0, at, 0, size])?;
     fdt.property_null("dma-coherent")?;
     if irqs.has_its() {
-        // RequesterIDs are DeviceIDs.
+        // RequesterIDs are used as DeviceIDs.
         fdt.property_array_u32("msi-map", &[0, MSI, 0, 0x1_0000])?;
     } else {
         fdt.property_u32("msi-parent", MSI)?;

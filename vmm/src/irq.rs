@@ -1,4 +1,4 @@
-//! The interrupt controller as the machine's devices see it, whoever's it is.
+//! The interrupt controller as the machine's devices see it: the engine's or the kernel's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,38 +23,38 @@ use crate::memory::Memory;
 
 /// A thread's handle for interrupts.
 pub(crate) trait IrqSender: Send {
-    /// Sends an MSI. Returns whether anything takes it.
+    /// Sends an MSI. Returns whether the interrupt controller takes it.
     fn msi(&self, msi: &Msi) -> bool;
 
     /// Sets the line of an SPI. Returns whether there is such an SPI.
     fn line(&self, intid: u32, level: bool) -> bool;
 }
 
-/// MSIs that were sent, by whichever thread.
+/// The number of MSIs that all threads have sent.
 static MSIS: AtomicU64 = AtomicU64::new(0);
 
-/// How many MSIs have been sent.
+/// Returns the number of MSIs sent so far.
 pub(crate) fn msis() -> u64 {
     // Relaxed: a statistic.
     MSIS.load(Ordering::Relaxed)
 }
 
 pub(crate) fn count_msi() {
-    // Relaxed: as above.
+    // Relaxed: a statistic.
     MSIS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Levels of SPIs that were told to the kernel's interrupt controller.
+/// The number of SPI levels that were passed to the kernel's interrupt controller.
 static KERNEL_LINES: AtomicU64 = AtomicU64::new(0);
 
-/// How many there have been: each is a KVM_IRQ_LINE.
+/// Returns the number of these levels so far. Each is one KVM_IRQ_LINE.
 pub(crate) fn kernel_lines() -> u64 {
     // Relaxed: a statistic.
     KERNEL_LINES.load(Ordering::Relaxed)
 }
 
 pub(crate) fn count_kernel_line() {
-    // Relaxed: as above.
+    // Relaxed: a statistic.
     KERNEL_LINES.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -78,7 +78,8 @@ pub(crate) enum Irqs {
 }
 
 impl Irqs {
-    /// Makes it, with room for `senders` handles. The kernel's wants the vCPUs to exist.
+    /// Creates the interrupt controller, with room for `senders` handles. The kernel's requires
+    /// that the vCPUs exist.
     pub(crate) fn new(
         kind: GicKind,
         vm: &Arc<VmFd>,
@@ -114,7 +115,7 @@ impl Irqs {
         })
     }
 
-    /// A handle for one thread.
+    /// Returns a handle for one thread.
     pub(crate) fn sender(&self) -> Result<Box<dyn IrqSender>> {
         Ok(match self {
             Self::User(gic) => Box::new(gic.msi_injector()?),
@@ -122,7 +123,7 @@ impl Irqs {
         })
     }
 
-    /// Writes its nodes, and the timer's.
+    /// Writes the device tree nodes of the interrupt controller and the timer.
     pub(crate) fn write_fdt(
         &self,
         fdt: &mut FdtWriter,
@@ -140,7 +141,7 @@ impl Irqs {
         Ok(())
     }
 
-    /// Whether MSIs carry DeviceIDs, so that PCI functions have to be mapped to them.
+    /// Returns whether MSIs carry DeviceIDs. Then PCI functions have to be mapped to them.
     pub(crate) fn has_its(&self) -> bool {
         match self {
             Self::User(gic) => gic.gic().its(0).is_some(),

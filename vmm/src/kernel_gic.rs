@@ -1,4 +1,4 @@
-//! The control: GICv3 and ITS of the kernel.
+//! The control: the kernel's GICv3 and ITS.
 
 use std::sync::Arc;
 
@@ -47,14 +47,14 @@ fn set(device: &DeviceFd, group: u32, attr: u64, value: Option<&u64>) -> Result<
 }
 
 impl KernelGic {
-    /// After the vCPUs.
+    /// Creates it. The vCPUs must exist.
     pub(crate) fn new(vm: &Arc<VmFd>, vcpus: u16) -> Result<Self> {
         let gic = create(vm, VGIC_V3)?;
         // The kernel reads 32 bits of it.
         let irqs = u64::from(map::SPIS) + 32;
         set(&gic, GRP_NR_IRQS, 0, Some(&irqs))?;
         set(&gic, GRP_ADDR, ADDR_DIST, Some(&map::GICD))?;
-        // Count in bits 63:52, flags 0, index 0.
+        // The count is in bits 63:52; flags and index are 0.
         let region = map::GICR | u64::from(vcpus) << 52;
         set(&gic, GRP_ADDR, ADDR_REDIST_REGION, Some(&region))?;
         set(&gic, GRP_CTRL, CTRL_INIT, None)?;
@@ -64,13 +64,13 @@ impl KernelGic {
         Ok(Self { vm: Arc::clone(vm), _gic: gic, _its: its })
     }
 
-    /// A handle for one thread.
+    /// Returns a handle for one thread.
     pub(crate) fn sender(&self) -> KernelSender {
         KernelSender(Arc::clone(&self.vm))
     }
 }
 
-/// KVM_SIGNAL_MSI and KVM_IRQ_LINE.
+/// A handle that uses KVM_SIGNAL_MSI and KVM_IRQ_LINE.
 pub(crate) struct KernelSender(Arc<VmFd>);
 
 impl IrqSender for KernelSender {

@@ -1,6 +1,7 @@
-//! The reference VMM of vgic-kvm: small, for arm64 guests on KVM, with the address map of QEMU's `virt` machine.
+//! The reference VMM of vgic-kvm: small, for arm64 guests on KVM, with the address map of QEMU's
+//! `virt` machine.
 //!
-//! On a host that is not arm64 it builds, and says that it cannot run.
+//! On a host that is not arm64 it builds, and reports that it cannot run.
 
 mod accounts;
 mod args;
@@ -46,20 +47,21 @@ fn main() {
         }
     };
     let _ = std::io::stdout().flush();
-    // Threads that wait for input, or sleep in the kernel as vCPUs that are off, do not keep us.
+    // `exit` does not wait for threads that read input, or that sleep in the kernel as vCPUs that
+    // are off.
     exit(status);
 }
 
 /// Makes the heap join each small chunk when it is freed.
 ///
-/// By default glibc joins all of them at once in some later call, which can take milliseconds of one guest access after the
-/// guest has unmapped many LPIs.
+/// By default glibc joins all of them at once in a later call. That can add milliseconds to one
+/// guest access after the guest has unmapped many LPIs.
 #[allow(unsafe_code)] // A call into C.
 fn free_in_small_steps() {
     #[cfg(target_env = "gnu")]
     // SAFETY: changes a parameter of the allocator, before there is another thread.
     unsafe {
-        // A refusal leaves the default, which is slower at worst.
+        // If the call fails, the default stays, which is slower at worst.
         let _ = libc::mallopt(libc::M_MXFAST, 0);
     }
 }

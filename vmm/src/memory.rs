@@ -9,17 +9,17 @@ use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, Gues
 
 use crate::map;
 
-/// The guest's memory: a handle.
+/// A handle to the guest's memory.
 pub(crate) type Memory = Arc<GuestMemoryMmap<()>>;
 
-/// Memory of `mib` MiB.
+/// Allocates `mib` MiB of memory.
 pub(crate) fn new(mib: u64) -> Result<Memory> {
     let size = usize::try_from(mib << 20).context("too much memory")?;
     let ranges = [(GuestAddress(map::RAM), size)];
     Ok(Arc::new(GuestMemoryMmap::from_ranges(&ranges).context("allocating the guest's memory")?))
 }
 
-/// Gives it to a VM.
+/// Registers the memory with a VM.
 #[allow(unsafe_code)] // The kernel is told where our memory is.
 pub(crate) fn register(vm: &VmFd, memory: &Memory) -> Result<()> {
     for (slot, region) in memory.iter().enumerate() {
@@ -31,9 +31,11 @@ pub(crate) fn register(vm: &VmFd, memory: &Memory) -> Result<()> {
             memory_size: region.len(),
             userspace_addr: host as u64,
         };
-        // SAFETY: the mapping is as long as the region says. Each thread that runs a vCPU has a handle (`vcpu::Shared`) that it drops after
-        // its vCPU, and so has each that serves a queue, so the mapping is there for as long as the kernel may use it for the guest. That
-        // the guest changes it at any time is what vm-memory's volatile accesses are for.
+        // SAFETY: the mapping is as long as the region says. Each thread that runs a vCPU has a
+        // handle (`vcpu::Shared`) that it drops after its vCPU, and each thread that serves a queue
+        // has one too, so the mapping exists for as long as the kernel may use it for the guest.
+        // The guest may change this memory at any time; vm-memory's volatile accesses are made for
+        // that.
         unsafe { vm.set_user_memory_region(region) }.context("KVM_SET_USER_MEMORY_REGION")?;
     }
     Ok(())

@@ -1,6 +1,9 @@
-//! What the guest prints: a thread of its own writes it to where it goes, which may be a pipe that nobody reads.
+//! The guest's output. A separate thread writes it to its target, which may be a pipe without a
+//! reader.
 //!
-//! The guest's vCPUs only put it into a buffer of [`ROOM`] bytes, and never wait. What does not fit is lost, and the number of bytes that were is said in its place, as soon as there is room again.
+//! The guest's vCPUs only put output into a buffer of [`ROOM`] bytes, and never wait. Bytes that do
+//! not fit are lost. As soon as there is room again, the number of lost bytes is printed in their
+//! place.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -8,17 +11,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Bytes that wait to be written.
+/// The size of the buffer, in bytes.
 const ROOM: usize = 64 << 10;
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<u8>,
-    /// Bytes that have not fitted since the last that did.
+    /// Bytes lost since the last write to the target.
     lost: u64,
-    /// The thread is writing.
+    /// Whether the thread is writing.
     writing: bool,
-    /// Pieces that have been written.
+    /// The number of pieces written.
     written: u64,
 }
 
@@ -30,12 +33,12 @@ struct Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic leaves nothing half done.
+        // A panic leaves no half-done update.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A handle to print through, cloned freely.
+/// A handle to print through. Clones share the buffer.
 #[derive(Clone)]
 pub(crate) struct Output(Arc<Shared>);
 
@@ -54,7 +57,7 @@ impl Output {
                 let lost = std::mem::take(&mut state.lost);
                 state.writing = true;
                 drop(state);
-                // Nobody to tell if the terminal has gone.
+                // An error is ignored: if the terminal is gone, there is no place to report it.
                 let _ = to.write_all(&piece);
                 if lost > 0 {
                     let _ = write!(to, "\r\n[{lost} bytes of output lost]\r\n");
@@ -69,7 +72,8 @@ impl Output {
         Ok(output)
     }
 
-    /// Waits until everything has been written, but no longer than `patience` for a piece of it: whoever should read it may not.
+    /// Waits until everything has been written, but at most `patience` for each piece, as the
+    /// reader may have stopped.
     pub(crate) fn finish(&self, patience: Duration) {
         let mut state = self.0.state();
         while state.writing || !state.waiting.is_empty() {
@@ -107,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes only when it is let.
+    /// Writes only when the test lets it.
     struct Gate(Receiver<()>, Sender<Vec<u8>>);
 
     impl Write for Gate {
@@ -121,12 +125,12 @@ mod tests {
         }
     }
 
-    /// While nobody reads, whoever prints goes on, whoever waits for the end does, too, and memory is bounded.
+    /// Without a reader, prints and the wait for the end do not block, and memory is bounded.
     #[test]
     fn what_is_not_read_holds_up_nobody() {
         let ((open, gate), (to, from)) = (channel(), channel());
         let mut output = Output::start(Gate(gate, to)).unwrap();
-        // The first piece is in the thread's hands, the rest in the buffer.
+        // The thread has the first piece; the rest is in the buffer.
         output.write_all(b"!").unwrap();
         while !output.0.state().writing {
             thread::yield_now();
@@ -134,7 +138,7 @@ mod tests {
         (0..3).for_each(|_| output.write_all(&vec![b'x'; ROOM]).unwrap());
         assert_eq!(output.0.state().waiting.len(), ROOM);
         output.finish(Duration::from_millis(1));
-        // Somebody reads again.
+        // The reader is back.
         (0..100).for_each(|_| _ = open.send(()));
         output.finish(Duration::from_secs(60));
         let text: Vec<u8> = from.try_iter().flatten().collect();

@@ -1,9 +1,9 @@
-//! The console: an Arm PL011 UART (DDI 0183), as much of it as firmware, payloads and Linux use.
+//! The console: the subset of an Arm PL011 UART (DDI 0183) that firmware, payloads and Linux use.
 
 use std::collections::VecDeque;
 use std::io::Write;
 
-/// Registers.
+/// The register offsets.
 const DR: u64 = 0x00;
 const FR: u64 = 0x18;
 const IBRD: u64 = 0x24;
@@ -27,16 +27,16 @@ const TXFE: u32 = 1 << 7;
 const RX: u32 = 1 << 4;
 const TX: u32 = 1 << 5;
 const RT: u32 = 1 << 6;
-/// Bytes that the receiver holds.
+/// The size of the receiver's FIFO, in bytes.
 const FIFO: usize = 16;
 
-/// The device. `L` is told the level of its interrupt.
+/// A PL011. `L` is called with the level of its interrupt.
 pub(crate) struct Pl011<W, L> {
     out: W,
     line: L,
     level: bool,
     input: VecDeque<u8>,
-    /// IBRD, FBRD, LCR_H, CR, IFLS: kept, and of no effect.
+    /// IBRD, FBRD, LCR_H, CR, IFLS. They keep their values, and have no effect.
     kept: [u32; 5],
     mask: u32,
     raw: u32,
@@ -48,7 +48,7 @@ impl<W: Write, L: FnMut(bool)> Pl011<W, L> {
         Self { out, line, level: false, input: VecDeque::new(), kept, mask: 0, raw: 0 }
     }
 
-    /// Bytes have been typed. Returns how many were taken.
+    /// Takes typed bytes. Returns how many fitted.
     pub(crate) fn receive(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(FIFO - self.input.len());
         self.input.extend(&bytes[..taken]);
@@ -59,7 +59,7 @@ impl<W: Write, L: FnMut(bool)> Pl011<W, L> {
     fn update(&mut self) {
         self.raw &= !(RX | RT);
         if !self.input.is_empty() {
-            // As if the input were slow: whatever is there has been there for a while.
+            // As if the input were slow: a receive timeout accompanies all received bytes.
             self.raw |= RX | RT;
         }
         let level = self.raw & self.mask != 0;
@@ -97,7 +97,7 @@ impl<W: Write, L: FnMut(bool)> Pl011<W, L> {
     pub(crate) fn write(&mut self, offset: u64, value: u32) {
         match offset {
             DR => {
-                // Nobody to tell if the terminal has gone.
+                // An error is ignored: if the terminal is gone, there is no place to report it.
                 let _ = self.out.write_all(&[value as u8]).and_then(|()| self.out.flush());
                 self.raw |= TX;
             }

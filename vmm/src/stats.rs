@@ -1,4 +1,4 @@
-//! What a run has cost, as one line of JSON.
+//! The cost of a run, as one line of JSON.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use vgic_kvm::stats::{LineStats, RunStats};
 
 use crate::accounts::{Ioctls, StormReport};
 
-/// A counter that a thread counts with, and another one reads.
+/// A counter with one writer thread, which other threads read.
 #[derive(Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -18,12 +18,12 @@ impl Count {
     }
 
     fn get(&self) -> u64 {
-        // Relaxed: as above.
+        // Relaxed: a statistic.
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Counts of a vCPU whose interrupt controller is the kernel's.
+/// Counts of a vCPU with the kernel's interrupt controller.
 #[derive(Default)]
 pub(crate) struct KernelVcpu {
     pub(crate) exits: Count,
@@ -31,14 +31,14 @@ pub(crate) struct KernelVcpu {
 }
 
 impl KernelVcpu {
-    /// As far as they are known: exits that the kernel serves are not counted.
+    /// Returns the known part of the counts. The exits that the kernel serves are not counted.
     pub(crate) fn run_stats(&self) -> RunStats {
         let (exits, device_exits) = (self.exits.get(), self.device_exits.get());
         RunStats { exits, device_exits, ..RunStats::default() }
     }
 }
 
-/// One vCPU.
+/// The counts of one vCPU.
 #[derive(Serialize, Default, Debug)]
 pub(crate) struct VcpuStats {
     exits: u64,
@@ -91,7 +91,7 @@ impl VcpuStats {
         }
     }
 
-    /// The calls that this vCPU has cost.
+    /// Adds the calls into KVM that this vCPU has cost.
     pub(crate) fn add_ioctls(&self, to: &mut Ioctls) {
         to.kvm_run += self.exits;
         to.kvm_irq_line += self.driven;
@@ -103,7 +103,7 @@ impl VcpuStats {
     }
 }
 
-/// What interrupts have cost.
+/// The total cost of interrupts.
 #[derive(Clone, Copy, Default, Debug)]
 struct Total {
     interrupts: u64,
@@ -112,19 +112,20 @@ struct Total {
     ioctls: u64,
 }
 
-/// What an interrupt has cost on average: everything that all vCPUs did, divided by how many they took.
+/// The average cost of an interrupt: the work of all vCPUs, divided by the number of interrupts
+/// that they took.
 #[derive(Serialize, PartialEq, Debug)]
 pub(crate) struct PerInterrupt {
     interrupts: u64,
     exits: f64,
     /// Accesses to system registers of the CPU interface, which are debug exits.
     traps: f64,
-    /// `KVM_RUN` included.
+    /// Calls into KVM, including `KVM_RUN`.
     ioctls: f64,
 }
 
 impl PerInterrupt {
-    /// `None` if no interrupt was taken, or nobody has counted.
+    /// Computes the averages. `None` if no interrupt was taken, or they were not counted.
     pub(crate) fn of(vcpus: &[VcpuStats]) -> Option<Self> {
         let sum = |of: fn(&Total) -> u64| vcpus.iter().map(|vcpu| of(&vcpu.total)).sum::<u64>();
         let interrupts = sum(|total| total.interrupts);
@@ -138,7 +139,7 @@ impl PerInterrupt {
     }
 }
 
-/// Counters of the engine, of one vCPU.
+/// The engine's counters of one vCPU.
 #[derive(Serialize, Default, Debug)]
 pub(crate) struct EngineStats {
     injected: u64,
@@ -158,15 +159,15 @@ impl From<vgic_core::counters::VcpuCounters> for EngineStats {
     }
 }
 
-/// All of it.
+/// The whole report.
 #[derive(Serialize, Debug)]
 pub(crate) struct Report {
     pub(crate) gic: &'static str,
     pub(crate) end: String,
     pub(crate) msis: u64,
-    /// Of all vCPUs and devices.
+    /// The calls of all vCPUs and devices.
     pub(crate) ioctls: Ioctls,
-    /// The doorbell's.
+    /// The storms of the doorbell device.
     pub(crate) storms: Vec<StormReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) per_interrupt: Option<PerInterrupt>,

@@ -15,28 +15,29 @@ use crate::accounts::Accounts;
 use crate::memory::Memory;
 use crate::stats::VcpuStats;
 
-/// Core registers of KVM_SET_ONE_REG: 64 bits, numbered by their offsets in words of `struct kvm_regs`.
+/// Core registers of KVM_SET_ONE_REG: 64 bits each. The number is the offset in `struct kvm_regs`,
+/// in words.
 const CORE: u64 = 0x6030_0000_0010_0000;
 const X0: u64 = CORE;
 const PC: u64 = CORE + 0x100 / 4;
 const PSTATE: u64 = CORE + 0x108 / 4;
-/// EL1 with its own stack pointer, all exceptions masked.
+/// PSTATE: EL1 with its own stack pointer, all exceptions masked.
 const EL1H_MASKED: u64 = 0x3c5;
 
-/// How a machine ended.
+/// The way a machine ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
     /// The guest powered it off.
     Off,
-    /// The guest reset it, which this VMM takes for the end as well.
+    /// The guest reset it. This VMM ends the machine in this case too.
     Reset,
-    /// The guest reports a crash.
+    /// The guest reported a crash.
     Crash,
-    /// A vCPU cannot go on.
+    /// A vCPU cannot continue.
     Failed,
 }
 
-/// Makes vCPU `n`; the first one starts at `entry` with `x0`, the others when they are powered on.
+/// Creates vCPU `n`. vCPU 0 starts at `entry` with `x0`; the others start when they are powered on.
 pub(crate) fn create(vm: &VmFd, n: u16, entry: u64, x0: u64) -> Result<VcpuFd> {
     let vcpu = vm.create_vcpu(n.into()).context("KVM_CREATE_VCPU")?;
     init(vm, &vcpu, n)?;
@@ -66,7 +67,7 @@ fn set_register(vcpu: &VcpuFd, register: u64, value: u64) -> Result<()> {
     Ok(())
 }
 
-/// [`vgic_kvm::Machine::check_host`] has refused, or the kernel does when it is asked for its GICv3.
+/// Fails. [`vgic_kvm::Machine::check_host`] has refused earlier, except with the kernel's GICv3.
 #[cfg(not(target_arch = "aarch64"))]
 fn init(_: &VmFd, _: &VcpuFd, _: u16) -> Result<()> {
     anyhow::bail!("arm64 guests need an arm64 host")
@@ -77,7 +78,7 @@ fn set_register(_: &VcpuFd, register: u64, _: u64) -> Result<()> {
     anyhow::bail!("register {register:#x} is arm64's")
 }
 
-/// The end that an event of KVM stands for; `None` if it is none.
+/// Returns the end that an event of KVM stands for, if any.
 fn end_of(event: u32) -> Option<End> {
     match event {
         1 => Some(End::Off),
@@ -87,7 +88,7 @@ fn end_of(event: u32) -> Option<End> {
     }
 }
 
-/// Why a vCPU cannot go on.
+/// Describes why a vCPU cannot continue.
 fn reason(exit: Exit) -> String {
     match exit {
         Exit::FailEntry { reason, cpu } => {
@@ -99,18 +100,18 @@ fn reason(exit: Exit) -> String {
     }
 }
 
-/// What vCPU threads need.
+/// The state that vCPU threads share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) bus: Arc<IoManager>,
-    /// Whoever ends first says how.
+    /// The first vCPU that ends sends the reason.
     pub(crate) end: Sender<End>,
     pub(crate) accounts: Arc<Accounts>,
-    /// Not looked at: the guest has its memory for as long as a thread may run it.
+    /// Never read. It keeps the guest's memory for as long as a thread may run the guest.
     pub(crate) _memory: Memory,
 }
 
-/// A vCPU's thread that panics ends the machine: nobody else would notice.
+/// Ends the machine if a vCPU's thread panics. Otherwise no thread would notice.
 struct EndOnPanic(Sender<End>);
 
 impl Drop for EndOnPanic {
@@ -126,12 +127,12 @@ pub(crate) struct Running {
     thread: JoinHandle<Result<VcpuStats>>,
 }
 
-/// Starts a vCPU whose interrupt controller is in user space.
+/// Starts a vCPU with the interrupt controller in user space.
 pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> Result<Running> {
     let (sender, started) = std::sync::mpsc::channel();
     let gic = gic.clone();
     let thread = thread::Builder::new().name(format!("vcpu{}", id.0)).spawn(move || {
-        // Both are dropped after the vCPU: what a guest runs in outlives it.
+        // Both are dropped after the vCPU, so the guest's memory outlives the vCPU.
         let shared = shared;
         let _guard = EndOnPanic(shared.end.clone());
         let mut runner = gic.attach(id, vcpu).map_err(|(e, _)| e)?;
@@ -164,7 +165,7 @@ pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> R
     match started.recv().context("a vCPU's thread has not started") {
         Ok(()) => Ok(Running { thread }),
         Err(e) => {
-            // Why, if it says so.
+            // Return the thread's own error, if there is one.
             thread.join().ok().transpose()?;
             Err(e)
         }
@@ -172,13 +173,13 @@ pub(crate) fn start(gic: &KvmGic, id: VcpuId, vcpu: VcpuFd, shared: Shared) -> R
 }
 
 impl Running {
-    /// Waits until it has stopped, and returns what it has done.
+    /// Waits until the vCPU has stopped, and returns its statistics.
     pub(crate) fn join(self) -> Result<VcpuStats> {
         self.thread.join().map_err(|_| anyhow::anyhow!("a vCPU's thread has panicked"))?
     }
 }
 
-/// Starts a vCPU whose interrupt controller is the kernel's. Its thread ends with the process.
+/// Starts a vCPU with the kernel's interrupt controller. Its thread ends with the process.
 pub(crate) fn start_kernel(
     n: u16,
     vcpu: VcpuFd,
@@ -186,7 +187,7 @@ pub(crate) fn start_kernel(
     stats: Arc<crate::stats::KernelVcpu>,
 ) -> Result<()> {
     thread::Builder::new().name(format!("vcpu{n}")).spawn(move || {
-        // As above.
+        // Dropped after the vCPU, as in `start`.
         let shared = shared;
         let _guard = EndOnPanic(shared.end.clone());
         let mut vcpu = vcpu;
@@ -196,7 +197,8 @@ pub(crate) fn start_kernel(
             let end = match ran {
                 Ok(VcpuExit::MmioRead(address, data)) => {
                     stats.device_exits.add();
-                    // There is nobody else; what is not there reads as ones.
+                    // The bus is the only target. Reads of an address without a device return all
+                    // ones.
                     data.fill(0xff);
                     let _ = shared.bus.mmio_read(MmioAddress(address), data);
                     None

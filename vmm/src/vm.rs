@@ -1,4 +1,4 @@
-//! The machine.
+//! The machine: its devices, its vCPUs, and their run.
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -47,7 +47,7 @@ fn functions(
             make_sender: Box::new(move || irqs.sender()),
         }
     };
-    // Device 0 is left out: it is the host bridge's place, and none is needed.
+    // Device 0 is the host bridge's place. It stays empty, as no bridge is needed.
     functions.push(Box::new(Nothing));
     for path in &run.disk {
         let disk = Disk::open(path, run.queues)?;
@@ -110,11 +110,11 @@ impl DeviceMmio for DoorbellDevice {
     }
 }
 
-/// How long a piece of the guest's last words may take to be read.
+/// How long the reader of the output may take for each piece when the machine has ended.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many threads send interrupts, at most: the console, and each device for itself and for each of its queues. The doorbell device has one more for
-/// each of its injectors.
+/// The maximum number of threads that send interrupts: the console, and each device for itself and
+/// for each of its queues. The doorbell device has one more for each of its injectors.
 fn senders(run: &Run) -> Result<u16> {
     let disks = run.disk.len() * (1 + usize::from(run.queues));
     let rng = if run.rng { 2 } else { 0 };
@@ -128,7 +128,7 @@ fn senders(run: &Run) -> Result<u16> {
 pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
     let vm = Arc::new(open_kvm()?.create_vm().context("KVM_CREATE_VM")?);
     if run.gic != GicKind::KernelV3 {
-        // Before anything else can fail for the same reason.
+        // Check this first, as later steps could fail for the same reason.
         vgic_kvm::Machine::check_host(&vm)?;
     }
     let memory = memory::new(run.memory)?;
@@ -157,7 +157,8 @@ pub(crate) fn run(run: &Run) -> Result<(End, Report)> {
                 .map(|(n, vcpu)| vcpu::start(gic, VcpuId(n), vcpu, shared.clone()))
                 .collect::<Result<_>>()?;
             let end = ended.recv()?;
-            // All are asked before one is waited for, and all are waited for before one's error is looked at.
+            // All vCPUs are told to stop before one is joined, and all are joined before an error
+            // of one is handled.
             accounts.over();
             let stopped: Vec<_> = started.into_iter().map(Running::join).collect();
             let stats: Vec<_> = stopped.into_iter().collect::<Result<_>>()?;

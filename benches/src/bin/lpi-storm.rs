@@ -1,4 +1,5 @@
-//! Sends a storm of LPIs through the engine and accounts for every one: see [`vgic_benches::storm`].
+//! Sends a storm of LPIs through an engine, and accounts for every one: see
+//! [`vgic_benches::storm`].
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! `perf`: measures everything, and writes a report. `cargo xtask perf` builds what it needs and runs it.
+//! `perf`: measures all paths, and writes a report. `cargo xtask perf` builds the parts it needs
+//! and runs it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,32 +29,34 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measures, and writes report.json, report.md and pictures
+    /// Measures all paths, and writes report.json, report.md and pictures
     Run(RunArgs),
     /// Compares two reports
     Compare {
-        /// The directory of the first
+        /// The directory of the first report
         before: PathBuf,
-        /// The directory of the second
+        /// The directory of the second report
         after: PathBuf,
     },
-    /// Does one path so and so often and nothing else, for a program that counts instructions; without a path, names those that are counted
+    /// Repeats one path only, for a program that counts instructions; without a path, lists the
+    /// counted ones
     Steps {
         /// GROUP: PATH: WHO
         path: Option<String>,
-        /// How often
+        /// Number of calls
         #[arg(default_value_t = 1)]
         calls: u32,
     },
-    /// Single accesses of a guest that has set up much, for a program that counts instructions; without a scene, names them all
+    /// Runs single accesses of a guest with much set up, for a program that counts instructions;
+    /// without a scene, lists all scenes
     Accesses {
-        /// Which
+        /// The scene
         scene: Option<String>,
         /// `small`, `large` or `huge`
         #[arg(default_value = "small")]
         size: String,
     },
-    /// Writes report.md and the pictures of a report.json once more
+    /// Writes report.md and the pictures of an existing report.json
     Render {
         /// The report's directory
         report: PathBuf,
@@ -62,22 +65,22 @@ enum Command {
 
 #[derive(clap::Args)]
 struct RunArgs {
-    /// Where the report goes
+    /// The report's directory
     #[arg(long)]
     out: PathBuf,
-    /// What the report says was measured
+    /// The measured commit, as named in the report
     #[arg(long, default_value = "unknown")]
     commit: String,
     /// The program that drives arm_vgic
     #[arg(long)]
     peer: Option<PathBuf>,
-    /// Why there is none
+    /// The reason for a missing peer
     #[arg(long)]
     no_peer: Option<String>,
-    /// A smoke test: everything runs, no figure means anything
+    /// Run a smoke test: all code runs, but the figures are meaningless
     #[arg(long)]
     quick: bool,
-    /// Only groups and paths whose name contains this, and no storms
+    /// Measure only groups and paths with this in their name, and no storms
     #[arg(long)]
     only: Option<String>,
     /// Rounds of each figure
@@ -140,7 +143,7 @@ fn run(args: &RunArgs) -> Result<()> {
         all.retain(|path| format!("{}: {}", path.key.group, path.key).contains(only.as_str()));
     }
     if args.quick {
-        // What takes long to set up.
+        // Leaves out the paths with a long setup.
         all.retain(|path| path.key.at.is_none_or(|at| at <= 1024));
     }
     let whole = args.only.is_none();
@@ -202,7 +205,8 @@ fn run(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// arm_vgic, one thread that injects and one that is the vCPU: the nearest to a paced storm.
+/// Returns arm_vgic's storm: one thread injects and one is the vCPU, which is close to a paced
+/// storm.
 fn peer_storm(delivered: Vec<f64>) -> vgic_benches::perf::data::Storm {
     vgic_benches::perf::data::Storm {
         flags: "-v 1 -d 1 -e 1024 --paced".into(),

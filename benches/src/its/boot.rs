@@ -1,4 +1,4 @@
-//! What firmware and a guest's kernel write into the registers before the first command.
+//! Register writes of firmware and of a guest's kernel before the first ITS command.
 
 use vgic_core::engine::Engine;
 use vgic_core::gic::GicBus;
@@ -9,23 +9,23 @@ use super::layout::{GICD, GITS, Layout, QUEUE_SIZE, TABLE_PAGE};
 
 /// GICD_CTLR.EnableGrp1.
 const ENABLE_GROUP1: u32 = 1 << 1;
-/// Offsets in RD_base.
+/// Offset of GICR_WAKER in RD_base; the next two are GICR_PROPBASER and GICR_PENDBASER.
 const WAKER: u64 = 0x14;
 const PROPBASER: u64 = 0x70;
 const PENDBASER: u64 = 0x78;
 /// GICR_PENDBASER.PTZ: the table is all zero.
 const PTZ: u64 = 1 << 62;
-/// GICR_CTLR.EnableLPIs, GITS_CTLR.Enabled.
+/// GICR_CTLR.EnableLPIs and GITS_CTLR.Enabled.
 const ENABLED: u32 = 1;
 
 const CBASER: u64 = GITS + 0x80;
-/// Of the device table and of the collection table.
+/// GITS_BASER registers of the device table and of the collection table.
 const BASERS: [u64; 2] = [GITS + 0x100, GITS + 0x108];
 const VALID: u64 = 1 << 63;
 const INDIRECT: u64 = 1 << 62;
-/// GITS_BASER.Page_Size: 64 KiB. 0 is 4 KiB.
+/// GITS_BASER.Page_Size for pages of 64 KiB. 0 means 4 KiB.
 const PAGES_64K: u64 = 2 << 8;
-/// GITS_CBASER.Size counts pages of 4 KiB, less one.
+/// GITS_CBASER.Size: the number of 4 KiB pages, minus one.
 const QUEUE_PAGES: u64 = QUEUE_SIZE / 0x1000 - 1;
 
 /// Enables Group 1, LPIs at every redistributor, and the ITS.

@@ -1,7 +1,8 @@
-//! A guest's ITS driver: the control side of a domain, by commands in the queue in guest memory.
+//! A guest's ITS driver: the control side of a domain that sends commands through the queue in
+//! guest memory.
 //!
-//! As Linux does it, an LPI belongs to one event, collection n is at vCPU n, each operation ends with a SYNC, and the driver waits until
-//! GITS_CREADR says that all has been performed.
+//! As in Linux, an LPI belongs to one event, collection n targets vCPU n, each operation ends with
+//! a SYNC, and the driver polls GITS_CREADR until the ITS has performed all commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -19,13 +20,14 @@ use super::ram::Ram;
 
 pub(super) const CWRITER: u64 = GITS + 0x88;
 const CREADR: u64 = GITS + 0x90;
-/// A level 1 entry that is valid.
+/// The valid bit of a level 1 entry.
 const VALID: u64 = 1 << 63;
 const COMMAND_SIZE: u64 = 32;
-/// How often GITS_CREADR is read before the driver gives up, as a driver does that complains of an ITS that hangs.
+/// Reads of GITS_CREADR before the driver reports that the ITS hangs.
 const POLLS: u32 = 1_000_000;
 
-/// The first command that went wrong since somebody asked. A guest does not see that, unless the ITS stalls.
+/// The first command that failed since the last [`Watch::take`]. A guest does not see a failure
+/// unless the ITS stalls.
 #[derive(Default)]
 pub(super) struct Watch(Mutex<Option<Fault>>);
 
@@ -47,13 +49,14 @@ impl ItsTrace for Watch {
 pub struct Driver<E: Engine> {
     bus: GicBus<E>,
     its: Its<E>,
-    /// For what is the host's business, or what a guest cannot ask: reclaiming, and looking at LPIs.
+    /// The host's control side, for operations that are not the guest's: reclaiming, and inspecting
+    /// LPIs.
     host: E::Msi,
     ram: Arc<Ram>,
     layout: Layout,
     watch: Arc<Watch>,
     vcpus: u16,
-    /// Where the next command goes.
+    /// Offset in the queue of the next command.
     end: u64,
     devices: BTreeSet<DeviceId>,
     events: BTreeMap<(DeviceId, EventId), Intid>,
@@ -61,7 +64,7 @@ pub struct Driver<E: Engine> {
 }
 
 impl<E: Engine> Driver<E> {
-    /// For an ITS that is enabled, with an empty queue. Maps the collections.
+    /// Creates the driver of an enabled ITS with an empty queue, and maps the collections.
     pub(super) fn new(
         gic: &Gic<E>,
         bus: GicBus<E>,
@@ -83,7 +86,7 @@ impl<E: Engine> Driver<E> {
         Ok(new)
     }
 
-    /// Puts a command and a SYNC into the queue, and waits until they have been performed.
+    /// Queues a command and a SYNC, and waits until the ITS has performed them.
     fn give(&mut self, command: Command, at: VcpuId) -> Result<(), Fault> {
         self.put(command);
         self.put(Command::Sync(processor(at)));
@@ -97,7 +100,7 @@ impl<E: Engine> Driver<E> {
         self.end = (self.end + COMMAND_SIZE) % QUEUE_SIZE;
     }
 
-    /// Tells the ITS of what is in the queue, and waits until it has been performed.
+    /// Publishes the queued commands to the ITS, and waits until it has performed them.
     fn ring(&mut self) -> Result<(), Fault> {
         self.bus.write(VcpuId(0), CWRITER, &self.end.to_le_bytes()).expect("a register");
         for _ in 0..POLLS {
@@ -111,7 +114,7 @@ impl<E: Engine> Driver<E> {
         panic!("the ITS hangs");
     }
 
-    /// What a guest writes into its own tables before it maps so many devices with so many events each: see [`Driver::build`].
+    /// Writes the guest's own tables for a later [`Driver::build`] with the same arguments.
     pub fn prepare(&mut self, devices: u32, events: u32) {
         for n in 0..devices * events {
             self.write_property(Intid(LPI_BASE + n), LpiConfig::enabled(0xa0));
@@ -121,19 +124,21 @@ impl<E: Engine> Driver<E> {
                 self.ram.store(entry, VALID | page);
             }
         }
-        // All of the queue, so that its memory is there.
+        // Writes the whole queue, so that its memory is allocated.
         for at in (0..QUEUE_SIZE).step_by(8) {
             self.ram.store(self.layout.queue + at, 0);
         }
     }
 
-    /// Maps devices and their events, each with an LPI of its own, spread over the vCPUs: MAPD, MAPTI, and now and then a SYNC, with as many
-    /// commands at a time as the queue has room for. Nothing else of this driver knows of them.
+    /// Maps devices and their events by MAPD and MAPTI, each event with its own LPI, spread over
+    /// the vCPUs. Sends as many commands as the queue has room for, followed by one SYNC. The
+    /// driver does not record these mappings.
     ///
     /// # Errors
     /// If a command has no effect.
     pub fn build(&mut self, devices: u32, events: u32) -> Result<(), Error> {
-        // For a MAPD, a MAPTI and a SYNC; and a queue that is full looks empty.
+        // Leaves room for a MAPD, a MAPTI and a SYNC, and for one empty entry: a full queue looks
+        // empty.
         let room = QUEUE_SIZE / COMMAND_SIZE - 4;
         let mut waiting = 0;
         for device in (0..devices).map(DeviceId) {
@@ -162,13 +167,13 @@ impl<E: Engine> Driver<E> {
         if vcpu.0 < self.vcpus { Ok(()) } else { Err(Error::NoSuchVcpu(vcpu)) }
     }
 
-    /// Writes an LPI's byte of the configuration table.
+    /// Writes an LPI's byte in the configuration table.
     fn write_property(&self, intid: Intid, config: LpiConfig) {
         let byte = config.priority.byte() & 0xfc | u8::from(config.enabled);
         self.ram.write(self.layout.property(intid), &[byte]).expect("the table is in memory");
     }
 
-    /// MAPD, if the device is new.
+    /// Maps a new device by MAPD; does nothing for a known one.
     fn add_device(&mut self, device: DeviceId) -> Result<(), Error> {
         if self.devices.contains(&device) {
             return Ok(());
@@ -197,7 +202,7 @@ impl<E: Engine> Driver<E> {
         if found { Ok(()) } else { Err(Error::NotMapped) }
     }
 
-    /// A command about an event that is mapped.
+    /// Performs a command on a mapped event.
     fn command(&mut self, command: Command, at: VcpuId) -> Result<(), Error> {
         self.give(command, at).or_else(|fault| match fault {
             Fault::DeviceUnmapped | Fault::EventUnmapped => Err(Error::NotMapped),
@@ -206,12 +211,12 @@ impl<E: Engine> Driver<E> {
     }
 }
 
-/// What only a mistake of the driver can bring about.
+/// Panics: only a bug in the driver causes this fault.
 fn unexpected<T>(fault: Fault) -> T {
     panic!("a command had no effect: {}", fault.name())
 }
 
-/// A redistributor by its processor number, as GITS_TYPER.PTA is 0.
+/// Returns the RDbase of a vCPU: its processor number, as GITS_TYPER.PTA is 0.
 fn processor(vcpu: VcpuId) -> RdBase {
     RdBase(vcpu.0.into())
 }
@@ -268,12 +273,12 @@ impl<E: Engine> MsiControl for Driver<E> {
         self.command(Command::Discard(device, event), VcpuId(0))
     }
 
-    /// An LPI belongs to one event here.
+    /// Fails: an LPI belongs to one event in this driver.
     fn share(&mut self, _: DeviceId, _: EventId, _: Intid) -> Result<(), Error> {
         Err(Error::EventMapped)
     }
 
-    /// For the same reason this is no more than unmapping.
+    /// Unmaps the event: its LPI has no other event that would keep it mapped.
     fn detach(&mut self, device: DeviceId, event: EventId) -> Result<(), Error> {
         self.unmap(device, event)
     }
@@ -300,7 +305,7 @@ impl<E: Engine> MsiControl for Driver<E> {
         self.command(Command::Movi { device, event, collection }, target)
     }
 
-    /// All of them, by one command.
+    /// Moves all LPIs with one command.
     fn move_some(&mut self, from: VcpuId, to: VcpuId, _: Intid, _: u32) -> Result<Part, Error> {
         self.check_vcpu(from)?;
         self.check_vcpu(to)?;

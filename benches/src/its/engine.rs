@@ -1,4 +1,4 @@
-//! A machine with one ITS as an engine.
+//! An engine that is a machine with one ITS.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,18 +15,18 @@ use super::driver::{Driver, Watch};
 use super::layout::{GICD, GICR, GITS, Layout, RAM, TRANSLATER};
 use super::ram::Ram;
 
-/// Participants that a machine has beside those of its engine's user: the machine's LPIs, what the ITS keeps of unmapped collections,
-/// the driver's bus, the driver's host, and the one who sets it up.
+/// Participants of a machine in addition to those of the engine's user: the machine's LPIs, the
+/// ITS's record of unmapped collections, the driver's bus, the driver's host, and the setup.
 const PARTICIPANTS: u16 = 5;
 /// DeviceID bits that the driver has tables for.
 const DEVICE_BITS: u8 = 20;
-/// EventID bits that it has tables for.
+/// EventID bits that the driver has tables for.
 const EVENT_BITS: u8 = 24;
 
 /// Engine `E` in a machine with one ITS.
 pub struct ViaIts<E: Engine> {
     gic: Gic<E>,
-    /// Until somebody asks for it: an ITS has one driver.
+    /// The ITS's only driver, until [`Engine::msi`] takes it.
     driver: Arc<Mutex<Option<Driver<E>>>>,
 }
 
@@ -37,14 +37,14 @@ impl<E: Engine> Clone for ViaIts<E> {
 }
 
 impl<E: Engine> ViaIts<E> {
-    /// A device writes an EventID to GITS_TRANSLATER.
+    /// Injects by a device's write of an EventID to GITS_TRANSLATER.
     #[inline]
     pub fn write_translater(&self, injector: &ThroughIts<E>, device: DeviceId, event: EventId) {
         let written = self.gic.send_msi(&injector.0, device, TRANSLATER, event.0);
         written.expect("there is an ITS");
     }
 
-    /// The ITS.
+    /// Returns the ITS.
     pub fn its(&self) -> Its<E> {
         self.gic.its(0).expect("it was set up")
     }
@@ -65,7 +65,7 @@ fn setup(
     let mut setup = Setup::new(40);
     setup.create(Model::V3)?;
     for n in 0..u32::from(config.vcpus) {
-        // Clusters of 16, as those who send SGIs like them.
+        // Clusters of 16, which suit senders of SGIs.
         setup.add_vcpu(Affinity(((n / 16) << 8) | (n % 16)))?;
     }
     setup.set_bounds(Config {
@@ -121,7 +121,7 @@ impl<E: Engine> Engine for ViaIts<E> {
         self.gic.engine().vcpu(vcpu)
     }
 
-    /// The driver. There is only one.
+    /// Returns the driver. There is only one, so a second call fails.
     fn msi(&self) -> Result<Driver<E>, Error> {
         let mut driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
         driver.take().ok_or(Error::TooManyParticipants)
@@ -131,16 +131,16 @@ impl<E: Engine> Engine for ViaIts<E> {
         self.gic.engine().injector().map(ThroughIts)
     }
 
-    /// What the engine uses. The ITS's own copy of what is mapped is not in it.
+    /// Returns the engine's usage. The ITS's own copy of the mappings is not included.
     fn usage(&self) -> Usage {
         self.gic.engine().usage()
     }
 }
 
-/// An injector whose MSIs go through the ITS.
+/// An injector that sends its MSIs through the ITS.
 pub struct ThroughIts<E: Engine>(E::Injector);
 
-/// Methods that do what the engine's injector does.
+/// Generates methods that forward to the engine's injector.
 macro_rules! delegate {
     ($($name:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {
         $(fn $name(&self, $($arg: $type),*) -> Result<$result, Error> {

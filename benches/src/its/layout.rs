@@ -1,31 +1,31 @@
-//! Where everything is in the guest's physical address space.
+//! The layout of the guest's physical address space.
 
 use vgic_core::engine::Config;
 use vgic_core::ids::{DeviceId, Intid, LPI_BASE, VcpuId};
 
 pub(crate) const GICD: u64 = 0x0800_0000;
 pub(crate) const GITS: u64 = 0x0808_0000;
-/// What devices write EventIDs to: in the second frame of the ITS.
+/// GITS_TRANSLATER, in the second frame of the ITS. Devices write EventIDs to it.
 pub(crate) const TRANSLATER: u64 = GITS + 0x1_0040;
-/// RD_base of vCPU 0; there is room for 512.
+/// RD_base of vCPU 0. There is room for 512 redistributors.
 pub(crate) const GICR: u64 = 0x1000_0000;
 pub(crate) const REDIST_SIZE: u64 = 0x2_0000;
-/// Everything that the guest gives the ITS and the redistributors.
+/// Start of the memory that the guest gives to the ITS and the redistributors.
 pub(crate) const RAM: u64 = 0x1_0000_0000;
 
 /// Bytes of the command queue: 2,048 commands.
 pub(crate) const QUEUE_SIZE: u64 = 0x1_0000;
 
-/// Pages of the device table.
+/// Bytes of a page of the device table.
 pub(crate) const TABLE_PAGE: u64 = 0x1000;
-/// Bytes of an entry of any table of the ITS (GITS_TYPER.ITT_entry_size and GITS_BASER.Entry_Size say so, too).
+/// Bytes of an entry of each ITS table, as in GITS_TYPER.ITT_entry_size and GITS_BASER.Entry_Size.
 const ENTRY: u64 = 8;
-/// All areas begin at a multiple of this.
+/// Alignment of each area.
 const ALIGN: u64 = 0x1_0000;
-/// An ITT begins at a multiple of this.
+/// Alignment of an ITT.
 const ITT_ALIGN: u64 = 0x100;
 
-/// The guest's tables.
+/// Addresses and sizes of the guest's tables.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     /// INTID bits of the LPI tables.
@@ -36,7 +36,7 @@ pub(crate) struct Layout {
     pending: u64,
     pending_size: u64,
     pub(crate) collections: u64,
-    /// The device table, or its first level, and how many pages that has.
+    /// The device table, or the first level of an indirect one.
     pub(crate) devices: u64,
     pub(crate) device_pages: u64,
     /// The second level of an indirect device table.
@@ -62,7 +62,7 @@ impl Layout {
         let pending_size = (1_u64 << id_bits >> 3).next_multiple_of(ALIGN);
         let pending = area(pending_size * u64::from(config.vcpus));
         let collections = area(u64::from(config.vcpus) * ENTRY);
-        // As Linux does it: flat, unless that takes more than two pages.
+        // As in Linux: flat, unless the table would need more than two pages.
         let flat = ENTRY << config.device_bits;
         let (device_pages, second) = if flat <= 2 * TABLE_PAGE {
             (flat.div_ceil(TABLE_PAGE), None)
@@ -90,38 +90,39 @@ impl Layout {
         }
     }
 
-    /// The LPI configuration table.
+    /// Returns the address of the LPI configuration table.
     pub(crate) fn properties(&self) -> u64 {
         self.properties
     }
 
-    /// The byte of an LPI in it.
+    /// Returns the address of an LPI's byte in the configuration table.
     pub(crate) fn property(&self, intid: Intid) -> u64 {
         self.properties + u64::from(intid.0 - LPI_BASE)
     }
 
-    /// The LPI pending table of a redistributor.
+    /// Returns the address of a redistributor's LPI pending table.
     pub(crate) fn pending(&self, vcpu: VcpuId) -> u64 {
         self.pending + self.pending_size * u64::from(vcpu.0)
     }
 
-    /// RD_base of a redistributor.
+    /// Returns the RD_base of a redistributor.
     pub(crate) fn redist(vcpu: VcpuId) -> u64 {
         GICR + REDIST_SIZE * u64::from(vcpu.0)
     }
 
-    /// Whether the device table has two levels.
+    /// Returns whether the device table has two levels.
     pub(crate) fn is_indirect(&self) -> bool {
         self.second.is_some()
     }
 
-    /// For an indirect device table: where a device's level 1 entry is, and the address that it is to hold.
+    /// For an indirect device table: returns the address of a device's level 1 entry, and the
+    /// address of the second-level page that belongs in the entry.
     pub(crate) fn level1(&self, device: DeviceId) -> Option<(u64, u64)> {
         let page = u64::from(device.0) * ENTRY / TABLE_PAGE;
         Some((self.devices + page * ENTRY, self.second? + page * TABLE_PAGE))
     }
 
-    /// A device's interrupt translation table.
+    /// Returns the address of a device's interrupt translation table.
     pub(crate) fn itt(&self, device: DeviceId) -> u64 {
         self.itts + self.itt_size * u64::from(device.0)
     }

@@ -1,7 +1,9 @@
-//! An engine behind an ITS: everything that is mapped is mapped as a guest does it, by commands in a queue in guest memory.
+//! An engine behind an ITS. All mappings are made as a guest makes them, by commands in a queue in
+//! guest memory.
 //!
-//! [`ViaIts`] is an [`Engine`](vgic_core::engine::Engine) itself, so that whatever is written for engines runs through an ITS. Its vCPUs are those of the engine
-//! inside, its injections go through the ITS, and its control side is a guest's [`Driver`].
+//! [`ViaIts`] is itself an [`Engine`](vgic_core::engine::Engine), so code that is generic over
+//! engines can run through an ITS. Its vCPUs are those of the inner engine, its injections go
+//! through the ITS, and its control side is a guest's [`Driver`].
 
 pub(crate) mod boot;
 mod driver;

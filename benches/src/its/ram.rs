@@ -1,27 +1,28 @@
-//! A guest's memory: words that everyone may read and write at any time, without a lock.
+//! A guest's memory: words that any thread may read and write at any time, without a lock.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vgic_core::memory::{GuestMemory, MemoryError};
 
-/// Bytes of a page. A page takes real memory when it is first written: a guest's tables are mostly empty.
+/// Bytes of a page. A page is allocated at its first write, as most of a guest's tables are empty.
 const PAGE: u64 = 0x1_0000;
 const WORD: u64 = 8;
 
-/// Memory from an address up, zero at first.
+/// Memory that starts at an address, and is zero at first.
 pub(crate) struct Ram {
     base: u64,
     pages: Box<[OnceLock<Box<[AtomicU64]>>]>,
 }
 
 impl Ram {
-    /// `bytes` of memory from `base` up, which is a multiple of 8; rounded up to whole pages.
+    /// Creates at least `bytes` of memory from `base` (a multiple of 8), in whole pages.
     pub(crate) fn new(base: u64, bytes: u64) -> Self {
         Self { base, pages: (0..bytes.div_ceil(PAGE)).map(|_| OnceLock::new()).collect() }
     }
 
-    /// Calls `f` for each word of `address..address + len`: with where it is, and the bytes of it that are meant.
+    /// Calls `f` for each word of `address..address + len`, with the word's page, its index in the
+    /// page, and the part of it that lies in the range.
     fn words(
         &self,
         address: u64,
@@ -46,13 +47,14 @@ impl Ram {
         Ok(())
     }
 
-    /// What a guest's own loads and stores do.
+    /// Stores a word as the guest's own CPU would.
     pub(crate) fn store(&self, address: u64, word: u64) {
         self.write(address, &word.to_le_bytes()).expect("the guest's own memory");
     }
 }
 
-/// A part of a word: `count` bytes from byte `first` up, which are those from `at` up of the caller's.
+/// A part of a word: `count` bytes of the word from byte `first`, which are the caller's bytes from
+/// `at`.
 struct Part {
     at: usize,
     first: u32,
@@ -68,7 +70,7 @@ impl Part {
 impl GuestMemory for Ram {
     fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
         self.words(address, data.len(), |page, word, part| {
-            // Acquire, as the trait wants it.
+            // Acquire, as the trait requires.
             let word = page.get().map_or(0, |words| words[word].load(Ordering::Acquire));
             let bytes = (word >> (8 * part.first)).to_le_bytes();
             data[part.at..][..part.count].copy_from_slice(&bytes[..part.count]);
@@ -82,11 +84,11 @@ impl GuestMemory for Ram {
             let mut bytes = [0; 8];
             bytes[..part.count].copy_from_slice(&data[part.at..][..part.count]);
             let (new, mask) = (u64::from_le_bytes(bytes) << (8 * part.first), part.mask());
-            // Release, as the trait wants it.
+            // Release, as the trait requires.
             if mask == u64::MAX {
                 word.store(new, Ordering::Release);
             } else {
-                // Somebody else may be writing the other bytes.
+                // Another thread may be writing the other bytes.
                 let merge = |old| Some(old & !mask | new);
                 let _ = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, merge);
             }

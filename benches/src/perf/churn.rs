@@ -1,6 +1,7 @@
 //! Injections through an ITS while its guest remaps events, a thousand times a second.
 //!
-//! The remaps are DISCARD and MAPTI by the command queue, on the events that are injected. In turns with the same without them.
+//! The remaps are DISCARD and MAPTI by the command queue, on the events that are injected. They
+//! alternate with the same injections without remaps.
 
 use std::fs;
 use std::sync::Arc;
@@ -24,25 +25,25 @@ use crate::its::ViaIts;
 const DEVICE: DeviceId = DeviceId(1);
 const EVENTS: u32 = 256;
 const REMAPS_PER_SECOND: u32 = 1000;
-/// Injections between two looks at the time.
+/// Injections between two checks for the end.
 const STRETCH: u32 = 256;
-/// Percentiles that are kept.
+/// Percentiles in a report.
 const PERCENT: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 
-/// What one thread did in a slice of time.
+/// The results of one thread in a slice of time.
 struct Slice {
     injected: u64,
     cpu: Duration,
 }
 
-/// For how long this thread has had a CPU.
+/// Returns the CPU time of this thread.
 fn cpu_time() -> Option<Duration> {
     let times = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let ns = times.split_ascii_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(ns)).filter(|time| !time.is_zero())
 }
 
-/// A machine, its driver, its vCPU and who injects.
+/// A machine, its driver, its vCPU and its injector.
 struct Stage<E: Engine> {
     driver: <ViaIts<E> as Engine>::Msi,
     vcpu: E::Vcpu,
@@ -88,14 +89,14 @@ impl<E: Engine> Stage<E> {
         Ok(Self { driver, vcpu, guest, injector, remaps: 0, churning, _gic: gic })
     }
 
-    /// Unmaps an event and maps it again, and takes what is pending then.
+    /// Unmaps an event and maps it again, and takes all pending interrupts.
     fn remap(&mut self) -> Result<()> {
         let n = self.remaps as u32 % EVENTS;
         self.driver.unmap(DEVICE, EventId(n))?;
         let (event, intid) = (EventId(n), Intid(LPI_BASE + n));
         loop {
             match self.driver.map(DEVICE, event, intid, VcpuId(0), LpiConfig::enabled(0xa0)) {
-                // Someone is pinned; what is unmapped is not reclaimed yet.
+                // A thread is pinned, so unmapped LPIs are not reclaimed yet.
                 Err(Error::TooManyLpis) => self.driver.collect(),
                 mapped => break mapped?,
             }
@@ -109,7 +110,8 @@ impl<E: Engine> Stage<E> {
         Ok(())
     }
 
-    /// Injects for some time, on a thread of its own. With `times`, the time of each injection goes there.
+    /// Injects for some time, on a thread of its own. Records the time of each injection in
+    /// `times`, if given.
     fn slice(
         &mut self,
         time: Duration,
@@ -161,7 +163,7 @@ fn inject<E: Engine>(
         Way::LookUp(domain) => injector.inject(domain, DEVICE, EventId(n)),
     };
     let (start, cpu, mut injected) = (Instant::now(), cpu_time(), 0);
-    // Relaxed: a wish to stop soon.
+    // Relaxed: a request to stop soon.
     while !over.load(Ordering::Relaxed) {
         for n in 0..STRETCH {
             match &mut times {
@@ -209,10 +211,10 @@ fn measure<E: Engine>(
     Ok(Churn { who, remaps, rate: rates, injection })
 }
 
-/// Of both engines, by route and by look-up.
+/// Measures both engines, by route and by look-up.
 ///
 /// # Errors
-/// Whatever an engine says.
+/// If an engine fails.
 pub fn all(rounds: u32, time: Duration, bar: &ProgressBar) -> Result<Vec<Churn>> {
     let pace = (rounds, time);
     Ok(vec![
@@ -223,7 +225,7 @@ pub fn all(rounds: u32, time: Duration, bar: &ProgressBar) -> Result<Vec<Churn>>
     ])
 }
 
-/// Steps of the bar that [`all`] takes.
+/// Returns the number of steps of the progress bar in [`all`].
 pub fn count(rounds: u32) -> u64 {
     u64::from(rounds) * 8
 }

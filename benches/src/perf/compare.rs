@@ -1,4 +1,4 @@
-//! Two reports side by side, and which differences mean something.
+//! Compares two reports, and finds the differences that are significant.
 
 use std::fmt::Write;
 
@@ -7,10 +7,10 @@ use super::stats::{Spread, holm, mann_whitney};
 
 /// The chance that any difference at all is called significant by accident.
 const ALPHA: f64 = 0.05;
-/// A difference that is smaller is not worth a look, however certain.
+/// The least difference that is worth attention, however certain it is.
 const WORTH: f64 = 0.03;
 
-/// One figure in both.
+/// One figure in both reports.
 struct Row {
     what: String,
     before: f64,
@@ -24,7 +24,8 @@ impl Row {
     }
 }
 
-/// Compares, in read-modify-writes of each run's own rounds: so a machine that is slower as a whole does not show.
+/// Compares two reports in read-modify-writes of each run's own rounds, so a slower machine does
+/// not show.
 pub fn compare(before: &Report, after: &Report) -> String {
     let mut rows = Vec::new();
     for set in &before.sets {

@@ -1,4 +1,4 @@
-//! What a run brings back, as it is written to `report.json`.
+//! The data of a run, as it is written to `report.json`.
 
 use std::collections::BTreeMap;
 
@@ -10,26 +10,26 @@ use super::stats::Spread;
 /// One run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// Where, when, and of what.
+    /// The circumstances of the run.
     pub about: About,
-    /// What was measured in turns.
+    /// Paths that were measured in turns.
     pub sets: Vec<Set>,
-    /// `lpi-storm`s.
+    /// The results of `lpi-storm`.
     pub storms: Vec<Storm>,
     /// Injections while mappings change.
     pub churn: Vec<Churn>,
-    /// Heap bytes.
+    /// The heap bytes of mapped LPIs.
     pub memory: Vec<Memory>,
-    /// What could not be measured, and why.
+    /// Figures that could not be measured, with the reasons.
     pub missing: Vec<String>,
 }
 
-/// Where a run was made, when, and of what.
+/// The place, the time and the subject of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct About {
-    /// In UTC (ISO 8601).
+    /// Date and time in UTC (ISO 8601).
     pub date: String,
-    /// The commit, with `+` if there were changes that are not in it.
+    /// The commit, followed by `+` if there were uncommitted changes.
     pub commit: String,
     /// rustc's version.
     pub compiler: String,
@@ -39,44 +39,45 @@ pub struct About {
     pub cpus: usize,
     /// Kernel release.
     pub kernel: String,
-    /// The load of the last minute, before and after.
+    /// The load of the last minute, before and after the run.
     pub load: (f64, f64),
     /// Rounds of each figure.
     pub rounds: u32,
-    /// A smoke test, whose figures mean nothing.
+    /// Whether the run was a smoke test, with meaningless figures.
     pub quick: bool,
-    /// Seconds that it took.
+    /// Duration of the run in seconds.
     pub seconds: f64,
 }
 
-/// Several who did the same, in turns.
+/// One path, with the implementations that were measured in turns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Set {
-    /// What they did.
+    /// The path.
     pub key: Key,
-    /// One uncontended read-modify-write, in nanoseconds, of each round.
+    /// Nanoseconds of one uncontended read-modify-write, of each round.
     pub rmw: Vec<f64>,
-    /// Nanoseconds of one call, of each round, in the order in which they took turns in the first one.
+    /// Nanoseconds of one call, of each round, by implementation, in the order of the first round's
+    /// turns.
     pub ns: Vec<(String, Vec<f64>)>,
 }
 
 impl Set {
-    /// The rounds of one of them.
+    /// Returns the rounds of one implementation.
     pub fn of(&self, who: &str) -> Option<&[f64]> {
         self.ns.iter().find(|(name, _)| name == who).map(|(_, ns)| &ns[..])
     }
 
-    /// In nanoseconds.
+    /// Returns the spread in nanoseconds.
     pub fn ns_of(&self, who: &str) -> Option<Spread> {
         Spread::of(self.of(who)?.iter().copied())
     }
 
-    /// In read-modify-writes of the same rounds.
+    /// Returns the spread in read-modify-writes of the same rounds.
     pub fn rmws_of(&self, who: &str) -> Option<Spread> {
         Spread::of(self.of(who)?.iter().zip(&self.rmw).map(|(ns, rmw)| ns / rmw))
     }
 
-    /// How many times as long `peer` took as `who`, in the same rounds.
+    /// Returns the ratio of `peer`'s time to `who`'s, in the same rounds.
     pub fn ratio(&self, who: &str, peer: &str) -> Option<Spread> {
         let (who, peer) = (self.of(who)?, self.of(peer)?);
         Spread::of(who.iter().zip(peer).map(|(who, peer)| peer / who))
@@ -88,57 +89,59 @@ impl Set {
 pub struct Storm {
     /// The flags of `lpi-storm`.
     pub flags: String,
-    /// Numbers of vCPUs, devices, and events of each.
+    /// Numbers of vCPUs, of devices, and of events per device.
     pub shape: (u16, u32, u32),
     /// Whether each injection waits for the last one's delivery.
     pub paced: bool,
     /// The engine.
     pub who: String,
-    /// Millions per second, of each round.
+    /// Millions of injections per second, of each round.
     pub injected: Vec<f64>,
-    /// The same per second of the injectors' CPU time.
+    /// Millions of injections per second of the injectors' CPU time, of each round.
     pub injected_cpu: Vec<f64>,
-    /// Millions per second, of each round.
+    /// Millions of deliveries per second, of each round.
     pub delivered: Vec<f64>,
-    /// Events whose last injection was not seen, in all rounds.
+    /// Events with a last injection that was not seen, in all rounds.
     pub lost: u64,
-    /// Percentiles of the time from injection to acknowledge, in ns, of all rounds.
+    /// Percentiles of the time from injection to acknowledge, in ns, over all rounds.
     pub latency: Vec<(f64, u64)>,
 }
 
-/// Injections through an ITS while a guest remaps, and while it does not.
+/// Injections through an ITS while a guest remaps events, and while it does not.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Churn {
-    /// The engine, and how it was injected.
+    /// The engine, and the way of the injections.
     pub who: String,
-    /// Remaps per second that there were.
+    /// Remaps per second.
     pub remaps: f64,
-    /// Millions of injections per second of the injector's CPU time, of each round: without and with churn.
+    /// Millions of injections per second of the injector's CPU time, of each round: (without, with
+    /// churn).
     pub rate: Vec<(f64, f64)>,
-    /// Percentiles of one injection, in ns, the clock's own time included: (percent, without, with churn).
+    /// Percentiles of one injection, in ns, including the time of the clock: (percent, without,
+    /// with churn).
     pub injection: Vec<(f64, u64, u64)>,
 }
 
-/// What mapped LPIs cost in memory.
+/// The memory of mapped LPIs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Memory {
-    /// Who.
+    /// The implementation.
     pub who: String,
-    /// How many events there are to a device.
+    /// Number of events per device.
     pub events_per_device: u32,
-    /// Heap bytes as the allocator was asked for them, by number of LPIs.
+    /// Heap bytes requested from the allocator, by number of LPIs.
     pub bytes: BTreeMap<u32, u64>,
 }
 
 impl Memory {
-    /// Bytes for each LPI, where there are most.
+    /// Returns the bytes per LPI at the largest number of LPIs.
     pub fn per_lpi(&self) -> Option<f64> {
         self.bytes.last_key_value().map(|(&lpis, &bytes)| bytes as f64 / f64::from(lpis))
     }
 }
 
 impl Report {
-    /// What was measured for a key.
+    /// Returns the measurements of a path.
     pub fn set(&self, what: &str, at: Option<u64>) -> Option<&Set> {
         self.sets.iter().find(|set| set.key.what == what && set.key.at == at)
     }

@@ -1,4 +1,4 @@
-//! Heap bytes, counted while somebody asks.
+//! Counts heap bytes on request.
 
 #![allow(unsafe_code)] // A global allocator.
 
@@ -18,7 +18,8 @@ use super::peer::Peer;
 use crate::cost::NoKick;
 use crate::its::ViaIts;
 
-/// The system's allocator, with a count that is off unless asked for: what is measured in time does not pay for it.
+/// The system's allocator, with a count that is off by default, so that timed code does not pay for
+/// it.
 #[derive(Debug)]
 pub struct Counting;
 
@@ -32,7 +33,7 @@ fn count(bytes: i64) {
     }
 }
 
-// SAFETY: everything is the system allocator's, which keeps its contract.
+// SAFETY: all calls go to the system allocator, which keeps the contract.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as i64);
@@ -59,7 +60,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Heap bytes that are left of what `f` has allocated.
+/// Returns the heap bytes that the result of `f` still holds.
 fn bytes_of<T>(f: impl FnOnce() -> Result<T>) -> Result<u64> {
     BYTES.store(0, Ordering::Relaxed);
     ON.store(true, Ordering::Relaxed);
@@ -85,7 +86,7 @@ fn config(lpis: u32, per_device: u32) -> Config {
     }
 }
 
-/// What mapping costs, beyond an engine in which nothing is mapped.
+/// Returns the cost of mappings, beyond an engine without any.
 fn by_host<E: Engine>(lpis: u32, per_device: u32) -> Result<u64> {
     let engine = E::new(&config(lpis, per_device), Arc::new(NoKick))?;
     let mut msi = engine.msi()?;
@@ -99,11 +100,11 @@ fn by_host<E: Engine>(lpis: u32, per_device: u32) -> Result<u64> {
     })
 }
 
-/// The same by commands of a guest, with what the ITS itself keeps.
+/// Returns the cost of mappings made by a guest's commands, including the ITS's own records.
 fn by_its<E: Engine>(lpis: u32, per_device: u32) -> Result<u64> {
     let gic = ViaIts::<E>::new(&config(lpis, per_device), Arc::new(NoKick))?;
     let mut driver = gic.msi()?;
-    // The guest's memory is the guest's.
+    // The guest's own memory is not counted.
     driver.prepare(lpis.div_ceil(per_device), per_device);
     bytes_of(|| {
         driver.build(lpis.div_ceil(per_device), per_device)?;
@@ -111,10 +112,10 @@ fn by_its<E: Engine>(lpis: u32, per_device: u32) -> Result<u64> {
     })
 }
 
-/// Of every engine, dense and sparse.
+/// Measures every engine, with dense and with sparse mappings.
 ///
 /// # Errors
-/// Whatever an engine says.
+/// If an engine fails.
 pub fn all(peer: Option<&Peer>, quick: bool) -> Result<Vec<Memory>> {
     let sizes: &[u32] = if quick { &[64, 1024] } else { &[64, 1024, 8192, 65_536, 262_144] };
     let mut all = Vec::new();
@@ -134,7 +135,7 @@ pub fn all(peer: Option<&Peer>, quick: bool) -> Result<Vec<Memory>> {
     }
     if let Some(peer) = peer {
         let ask = |&lpis: &u32| Ok((lpis, peer.ask(&format!("memory {lpis}"))?));
-        // More take it minutes.
+        // More LPIs would take the peer minutes.
         let sizes = sizes.iter().filter(|&&lpis| lpis <= 65_536);
         let bytes = sizes.map(ask).collect::<Result<BTreeMap<_, _>>>()?;
         all.push(Memory { who: ARM_VGIC.to_owned(), events_per_device: 65_536, bytes });

@@ -1,4 +1,4 @@
-//! Taking the time of paths, in turns.
+//! Measures the time of paths, in turns.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,28 +10,29 @@ use super::data::Set;
 use super::path::{Kernel, Key, Path};
 use crate::cost::rmw_ns;
 
-/// How thoroughly to measure.
+/// The effort of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Rounds of each figure.
     pub rounds: u32,
-    /// About how long a slice of a round of one path takes.
+    /// Approximate time of a slice of one path's round.
     pub slice: Duration,
 }
 
-/// Calls of a read-modify-write in each slice.
+/// Read-modify-writes in each slice.
 const RMWS: u32 = 50_000;
-/// Slices of a round, of which the quickest counts: one in which somebody else had the CPU says nothing about the code.
+/// Slices of a round, of which the quickest counts: a slice in which another process had the CPU
+/// says nothing about the code.
 const SLICES: u32 = 5;
-/// Most calls of a round.
+/// Most calls of a slice.
 const MOST_CALLS: u32 = 1 << 22;
 
-/// A path of so few calls in a slice is too slow to be repeated for each LPI.
+/// A path with at most this many calls in a slice is too slow to be repeated for each LPI.
 const FEW: u32 = 10;
-/// Where more are mapped, few are used.
+/// With more mapped LPIs than this, a slice need not reach all of them.
 const MANY: u64 = 1 << 16;
 
-/// A path that is ready, and what it has come to so far.
+/// A path that is set up, and its results so far.
 struct Running {
     who: &'static str,
     kernel: Kernel,
@@ -39,9 +40,9 @@ struct Running {
     ns: Vec<f64>,
 }
 
-/// How many calls take about `time`: at least one.
+/// Returns the number of calls that take about `time`, at least one.
 fn calibrate(kernel: &mut Kernel, time: Duration) -> Result<u32> {
-    // The first calls take in what has piled up, and are not like the others.
+    // The first calls are atypical: they process accumulated state.
     kernel(2)?;
     let mut calls = 1;
     loop {
@@ -55,10 +56,11 @@ fn calibrate(kernel: &mut Kernel, time: Duration) -> Result<u32> {
     }
 }
 
-/// Measures the paths of one group: each round takes all of them in turn, beginning elsewhere each time.
+/// Measures the paths of one group. Each round runs all of them in turn, and starts with a
+/// different one.
 ///
 /// # Errors
-/// Whatever a path meets.
+/// If a path fails.
 pub fn group(paths: &[Path], pace: Pace, bar: &ProgressBar) -> Result<Vec<Set>> {
     let mut sets: BTreeMap<Key, Vec<Running>> = BTreeMap::new();
     let mut order = Vec::new();
@@ -66,11 +68,12 @@ pub fn group(paths: &[Path], pace: Pace, bar: &ProgressBar) -> Result<Vec<Set>> 
         let describe = || format!("{}: {}", path.who, path.key);
         bar.set_message(describe());
         let mut kernel = (path.make)().with_context(describe)?;
-        // This warms it up, too.
+        // The calibration also warms the path up.
         let calls = calibrate(&mut kernel, pace.slice).with_context(describe)?;
         let calls = match path.key.at {
-            // Of those chosen at random every one, or a slice finds caches as cold as the others have left them, and the more so the
-            // longer a call takes.
+            // With LPIs chosen at random, a slice has at least one call per LPI. Otherwise it would
+            // find the caches as cold as the other paths have left them, and colder the longer a
+            // call takes.
             Some(at @ ..=MANY) if path.key.of == "mapped" && calls > FEW => calls.max(at as u32),
             _ => calls,
         };

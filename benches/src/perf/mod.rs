@@ -1,8 +1,9 @@
-//! `cargo xtask perf`: everything that is measured, the report that is made of it, and the comparison of two reports.
+//! `cargo xtask perf`: all measurements, the report on them, and the comparison of two reports.
 //!
-//! A [`path::Path`] is something whose time is taken: an operation of an engine, or the same of a peer. Paths of one [`path::Key`] do the
-//! same work, and are measured in turns, round by round, beside one uncontended read-modify-write ([`measure`]): so a figure can be
-//! given in nanoseconds, in read-modify-writes, and as a ratio to each peer, all from the same rounds.
+//! A [`path::Path`] is a timed operation of an engine or of a peer. Paths of one [`path::Key`] do
+//! the same work, and are measured in turns, round by round, beside one uncontended
+//! read-modify-write ([`measure`]). So a figure can be given in nanoseconds, in read-modify-writes,
+//! and as a ratio to each peer, all from the same rounds.
 
 pub mod accesses;
 pub mod churn;

@@ -1,30 +1,30 @@
-//! The tables of counts that do not depend on the machine's mood, as tests keep them true: `perf-reports/operations.md`
-//! and `perf-reports/instructions.md`.
+//! The tables of counts that do not depend on the machine's load, and that tests keep true:
+//! `perf-reports/operations.md` and `perf-reports/instructions.md`.
 
-/// The first, in Markdown.
+/// The table of operations, in Markdown.
 pub const OPERATIONS: &str = include_str!("../../../perf-reports/operations.md");
-/// The second.
+/// The table of instructions, in Markdown.
 pub const INSTRUCTIONS: &str = include_str!("../../../perf-reports/instructions.md");
 
-/// A row of the first.
+/// A row of the table of operations.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Operation {
-    /// What is done.
+    /// The operation.
     pub name: String,
-    /// Atomic read-modify-writes.
+    /// Number of atomic read-modify-writes.
     pub rmws: u32,
-    /// What they are of, if that is said.
+    /// The words that they modify, if the table names them.
     pub words: Vec<String>,
 }
 
 impl Operation {
-    /// Whether it is one of the steps that a full cycle consists of.
+    /// Returns whether this is a step of a full cycle.
     pub fn is_part_of_cycle(&self) -> bool {
         !self.words.is_empty()
     }
 }
 
-/// Reads the table: name, read-modify-writes, and in the last column what they are of.
+/// Parses the table: name, read-modify-writes, and in the last column the words that they modify.
 pub fn operations(text: &str) -> Vec<Operation> {
     let row = |line: &str| {
         let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();

@@ -1,4 +1,4 @@
-//! What is measured.
+//! A path that can be measured.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::time_of;
 
-/// Does some calls, and says how long they took: those parts of them that count.
+/// Performs some calls, and returns the time of those parts that count.
 pub type Kernel = Box<dyn FnMut(u32) -> Result<Duration>>;
 
-/// What is done, whoever does it.
+/// An operation, independent of its implementation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Key {
-    /// Paths of one group share a section of the report.
+    /// The group. Paths of one group share a section of the report.
     pub group: String,
-    /// In words.
+    /// The operation in words.
     pub what: String,
-    /// How many LPIs, vCPUs ... there are, if it is measured for several numbers.
+    /// The number of LPIs, vCPUs and so on, if the path is measured for several numbers.
     pub at: Option<u64>,
-    /// Of what, for example "mapped".
+    /// The unit of `at`, for example "mapped".
     pub of: String,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A number with commas.
+/// Formats a number with commas.
 pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();
@@ -47,25 +47,25 @@ pub fn thousands(n: u64) -> String {
     text
 }
 
-/// Something of which the time is taken.
+/// An operation of one implementation.
 pub struct Path {
-    /// What it does.
+    /// The operation.
     pub key: Key,
-    /// Who does it.
+    /// The implementation.
     pub who: &'static str,
-    /// Makes everything that is needed, ready to be measured.
+    /// Sets up all that the operation needs, ready for measuring.
     pub make: Box<dyn Fn() -> Result<Kernel>>,
 }
 
-/// Collects paths of one group.
+/// Collects the paths of one group.
 pub struct Group {
     name: &'static str,
-    /// What has been added.
+    /// The paths added so far.
     pub paths: Vec<Path>,
 }
 
 impl Group {
-    /// Without paths.
+    /// Creates a group without paths.
     pub fn new(name: &'static str) -> Self {
         Self { name, paths: Vec::new() }
     }
@@ -88,7 +88,7 @@ impl Group {
     }
 }
 
-/// A kernel that only repeats `f`.
+/// Returns a kernel that only repeats `f`.
 pub fn repeat(mut f: impl FnMut() + 'static) -> Result<Kernel> {
     Ok(Box::new(move |calls| Ok(time_of(calls, &mut f))))
 }

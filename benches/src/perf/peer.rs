@@ -15,12 +15,12 @@ use super::paths::{
     SIZES, TRANSLATER,
 };
 
-/// The process. It ends when its standard input does.
+/// The peer's process, which ends when its standard input is closed.
 pub struct Peer(Rc<RefCell<Talk>>);
 
 struct Talk {
     child: Child,
-    /// `None` once it is to end.
+    /// `None` once the process is to end.
     to: Option<ChildStdin>,
     from: BufReader<ChildStdout>,
 }
@@ -38,12 +38,12 @@ impl Talk {
 impl Drop for Talk {
     fn drop(&mut self) {
         drop(self.to.take());
-        // Its status means nothing any more.
+        // Its exit status is irrelevant at this point.
         let _ = self.child.wait();
     }
 }
 
-/// A machine over there, dropped with its kernel.
+/// A machine in the peer's process, dropped with its kernel.
 struct Machine {
     talk: Rc<RefCell<Talk>>,
     number: u64,
@@ -51,13 +51,13 @@ struct Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // If it has ended, so has the machine.
+        // If the process has ended, the machine no longer exists.
         let _ = self.talk.borrow_mut().ask(&format!("drop {}", self.number));
     }
 }
 
 impl Peer {
-    /// Starts it.
+    /// Starts the process.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -72,7 +72,7 @@ impl Peer {
         Ok(Self(Rc::new(RefCell::new(Talk { child, to, from }))))
     }
 
-    /// Asks something that is no path.
+    /// Asks a question that is not about a path.
     ///
     /// # Errors
     /// If there is no answer.
@@ -80,11 +80,11 @@ impl Peer {
         self.0.borrow_mut().ask(question)
     }
 
-    /// Adds its paths to the groups that they belong to.
+    /// Adds the peer's paths to their groups.
     pub(super) fn add_to(&self, groups: &mut [Group]) {
         for group in groups {
             for (what, kind, sizes) in [
-                // It has one way to inject, which takes (DeviceID, EventID).
+                // arm_vgic has one way to inject, by (DeviceID, EventID).
                 (BY_ROUTE, "coalesced N", &SIZES[..]),
                 (BY_EVENT, "coalesced N", &SIZES),
                 (TRANSLATER, "coalesced N", &SIZES),

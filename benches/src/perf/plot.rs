@@ -1,4 +1,4 @@
-//! The report's pictures: SVG, drawn without knowing the renderer's fonts.
+//! The report's pictures, as SVG. The renderer's fonts are unknown, so no position depends on them.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -12,7 +12,7 @@ use super::paths::{NOTHING_TAKEN, ONE_TAKEN};
 use super::stats::Spread;
 
 const SIZE: (u32, u32) = (900, 520);
-/// Colours that colour-blind readers tell apart.
+/// Colors that color-blind readers can distinguish.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -32,13 +32,13 @@ const ROW: i32 = 20;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// A line.
+/// A line of a chart.
 struct Line {
     name: String,
     points: Vec<(f64, f64)>,
 }
 
-/// An axis.
+/// An axis of a chart.
 #[derive(Clone, Copy)]
 struct Axis {
     name: &'static str,
@@ -99,7 +99,7 @@ fn draw(title: &str, size: (u32, u32), f: impl FnOnce(&Area<'_>) -> Drawn) -> Re
 
 fn chart(title: &str, x: Axis, y: Axis, lines: &[Line]) -> Result<String> {
     if lines.iter().all(|line| line.points.is_empty()) {
-        // Not measured, and an axis without numbers has no end.
+        // Nothing was measured, and an axis without numbers has no end.
         return Ok(String::new());
     }
     let rows = lines.len().div_ceil(2) as i32;
@@ -120,7 +120,7 @@ fn chart(title: &str, x: Axis, y: Axis, lines: &[Line]) -> Result<String> {
         let (xs, ys) = (x.range(points().map(|p| p.0)), y.range(points().map(|p| p.1)));
         let mut chart = ChartBuilder::on(&area)
             .margin(14)
-            // Half of the last number.
+            // Room for half of the last number.
             .margin_right(36)
             .x_label_area_size(44)
             .y_label_area_size(78)
@@ -152,7 +152,8 @@ fn chart(title: &str, x: Axis, y: Axis, lines: &[Line]) -> Result<String> {
     })
 }
 
-/// Lines of all who did `what`, over the numbers at which it was measured.
+/// Returns a line for each implementation of the paths `what`, over the numbers at which they were
+/// measured.
 fn lines_of(report: &Report, what: &[(&str, &str)], value: impl Fn(f64) -> f64) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for (what, note) in what {
@@ -175,7 +176,8 @@ fn lines_of(report: &Report, what: &[(&str, &str)], value: impl Fn(f64) -> f64) 
     lines
 }
 
-/// Rates of the storms with one vCPU and 256 events, and of the bare injections, over the number of injectors.
+/// Draws the rates of storms with one vCPU and 256 events, and of the bare injections, over the
+/// number of injectors.
 fn injectors(report: &Report) -> Result<String> {
     let mut lines: Vec<Line> = Vec::new();
     for storm in &report.storms {
@@ -216,11 +218,11 @@ fn latency(report: &Report) -> Result<String> {
             .latency
             .iter()
             .filter(|(p, _)| *p < 100.0)
-            // Each nine takes as much room as the one before.
+            // Each nine has the same width.
             .map(|(p, ns)| (100.0 / (100.0 - p), *ns as f64))
             .collect(),
     });
-    // Who does not say has no line.
+    // Storms without latencies have no line.
     let lines: Vec<_> = lines.filter(|line| !line.points.is_empty()).collect();
     let title = "From injection to acknowledge, each LPI for itself";
     let x = Axis::log("1 in so many takes at least as long (10: p90, 1,000: p99.9)");
@@ -245,7 +247,7 @@ fn memory(report: &Report) -> Result<String> {
     chart(title, Axis::log("LPIs mapped"), Axis::linear("bytes per LPI"), &lines)
 }
 
-/// A bar for each of the operations, a box for each read-modify-write.
+/// Draws a bar for each operation, and in it a box for each read-modify-write.
 fn breakdown(operations: &[Operation]) -> Result<String> {
     let parts: Vec<_> = operations.iter().filter(|op| op.is_part_of_cycle()).collect();
     let total: u32 = parts.iter().map(|op| op.rmws).sum();
@@ -272,7 +274,7 @@ fn breakdown(operations: &[Operation]) -> Result<String> {
     })
 }
 
-/// All pictures: file name, caption, SVG.
+/// Returns all pictures: file name, caption, SVG.
 ///
 /// # Errors
 /// If drawing fails.
@@ -286,7 +288,7 @@ pub fn all(
         &[(ONE_TAKEN, ", one delivered, which comes again"), (NOTHING_TAKEN, ", nothing taken")],
         |ns| ns,
     );
-    // Zero has no place on a logarithmic axis.
+    // A logarithmic axis has no zero.
     let entry: Vec<_> = entry
         .into_iter()
         .map(|mut line| {

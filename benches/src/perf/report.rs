@@ -1,4 +1,4 @@
-//! The report as a person reads it: `report.md`.
+//! The report as Markdown: `report.md`.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::paths::{ARM_VGIC, LINES, LOCKED, SHIPPED};
 use super::stats::Spread;
 use super::targets;
 
-/// A number with as many digits as tell something.
+/// Formats the meaningful digits of a number.
 fn short(value: f64) -> String {
     if value >= 100_000.0 {
         thousands(value.round() as u64)
@@ -30,7 +30,7 @@ fn of(values: impl IntoIterator<Item = f64>) -> String {
     Spread::of(values).map_or_else(|| "-".into(), spread)
 }
 
-/// All of it. `pictures`: file names and captions.
+/// Returns the whole report. `pictures`: file names and captions.
 pub fn markdown(report: &Report, pictures: &[(&str, &str)]) -> String {
     let mut out = String::new();
     let text = &mut out;
@@ -110,7 +110,7 @@ fn verdict(text: &mut String, report: &Report) {
     text.push('\n');
 }
 
-/// Every figure in which somebody else is quicker.
+/// Writes every figure in which a peer is quicker.
 fn losses(text: &mut String, report: &Report) {
     let _ = writeln!(text, "## Where we lose\n");
     let mut rows = Vec::new();
@@ -167,7 +167,8 @@ fn all_sets(text: &mut String, report: &Report) {
 }
 
 fn one_set(text: &mut String, set: &Set) {
-    // Everything is compared with the engine, or with what is shipped if it is not among them.
+    // The base of all ratios is the shipped engine, or the first implementation of a set without
+    // it.
     let base = set.ns.iter().map(|(who, _)| &who[..]).find(|who| *who == SHIPPED);
     let base = base.or(set.ns.first().map(|(who, _)| &who[..])).unwrap_or_default();
     for (n, (who, _)) in set.ns.iter().enumerate() {
@@ -287,7 +288,7 @@ fn memory(text: &mut String, memory: &[Memory]) {
     text.push('\n');
 }
 
-/// What follows the first heading of a file.
+/// Returns the text after the first heading of a file.
 fn body(text: &str) -> &str {
     text.split_once("\n\n").map_or(text, |(_, body)| body).trim()
 }

@@ -1,20 +1,20 @@
-//! What is said about rounds.
+//! Statistics of rounds.
 
 use serde::{Deserialize, Serialize};
 
-/// The least, the middle and the greatest of some numbers.
+/// The least, the median and the greatest of some numbers.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Spread {
-    /// The least.
+    /// The least number.
     pub min: f64,
-    /// The middle one; between the two middle ones of an even number.
+    /// The median: the mean of the two middle numbers if their number is even.
     pub median: f64,
-    /// The greatest.
+    /// The greatest number.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of numbers; `None` if there are none.
+    /// Computes the spread of numbers. Returns `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -29,15 +29,15 @@ impl Spread {
     }
 }
 
-/// The probability that two samples of one distribution are at least as far apart as these: the Mann-Whitney U test, two-sided,
-/// exact if no two values are equal.
+/// Returns the probability that two samples of one distribution are at least as far apart as these:
+/// the two-sided Mann-Whitney U test, exact if no two values are equal.
 ///
-/// It asks nothing of the distribution, but that the values are independent of each other.
+/// The test assumes nothing about the distribution, but it assumes that the values are independent.
 pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     if a.is_empty() || b.is_empty() {
         return 1.0;
     }
-    // U: of how many pairs the first is the greater one.
+    // U: the number of pairs in which the first value is the greater one.
     let mut u = 0.0_f64;
     for x in a {
         for y in b {
@@ -74,9 +74,9 @@ pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     erfc(z / std::f64::consts::SQRT_2)
 }
 
-/// For each value of U, in how many ways `n` and `m` different numbers can come to it.
+/// Returns the number of orders of `n` and `m` different numbers for each value of U.
 fn ways(n: usize, m: usize) -> Vec<f64> {
-    // The greatest of all is one of the first (and greater than all m), or one of the second.
+    // The greatest number is in the first sample (and greater than all m), or in the second.
     let mut table = vec![vec![vec![1.0_f64]; m + 1]; n + 1];
     for i in 1..=n {
         for j in 1..=m {
@@ -93,7 +93,7 @@ fn ways(n: usize, m: usize) -> Vec<f64> {
     table[n][m].clone()
 }
 
-/// The complementary error function, for x >= 0, to seven digits (Abramowitz and Stegun, 7.1.26).
+/// The complementary error function for x >= 0, to seven digits (Abramowitz and Stegun, 7.1.26).
 fn erfc(x: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.327_591_1 * x);
     let poly = t
@@ -103,7 +103,8 @@ fn erfc(x: f64) -> f64 {
     poly * (-x * x).exp()
 }
 
-/// Holm's correction: which of many tests are significant, if the chance that any of them is so by accident is to be at most `alpha`.
+/// Holm's correction: returns the significant ones of many tests, with a chance of at most `alpha`
+/// that any of them is significant by accident.
 pub fn holm(p: &[f64], alpha: f64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
@@ -128,7 +129,7 @@ mod tests {
         assert!(Spread::of([]).is_none());
     }
 
-    /// Against the tables of the U distribution.
+    /// Compares with the tables of the U distribution.
     #[test]
     fn u_is_exact_for_few() {
         let a = [1.0, 2.0, 3.0];
@@ -137,7 +138,7 @@ mod tests {
         assert!((mann_whitney(&a, &b) - 0.1).abs() < 1e-12);
         assert!((mann_whitney(&b, &a) - 0.1).abs() < 1e-12);
         assert_eq!(mann_whitney(&[1.0, 4.0], &[2.0, 3.0]), 1.0);
-        // U = 23 of 10 and 10 is the last one significant at 5 %, two-sided.
+        // U = 23 of 10 and 10 is the last value that is significant at 5 %, two-sided.
         let x: Vec<f64> = (0..10).map(f64::from).collect();
         let shifted = |by: f64| x.iter().map(|v| v + by).collect::<Vec<_>>();
         assert!(mann_whitney(&x, &shifted(3.5)) < 0.05);

@@ -1,4 +1,4 @@
-//! `lpi-storm`s of several shapes, engine by engine in turns.
+//! `lpi-storm`s of several shapes, with the engines in turns.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::storm::accounts::Accounts;
 use crate::storm::plan::{Length, Plan};
 use crate::storm::run;
 
-/// vCPUs, devices, events of each, and whether it is paced.
+/// (vCPUs, devices, events per device, whether the storm is paced)
 pub const SHAPES: [(u16, u32, u32, bool); 10] = [
     (1, 1, 1, false),
     (1, 1, 1024, false),
@@ -27,14 +27,14 @@ pub const SHAPES: [(u16, u32, u32, bool); 10] = [
     (1, 1, 1024, true),
 ];
 
-/// Percentiles that are kept of latencies.
+/// Percentiles of the latencies in a report.
 const PERCENT: [f64; 14] =
     [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0];
 
-/// Runs all of them.
+/// Runs all storms.
 ///
 /// # Errors
-/// If an engine refuses, or accounts do not balance.
+/// If an engine rejects the configuration, or the accounts do not balance.
 pub fn all(rounds: u32, time: Duration, bar: &ProgressBar) -> Result<Vec<Storm>> {
     let mut storms = Vec::new();
     type Run = fn(&Plan) -> Result<Accounts>;
@@ -48,7 +48,7 @@ pub fn all(rounds: u32, time: Duration, bar: &ProgressBar) -> Result<Vec<Storm>>
             events,
             paced,
             length: Length::Time(time),
-            // As lpi-storm does it by itself.
+            // The default of lpi-storm.
             halt_poll: Duration::from_micros(if threads <= cpus { 20 } else { 0 }),
             quiet: true,
             ..Plan::default()
@@ -110,7 +110,7 @@ pub fn all(rounds: u32, time: Duration, bar: &ProgressBar) -> Result<Vec<Storm>>
     Ok(storms)
 }
 
-/// How many storms [`all`] runs.
+/// Returns the number of storms that [`all`] runs.
 pub fn count(rounds: u32) -> u64 {
     SHAPES.len() as u64 * 2 * u64::from(rounds)
 }

@@ -1,4 +1,4 @@
-//! What the engine is to reach, and whether it does.
+//! The targets of the engine, and whether a run meets them.
 
 use super::data::Report;
 use super::path::{Key, thousands};
@@ -10,11 +10,11 @@ use super::vm;
 
 /// One target.
 pub struct Target {
-    /// What is asked for.
+    /// The target in words.
     pub text: String,
-    /// What was measured, in words; `None` if it was not.
+    /// The measured value in words; `None` if it was not measured.
     pub measured: Option<String>,
-    /// Whether that is enough.
+    /// Whether the target is met.
     pub met: bool,
 }
 
@@ -27,7 +27,7 @@ fn median(values: &[f64]) -> Option<f64> {
     Spread::of(values.iter().copied()).map(|spread| spread.median)
 }
 
-/// At most so many read-modify-writes.
+/// Target: at most `most` read-modify-writes.
 fn rmws(report: &Report, text: &str, what: &str, at: u64, most: f64) -> Target {
     let found = report.set(what, Some(at)).and_then(|set| set.rmws_of(SHIPPED));
     let words =
@@ -35,7 +35,8 @@ fn rmws(report: &Report, text: &str, what: &str, at: u64, most: f64) -> Target {
     target(format!("{text}: at most {most:.0} R"), found.map(words))
 }
 
-/// The same for a full cycle, without what loading its cache lines takes longer than if there is one LPI, which is in the caches.
+/// Target: a full cycle takes at most `most` read-modify-writes, after subtracting the additional
+/// time of loading its cache lines compared with one LPI, which is in the caches.
 fn beyond_misses(report: &Report, at: u64, most: f64) -> Target {
     let found =
         report.set(CYCLE, Some(at)).zip(report.set(CYCLE, Some(1))).and_then(|(set, one)| {
@@ -59,7 +60,7 @@ fn beyond_misses(report: &Report, at: u64, most: f64) -> Target {
     target(text, found)
 }
 
-/// At least so many times as fast as a peer, for each key that `wanted` names.
+/// Target: at least `least` times as fast as a peer, for each key that `wanted` accepts.
 fn faster(report: &Report, peer: &str, wanted: impl Fn(&Key) -> bool, least: f64) -> Target {
     let mut worst: Option<(f64, String)> = None;
     let (mut cells, mut met) = (0, 0);
@@ -85,7 +86,7 @@ fn faster_at(report: &Report, text: &str, what: &str, at: u64, least: f64) -> Ta
     target(format!("{text}: at least {least:.0}x {ARM_VGIC}"), words)
 }
 
-/// All of them.
+/// Returns all targets.
 pub fn all(report: &Report) -> Vec<Target> {
     let is_cycle = |key: &Key| key.what == CYCLE || key.what == ONE_TAKEN;
     let mut targets = vec![

@@ -1,4 +1,4 @@
-//! A large machine, from nothing to its last LPI.
+//! A large machine, from its creation to its last mapped LPI.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,10 +12,10 @@ use crate::cost::NoKick;
 use crate::its::ViaIts;
 use anyhow::Result;
 
-/// What it is called.
+/// The path's name.
 pub const BUILT: &str = "machine of 64 vCPUs with an ITS, all LPIs mapped by commands";
 
-/// LPIs of the largest.
+/// LPIs of the largest machine.
 pub const LPIS: u32 = 65_536;
 
 const DEVICES: u32 = 64;
@@ -30,7 +30,8 @@ pub(super) fn machines() -> Group {
     group
 }
 
-/// Only making it is timed, not what its end takes, nor what the guest writes into its own tables.
+/// Times the creation and the mappings, without the drop and without the guest's writes to its own
+/// tables.
 fn build<E: Engine>(lpis: u32) -> Result<Kernel> {
     let events = lpis / DEVICES;
     let config = Config {

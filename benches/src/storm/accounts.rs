@@ -1,4 +1,4 @@
-//! The accounts of a storm, and what must hold of them.
+//! The accounts of a storm, and the rules that they must satisfy.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,55 +11,55 @@ use super::churn::Churned;
 use super::injector::Tally;
 use super::plan::{Length, Plan};
 
-/// All that is known of a storm when it is over.
+/// The results of a finished storm.
 #[derive(Clone, Debug)]
 pub struct Accounts {
     /// The engine's name.
     pub engine: &'static str,
-    /// What was to be done.
+    /// The plan of the storm.
     pub plan: Plan,
-    /// What became of the injections, those of the last round after a churn included.
+    /// The results of all injections, including those of the last round after a churn.
     pub tally: Tally,
     /// Injections before that last round.
     pub stormed: u64,
     /// LPIs that guests acknowledged.
     pub delivered: u64,
-    /// INTIDs acknowledged that no event has.
+    /// Acknowledged INTIDs that belong to no event.
     pub stray: u64,
-    /// Acknowledges after which the guest read older data than it had read before.
+    /// Acknowledges after which the guest read older data than before.
     pub stale: u64,
-    /// Events whose last number was not seen.
+    /// Events with a last number that the guest did not see.
     pub lost: u64,
-    /// Some of those.
+    /// The first few lost events.
     pub lost_events: Vec<LostEvent>,
-    /// Kicks that the engine gave.
+    /// Kicks from the engine.
     pub kicks: u64,
-    /// Guest entries: flushes of the list registers, those that found nothing included.
+    /// Guest entries: flushes of the list registers, including flushes with nothing pending.
     pub entries: u64,
-    /// What the churn has done.
+    /// The operations of the churn.
     pub churned: Churned,
-    /// ns from injections that made their LPI pending to the next acknowledge of that LPI, sampled.
+    /// ns from a sampled injection that made its LPI pending to the LPI's next acknowledge.
     pub latency: Histogram<u64>,
-    /// What the engine used when all was mapped, before the storm.
+    /// The engine's usage with all events mapped, before the storm.
     pub usage: Usage,
-    /// What it still used when all was unmapped again, after the storm.
+    /// The engine's usage with all events unmapped again, after the storm.
     pub left: Usage,
     /// From the first injection to the last.
     pub injecting: Duration,
-    /// For how long the injectors have had a CPU, together. Unknown where the kernel does not say.
+    /// CPU time of all injectors together. `None` if the kernel does not report it.
     pub injecting_cpu: Option<Duration>,
     /// From the first injection to the last delivery.
     pub delivering: Duration,
 }
 
-/// An event whose last number was not seen.
+/// An event with a last number that the guest did not see.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LostEvent {
-    /// Its device.
+    /// The event's device.
     pub device: DeviceId,
-    /// Its number there.
+    /// The event's ID at its device.
     pub event: EventId,
-    /// Its LPI.
+    /// The event's LPI.
     pub intid: Intid,
     /// The last number that was sent.
     pub sent: u64,
@@ -77,74 +77,77 @@ impl fmt::Display for LostEvent {
     }
 }
 
-/// Something that must hold of the accounts.
+/// A rule that the accounts must satisfy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
-    /// In numbers.
+    /// The rule, with the storm's numbers.
     pub text: String,
-    /// Whether it does.
+    /// Whether the rule holds.
     pub holds: bool,
 }
 
-/// How many of [`Accounts::rules`], from the first, are what the accounts are about.
+/// The number of [`Accounts::rules`], from the first, that state the balance of the accounts.
 pub const BALANCE_RULES: usize = 2;
 
-/// Least CPU time that a rate is made of: a few of the kernel's ticks.
+/// Shortest CPU time from which a rate is computed: a few of the kernel's ticks.
 const MEASURABLE: Duration = Duration::from_millis(20);
 
 impl Accounts {
-    /// What reports call it: the engine's name, and whether it is the storm with churn of two.
+    /// Returns the name in reports: the engine's, marked if this is the storm with churn of a pair.
     pub fn name(&self) -> String {
         let churn = self.plan.its && self.plan.churn;
         format!("{}{}", self.engine, if churn { ", churn" } else { "" })
     }
 
-    /// Injections that made an LPI pending and were not delivered one by one.
+    /// Returns the number of injections that made an LPI pending and were not delivered one by one.
     ///
-    /// While an LPI is pending in a list register its pending bit is clear, and the next injection sets it:
-    /// if the guest is faster, that is another delivery; if it is not, both become one. With churn this counts the
-    /// LPIs, too, that were pending when they were unmapped.
+    /// While an LPI is pending in a list register, its pending bit is clear, and the next injection
+    /// sets it. If the guest acknowledges the LPI first, the injection leads to another delivery;
+    /// otherwise both become one. With churn, the number includes LPIs that were pending when they
+    /// were unmapped.
     pub fn merged(&self) -> u64 {
         self.tally.pending.saturating_sub(self.delivered)
     }
 
-    /// LPIs injected per second.
+    /// Returns the LPIs injected per second.
     pub fn injected_per_s(&self) -> f64 {
         rate(self.stormed, self.injecting)
     }
 
-    /// LPIs injected per second of CPU time that the injectors have had, as long as that is known and can be measured: however busy the
-    /// machine is otherwise. If not, per second.
+    /// Returns the LPIs injected per second of the injectors' CPU time, which does not depend on
+    /// other load of the machine. If the CPU time is unknown or too short to measure, returns the
+    /// LPIs injected per second.
     pub fn injected_per_cpu_s(&self) -> f64 {
         let cpu = self.injecting_cpu.filter(|cpu| *cpu >= MEASURABLE);
         cpu.map_or(self.injected_per_s(), |cpu| rate(self.stormed, cpu))
     }
 
-    /// LPIs delivered per second.
+    /// Returns the LPIs delivered per second.
     pub fn delivered_per_s(&self) -> f64 {
         rate(self.delivered, self.delivering)
     }
 
-    /// Heap bytes that one mapped LPI costs.
+    /// Returns the heap bytes of one mapped LPI.
     pub fn bytes_per_lpi(&self) -> f64 {
         self.usage.bytes as f64 / f64::from(self.plan.lpis())
     }
 
-    /// A latency percentile in ns.
+    /// Returns a latency percentile in ns.
     pub fn percentile(&self, percent: f64) -> u64 {
         self.latency.value_at_percentile(percent)
     }
 
-    /// What must hold, whichever engine it is:
+    /// Returns the rules for this storm. They do not depend on the engine:
     ///
-    /// * Every injection came back as one of three things.
-    /// * A delivery needs an injection that made its LPI pending; none is delivered twice. (The reverse does not
-    ///   hold, see [`Accounts::merged`].)
+    /// * Every injection has one of three results.
+    /// * Each delivery has an injection that made its LPI pending; none is delivered twice. (The
+    ///   reverse does not hold, see [`Accounts::merged`].)
     /// * Without churn every event is mapped all the time, and every event was delivered.
-    /// * In a paced storm every injection is delivered for itself, as the next one waits until it has been seen.
-    /// * After an event was unmapped, injections of it have no effect.
+    /// * In a paced storm every injection is delivered separately, as the next one waits until it
+    ///   has been seen.
+    /// * Injections of an unmapped event have no effect.
     /// * When all is unmapped, no LPI is left: every reference has been dropped.
-    /// * A timed storm aside, there were as many injections as asked for.
+    /// * Unless the storm is timed, the number of injections is the requested one.
     pub fn rules(&self) -> Vec<Rule> {
         let Tally { injected, pending, coalesced, unmapped } = self.tally;
         let delivered = self.delivered;
@@ -171,7 +174,7 @@ impl Accounts {
             let reached = delivered + self.lost;
             rules.push(Rule {
                 text: format!("{delivered} delivered >= {lpis} LPIs, each at least once"),
-                // What is lost is reported as lost, and not once more here.
+                // Lost events are reported as lost, and not a second time here.
                 holds: reached >= lpis,
             });
         }
@@ -209,13 +212,13 @@ impl Accounts {
         rules
     }
 
-    /// Whether nothing is lost, and every rule holds.
+    /// Returns whether nothing is lost, and every rule holds.
     pub fn balance(&self) -> bool {
         self.lost == 0 && self.rules().iter().all(|rule| rule.holds)
     }
 }
 
-/// Per second. A time of 0 is one of 1 ns: less cannot be measured.
+/// Returns a rate per second. A time of 0 counts as 1 ns.
 fn rate(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64().max(1e-9)
 }

@@ -13,32 +13,35 @@ use vgic_core::ids::MAX_VCPUS;
 use super::plan::{Length, MAX_LPIS, MAX_PRIORITIES, Plan};
 use super::sweep::{self, Sweep};
 
-/// Injections of a storm whose length is not given.
+/// Injections of a storm without a given length.
 const DEFAULT_INJECTIONS: u64 = 10_000_000;
 
-/// Microseconds: about what waking a thread costs.
+/// Microseconds: about the cost of waking a thread.
 const DEFAULT_HALT_POLL: u32 = 20;
 
 /// Most injector threads.
 const MAX_DEVICES: u64 = 4096;
 
-/// Which engines to run.
+/// The engines to run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Choice {
     /// The lock-free engine.
     Lockfree,
     /// The locked baseline.
     Locked,
-    /// The one, then the other, and their ratio.
+    /// The lock-free engine, then the locked baseline, and their ratio.
     Both,
 }
 
-/// Sends a storm of LPIs through the virtual interrupt controller, accounts for every one, and measures.
+/// Sends a storm of LPIs through the virtual interrupt controller, accounts for every one, and
+/// measures.
 ///
-/// Each device is a thread that injects its events in random order; each vCPU is a thread whose guest takes
-/// its interrupts from a software CPU interface. Injectors do not wait for deliveries, so that injections
-/// of an LPI that is pending already are coalesced. Exit status: 0 if nothing is lost, 1 if something is or
-/// the accounts do not balance, 2 if the arguments are wrong.
+/// Each device is a thread that injects its events in random order; each vCPU is a thread with a
+/// guest that takes its interrupts from a software CPU interface. Injectors do not wait for
+/// deliveries, so injections of an LPI that is already pending are coalesced.
+///
+/// Exit status: 0 if nothing is lost, 1 if something is or the accounts do not balance, 2 if the
+/// arguments are wrong.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "lpi-storm", version, max_term_width = 100)]
 pub struct Cli {
@@ -66,7 +69,7 @@ pub struct Cli {
     #[arg(long, value_name = "SECONDS", value_parser = duration)]
     duration: Option<Duration>,
 
-    /// Which engine to run
+    /// Engine to run
     #[arg(long, value_enum, default_value = "lockfree")]
     engine: Choice,
 
@@ -75,36 +78,36 @@ pub struct Cli {
           value_parser = clap::value_parser!(u8).range(1..=vgic_core::lr::MAX_LRS as i64))]
     lrs: u8,
 
-    /// Number of priorities that the LPIs are spread over: 31 can be signaled, as the priority
-    /// mask never lets the lowest of the 32 through
+    /// Number of priorities that the LPIs are spread over: of the 32, the priority mask never lets
+    /// the lowest through
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_PRIORITIES)))]
     priorities: u8,
 
-    /// Meanwhile unmap and map some events (DISCARD, MAPTI), and move others to other vCPUs (MOVI)
+    /// Unmap and map some events (DISCARD, MAPTI), and move others (MOVI), during the storm
     #[arg(long)]
     churn: bool,
 
-    /// Map everything as a guest does, by commands in the queue of an ITS, and inject through it. With --churn, the storm
-    /// is run without and with it, and the two are compared
+    /// Map events by commands in the queue of an ITS, and inject through it; with --churn, compare
+    /// runs without and with churn
     #[arg(long)]
     its: bool,
 
-    /// With --its: measure from 1 to 4096 devices with 1 to 65536 events, as far as there are no more LPIs than this [default:
-    /// 1048576], by routes and by look-up, without and with churn; --duration is that of each of these storms
+    /// With --its: measure 1 to 4096 devices with 1 to 65536 events, up to this many LPIs [default:
+    /// 1048576], by routes and by look-up, without and with churn, for --duration each
     #[arg(long, value_name = "LPIS", requires = "its", num_args = 0..=1, require_equals = true,
           default_missing_value = "1048576",
           conflicts_with_all = ["vcpus", "devices", "events", "iterations", "churn", "paced"],
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(sweep::MAX_LPIS)))]
     sweep: Option<u32>,
 
-    /// Inject an event only when the guest has seen its last injection: nothing is coalesced, and the rates are
-    /// those of whole deliveries
+    /// Inject an event only when the guest has seen its last injection: nothing is coalesced, and
+    /// rates are those of whole deliveries
     #[arg(long, conflicts_with = "churn")]
     paced: bool,
 
-    /// Microseconds that a vCPU with nothing to do looks for more before it sleeps, as KVM's halt_poll_ns [default: 20
-    /// if every thread can have a CPU of its own, otherwise 0]
+    /// Microseconds that an idle vCPU polls before it sleeps, as KVM's halt_poll_ns [default: 20 if
+    /// every thread can have its own CPU, otherwise 0]
     #[arg(long, value_name = "MICROSECONDS")]
     halt_poll: Option<u32>,
 
@@ -116,7 +119,7 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
-    /// Seed of every random choice
+    /// Seed of all random choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 }
@@ -126,18 +129,19 @@ pub struct Cli {
 pub struct Job {
     /// The storm.
     pub plan: Plan,
-    /// The sweep that takes its place.
+    /// The sweep, if one replaces the storm.
     pub sweep: Option<Sweep>,
     /// The engines to run it on.
     pub engine: Choice,
-    /// Where the JSON goes.
+    /// The file for the JSON.
     pub json: Option<Output>,
-    /// Where the picture goes.
+    /// The file for the picture.
     pub svg: Option<Output>,
 }
 
 impl Job {
-    /// The storms to run on each engine: through an ITS, one with churn comes after one without.
+    /// Returns the storms to run on each engine. Through an ITS, a storm with churn follows one
+    /// without.
     pub fn plans(&self) -> Vec<Plan> {
         let calm =
             (self.plan.its && self.plan.churn).then(|| Plan { churn: false, ..self.plan.clone() });
@@ -146,10 +150,11 @@ impl Job {
 }
 
 impl Cli {
-    /// Checks what no single argument shows, and opens the output files: better to fail now than after the run.
+    /// Checks the combination of the arguments, and opens the output files, so that errors show
+    /// before the run.
     ///
     /// # Errors
-    /// One that `exit` prints, with exit status 2.
+    /// An error that `exit` prints, with exit status 2.
     pub fn check(self) -> Result<Job, clap::Error> {
         let lpis = u64::from(self.devices) * u64::from(self.events);
         if lpis > u64::from(MAX_LPIS) {
@@ -212,7 +217,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A file that is known to be writable. What was in it stays there until something is written.
+/// A file that is known to be writable. Its old content stays until [`Output::write`].
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
@@ -229,7 +234,7 @@ impl Output {
 
     fn is_same_file(&self, other: &Self) -> bool {
         let real = |path: &Path| path.canonicalize().ok();
-        // Both exist by now. /dev/stdout and its like may be shared.
+        // Both files exist by now. /dev/stdout and similar files may be shared.
         self.file.metadata().is_ok_and(|meta| meta.is_file())
             && real(&self.path).is_some_and(|path| Some(path) == real(&other.path))
     }
@@ -237,7 +242,7 @@ impl Output {
     /// Replaces the file's content.
     ///
     /// # Errors
-    /// Whatever writing meets.
+    /// If the write fails.
     pub fn write(mut self, content: &str) -> io::Result<()> {
         // A pipe or a terminal has no length.
         if self.file.metadata()?.is_file() {
@@ -246,7 +251,7 @@ impl Output {
         self.file.write_all(content.as_bytes())
     }
 
-    /// The file's name as it was given.
+    /// Returns the file's name as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -335,7 +340,7 @@ mod tests {
             &["--duration", "-3"],
             &["--duration", "1e30"],
             &["-i", "5", "--duration", "1"],
-            // A paced injector would wait for what was discarded.
+            // A paced injector would wait for discarded interrupts.
             &["--paced", "--churn"],
             &["--engine", "neither"],
             &["--sweep"],

@@ -6,16 +6,16 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::plan::{Length, Plan};
 
-/// How far the injectors are. Cleared when dropped.
+/// The progress of the injectors. Cleared when dropped.
 pub(super) struct Bar {
     bar: ProgressBar,
-    /// In ms: the length of a timed storm.
+    /// The length of a timed storm in ms.
     time: Option<u64>,
 }
 
 impl Bar {
     pub(super) fn new(plan: &Plan) -> Self {
-        // indicatif hides a bar whose target, standard error, is not a terminal.
+        // indicatif hides the bar if standard error, its target, is not a terminal.
         let (bar, template, time) = match plan.length {
             Length::Iterations(_) => {
                 let bar = ProgressBar::new(plan.injections().unwrap_or(0));

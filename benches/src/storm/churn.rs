@@ -1,4 +1,4 @@
-//! The control plane at work while the storm runs: DISCARD and MAPTI on some events, MOVI on others.
+//! Changes of mappings during the storm: DISCARD and MAPTI on some events, MOVI on others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,20 +11,21 @@ use super::ledger::Ledger;
 use super::plan::Plan;
 use crate::rng::Rng;
 
-/// How many injections there are to one operation: in proportion, so that engines of different speed are
-/// disturbed alike. A guest's driver does it far more rarely.
+/// Injections per operation. The rate is proportional, so that engines of different speed are
+/// disturbed alike. A guest's driver remaps far less often.
 const INJECTIONS_PER_OPERATION: u64 = 100;
 
-/// How many operations there are in any case, if so many are due.
+/// Operations that a churn performs even after it is told to stop, if as many are due.
 const LEAST_OPERATIONS: u64 = 8;
 
-/// How many operations go between two calls of `collect`.
+/// Operations between two calls of `collect`.
 const OPERATIONS_PER_COLLECT: u64 = 256;
 
-/// How often mapping is tried at the end.
+/// Attempts to map an event at the end.
 const ATTEMPTS: usize = 1000;
 
-/// The events that are disturbed: an eighth of all (at least one) is unmapped and mapped, another moved.
+/// The disturbed events: an eighth of all (at least one) is unmapped and mapped, another eighth is
+/// moved.
 #[derive(Debug)]
 pub(super) struct Churn {
     /// (index, whether it is mapped now)
@@ -34,14 +35,14 @@ pub(super) struct Churn {
     pub(super) done: Churned,
 }
 
-/// What a churn has done.
+/// The operations of a churn and their results.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Churned {
     /// Operations: unmapped, mapped or moved.
     pub operations: u64,
-    /// Injections of events right after they were unmapped, which are to have no effect.
+    /// Injections of events right after they were unmapped, which must have no effect.
     pub probes: u64,
-    /// How many of them did have one.
+    /// The number of these injections that did have an effect.
     pub effective: u64,
 }
 
@@ -56,7 +57,8 @@ impl Churn {
         Self { remapped, moved, rng, done: Churned::default() }
     }
 
-    /// Disturbs events, as many as are due for the injections made so far, whenever it is woken; until `halt`.
+    /// Disturbs events until `halt`. At each wake-up it performs the operations that are due for
+    /// the injections made so far.
     pub(super) fn run<E: Engine>(
         &mut self,
         msi: &mut E::Msi,
@@ -68,10 +70,11 @@ impl Churn {
     ) -> Result<(), Error> {
         let domain = msi.domain();
         loop {
-            // Relaxed: only a wish to stop soon; the thread is joined.
+            // Relaxed: only a request to stop soon; the thread is joined.
             let halted = || halt.load(Ordering::Relaxed);
             let due = injected() / INJECTIONS_PER_OPERATION;
-            // A storm can be over before this thread has had a CPU. It is not to be said then that churn was survived.
+            // A storm can be over before this thread has had a CPU. Without this minimum, the
+            // report would then claim that the storm survived a churn that never happened.
             let least = due.min(LEAST_OPERATIONS);
             while self.done.operations < least || (self.done.operations < due && !halted()) {
                 if self.done.operations.is_multiple_of(2) || self.moved.is_empty() {
@@ -90,8 +93,8 @@ impl Churn {
             if halted() {
                 return Ok(());
             }
-            // Woken by injectors now and then. By itself it would, on few CPUs, do nothing for long, and
-            // then take a CPU from the storm.
+            // Injectors wake this thread regularly. With few CPUs, a thread that woke on its own
+            // would do nothing for long, and then take a CPU from the storm.
             thread::park();
         }
     }
@@ -102,7 +105,7 @@ impl Churn {
         msi.retarget(device, event, self.any_vcpu(plan))
     }
 
-    /// Unmaps an event, which is returned, or maps it again, to another vCPU perhaps.
+    /// Unmaps an event and returns its index, or maps it again, possibly to another vCPU.
     fn remap_one<M: MsiControl>(
         &mut self,
         msi: &mut M,
@@ -118,8 +121,8 @@ impl Churn {
         } else {
             let target = self.any_vcpu(plan);
             match msi.map(device, event, plan.intid(index), target, plan.config_of(index)) {
-                // What is dead counts until it is reclaimed, which may wait for a thread that does not run: not
-                // now, then.
+                // A retired LPI or device counts until it is reclaimed, and that may wait for a
+                // thread that does not run. Skip the event for now.
                 Err(Error::TooManyLpis | Error::TooManyDevices) => return Ok(None),
                 result => result?,
             }
@@ -132,8 +135,8 @@ impl Churn {
         VcpuId(self.rng.below(u32::from(plan.vcpus)) as u16)
     }
 
-    /// After the storm: maps what is unmapped, and injects every disturbed event once more. A DISCARD may rightly
-    /// drop what was pending, but nothing may drop these.
+    /// After the storm: maps all unmapped events, and injects every disturbed event once more. A
+    /// DISCARD may drop a pending interrupt, but nothing may drop these.
     pub(super) fn finish<E: Engine>(
         &mut self,
         msi: &mut E::Msi,
@@ -153,7 +156,7 @@ impl Churn {
         {
             let (device, event) = plan.event(index);
             ledger.send(index, ledger.sent(index) + 1);
-            // Through the tables, unlike the storm itself: they must agree with the routes.
+            // By look-up, unlike the storm itself: the tables must agree with the routes.
             tally.injected += 1;
             tally.count(injector.inject(&domain, device, event));
         }
@@ -168,8 +171,8 @@ impl Churned {
     }
 }
 
-/// Maps an event to its first vCPU, if need be after what is dead has been reclaimed: nothing else goes on that could
-/// keep it for long.
+/// Maps an event to its first vCPU. If a bound is reached, reclaims retired objects first: nothing
+/// else runs that could delay that for long.
 fn map_at_last<M: MsiControl>(msi: &mut M, plan: &Plan, index: u32) -> Result<(), Error> {
     let (device, event) = plan.event(index);
     let mut attempts = 0;

@@ -1,4 +1,4 @@
-//! A sweep as a picture: the rate over the number of events, one line for each number of devices.
+//! A picture of a sweep: the rate over the number of events, one line for each number of devices.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -9,7 +9,7 @@ use super::sweep::{DEVICES, EVENTS, Mode, Swept};
 use super::table::headline;
 use super::text::{Count, Grouped};
 
-/// Height of what is above the panels.
+/// Height of the area above the panels.
 const TOP: i32 = 130;
 /// Height of an engine's row of panels.
 const ROW: u32 = SIZE.1 - TOP as u32;

@@ -1,4 +1,4 @@
-//! An injector: a thread that injects the events of one device, or of several.
+//! An injector: a thread that injects the events of one or several devices.
 
 use std::fs;
 use std::hint;
@@ -14,24 +14,24 @@ use super::ledger::Ledger;
 use super::plan::Length;
 use crate::rng::Rng;
 
-/// Every how manieth injection is sampled for its latency, on average. Reading the clock costs about as
-/// much as an injection: at one in 64 it does not show.
+/// Average number of injections per latency sample. Reading the clock costs about as much as an
+/// injection: at one sample in 64 the cost is not visible.
 const SAMPLE_MEAN: u32 = 64;
 
-/// How many samples go between two times that an injector wakes the churn: about 1,000 injections.
+/// Samples between two wake-ups of the churn: about 1,000 injections.
 const SAMPLES_PER_WAKE: u32 = 16;
 
-/// How often a paced injector looks before it yields.
+/// Spins of a paced injector before it yields.
 const SPINS: u32 = 64;
 
-/// What became of injections.
+/// The results of injections.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Tally {
-    /// Calls made, counted apart from what they returned.
+    /// Calls made, counted apart from their results.
     pub injected: u64,
     /// Calls that made an LPI pending.
     pub pending: u64,
-    /// Calls that found it pending.
+    /// Calls that found the LPI pending.
     pub coalesced: u64,
     /// Calls that found nothing mapped.
     pub unmapped: u64,
@@ -57,27 +57,27 @@ impl Tally {
     }
 }
 
-/// What the coordinator and an injector tell each other meanwhile. On a line of its own: the injector
-/// writes it now and then, and nobody waits for it.
+/// The data that an injector shares with the coordinator during the storm. On a line of its own:
+/// the injector writes it rarely, and no thread waits for it.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Injections made so far, roughly.
+    /// Approximate number of injections so far.
     pub(super) injected: AtomicU64,
 }
 
-/// How an injector reaches its events.
+/// The way in which an injector reaches its events.
 pub(super) enum Way<E: Engine> {
-    /// By the routes of all of them.
+    /// By the routes of all events.
     Routes(Vec<E::Route>),
-    /// By (DeviceID, EventID), in this domain, with so many events for each device.
+    /// By (DeviceID, EventID) in this domain, with this number of events for each device.
     LookUp(E::Domain, u32),
 }
 
-/// One device, or several.
+/// One or several devices of an injector thread.
 pub(super) struct Device<E: Engine> {
     pub(super) injector: E::Injector,
-    /// The indices of its events.
+    /// The indices of the events.
     pub(super) range: Range<u32>,
     pub(super) way: Way<E>,
     pub(super) length: Length,
@@ -88,17 +88,18 @@ pub(super) struct Device<E: Engine> {
     pub(super) rng: Rng,
 }
 
-/// What an injector brings back.
+/// The result of an injector thread.
 pub(super) struct Injections {
     pub(super) tally: Tally,
     pub(super) began: Instant,
     pub(super) ended: Instant,
-    /// For how long the thread has had a CPU in between, if that can be known.
+    /// The thread's CPU time of the injections, if known.
     pub(super) cpu: Option<Duration>,
 }
 
 impl<E: Engine> Device<E> {
-    /// Injects until the storm is over. `churn` is the thread that disturbs the mappings meanwhile.
+    /// Injects until the storm is over. `churn` is the thread that changes mappings during the
+    /// storm.
     pub(super) fn run(
         self,
         ledger: &Ledger,
@@ -108,7 +109,7 @@ impl<E: Engine> Device<E> {
     ) -> Injections {
         let Self { injector, range, way, length, hot, paced, rng } = self;
         let shots = Shots { range: range.clone(), length, hot, paced, rng };
-        // One loop for each way.
+        // A separate loop for each way.
         match way {
             Way::Routes(routes) => shots.run(ledger, progress, halt, churn, |index| {
                 injector.inject_route(&routes[(index - range.start) as usize])
@@ -120,7 +121,7 @@ impl<E: Engine> Device<E> {
     }
 }
 
-/// What is injected, and when.
+/// The choice and the order of injections.
 struct Shots {
     range: Range<u32>,
     length: Length,
@@ -157,7 +158,8 @@ impl Shots {
         let began = Instant::now();
         'storm: while number < last {
             number += 1;
-            // One order for the whole storm, begun elsewhere each time: cheaper than a new shuffle.
+            // One order for the whole storm, with a random start in each round: cheaper than a new
+            // shuffle.
             let (tail, head) = order.split_at(self.rng.below(events) as usize);
             for &event in head.iter().chain(tail) {
                 let index = self.range.start + event;
@@ -176,7 +178,7 @@ impl Shots {
                         ledger.withdraw(index, stamp);
                     }
                     tally.count(result);
-                    // Relaxed: a picture for the progress bar, and a wish to stop soon.
+                    // Relaxed: a value for the progress bar, and a request to stop soon.
                     progress.injected.store(tally.injected, Ordering::Relaxed);
                     samples = samples.wrapping_add(1);
                     if let Some(thread) = churn
@@ -201,15 +203,15 @@ impl Shots {
     }
 }
 
-/// For how long this thread has had a CPU so far. The kernel may count it only at each of its ticks.
+/// Returns the CPU time of this thread so far. The kernel may update it only at its ticks.
 fn cpu_time() -> Option<Duration> {
     let times = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let ns = times.split_ascii_whitespace().next()?.parse().ok()?;
     Some(Duration::from_nanos(ns)).filter(|time| !time.is_zero())
 }
 
-/// Waits until an event's last injection has been seen. Returns whether it was; if not, the time is over, or the
-/// coordinator has seen that nothing moves any more.
+/// Waits until an event's last injection has been seen, and returns whether it was. It was not if
+/// the time is over, or if the coordinator has found that nothing progresses.
 #[inline]
 fn await_last(ledger: &Ledger, index: u32, halt: &AtomicBool) -> bool {
     for _ in 0..SPINS {

@@ -1,4 +1,4 @@
-//! The results as other programs read them.
+//! The results in machine-readable form.
 
 use serde::Serialize;
 
@@ -10,13 +10,13 @@ use super::sweep::{Cell, Measured, Swept, ratio};
 #[derive(Serialize)]
 struct Report<'a> {
     runs: Vec<Run>,
-    /// Of each engine, if it was run with churn and without.
+    /// One entry for each engine that was run both without and with churn.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     churn_ratios: Vec<ChurnRatio>,
     machine: &'a Machine,
 }
 
-/// Rates with churn in parts of those without.
+/// Rates with churn as fractions of those without.
 #[derive(Serialize)]
 struct ChurnRatio {
     engine: &'static str,
@@ -31,9 +31,9 @@ struct SweepReport<'a> {
     seconds_each: Option<f64>,
     vcpus: u16,
     threads: u32,
-    /// Most events that are injected, chosen from all that are mapped.
+    /// Most events that are injected, chosen from all mapped events.
     hot: Option<u32>,
-    /// The first number of devices and events with as many: (devices, events).
+    /// (devices, events) of the first cell with at least `hot` events.
     reference: Option<(u32, u32)>,
     lrs: u8,
     seed: u64,
@@ -59,9 +59,9 @@ struct Point {
     /// Per second of the injector's CPU time.
     injected_per_cpu_s: f64,
     delivered_per_s: f64,
-    /// `injected_per_cpu_s` in parts of that of the reference, otherwise alike.
+    /// `injected_per_cpu_s` as a fraction of that of the reference in the same mode.
     of_reference: f64,
-    /// With churn: `injected_per_cpu_s` in parts of that without.
+    /// With churn: `injected_per_cpu_s` as a fraction of that without.
     of_calm: Option<f64>,
 }
 
@@ -71,9 +71,9 @@ struct Run {
     vcpus: u16,
     devices: u32,
     events: u32,
-    /// Null if the storm was a timed one.
+    /// Null for a timed storm.
     iterations: Option<u64>,
-    /// The time asked for; null if the storm was one of iterations.
+    /// The requested time. Null for a storm of iterations.
     duration_s: Option<f64>,
     lrs: u8,
     priorities: u8,
@@ -100,12 +100,14 @@ struct Run {
     kicks: u64,
     entries: u64,
     churn_operations: u64,
-    /// Injections of events right after they were unmapped, and how many of them had an effect.
+    /// Injections of events right after they were unmapped, and the number of them that had an
+    /// effect.
     churn_probes: u64,
     churn_probes_effective: u64,
     latency_ns: Latency,
     bytes_per_lpi: f64,
-    /// From the first injection to the last delivery; the rate of injection is over `injecting_s`.
+    /// From the first injection to the last delivery. `injected_per_s` is the rate over
+    /// `injecting_s`.
     seconds: f64,
     injecting_s: f64,
 }
@@ -119,9 +121,9 @@ struct Latency {
     samples: u64,
 }
 
-/// The whole report.
+/// Returns the JSON of one or several storms.
 pub(super) fn report(runs: &[Accounts], machine: &Machine) -> String {
-    // A storm without churn that one with it follows.
+    // A storm without churn, followed by the same storm with churn.
     let pairs = runs.windows(2).filter_map(|pair| match pair {
         [calm, churned] if churned.plan.its && churned.plan.churn && !calm.plan.churn => {
             Some((calm, churned))
@@ -138,7 +140,7 @@ pub(super) fn report(runs: &[Accounts], machine: &Machine) -> String {
     print(&Report { runs: runs.iter().map(run).collect(), churn_ratios, machine })
 }
 
-/// The whole report of a sweep.
+/// Returns the JSON of a sweep.
 pub(super) fn sweep_report(swept: &[Swept], machine: &Machine) -> String {
     let plan = swept.first().map_or_else(Plan::default, |swept| swept.plan.clone());
     let points = swept.iter().flat_map(|swept| {

@@ -1,18 +1,18 @@
-//! Who has sent what, and who has seen it: the storm's proof that nothing is lost.
+//! The numbers sent and seen of each event: the storm's proof that nothing is lost.
 //!
 //! Before each injection the injector writes a number for the event, counted up, with a *Relaxed*
-//! store, and the guest reads it after its acknowledge with a *Relaxed* load. So only the engine can
-//! make the number visible: whatever it is that orders an injection before the acknowledge that it
-//! leads to. At the end the guest must have seen the last number of every event, however many
-//! injections were coalesced into one delivery.
+//! store, and the guest reads it after its acknowledge with a *Relaxed* load. So only the engine
+//! can make the number visible: it must order an injection before the acknowledge that the
+//! injection leads to. At the end the guest must have seen the last number of every event, however
+//! many injections were coalesced into one delivery.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use vgic_core::ids::{Intid, LPI_BASE};
 
-/// One event's words, on a cache line of their own. All three belong together: the line travels
-/// from the device's side to the guest's once per delivery, as a device's data would.
+/// One event's words, on a cache line of their own. All three belong together: the line moves from
+/// the device's side to the guest's once per delivery, as a device's data would.
 #[repr(align(64))]
 #[derive(Debug, Default)]
 struct Slot {
@@ -20,7 +20,7 @@ struct Slot {
     sent: AtomicU64,
     /// The greatest number read after an acknowledge.
     seen: AtomicU64,
-    /// When a sampled injection happened, in ns from the ledger's beginning; 0 for none.
+    /// The time of a sampled injection, in ns from the ledger's beginning; 0 for none.
     stamp: AtomicU64,
 }
 
@@ -29,14 +29,15 @@ struct Slot {
 pub struct Ledger {
     slots: Box<[Slot]>,
     began: Instant,
-    /// Whether two vCPUs may take one event's LPI at the same time (one after a retarget, the other before).
+    /// Whether two vCPUs may take one event's LPI at the same time (one from before a retarget, one
+    /// from after it).
     moving: bool,
 }
 
-/// What the guest found after an acknowledge.
+/// The result of the guest's check after an acknowledge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sight {
-    /// A number, as new as it must be; and the latency in ns if the injection was a sampled one.
+    /// A number that is not stale, and the latency in ns if the injection was sampled.
     Fresh(Option<u64>),
     /// A number smaller than one seen before: stale data.
     Stale,
@@ -45,7 +46,8 @@ pub enum Sight {
 }
 
 impl Ledger {
-    /// For `events` events. `moving` if LPIs move between vCPUs meanwhile.
+    /// Creates the ledger of `events` events. `moving`: whether LPIs move between vCPUs during the
+    /// storm.
     pub fn new(events: u32, moving: bool) -> Self {
         Self {
             slots: (0..events).map(|_| Slot::default()).collect(),
@@ -54,34 +56,36 @@ impl Ledger {
         }
     }
 
-    /// The INTID of event `index`.
+    /// Returns the INTID of event `index`.
     pub fn intid(index: u32) -> Intid {
         Intid(LPI_BASE + index)
     }
 
-    /// Number of events.
+    /// Returns the number of events.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether there is no event.
+    /// Returns whether there are no events.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Before an injection: writes the event's next number. Called only by the event's injector.
+    /// Writes the event's next number before an injection. Only the event's injector may call this.
     #[inline]
     pub fn send(&self, index: u32, number: u64) {
-        // Relaxed is the point, see above.
+        // Relaxed on purpose: see the module documentation.
         self.slots[index as usize].sent.store(number, Ordering::Relaxed);
     }
 
-    /// Before a sampled injection, and before its [`Ledger::send`]: notes the time, unless an earlier sample of the
-    /// event still waits for its acknowledge. That one must not be forgotten: it would be the slow ones that are.
+    /// Notes the time before a sampled injection, and before its [`Ledger::send`]. Returns `None`
+    /// if an earlier sample of the event still waits for its acknowledge: overwriting it would drop
+    /// exactly the slow samples.
     #[inline]
     pub fn stamp(&self, index: u32) -> Option<u64> {
         let stamp = &self.slots[index as usize].stamp;
-        // Relaxed here and below: only the injector sets it, and the engine orders it like the number.
+        // Relaxed here and below: only the injector sets the stamp, and the engine orders it as it
+        // orders the number.
         if stamp.load(Ordering::Relaxed) != 0 {
             return None;
         }
@@ -90,9 +94,11 @@ impl Ledger {
         Some(now)
     }
 
-    /// After a sampled injection that has made nothing pending: it is no sample, unless it was taken.
+    /// Removes the stamp of a sampled injection that made nothing pending, unless the guest has
+    /// taken it.
     pub fn withdraw(&self, index: u32, stamp: u64) {
-        // Whichever of this and the guest's swap comes first has the stamp. Failing means it was the guest.
+        // The exchange competes with the guest's swap: the first one takes the stamp. The exchange
+        // fails if the stamp is already gone.
         let _ = self.slots[index as usize].stamp.compare_exchange(
             stamp,
             0,
@@ -101,18 +107,19 @@ impl Ledger {
         );
     }
 
-    /// After an event was unmapped: what was pending is gone, and a sample of it with it.
+    /// Removes an event's sample after the event was unmapped: its pending interrupt is gone.
     pub fn discarded(&self, index: u32) {
         self.slots[index as usize].stamp.store(0, Ordering::Relaxed);
     }
 
-    /// After an acknowledge, on the vCPU that made it.
+    /// Checks an event's number after an acknowledge, on the vCPU that acknowledged.
     #[inline]
     pub fn acknowledged(&self, intid: Intid) -> Sight {
         let index = intid.0.wrapping_sub(LPI_BASE);
         let Some(slot) = self.slots.get(index as usize) else { return Sight::Stray };
-        // `seen` before `sent`: whoever stored `seen` had read that number from `sent`, and Acquire pairs with
-        // its Release, so that an older number now is not a race of this check with itself.
+        // `seen` before `sent`: the thread that stored `seen` had read that number from `sent`, and
+        // this Acquire pairs with its Release. So an older number in `sent` now is not a race of
+        // this check with itself.
         let seen = slot.seen.load(Ordering::Acquire);
         let sent = slot.sent.load(Ordering::Relaxed);
         // A load first: most injections are not sampled.
@@ -134,22 +141,23 @@ impl Ledger {
         Sight::Fresh((stamp != 0).then(|| self.now().saturating_sub(stamp)))
     }
 
-    /// The last number sent for an event.
+    /// Returns the last number sent for an event.
     pub fn sent(&self, index: u32) -> u64 {
         self.slots[index as usize].sent.load(Ordering::Relaxed)
     }
 
-    /// The greatest number seen of an event.
+    /// Returns the greatest number seen of an event.
     pub fn seen(&self, index: u32) -> u64 {
         self.slots[index as usize].seen.load(Ordering::Acquire)
     }
 
-    /// Whether the last number of an event has been seen. Meaningful when its injector has been joined.
+    /// Returns whether the last number of an event has been seen. Meaningful once its injector has
+    /// been joined.
     pub fn settled(&self, index: u32) -> bool {
         self.seen(index) >= self.sent(index)
     }
 
-    /// ns since the beginning, never 0.
+    /// Returns the ns since the beginning, never 0.
     fn now(&self) -> u64 {
         // 64 bits of ns are 584 years.
         self.began.elapsed().as_nanos() as u64 + 1
@@ -168,7 +176,7 @@ mod tests {
         assert!(!ledger.settled(1));
         assert_eq!(ledger.acknowledged(Ledger::intid(1)), Sight::Fresh(None));
         assert!(ledger.settled(1));
-        // Taken twice, as when an injection comes after the guest has read its number.
+        // Acknowledged twice, as when an injection comes after the guest has read its number.
         assert_eq!(ledger.acknowledged(Ledger::intid(1)), Sight::Fresh(None));
     }
 

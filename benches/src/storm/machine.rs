@@ -1,11 +1,11 @@
-//! What the figures were taken on.
+//! The machine that the figures were taken on.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-/// The machine, as far as it can be known without asking anyone.
+/// The properties of the machine that this program can find out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// CPUs that this process may use.
@@ -20,12 +20,12 @@ pub struct Machine {
     pub compiler: &'static str,
     /// Whether optimisation was on: figures without it mean nothing.
     pub optimised: bool,
-    /// When, in UTC (ISO 8601).
+    /// Date and time in UTC (ISO 8601).
     pub date: String,
 }
 
 impl Machine {
-    /// This one, now.
+    /// Describes this machine, now.
     pub fn here() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -40,14 +40,14 @@ impl Machine {
         }
     }
 
-    /// In a few words.
+    /// Returns a short description.
     pub fn words(&self) -> String {
         let model = if self.model.is_empty() { &self.target } else { &self.model };
         format!("{model}, {} CPU{}", self.cpus, if self.cpus == 1 { "" } else { "s" })
     }
 }
 
-/// The first `name : value` of such lines.
+/// Returns the value of the first line of the form `name : value`.
 fn field(text: &str, name: &str) -> String {
     text.lines()
         .filter_map(|line| line.split_once(':'))
@@ -55,10 +55,10 @@ fn field(text: &str, name: &str) -> String {
         .map_or_else(String::new, |(_, value)| value.trim().to_owned())
 }
 
-/// Seconds since 1970 as a date and time.
+/// Formats seconds since 1970 as a date and time.
 fn iso_8601(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have their leap day at the end, and 400 of them have 146,097 days.
+    // In years that begin in March the leap day is at the end, and 400 of them have 146,097 days.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

@@ -1,9 +1,10 @@
 //! `lpi-storm`: injectors, an engine, guests, and the proof that nothing is lost between them.
 //!
-//! Each device is a thread that injects its events; each vCPU is a thread whose guest takes its
-//! interrupts from a software CPU interface. Before each injection the device writes a number for its
-//! event, and the guest reads it after its acknowledge ([`ledger`]): at the end it must have seen the
-//! last number of every event. Everything is generic over [`vgic_core::engine::Engine`].
+//! Each device is a thread that injects its events; each vCPU is a thread with a guest that takes
+//! its interrupts from a software CPU interface. Before each injection the device writes a number
+//! for its event, and the guest reads it after its acknowledge ([`ledger`]). At the end the guest
+//! must have seen the last number of every event. All code is generic over
+//! [`vgic_core::engine::Engine`].
 
 pub mod accounts;
 pub mod args;
@@ -41,8 +42,8 @@ use vgic_core::locked::LockedVgic;
 
 use crate::its::ViaIts;
 
-/// The program: exit status 0 if all is well, 1 if LPIs are lost, accounts do not balance, or the run failed,
-/// 2 if the arguments are wrong.
+/// Runs the program. The exit status is 0 on success, 1 if LPIs are lost, the accounts do not
+/// balance, or the run fails, and 2 if the arguments are wrong.
 pub fn main() -> ExitCode {
     let job = match Cli::parse().check() {
         Ok(job) => job,
@@ -57,12 +58,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs what the command line asks for, and reports it. Returns whether all is well.
+/// Runs and reports the requested storms. Returns whether nothing is lost and all accounts balance.
 fn storm(mut job: Job) -> Result<bool> {
     if let Some(plan) = job.sweep.take() {
         return sweep(&plan, job);
     }
-    // Not println, which panics when nobody listens.
+    // Not `println`, which panics when the reader has closed the pipe.
     let mut out = io::stdout();
     let engines: &[fn(&Plan) -> Result<Accounts>] = match job.engine {
         Choice::Lockfree => &[perform::<Vgic>],
@@ -84,7 +85,7 @@ fn storm(mut job: Job) -> Result<bool> {
             write!(out, "\n{}", text::Comparison::of_churn(churned, calm))?;
         }
     }
-    // The runs with each plan, engine by engine.
+    // The runs of each plan, grouped by engine.
     if engines.len() == 2 {
         let (first, second) = runs.split_at(plans.len());
         for (a, b) in first.iter().zip(second) {
@@ -97,7 +98,7 @@ fn storm(mut job: Job) -> Result<bool> {
     Ok(runs.iter().all(Accounts::balance))
 }
 
-/// Runs a sweep, and reports it.
+/// Runs and reports a sweep. Returns whether nothing is lost and all accounts balance.
 fn sweep(sweep: &Sweep, job: Job) -> Result<bool> {
     let mut out = io::stdout();
     let engines: &[fn(&Sweep) -> Result<Swept>] = match job.engine {
@@ -118,19 +119,19 @@ fn sweep(sweep: &Sweep, job: Job) -> Result<bool> {
     Ok(swept.iter().all(Swept::balances))
 }
 
-/// Writes a file, if one was asked for.
+/// Writes the output file, if one was requested.
 fn write(output: Option<Output>, content: impl FnOnce() -> Result<String>) -> Result<()> {
     let Some(output) = output else { return Ok(()) };
     let name = output.path().display().to_string();
     output.write(&content()?).with_context(|| format!("writing {name}"))
 }
 
-/// Runs a storm as the plan says: on the engine itself, or through an ITS.
+/// Runs a storm on the engine itself or through an ITS, as the plan says.
 fn perform<E: Engine>(plan: &Plan) -> Result<Accounts> {
     if plan.its { run::<ViaIts<E>>(plan) } else { run::<E>(plan) }
 }
 
-/// The exit status for what the storms came to.
+/// Returns the exit status for the results of the storms.
 pub fn verdict(runs: &[Accounts]) -> ExitCode {
     status(runs.iter().all(Accounts::balance))
 }

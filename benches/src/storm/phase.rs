@@ -1,27 +1,28 @@
-//! Where a storm is, and the gate that its threads start at.
+//! The phase of a storm, and the gate at which its threads start.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex};
 
-/// Where a storm is, as its vCPUs must know it.
+/// The phase of a storm, for its vCPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Phase {
     /// Injectors run, or deliveries are awaited.
     Going = 0,
-    /// All is delivered: vCPUs end when they have nothing left.
+    /// All is delivered: vCPUs end when they have nothing left to take.
     Over = 1,
     /// Something is lost: vCPUs end at once.
     Abandoned = 2,
 }
 
-/// The phase, shared.
+/// The shared phase.
 #[derive(Debug, Default)]
 pub(super) struct Phases(AtomicU8);
 
 impl Phases {
     pub(super) fn now(&self) -> Phase {
-        // Relaxed: the coordinator kicks after it has changed this, and the kick's token orders it.
+        // Relaxed: the coordinator kicks after it has changed the phase, and the kick's token
+        // orders the change.
         match self.0.load(Ordering::Relaxed) {
             0 => Phase::Going,
             1 => Phase::Over,
@@ -29,13 +30,13 @@ impl Phases {
         }
     }
 
-    /// Only for the coordinator, which must kick every vCPU afterwards.
+    /// Sets the phase. Only for the coordinator, which must kick every vCPU afterwards.
     pub(super) fn set(&self, phase: Phase) {
         self.0.store(phase as u8, Ordering::Relaxed);
     }
 }
 
-/// Holds threads back until all are there, or until one could not be made.
+/// Holds threads back until all have arrived, or until one could not be created.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     state: Mutex<GateState>,
@@ -72,7 +73,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Sends everyone home who has not passed.
+    /// Cancels the storm, unless the gate is open: every thread at the gate passes with `false`.
     pub(super) fn cancel(&self) {
         self.state.lock().expect("nobody panics with it").open.get_or_insert(false);
         self.changed.notify_all();

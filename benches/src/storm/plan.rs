@@ -1,4 +1,4 @@
-//! What one storm does: its shape, its length, and what both ask of the engine.
+//! The shape and length of one storm, and the engine's configuration that follows from them.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use vgic_core::ids::{DeviceId, EventId, INTID_END, Intid, LPI_BASE, Priority, Vc
 
 use super::ledger::Ledger;
 
-/// Most LPIs that there can be.
+/// Most LPIs of a storm.
 pub const MAX_LPIS: u32 = INTID_END - LPI_BASE;
 
-/// Most priorities that LPIs can be spread over. The lowest of the [`Priority::LEVELS`] is left out: no
-/// value of the guest's priority mask lets it through.
+/// Most priorities that LPIs can be spread over. The lowest of the [`Priority::LEVELS`] is left
+/// out, as no value of the guest's priority mask lets it through.
 pub const MAX_PRIORITIES: u8 = Priority::LEVELS as u8 - 1;
 
-/// When a storm ends.
+/// The end of a storm.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Length {
-    /// When each event has been injected this often.
+    /// After this number of injections of each event.
     Iterations(u64),
-    /// When this time is over.
+    /// After this time.
     Time(Duration),
 }
 
@@ -31,34 +31,37 @@ pub struct Plan {
     pub vcpus: u16,
     /// Number of devices, each an injector thread unless [`Plan::threads`] says otherwise.
     pub devices: u32,
-    /// Events per device, each with an LPI of its own.
+    /// Events per device, each with its own LPI.
     pub events: u32,
-    /// Number of injector threads that the devices are divided among. `None`: one for each.
+    /// Number of injector threads that the devices are divided among. `None`: one per device.
     pub threads: Option<u32>,
-    /// When it ends.
+    /// The end of the storm.
     pub length: Length,
     /// List registers of each vCPU.
     pub lrs: u8,
     /// Number of priorities that the LPIs are spread over, at most [`MAX_PRIORITIES`].
     pub priorities: u8,
-    /// Most events of each injector thread that are injected at all, chosen at random: the others are mapped, and silent. `None`: all of
-    /// them.
+    /// Most events that each injector thread injects, chosen at random. The others are mapped, but
+    /// never injected. `None`: all are injected.
     pub hot: Option<u32>,
-    /// Whether everything is mapped by commands through an ITS, and injected through it.
+    /// Whether all mappings and injections go through an ITS; the mappings are made by its
+    /// commands.
     pub its: bool,
-    /// Whether (DeviceID, EventID) is looked up at each injection. Otherwise injectors hold routes.
+    /// Whether each injection looks up (DeviceID, EventID). Otherwise injectors hold routes.
     pub lookup: bool,
-    /// Whether events are unmapped, mapped again and moved meanwhile.
+    /// Whether events are unmapped, mapped again and moved during the storm.
     pub churn: bool,
-    /// Whether an event is injected only when its last injection has been seen, so that none is coalesced.
+    /// Whether an event is injected only when its last injection has been seen, so that none is
+    /// coalesced.
     pub paced: bool,
-    /// How long a vCPU with nothing to do looks for more before it sleeps.
+    /// How long an idle vCPU polls before it sleeps.
     pub halt_poll: Duration,
-    /// Seed of every random choice.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// How long nothing may be delivered after the injectors are done before what is missing counts as lost.
+    /// The time without a delivery, once the injectors are done, after which missing LPIs count as
+    /// lost.
     pub stall: Duration,
-    /// Whether it has no progress bar of its own.
+    /// Whether the storm shows no progress bar of its own.
     pub quiet: bool,
 }
 
@@ -87,17 +90,17 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// Number of events of all devices, which is the number of LPIs.
+    /// Returns the number of events of all devices, which is the number of LPIs.
     pub fn lpis(&self) -> u32 {
         self.devices * self.events
     }
 
-    /// Number of injector threads.
+    /// Returns the number of injector threads.
     pub fn threads(&self) -> u32 {
         self.threads.unwrap_or(self.devices).clamp(1, self.devices)
     }
 
-    /// The indices of the events that an injector thread has: those of whole devices.
+    /// Returns the indices of an injector thread's events, which are those of whole devices.
     pub fn events_of(&self, thread: u32) -> Range<u32> {
         let first = |thread: u32| {
             let device = u64::from(thread) * u64::from(self.devices) / u64::from(self.threads());
@@ -106,7 +109,7 @@ impl Plan {
         first(thread)..first(thread + 1)
     }
 
-    /// How many injections there will be, if that is known.
+    /// Returns the number of injections, if the plan fixes it.
     pub fn injections(&self) -> Option<u64> {
         match self.length {
             Length::Iterations(iterations) => Some(u64::from(self.lpis()) * iterations),
@@ -114,11 +117,11 @@ impl Plan {
         }
     }
 
-    /// What the engine is asked to be.
+    /// Returns the engine's configuration.
     pub fn config(&self) -> Config {
         let lpis = self.lpis();
-        // What is unmapped exists until it is reclaimed, so that churn needs more than what is mapped. A device
-        // dies with its last event, once its injector has dropped its routes.
+        // Unmapped LPIs exist until they are reclaimed, so churn needs more room than the mapped
+        // ones. A device is retired with its last event, once its injector has dropped its routes.
         let spare = |mapped: u32| if self.churn { mapped + 4096 } else { 0 };
         // The vCPUs, the injectors, the MSI domain, and the injector of the last round.
         let participants = u32::from(self.vcpus) + self.threads() + 2;
@@ -139,25 +142,26 @@ impl Plan {
         }
     }
 
-    /// The event behind an index: its device, and its number there.
+    /// Returns the device and the EventID of an event's index.
     pub fn event(&self, index: u32) -> (DeviceId, EventId) {
         (DeviceId(index / self.events), EventId(index % self.events))
     }
 
-    /// The INTID of an event.
+    /// Returns the INTID of an event.
     pub fn intid(&self, index: u32) -> Intid {
         Ledger::intid(index)
     }
 
-    /// The vCPU that takes an event at first: neighbours go to different ones, as queues do.
+    /// Returns the vCPU that takes an event at first. Neighboring events have different vCPUs, as a
+    /// device's queues do.
     pub fn target(&self, index: u32) -> VcpuId {
         VcpuId((index % u32::from(self.vcpus)) as u16)
     }
 
-    /// An event's configuration: each vCPU gets every priority.
+    /// Returns an event's configuration. Each vCPU gets every priority.
     pub fn config_of(&self, index: u32) -> LpiConfig {
         let level = if self.priorities == 1 {
-            // What Linux gives every LPI (0xa0).
+            // The priority of every LPI in Linux (0xa0).
             Priority::new(0xa0).level() as u8
         } else {
             (index / u32::from(self.vcpus) % u32::from(self.priorities)) as u8
@@ -166,7 +170,7 @@ impl Plan {
     }
 }
 
-/// Bits that hold 0 to `count` - 1, at least one.
+/// Returns the number of bits that 0 to `count` - 1 need, at least 1.
 fn bits_for(count: u32) -> u8 {
     (u32::BITS - (count - 1).leading_zeros()).max(1) as u8
 }

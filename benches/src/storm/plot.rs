@@ -1,6 +1,6 @@
 //! The results as a picture: latencies and rates, in SVG.
 //!
-//! The renderer's fonts are not known here, so that nothing is placed by the width of a text.
+//! The renderer's fonts are unknown, so no position depends on the width of a text.
 
 use anyhow::{Result, anyhow};
 use hdrhistogram::Histogram;
@@ -13,7 +13,7 @@ use super::machine::Machine;
 use super::text::{Nanos, headline};
 
 pub(super) const SIZE: (u32, u32) = (1200, 680);
-/// Blue, vermilion, green and purple, which colour-blind readers tell apart.
+/// Blue, vermilion, green and purple, which color-blind readers can distinguish.
 pub(super) const COLOURS: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 pub(super) const INK: RGBColor = RGBColor(40, 40, 40);
@@ -63,8 +63,8 @@ fn draw_on(root: &Area<'_>, runs: &[Accounts], machine: &Machine) -> Drawn {
     rates(&right, runs)
 }
 
-/// What the colours mean, in both panels, with the figures that curves do not show exactly. Above the panels,
-/// where no curve can cross it.
+/// Draws the legend of both panels, with the figures that curves do not show exactly. It is above
+/// the panels, where no curve crosses it.
 fn legend(root: &Area<'_>, runs: &[Accounts]) -> Drawn {
     for (n, (run, colour)) in (0..).zip(runs.iter().zip(COLOURS)) {
         let (left, top) = (24 + 590 * (n % 2), 106 + LEGEND_ROW * (n / 2));
@@ -82,8 +82,8 @@ fn legend(root: &Area<'_>, runs: &[Accounts]) -> Drawn {
     Ok(())
 }
 
-/// Which share of the samples took at least how long. Both axes are logarithmic: a percentile more is a nine
-/// more, and the tail is as visible as the middle.
+/// Draws the share of samples that took at least a given time. Both axes are logarithmic: each
+/// further nine of a percentile has the same height, and the tail is as visible as the middle.
 fn latencies(area: &Area<'_>, runs: &[Accounts]) -> Drawn {
     let sampled = runs.iter().filter(|run| !run.latency.is_empty());
     let least = sampled.clone().map(|run| run.latency.min()).min().unwrap_or(100).max(1) as f64;
@@ -117,7 +117,7 @@ fn latencies(area: &Area<'_>, runs: &[Accounts]) -> Drawn {
         let points = survival(&run.latency);
         chart.draw_series(LineSeries::new(points, colour.stroke_width(2)))?;
         let slower = |percent: f64| 1.0 - percent / 100.0;
-        // A percentile beyond what so few samples tell is not on the curve.
+        // A percentile beyond the resolution of the samples is not on the curve.
         let told = MARKED.iter().map(|(_, percent)| *percent);
         let told = told.filter(|percent| slower(*percent) * run.latency.len() as f64 >= 1.0);
         chart.draw_series(told.map(|percent| {
@@ -129,7 +129,8 @@ fn latencies(area: &Area<'_>, runs: &[Accounts]) -> Drawn {
     Ok(())
 }
 
-/// Points (ns, share of samples that took at least as long), thinned to what can be seen.
+/// Returns points (ns, share of samples that took at least as long), thinned to those that are
+/// visible.
 fn survival(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
     let all = latency.len() as f64;
     let mut left = latency.len();
@@ -141,7 +142,7 @@ fn survival(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
         match points.last() {
             Some(last) if left != 0 && !seen(point.0, last.0) && !seen(point.1, last.1) => {}
             last => {
-                // Between two values the share does not change: steps.
+                // The share is constant between two values, so the curve has steps.
                 let step = last.map(|last| (last.0, point.1));
                 points.extend(step);
                 points.push(point);
@@ -151,7 +152,7 @@ fn survival(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
     points
 }
 
-/// One pair of bars per run: injections and deliveries per second.
+/// Draws one pair of bars per run: injections and deliveries per second.
 fn rates(area: &Area<'_>, runs: &[Accounts]) -> Drawn {
     let rates = |run: &Accounts| [run.injected_per_s() / 1e6, run.delivered_per_s() / 1e6];
     let most = runs.iter().flat_map(rates).fold(0.0_f64, f64::max).max(1e-6);
@@ -199,12 +200,12 @@ fn rates(area: &Area<'_>, runs: &[Accounts]) -> Drawn {
     Ok(())
 }
 
-/// The power of ten at or below.
+/// Returns the power of ten at or below `value`.
 fn decade(value: f64) -> f64 {
     10.0_f64.powf(value.log10().floor())
 }
 
-/// `100 ns`, `10 µs`: powers of ten, and so without decimals.
+/// Formats a power of ten, which needs no decimals: `100 ns`, `10 µs`.
 fn axis_time(ns: f64) -> String {
     match ns {
         ns if ns < 1e3 => format!("{} ns", significant(ns)),
@@ -214,13 +215,13 @@ fn axis_time(ns: f64) -> String {
     }
 }
 
-/// As many digits as the value has, without what floating point leaves behind.
+/// Formats all digits of the value, without the residue of floating point.
 pub(super) fn significant(value: f64) -> String {
     let text = format!("{value:.9}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Three digits at least.
+/// Formats at least three digits.
 fn three_digits(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
@@ -229,7 +230,7 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// A terminal's `us` as a picture can show it.
+/// Replaces a terminal's `us` with `µs`.
 fn typeset(text: &str) -> String {
     text.replace(" us", " µs")
 }

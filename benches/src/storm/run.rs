@@ -21,30 +21,30 @@ use super::vcpu::{self, Pulse, Takings, latencies};
 use crate::host::{Guest, HostKick};
 use crate::rng::Rng;
 
-/// How often the coordinator looks at how far the injectors are, which ends a timed storm, too.
+/// Interval at which the coordinator checks the injectors' progress, and the end of a timed storm.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How often it looks whether all is delivered, when the injectors are done.
+/// Interval at which the coordinator checks for the last delivery, after the injectors are done.
 const LOOK_AT_END: Duration = Duration::from_millis(1);
 
-/// Lost events that are described one by one.
+/// Most lost events that are described one by one.
 const DESCRIBED: usize = 8;
 
-/// Most calls of `collect` until all must have been reclaimed.
+/// Most calls of `collect` in which everything must have been reclaimed.
 const RECLAIM_ROUNDS: usize = 100;
 
-/// What all threads of a storm share.
+/// The state that all threads of a storm share.
 struct Stage {
     plan: Plan,
     kick: Arc<HostKick>,
     ledger: Ledger,
     gate: Gate,
     phases: Phases,
-    /// Injectors stop before their last iteration.
+    /// Set to stop the injectors before their last iteration.
     halt: AtomicBool,
-    /// Injectors that are at their end.
+    /// Number of injectors that are done.
     done: AtomicUsize,
-    /// The churn stops.
+    /// Set to stop the churn.
     calm: AtomicBool,
     /// The thread of the churn.
     control: OnceLock<Thread>,
@@ -52,7 +52,7 @@ struct Stage {
     pulses: Box<[Pulse]>,
 }
 
-/// What an engine gives out, before any thread runs.
+/// The handles that an engine gives out before any thread runs.
 struct Parts<E: Engine> {
     vcpus: Vec<E::Vcpu>,
     devices: Vec<Device<E>>,
@@ -67,10 +67,10 @@ struct Threads<'scope, E: Engine> {
     control: ScopedJoinHandle<'scope, Result<Control<E>>>,
 }
 
-/// What the thread of the churn has, and brings back.
+/// The state of the churn's thread, which the thread returns at its end.
 struct Control<E: Engine> {
     msi: E::Msi,
-    /// Looks whether what is unmapped is unmapped, and injects the last round.
+    /// Checks that unmapped events have no effect, and injects the last round.
     injector: E::Injector,
     churn: Option<Churn>,
 }
@@ -78,14 +78,14 @@ struct Control<E: Engine> {
 /// Runs a storm on an engine of type `E`.
 ///
 /// # Errors
-/// If the engine refuses what the plan asks for, or a thread cannot be made. Losses are not errors: they are
-/// in the accounts.
+/// If the engine rejects the plan's configuration, or a thread cannot be created. Losses are not
+/// errors: they are part of the accounts.
 pub fn run<E: Engine>(plan: &Plan) -> Result<Accounts> {
     let kick = Arc::new(HostKick::new(plan.vcpus));
     let host: Arc<dyn Kick> = Arc::<HostKick>::clone(&kick);
     let engine = E::new(&plan.config(), host).context("making the interrupt controller")?;
     let parts = prepare::<E>(&engine, plan)?;
-    // Now that all is mapped and nothing else is going on.
+    // All is mapped now, and no other thread runs.
     let usage = engine.usage();
     let stage = Stage {
         plan: plan.clone(),
@@ -108,7 +108,7 @@ pub fn run<E: Engine>(plan: &Plan) -> Result<Accounts> {
     Ok(accounts)
 }
 
-/// Maps every event, and takes from the engine all that threads need of it.
+/// Maps every event, and takes all handles of the threads from the engine.
 fn prepare<E: Engine>(engine: &E, plan: &Plan) -> Result<Parts<E>> {
     let mut msi = engine.msi()?;
     for index in 0..plan.lpis() {
@@ -142,12 +142,12 @@ fn prepare<E: Engine>(engine: &E, plan: &Plan) -> Result<Parts<E>> {
     Ok(Parts { vcpus, devices, msi, last_injector: engine.injector()? })
 }
 
-/// Unmaps everything, when no other thread is left, and returns what remains.
+/// Unmaps everything, when no other thread is left, and returns the remaining usage.
 fn tear_down<E: Engine>(engine: &E, mut msi: E::Msi, plan: &Plan) -> Usage {
     for device in 0..plan.devices {
         msi.unmap_device(DeviceId(device));
     }
-    // Reclamation may need several rounds, as each one only proves that a moment has passed.
+    // Reclamation may need several rounds: each one only proves that a moment has passed.
     for _ in 0..RECLAIM_ROUNDS {
         msi.collect();
         if engine.usage().lpis == 0 {
@@ -158,7 +158,7 @@ fn tear_down<E: Engine>(engine: &E, mut msi: E::Msi, plan: &Plan) -> Usage {
 }
 
 impl Stage {
-    /// Starts the threads, watches them, and adds up what they bring back.
+    /// Starts the threads, watches them, and adds up their results.
     fn play<'scope, E: Engine>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -175,7 +175,7 @@ impl Stage {
 
         let mut sent = Vec::with_capacity(threads.devices.len());
         for device in threads.devices {
-            // With the gate open there is always something; a panic goes on here.
+            // With the gate open there is always a result. A panic propagates here.
             sent.extend(join(device));
         }
         self.calm_down();
@@ -195,7 +195,7 @@ impl Stage {
         Ok((self.add_up(&sent, last_round, churned, takings), msi))
     }
 
-    /// Makes all threads. Injectors and the churn wait at the gate.
+    /// Creates all threads. Injectors and the churn wait at the gate.
     fn start<'scope, E: Engine>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -220,7 +220,7 @@ impl Stage {
         });
         let vcpus = vcpus.collect::<io::Result<_>>()?;
 
-        // Without churn it only passes on what it holds.
+        // Without churn this thread only returns its handles.
         let control = named("control", 0).spawn_scoped(scope, move || {
             if let (true, Some(churn)) = (self.gate.pass(), &mut control.churn) {
                 let (msi, injector) = (&mut control.msi, &control.injector);
@@ -239,7 +239,7 @@ impl Stage {
                 let churn = self.control.get().filter(|_| self.plan.churn);
                 let injections =
                     self.gate.pass().then(|| device.run(&self.ledger, progress, &self.halt, churn));
-                // Relaxed: the thread is joined; this is only to look at the right moment.
+                // Relaxed: the coordinator joins the thread; the count only tells it when to do so.
                 self.done.fetch_add(1, Ordering::Relaxed);
                 coordinator.unpark();
                 injections
@@ -249,11 +249,11 @@ impl Stage {
         Ok(Threads { vcpus, devices, control })
     }
 
-    /// Waits for the injectors, shows how far they are, and stops them when the time is over.
+    /// Waits for the injectors, shows their progress, and stops them when the time is over.
     fn watch<T>(&self, devices: &[ScopedJoinHandle<'_, T>], began: Instant) {
         let bar = Bar::new(&self.plan);
         let mut still = Still::new();
-        // Whoever panics does not say that it is done.
+        // A thread that panics does not count itself as done.
         while self.done.load(Ordering::Relaxed) < devices.len()
             && !devices.iter().all(ScopedJoinHandle::is_finished)
         {
@@ -267,39 +267,39 @@ impl Stage {
             thread::park_timeout(pause);
             let injected = self.injected();
             bar.show(injected, began.elapsed());
-            // A paced injector would wait for a lost LPI for ever.
+            // A paced injector would wait for a lost LPI forever.
             if self.plan.paced && still.since((injected, self.delivered())) >= self.plan.stall {
                 self.halt.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    /// Deliveries so far, roughly.
+    /// Returns the approximate number of deliveries so far.
     fn delivered(&self) -> u64 {
         self.pulses.iter().map(|pulse| pulse.delivered.load(Ordering::Relaxed)).sum()
     }
 
-    /// Injections so far, roughly.
+    /// Returns the approximate number of injections so far.
     fn injected(&self) -> u64 {
         self.progress.iter().map(|progress| progress.injected.load(Ordering::Relaxed)).sum()
     }
 
     /// Ends the churn.
     fn calm_down(&self) {
-        // Relaxed: a wish to stop soon, and unparking orders it before the look that follows.
+        // Relaxed: a request to stop soon, and the unpark orders it before the thread's next check.
         self.calm.store(true, Ordering::Relaxed);
         if let Some(control) = self.control.get() {
             control.unpark();
         }
     }
 
-    /// Waits until the last number of every event has been seen. Returns whether that happened: if nothing moves
-    /// for [`Plan::stall`], it does not.
+    /// Waits until the last number of every event has been seen, and returns whether that happened.
+    /// Gives up if nothing progresses for [`Plan::stall`].
     fn settle(&self) -> bool {
         let mut settled = 0;
         let mut still = Still::new();
         loop {
-            // Settled events stay settled, as nobody injects any more.
+            // Settled events stay settled, as all injectors are done.
             while settled < self.plan.lpis() && self.ledger.settled(settled) {
                 settled += 1;
             }
@@ -313,7 +313,7 @@ impl Stage {
         }
     }
 
-    /// What everyone brought back, in one.
+    /// Combines the results of all threads.
     fn add_up(
         &self,
         sent: &[Injections],
@@ -377,7 +377,7 @@ impl Stage {
     }
 }
 
-/// How long something has not moved.
+/// Measures for how long the storm has made no progress.
 struct Still {
     last: Option<(u64, u64)>,
     moved: Instant,
@@ -388,7 +388,7 @@ impl Still {
         Self { last: None, moved: Instant::now() }
     }
 
-    /// The time for which the counts have been what they are.
+    /// Returns the time for which the counts have not changed.
     fn since(&mut self, counts: (u64, u64)) -> Duration {
         if self.last != Some(counts) {
             *self = Self { last: Some(counts), moved: Instant::now() };
@@ -397,15 +397,15 @@ impl Still {
     }
 }
 
-/// Ends the storm when it goes: also when an error or a panic leaves early, as the scope then joins all
-/// threads, and vCPUs that sleep would never end.
+/// Ends the storm when dropped, also on an error or a panic. Otherwise the scope, which joins all
+/// threads, would wait forever for sleeping vCPUs.
 struct Stop<'a>(&'a Stage);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
         let Self(stage) = self;
         stage.gate.cancel();
-        // Relaxed: a wish to stop soon.
+        // Relaxed: a request to stop soon.
         stage.halt.store(true, Ordering::Relaxed);
         stage.calm_down();
         if stage.phases.now() == Phase::Going {
@@ -421,7 +421,7 @@ fn named(what: &str, number: usize) -> Builder {
     Builder::new().name(format!("{what}{number}"))
 }
 
-/// Joins a thread, and goes on with its panic.
+/// Joins a thread, and propagates its panic.
 fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

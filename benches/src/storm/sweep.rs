@@ -1,8 +1,11 @@
-//! The same storm through an ITS for few and for many mapped devices and events: the rate has no cliff.
+//! One storm through an ITS, for few and for many mapped devices and events: the rate must have no
+//! cliff.
 //!
-//! What is injected is a bounded number of events, chosen at random from all that are mapped, so that the storms differ in what is mapped, and not
-//! in how much memory the injections touch or in how many of them coalesce. Rates are per second of the injector's CPU time, so that others on
-//! the machine do not show. All events are there to be remapped by the churn, and each that was is injected at the end.
+//! Each storm injects a bounded number of events, chosen at random from all mapped events. So the
+//! storms differ in their mappings, but not in the memory that the injections touch, nor in the
+//! share of injections that coalesce. Rates are per second of the injector's CPU time, so other
+//! load of the machine does not show. The churn may remap any event, and each remapped event is
+//! injected at the end.
 
 use std::time::Duration;
 
@@ -19,25 +22,25 @@ use crate::its::ViaIts;
 pub const DEVICES: [u32; 4] = [1, 16, 256, 4096];
 /// Numbers of events of each device.
 pub const EVENTS: [u32; 5] = [1, 16, 256, 4096, 65_536];
-/// Most LPIs of a cell, if nothing else is said.
+/// Most LPIs of a cell by default.
 pub const MAX_LPIS: u32 = 1 << 20;
-/// How often a storm is tried on a busy machine.
+/// Attempts at a storm on a busy machine.
 const ATTEMPTS: u32 = 2;
 /// Most events that are injected.
 pub const HOT: u32 = 256;
-/// How long each cell is measured in each way, if nothing else is said.
+/// Default time of each cell in each mode.
 pub const TIME: Duration = Duration::from_millis(250);
 
-/// How injectors reach their events, and whether mappings change meanwhile.
+/// The way in which injectors reach their events, and whether mappings change during the storm.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mode {
     /// By (DeviceID, EventID), rather than by a route.
     pub lookup: bool,
-    /// Whether events are remapped meanwhile, by commands.
+    /// Whether events are remapped by commands during the storm.
     pub churn: bool,
 }
 
-/// All of them, in the order in which they are measured.
+/// All modes, in the order in which they are measured.
 pub const MODES: [Mode; 4] = [
     Mode { lookup: false, churn: false },
     Mode { lookup: false, churn: true },
@@ -45,12 +48,12 @@ pub const MODES: [Mode; 4] = [
     Mode { lookup: true, churn: true },
 ];
 
-/// What is to be measured.
+/// The plan of a sweep.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sweep {
-    /// What all cells have in common.
+    /// The plan that all cells share.
     pub plan: Plan,
-    /// Most LPIs of a cell: larger ones are left out.
+    /// Most LPIs of a cell. Larger cells are left out.
     pub max_lpis: u32,
 }
 
@@ -59,16 +62,16 @@ pub struct Sweep {
 pub struct Cell {
     /// Number of devices.
     pub devices: u32,
-    /// Number of events of each.
+    /// Number of events of each device.
     pub events: u32,
-    /// In the order of [`MODES`].
+    /// The results, in the order of [`MODES`].
     pub results: Vec<Measured>,
 }
 
-/// What one storm came to.
+/// The result of one storm.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// How it was done.
+    /// The mode of the storm.
     pub mode: Mode,
     /// LPIs injected per second.
     pub injected_per_s: f64,
@@ -76,11 +79,11 @@ pub struct Measured {
     pub injected_per_cpu_s: f64,
     /// LPIs delivered per second.
     pub delivered_per_s: f64,
-    /// LPIs injected, the last round included.
+    /// Number of injected LPIs, including those of the last round.
     pub injected: u64,
-    /// LPIs delivered.
+    /// Number of delivered LPIs.
     pub delivered: u64,
-    /// Events whose last number was not seen.
+    /// Events with a last number that the guest did not see.
     pub lost: u64,
     /// Operations of the churn.
     pub churn_operations: u64,
@@ -93,14 +96,14 @@ pub struct Measured {
 pub struct Swept {
     /// The engine's name.
     pub engine: &'static str,
-    /// What all cells have in common.
+    /// The plan that all cells share.
     pub plan: Plan,
-    /// From few devices to many, and of these from few events to many.
+    /// The cells, by number of devices, then by number of events, in ascending order.
     pub cells: Vec<Cell>,
 }
 
 impl Sweep {
-    /// Numbers of devices and of events, those of the smallest cell first.
+    /// Returns the numbers of devices and events of each cell, in ascending order.
     pub fn cells(&self) -> impl Iterator<Item = (u32, u32)> {
         let all = DEVICES.into_iter().flat_map(|d| EVENTS.into_iter().map(move |e| (d, e)));
         let most = self.max_lpis;
@@ -143,8 +146,8 @@ impl Sweep {
     }
 }
 
-/// A storm that the machine has let happen: once more, if the injector had hardly any CPU. The first one that does not balance, if
-/// there is one.
+/// Runs a storm, and repeats it if the injector had less than a tenth of a CPU. Returns the first
+/// storm that does not balance, or else the one with the most CPU time of its injector.
 fn measurable<E: Engine>(plan: &Plan) -> Result<Accounts> {
     let mut best = run::<ViaIts<E>>(plan)?;
     for _ in 1..ATTEMPTS {
@@ -176,14 +179,14 @@ impl Measured {
         }
     }
 
-    /// Whether nothing is lost, and every rule holds.
+    /// Returns whether nothing is lost, and every rule holds.
     pub fn balances(&self) -> bool {
         self.lost == 0 && self.violated.is_empty()
     }
 }
 
 impl Cell {
-    /// What was measured in a mode.
+    /// Returns the result of a mode.
     ///
     /// # Panics
     /// Never: all modes are measured.
@@ -193,26 +196,28 @@ impl Cell {
 }
 
 impl Swept {
-    /// The first cell in which as many events are injected as in all larger ones; if there is none, the first one.
+    /// Returns the first cell with as many injected events as all larger ones, or else the first
+    /// cell.
     pub fn reference(&self) -> Option<&Cell> {
         let hot = self.plan.hot.unwrap_or(1);
         let full = self.cells.iter().find(|cell| cell.devices * cell.events >= hot);
         full.or(self.cells.first())
     }
 
-    /// A cell's rate of injections in a mode, in parts of that of the [reference](Swept::reference).
+    /// Returns a cell's rate of injections in a mode, as a fraction of the
+    /// [reference](Swept::reference)'s.
     pub fn relative(&self, cell: &Cell, mode: Mode) -> f64 {
         let reference = self.reference().map_or(0.0, |cell| cell.of(mode).injected_per_cpu_s);
         ratio(cell.of(mode).injected_per_cpu_s, reference)
     }
 
-    /// A cell's rate of injections with churn, in parts of that without.
+    /// Returns a cell's rate of injections with churn, as a fraction of the rate without churn.
     pub fn with_churn(cell: &Cell, lookup: bool) -> f64 {
         let rate = |churn| cell.of(Mode { lookup, churn }).injected_per_cpu_s;
         ratio(rate(true), rate(false))
     }
 
-    /// Whether all is well in every cell.
+    /// Returns whether nothing is lost, and every rule holds, in every cell.
     pub fn balances(&self) -> bool {
         self.cells.iter().flat_map(|cell| &cell.results).all(Measured::balances)
     }
@@ -222,7 +227,7 @@ pub(super) fn ratio(a: f64, b: f64) -> f64 {
     if b == 0.0 { 0.0 } else { a / b }
 }
 
-/// A sweep's plan from that of a storm.
+/// Derives a sweep's plan from that of a storm.
 pub fn sweep(plan: Plan, time: Option<Duration>, max_lpis: u32) -> Sweep {
     let length = Length::Time(time.unwrap_or(TIME));
     Sweep { plan: Plan { length, hot: Some(HOT), ..plan }, max_lpis }

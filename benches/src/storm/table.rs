@@ -1,4 +1,4 @@
-//! A sweep as a person reads it on a terminal.
+//! A sweep as text for a terminal.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -6,7 +6,7 @@ use super::plan::{Length, Plan};
 use super::sweep::{Mode, Swept};
 use super::text::{Count, Grouped};
 
-/// What all storms of a sweep have in common, in one line.
+/// Returns one line that describes the plan of all storms of a sweep.
 pub(super) fn headline(plan: &Plan) -> String {
     let seconds = match plan.length {
         Length::Time(time) => time.as_secs_f64(),

@@ -1,4 +1,4 @@
-//! The results as a person reads them on a terminal.
+//! The results as text for a terminal.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::accounts::{Accounts, BALANCE_RULES};
 use super::plan::{Length, Plan};
 
-/// An integer with its thousands apart.
+/// An integer with its thousands separated.
 pub(super) struct Grouped(pub(super) u64);
 
 impl Display for Grouped {
@@ -23,7 +23,7 @@ impl Display for Grouped {
     }
 }
 
-/// A time in ns with a unit that suits it.
+/// A time in ns, shown in a suitable unit.
 pub(super) struct Nanos(pub(super) u64);
 
 impl Display for Nanos {
@@ -38,7 +38,7 @@ impl Display for Nanos {
     }
 }
 
-/// `1 vCPU`, `2 vCPUs`.
+/// A number with its noun: `1 vCPU`, `2 vCPUs`.
 pub(super) struct Count<'a>(pub(super) u64, pub(super) &'a str);
 
 impl Display for Count<'_> {
@@ -52,7 +52,7 @@ impl Display for Count<'_> {
     }
 }
 
-/// The plan in one line. `churned`: whether it is that of a storm with churn, too.
+/// Returns the plan in one line. `churned`: whether the line also describes a storm with churn.
 pub(super) fn headline(plan: &Plan, churned: bool) -> String {
     let length = match plan.length {
         Length::Iterations(iterations) => Count(iterations, "iteration").to_string(),
@@ -105,7 +105,7 @@ impl Display for Results<'_> {
             "entries",
             Grouped(a.entries)
         )?;
-        // As vgic_lpi_stress prints it.
+        // In the format of vgic_lpi_stress.
         let seconds = |time: Duration| format!("in {:.3} s", time.as_secs_f64());
         writeln!(f, "  Rate: {:.2} LPIs/sec, {}", a.injected_per_s(), seconds(a.injecting))?;
         writeln!(
@@ -127,7 +127,7 @@ impl Display for Results<'_> {
         let rules = a.rules();
         let holding = rules.iter().filter(|rule| rule.holds).count();
         writeln!(f, "  Accounts: {holding} of {} rules hold", rules.len())?;
-        // The rest is worth reading only when it goes wrong.
+        // The other rules are shown only if they do not hold.
         for (n, rule) in rules.iter().enumerate() {
             if !rule.holds {
                 writeln!(f, "    VIOLATED: {}", rule.text)?;
@@ -156,13 +156,13 @@ pub(super) struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    /// Of two engines.
+    /// Compares two engines.
     pub(super) fn of_engines(a: &'a Accounts, b: &'a Accounts) -> Self {
         let churn = if a.plan.its && a.plan.churn { "with churn" } else { "" };
         Self { runs: [a, b], names: [a.engine, b.engine], title: churn.to_owned() }
     }
 
-    /// Of one engine with churn and without.
+    /// Compares one engine with churn and without.
     pub(super) fn of_churn(with: &'a Accounts, without: &'a Accounts) -> Self {
         Self { runs: [with, without], names: ["churn", "calm"], title: with.engine.to_owned() }
     }

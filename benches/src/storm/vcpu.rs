@@ -1,4 +1,4 @@
-//! A vCPU: a thread that runs a guest which does nothing but take its interrupts.
+//! A vCPU: a thread that runs a guest, which only takes its interrupts.
 
 use std::hint;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,48 +12,48 @@ use super::ledger::{Ledger, Sight};
 use super::phase::{Phase, Phases};
 use crate::host::{Guest, HostKick};
 
-/// Longest latency that is told apart from longer ones, in ns: a minute.
+/// Longest latency, in ns, that the histogram distinguishes from longer ones: a minute.
 const LONGEST: u64 = 60_000_000_000;
 
-/// An empty latency histogram: 1 ns to a minute, three digits.
+/// Returns an empty latency histogram: 1 ns to a minute, three digits.
 pub(super) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are valid")
 }
 
-/// How far a vCPU is, for the coordinator. Written by one thread, on a line of its own.
+/// A vCPU's progress, for the coordinator. Written by one thread, on a line of its own.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     pub(super) delivered: AtomicU64,
 }
 
-/// What a vCPU thread brings back.
+/// The result of a vCPU thread.
 #[derive(Debug)]
 pub(super) struct Takings {
-    /// Times that the guest was entered.
+    /// Number of guest entries.
     pub(super) entries: u64,
-    /// LPIs acknowledged.
+    /// Number of acknowledged LPIs.
     pub(super) delivered: u64,
-    /// Acknowledged INTIDs that no event has.
+    /// Acknowledged INTIDs that belong to no event.
     pub(super) stray: u64,
     /// Acknowledges after which the guest read older data than before.
     pub(super) stale: u64,
     pub(super) latency: Histogram<u64>,
-    /// When the last LPI had been taken, within one entry.
+    /// The time when the last LPI had been taken, to within one entry.
     pub(super) last: Instant,
 }
 
-/// What a vCPU thread shares with the rest of the storm.
+/// The state that a vCPU thread shares with the rest of the storm.
 pub(super) struct Host<'s> {
     pub(super) kick: &'s HostKick,
-    /// How long to look for more before going to sleep.
+    /// How long to poll before sleeping.
     pub(super) halt_poll: Duration,
     pub(super) ledger: &'s Ledger,
     pub(super) phases: &'s Phases,
     pub(super) pulse: &'s Pulse,
 }
 
-/// Runs a vCPU until the storm is over and nothing is left for it.
+/// Runs a vCPU until the storm is over and no interrupt is left for it.
 pub(super) fn run<V: Vcpu>(id: VcpuId, mut vcpu: V, mut guest: Guest, host: &Host<'_>) -> Takings {
     let &Host { kick, halt_poll, ledger, phases, pulse } = host;
     kick.attach(id);
@@ -68,7 +68,8 @@ pub(super) fn run<V: Vcpu>(id: VcpuId, mut vcpu: V, mut guest: Guest, host: &Hos
     };
     let mut busy = false;
     loop {
-        // Before the flush: if the storm was over by then, this round takes all that is left.
+        // Before the flush: if the storm was over by then, this round takes all remaining
+        // interrupts.
         let phase = phases.now();
         let flushed = vcpu.flush(guest.lrs());
         takings.entries += 1;
@@ -77,7 +78,7 @@ pub(super) fn run<V: Vcpu>(id: VcpuId, mut vcpu: V, mut guest: Guest, host: &Hos
         if taken != 0 {
             busy = true;
             takings.delivered += taken;
-            // Relaxed: only to see that something moves.
+            // Relaxed: it only shows that the vCPU progresses.
             pulse.delivered.store(takings.delivered, Ordering::Relaxed);
         }
         if phase == Phase::Abandoned {
@@ -87,7 +88,7 @@ pub(super) fn run<V: Vcpu>(id: VcpuId, mut vcpu: V, mut guest: Guest, host: &Hos
             continue;
         }
         if busy {
-            // Before each sleep, as reading the clock at each entry would cost too much.
+            // Before each sleep: reading the clock at each entry would cost too much.
             takings.last = Instant::now();
             busy = false;
         }
@@ -102,7 +103,7 @@ pub(super) fn run<V: Vcpu>(id: VcpuId, mut vcpu: V, mut guest: Guest, host: &Hos
     takings
 }
 
-/// Looks for more for a while; returns whether there is.
+/// Polls the mailbox for some time, and returns whether there is mail.
 fn poll<V: Vcpu>(vcpu: &V, time: Duration) -> bool {
     let began = Instant::now();
     while began.elapsed() < time {
@@ -116,7 +117,7 @@ fn poll<V: Vcpu>(vcpu: &V, time: Duration) -> bool {
     false
 }
 
-/// The guest: takes every interrupt that it is offered, and returns how many there were.
+/// Runs the guest: takes every interrupt that is signaled, and returns their number.
 #[inline]
 fn take_all(guest: &mut Guest, ledger: &Ledger, takings: &mut Takings) -> u64 {
     let mut taken = 0;

@@ -1,4 +1,4 @@
-//! An engine whose control side forgets to unmap now and then.
+//! An engine with a control side that sometimes forgets to unmap.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use vgic_core::engine::{
 };
 use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
 
-/// Engine `E`, of whose unmapped events every fourth stays mapped.
+/// Engine `E`, in which every fourth unmapped event stays mapped.
 #[derive(Clone)]
 pub(crate) struct Forgetful<E>(E);
 
-/// Its control side.
+/// The control side of [`Forgetful`].
 pub(crate) struct ForgetfulMsi<M> {
     inner: M,
     unmapped: u32,
-    /// Unmapped only when they are to be mapped again.
+    /// Events that are unmapped only when they are to be mapped again.
     forgotten: Vec<(DeviceId, EventId)>,
 }
 

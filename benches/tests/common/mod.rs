@@ -1,4 +1,4 @@
-//! An engine that does wrong on purpose: the storm must notice.
+//! An engine that misbehaves on purpose: the storm must notice.
 
 #![allow(dead_code, unused_imports)] // each test program uses a part
 
@@ -15,9 +15,10 @@ use vgic_core::ids::{DeviceId, EventId, Intid, VcpuId};
 
 pub(crate) use forgetful::Forgetful;
 
-/// What goes wrong.
+/// A fault of an injector.
 pub(crate) trait Fault: Clone + Send + Sync + 'static {
-    /// Replaces injection `n` of an injector, counted from 0 up, by what is returned.
+    /// Returns the result that replaces injection `n` (from 0) of an injector, or `None` for no
+    /// fault.
     fn strike(n: u64) -> Option<Injected>;
 }
 
@@ -71,7 +72,7 @@ impl<I: Injector, F: Fault> FaultyInjector<I, F> {
     }
 }
 
-/// Methods that do what the engine behind does.
+/// Generates methods that forward to the inner injector.
 macro_rules! delegate {
     ($($name:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {
         $(fn $name(&self, $($arg: $type),*) -> Result<$result, Error> {

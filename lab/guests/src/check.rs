@@ -1,8 +1,8 @@
-//! Checks: a payload is a list of them, each passes or says why not.
+//! Checks. A payload is a list of them, and each passes or reports why it failed.
 
 use crate::{doorbell, fdt, println, psci, record};
 
-/// Why a check failed: where, and two numbers that differ.
+/// The reason of a failure: a description, and two numbers that differ.
 pub struct Failure {
     pub what: &'static str,
     pub line: u32,
@@ -12,7 +12,7 @@ pub struct Failure {
 
 pub type Outcome = Result<(), Failure>;
 
-/// Fails the check unless both are equal.
+/// Fails the check unless both values are equal.
 #[macro_export]
 macro_rules! same {
     ($what:literal, $got:expr, $wanted:expr) => {{
@@ -23,7 +23,7 @@ macro_rules! same {
     }};
 }
 
-/// One check: its name, and what it needs.
+/// A check: its name, its function, and its needs.
 pub struct Check {
     name: &'static str,
     run: fn() -> Outcome,
@@ -35,20 +35,20 @@ impl Check {
     pub const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
         Self { name, run, doorbell: false, its: false }
     }
-    /// Needs the lab doorbell.
+    /// Creates a check that needs the lab doorbell.
     pub const fn with_doorbell(name: &'static str, run: fn() -> Outcome) -> Self {
         Self { name, run, doorbell: true, its: false }
     }
-    /// Needs an ITS.
+    /// Creates a check that needs an ITS.
     pub const fn with_its(name: &'static str, run: fn() -> Outcome) -> Self {
         Self { name, run, doorbell: false, its: true }
     }
-    /// Needs both.
+    /// Creates a check that needs the lab doorbell and an ITS.
     pub const fn with_both(name: &'static str, run: fn() -> Outcome) -> Self {
         Self { name, run, doorbell: true, its: true }
     }
 
-    /// Whether the machine has what it needs, and the command line does not leave it out.
+    /// Returns whether the machine meets the check's needs, and the command line does not skip it.
     fn applies(&self) -> bool {
         let left_out =
             fdt::value("skip").is_some_and(|names| names.split(',').any(|name| name == self.name));
@@ -56,7 +56,7 @@ impl Check {
     }
 }
 
-/// Runs the checks: all that apply, or those of `tests=a,b` on the command line; then ends the machine.
+/// Runs the checks that apply, or those of `tests=a,b` on the command line, and ends the machine.
 pub fn run(checks: &[Check]) -> ! {
     let wanted = fdt::value("tests");
     let (mut passed, mut failed) = (0, 0);

@@ -19,11 +19,11 @@ const SEEN: u64 = BASE + 0x38;
 const GO: u64 = BASE + 0x40;
 const DELIVERED: u64 = BASE + 0x44;
 
-/// What `STATUS` says.
+/// The values of `STATUS`.
 pub const RUNNING: u32 = 0;
 pub const IDLE: u32 = 1;
 
-/// Whether the command line says that there is one.
+/// Returns whether the command line says that there is a doorbell.
 pub fn present() -> bool {
     fdt::word("doorbell")
 }
@@ -32,12 +32,12 @@ pub fn id() -> u32 {
     read32(ID)
 }
 
-/// Moves an SPI's input line.
+/// Sets the input line of an SPI.
 pub fn line(spi: u32, level: bool) {
     write32(LINE, spi | u32::from(level) << 31);
 }
 
-/// MSIs from threads of the VMM.
+/// A storm of MSIs from threads of the VMM.
 pub struct Storm {
     pub threads: u32,
     pub events: u32,
@@ -70,7 +70,7 @@ impl Storm {
     }
 }
 
-/// Tells how many interrupts a storm's MSIs have become: all of them, as far as this guest knows.
+/// Reports the number of interrupts that a storm's MSIs have become. The guest counts all of them.
 pub fn delivered(interrupts: u32) {
     write32(DELIVERED, interrupts);
 }

@@ -1,12 +1,13 @@
-//! Vectors: interrupts go to the handler that a payload has set, everything else is the end.
+//! Exception vectors. Interrupts go to the payload's handler; any other exception ends the machine.
 
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::{mmio, mrs, msr, println, psci, smp};
 
-// An interrupt may come in any code, so everything that a function may change is saved, floating point included;
-// ELR and SPSR as well, since a handler may allow a more urgent one.
+// An interrupt may arrive in any code, so all registers that a function may change are saved,
+// including floating point. ELR and SPSR are saved too, since a handler may allow a more urgent
+// interrupt.
 global_asm!(
     r#"
     .macro entry to, kind
@@ -111,12 +112,12 @@ interrupt:
 "#
 );
 
-/// What an interrupt calls, on the CPU that takes it, with interrupts masked.
+/// The function for interrupts. It runs on the CPU that takes one, with interrupts masked.
 pub type Handler = fn();
 
 static HANDLER: AtomicUsize = AtomicUsize::new(0);
 
-/// Before a payload sets a handler, an interrupt is an error.
+/// Installs a handler that panics. An interrupt is an error until a payload sets its handler.
 pub fn init() {
     set_handler(none);
 }
@@ -151,18 +152,18 @@ extern "C" fn report_unexpected(vector: u64) -> ! {
     psci::system_off()
 }
 
-/// Lets interrupts in.
+/// Unmasks interrupts.
 pub fn unmask() {
     msr!("daif", mrs!("daif") & !(1 << 7));
 }
 
-/// Keeps interrupts out.
+/// Masks interrupts.
 pub fn mask() {
     msr!("daif", mrs!("daif") | 1 << 7);
     mmio::isb();
 }
 
-/// Runs `what` with interrupts masked, and lets them in after it if they were before.
+/// Runs `what` with interrupts masked, and then restores the previous mask.
 pub fn masked<T>(what: impl FnOnce() -> T) -> T {
     let before = mrs!("daif");
     mask();
@@ -171,8 +172,8 @@ pub fn masked<T>(what: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Sleeps until an interrupt is signalled, masked or not.
+/// Sleeps until an interrupt is signaled, masked or not.
 pub fn wait() {
-    // SAFETY: waits.
+    // SAFETY: these instructions only wait.
     unsafe { asm!("dsb sy", "wfi", options(nostack)) };
 }

@@ -1,4 +1,4 @@
-//! The device tree: the command line, and how many CPUs there are.
+//! The device tree: the command line, and the number of CPUs.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -14,7 +14,7 @@ const END_NODE: u32 = 2;
 const PROPERTY: u32 = 3;
 const NOP: u32 = 4;
 
-/// Reads what payloads want to know; the tree stays where it is.
+/// Reads the values that payloads need. The tree must stay in its place.
 pub fn read(tree: u64) {
     if tree == 0 || word_at(tree) != MAGIC {
         println!("no device tree at {tree:#x}: one CPU, no command line");
@@ -23,7 +23,7 @@ pub fn read(tree: u64) {
     let mut at = tree + u64::from(word_at(tree + 8));
     let strings = tree + u64::from(word_at(tree + 12));
     let mut cpus = 0;
-    // Only the names of the nodes on the way down matter: /cpus/cpu@N and /chosen.
+    // Only the names of nodes on the path matter: /cpus/cpu@N and /chosen.
     let (mut depth, mut in_cpus, mut in_chosen) = (0, false, false);
     loop {
         let token = word_at(at);
@@ -56,35 +56,35 @@ pub fn read(tree: u64) {
     CPUS.store(cpus.max(1), Relaxed);
 }
 
-/// How many CPUs the machine has.
+/// Returns the number of CPUs of the machine.
 pub fn cpus() -> usize {
     CPUS.load(Relaxed)
 }
 
-/// The command line.
+/// Returns the command line.
 pub fn bootargs() -> &'static str {
     let (at, len) = (BOOTARGS.load(Relaxed), BOOTARGS_LEN.load(Relaxed));
     if at == 0 {
         return "";
     }
-    // SAFETY: the property's bytes, which nothing changes.
+    // SAFETY: these are the property's bytes, which are never changed.
     let bytes = unsafe { core::slice::from_raw_parts(at as *const u8, len) };
     core::str::from_utf8(bytes).unwrap_or("")
 }
 
-/// Whether the command line has this word.
+/// Returns whether the command line has this word.
 pub fn word(wanted: &str) -> bool {
     bootargs().split(' ').any(|word| word == wanted)
 }
 
-/// What follows `name=` on the command line.
+/// Returns the text after `name=` on the command line.
 pub fn value(name: &str) -> Option<&'static str> {
     let mut words = bootargs().split(' ');
     words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn word_at(address: u64) -> u32 {
-    // SAFETY: inside the tree, by its own offsets; its words are aligned.
+    // SAFETY: the address is inside the tree, by its own offsets. Its words are aligned.
     u32::from_be(unsafe { (address as *const u32).read_volatile() })
 }
 

@@ -1,10 +1,10 @@
-//! What GICv2 and GICv3 have in common, so that most checks are written once.
+//! The common interface of GICv2 and GICv3, for the checks of both.
 
 use crate::mmio::{read32, write8, write32};
 
-/// Priorities that checks use: 16 levels, which every GIC has. Lower numbers are more urgent.
+/// The usual priority. Checks use 16 levels, which every GIC has. Lower numbers are more urgent.
 pub const USUAL: u8 = 0xa0;
-/// An interrupt number of this or above is none.
+/// INTIDs from this one to 8191 stand for no interrupt.
 pub const SPURIOUS: u32 = 1020;
 
 const IGROUPR: u64 = 0x080;
@@ -32,17 +32,17 @@ fn get<G: Gic>(register: u64, intid: u32) -> bool {
     read32(address) & bit != 0
 }
 
-/// An interrupt controller, seen by the CPU that calls. SGIs and PPIs are that CPU's own.
+/// An interrupt controller, as the calling CPU sees it. SGIs and PPIs are that CPU's own.
 pub trait Gic: Sized + 'static {
-    /// The frame with the registers of an interrupt.
+    /// Returns the frame with the registers of an interrupt.
     fn frame(intid: u32) -> u64;
-    /// Waits until writes to that frame have their effect, where the architecture lets them take time.
+    /// Waits until writes to that frame take effect, where the architecture allows a delay.
     fn settle(intid: u32);
-    /// Forwards interrupts to CPUs, or not.
+    /// Enables or disables the forwarding of interrupts to CPUs.
     fn forward(on: bool);
-    /// How many interrupts the distributor has.
+    /// Returns the number of interrupts of the distributor.
     fn interrupts() -> u32;
-    /// The CPU interface of this CPU: on, everything let through.
+    /// Enables this CPU's CPU interface, with all priorities unmasked.
     fn init_cpu();
 
     fn acknowledge() -> u32;
@@ -51,17 +51,17 @@ pub trait Gic: Sized + 'static {
     fn highest_pending() -> u32;
     fn running_priority() -> u32;
     fn set_mask(priority: u8);
-    /// Only the priority's bits from `lowest` up decide about preemption.
+    /// Only the priority bits from `lowest` up decide preemption.
     fn set_group_bits(lowest: u32);
-    /// Whether `end` leaves the interrupt active.
+    /// Sets whether `end` leaves the interrupt active.
     fn set_split_end(on: bool);
-    /// The group of interrupts that checks use.
+    /// The group of the checks' interrupts.
     const GROUP: bool;
 
     fn route(spi: u32, cpu: usize);
     fn send_sgi(sgi: u32, cpu: usize);
 
-    /// The interrupt's number in what `acknowledge` returned.
+    /// Returns the INTID in a value of `acknowledge`.
     fn intid(iar: u32) -> u32;
 
     fn enable(intid: u32) {
@@ -101,11 +101,11 @@ pub trait Gic: Sized + 'static {
         write32(address, others | if edge { bit } else { 0 });
     }
 
-    /// Everything as after a reset, for the 32 interrupts from `first`.
+    /// Resets the state of the 32 interrupts from `first`.
     fn reset_word(first: u32) {
         let frame = Self::frame(first);
         let word = u64::from(first / 32) * 4;
-        // Enables of SGIs may be fixed; that they cannot be cleared is no error.
+        // The enables of SGIs may be fixed. It is no error that they cannot be cleared.
         write32(frame + ICENABLER + word, !0);
         Self::settle(first);
         write32(frame + ICPENDR + word, !0);

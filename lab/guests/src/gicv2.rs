@@ -1,4 +1,4 @@
-//! GICv2: a distributor, and a CPU interface in memory. All interrupts are in group 0.
+//! GICv2: a distributor, and a memory-mapped CPU interface. All interrupts are in group 0.
 
 use crate::gic::Gic;
 use crate::mmio::{read32, write8, write32};
@@ -82,7 +82,7 @@ impl Gic for GicV2 {
     }
 }
 
-/// Where an SGI goes.
+/// The targets of an SGI.
 #[derive(Clone, Copy)]
 pub enum Filter {
     List(u8),
@@ -99,7 +99,7 @@ pub fn send(sgi: u32, to: Filter) {
     write32(GICD_SGIR, filter | sgi);
 }
 
-/// The CPU that sent the SGI.
+/// Returns the CPU that sent the SGI.
 pub fn sender(iar: u32) -> usize {
     (iar >> 10 & 7) as usize
 }
@@ -108,12 +108,13 @@ pub fn set_targets(spi: u32, cpus: u8) {
     write8(GICD_ITARGETSR + u64::from(spi), cpus);
 }
 
-/// The target register of one of the first 32 interrupts: the CPU that reads it.
+/// Returns the target register of one of the first 32 interrupts, which names the CPU that reads
+/// it.
 pub fn own_target() -> u8 {
     read32(GICD_ITARGETSR) as u8
 }
 
-/// Which CPUs have sent this SGI to the one that reads it, and it has not taken it yet.
+/// Returns the CPUs from which this SGI is pending at the calling CPU.
 pub fn senders(sgi: u32) -> u8 {
     (read32(GICD_SPENDSGIR + u64::from(sgi & !3)) >> (sgi % 4 * 8)) as u8
 }
@@ -126,7 +127,7 @@ pub fn clear_senders(sgi: u32, cpus: u8) {
     write8(GICD_CPENDSGIR + u64::from(sgi), cpus);
 }
 
-/// The GICv2m frame's first SPI, and how many it has.
+/// Returns the GICv2m frame's first SPI, and the number of its SPIs.
 pub fn v2m_spis() -> (u32, u32) {
     let typer = read32(V2M_TYPER);
     (typer >> 16 & 0x3ff, typer & 0x3ff)

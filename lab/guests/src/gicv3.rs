@@ -1,5 +1,5 @@
-//! GICv3: a distributor, a redistributor for each CPU, and a CPU interface of system registers. One security state, and all
-//! interrupts in group 1.
+//! GICv3: a distributor, a redistributor for each CPU, and a CPU interface of system registers.
+//! There is one security state, and all interrupts are in group 1.
 
 use crate::gic::Gic;
 use crate::mmio::{isb, read32, read64, write32, write64};
@@ -32,7 +32,7 @@ const TYPER_LPIS: u32 = 1 << 17;
 
 pub struct GicV3;
 
-/// The redistributor of the CPU that asks.
+/// Returns the address of the calling CPU's redistributor.
 pub fn redistributor() -> u64 {
     GICR + smp::cpu() as u64 * GICR_STRIDE
 }
@@ -58,7 +58,8 @@ impl Gic for GicV3 {
         ((read32(GICD_TYPER) & 0x1f) + 1) * 32
     }
     fn init_cpu() {
-        // CPU 0 relies on whoever has started it, as a kernel without firmware may: KVM and QEMU never hold its interrupts back.
+        // CPU 0 relies on the environment that started it, as a kernel without firmware may. KVM
+        // and QEMU never hold its interrupts back.
         if crate::smp::cpu() != 0 {
             let waker = redistributor() + GICR_WAKER;
             write32(waker, read32(waker) & !WAKER_SLEEP);
@@ -124,35 +125,35 @@ pub fn send_others(sgi: u32) {
     send(1 << 40 | u64::from(sgi) << 24);
 }
 
-/// Writes ICC_SGI1R_EL1, for lists that no `send` makes.
+/// Writes ICC_SGI1R_EL1, for target lists that no `send_*` function makes.
 pub fn send(value: u64) {
     crate::mmio::dsb();
     msr!("S3_0_C12_C11_5", value);
     isb();
 }
 
-/// The active priorities of group 1.
+/// Reads the active priorities of group 1.
 pub fn active_priorities() -> u64 {
     mrs!("S3_0_C12_C9_0") // ICC_AP1R0_EL1
 }
 
-/// ICC_CTLR_EL1 as it reads.
+/// Reads ICC_CTLR_EL1.
 pub fn control() -> u64 {
     mrs!("S3_0_C12_C12_4")
 }
 
-/// ICC_SRE_EL1 as it reads.
+/// Reads ICC_SRE_EL1.
 pub fn system_registers() -> u64 {
     mrs!("S3_0_C12_C12_5")
 }
 
-/// ICC_IGRPEN1_EL1: whether this CPU takes interrupts of group 1.
+/// Writes ICC_IGRPEN1_EL1: whether this CPU takes interrupts of group 1.
 pub fn set_group_enable(on: bool) {
     msr!("S3_0_C12_C12_7", u64::from(on));
     isb();
 }
 
-/// Routes an SPI to any CPU; false if this GIC cannot.
+/// Routes an SPI to any CPU. Returns false if this GIC cannot.
 pub fn route_any(spi: u32) -> bool {
     if read32(GICD_TYPER) & TYPER_NO_ANY != 0 {
         return false;
@@ -161,7 +162,7 @@ pub fn route_any(spi: u32) -> bool {
     true
 }
 
-/// GICR_TYPER of the CPU that asks.
+/// Reads GICR_TYPER of the calling CPU.
 pub fn typer() -> u64 {
     read64(redistributor() + GICR_TYPER)
 }
@@ -170,7 +171,7 @@ pub fn has_lpis() -> bool {
     read32(GICD_TYPER) & TYPER_LPIS != 0
 }
 
-/// Gives this CPU's redistributor its tables and lets LPIs through.
+/// Gives this CPU's redistributor its tables, and enables LPIs.
 pub fn enable_lpis(properties: u64, id_bits: u64, pending: u64) {
     let base = redistributor();
     // Inner shareable, write-back.

@@ -9,7 +9,7 @@ use crate::smp::MAX_CPUS;
 use crate::{smp, timer};
 
 const GITS: u64 = 0x0808_0000;
-/// Where devices write their MSIs to.
+/// The address for devices' MSIs.
 pub const TRANSLATER: u64 = GITS + 0x1_0040;
 const CTLR: u64 = GITS;
 const TYPER: u64 = GITS + 0x08;
@@ -20,19 +20,19 @@ const BASER: u64 = GITS + 0x100;
 
 /// The first LPI.
 pub const LPI: u32 = 8192;
-/// Numbers of 14 bits: 8192 LPIs.
+/// INTIDs have 14 bits, which gives 8192 LPIs.
 const ID_BITS: u64 = 14;
 const LPIS: usize = 8192;
 pub const DEVICES: usize = 2;
-/// Events of each device, at most.
+/// The maximum number of events of a device.
 pub const EVENTS: usize = 1024;
 const QUEUE: u64 = 0x1_0000;
 
-/// Memory that the ITS or a redistributor has; 64 KiB is the largest alignment that one asks for.
+/// Memory for the ITS or a redistributor. 64 KiB is the largest alignment that one requires.
 #[repr(C, align(65536))]
 struct Shared<const N: usize>(UnsafeCell<[u8; N]>);
 
-// SAFETY: accessed by volatile accesses of CPU 0 only, and by the ITS.
+// SAFETY: only CPU 0, with volatile accesses, and the ITS and the redistributors access it.
 unsafe impl<const N: usize> Sync for Shared<N> {}
 
 impl<const N: usize> Shared<N> {
@@ -49,11 +49,12 @@ static DEVICE_TABLE: Shared<0x1_0000> = Shared::new();
 static COLLECTION_TABLE: Shared<0x1_0000> = Shared::new();
 static PROPERTIES: Shared<LPIS> = Shared::new();
 static PENDING: [Shared<0x1_0000>; MAX_CPUS] = [const { Shared::new() }; MAX_CPUS];
-/// 16 bytes an event: more than any ITS needs.
+/// 16 bytes for each event, more than any ITS needs.
 static EVENT_TABLES: [Shared<{ EVENTS * 16 }>; DEVICES] = [const { Shared::new() }; DEVICES];
 static REDISTRIBUTORS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// Sets everything up, once: LPIs through at each CPU, collection n to CPU n, all LPIs enabled.
+/// Sets up the ITS once: LPIs enabled at each CPU, collection n mapped to CPU n, and all LPIs
+/// configured as enabled.
 pub fn init() {
     assert!(gicv3::has_lpis(), "this GIC has no LPIs");
     for lpi in 0..LPIS {
@@ -62,7 +63,7 @@ pub fn init() {
     dsb();
     smp::on_each(|cpu| {
         gicv3::enable_lpis(PROPERTIES.address(), ID_BITS, PENDING[cpu as usize].address());
-        // By address or by number, whichever the ITS wants.
+        // The target is an address or a number, as the ITS requires.
         let by_address = read64(TYPER) & 1 << 19 != 0;
         let number = gicv3::typer() >> 8 & 0xffff;
         let target = if by_address { redistributor() } else { number << 16 };
@@ -87,15 +88,15 @@ pub fn init() {
     }
 }
 
-/// Writes an LPI's configuration; what has read it before must be told with INV or INVALL.
+/// Writes an LPI's configuration. Redistributors that have cached the old one need INV or INVALL.
 pub fn configure(lpi: u32, priority: u8, enabled: bool) {
     let byte = (PROPERTIES.address() + u64::from(lpi - LPI)) as *mut u8;
-    // SAFETY: in the table, which only CPU 0 writes.
+    // SAFETY: the byte is in the table, which only CPU 0 writes.
     unsafe { byte.write_volatile(priority & 0xfc | 2 | u8::from(enabled)) };
     dsb();
 }
 
-/// One command of 32 bytes.
+/// A command of 32 bytes.
 #[derive(Clone, Copy)]
 pub struct Command([u64; 4]);
 
@@ -103,36 +104,36 @@ impl Command {
     fn new(code: u64, device: u32, event: u32) -> Self {
         Self([code | u64::from(device) << 32, u64::from(event), 0, 0])
     }
-    /// MAPD of one of our devices, which are numbered by their tables; `bits` of events.
+    /// MAPD of one of our devices, with its table's index and `bits` bits of events.
     pub fn map_device(table: usize, device: u32, bits: u64, valid: bool) -> Self {
         let to = EVENT_TABLES[table].address() | u64::from(valid) << 63;
         Self([0x08 | u64::from(device) << 32, bits - 1, to, 0])
     }
-    /// MAPC; to no CPU: unmapped.
+    /// MAPC. Without a CPU, the collection is unmapped.
     pub fn map_collection(collection: u16, cpu: Option<usize>) -> Self {
         let to = cpu.map_or(0, |cpu| REDISTRIBUTORS[cpu].load(SeqCst) | 1 << 63);
         Self([0x09, 0, to | u64::from(collection), 0])
     }
-    /// MAPTI.
+    /// MAPTI: maps an event to an LPI, in a collection.
     pub fn map_event(device: u32, event: u32, lpi: u32, collection: u16) -> Self {
         let mut command = Self::new(0x0a, device, event);
         command.0[1] |= u64::from(lpi) << 32;
         command.0[2] = collection.into();
         command
     }
-    /// MAPI: the event's number is the LPI's.
+    /// MAPI: the event's number is also the LPI's.
     pub fn map_same(device: u32, event: u32, collection: u16) -> Self {
         let mut command = Self::new(0x0b, device, event);
         command.0[2] = collection.into();
         command
     }
-    /// MOVI.
+    /// MOVI: moves an event to another collection.
     pub fn move_event(device: u32, event: u32, collection: u16) -> Self {
         let mut command = Self::new(0x01, device, event);
         command.0[2] = collection.into();
         command
     }
-    /// MOVALL.
+    /// MOVALL: moves the pending LPIs of one CPU to another.
     pub fn move_all(from: usize, to: usize) -> Self {
         let target = |cpu: usize| REDISTRIBUTORS[cpu].load(SeqCst);
         Self([0x0e, 0, target(from), target(to)])
@@ -156,19 +157,20 @@ impl Command {
         Self([0x05, 0, REDISTRIBUTORS[cpu].load(SeqCst), 0])
     }
 
-    /// Puts the command into the queue and waits until it is done.
+    /// Puts the command into the queue, and waits until it is done.
     pub fn run(self) {
         run(&[self]);
     }
 }
 
-/// Puts commands into the queue, tells the ITS of all at once, and waits until they are done.
+/// Puts commands into the queue, hands all of them to the ITS at once, and waits until they are
+/// done.
 pub fn run(commands: &[Command]) {
     let mut at = read64(CWRITER) & 0xf_ffe0;
     for command in commands {
         for (n, word) in command.0.into_iter().enumerate() {
             let address = (COMMANDS.address() + at + n as u64 * 8) as *mut u64;
-            // SAFETY: in the queue, whose free part is CPU 0's.
+            // SAFETY: the address is in the free part of the queue, which belongs to CPU 0.
             unsafe { address.write_volatile(word.to_le()) };
         }
         at = (at + 32) % QUEUE;
@@ -179,7 +181,7 @@ pub fn run(commands: &[Command]) {
     assert!(done, "the ITS does not go on: CREADR {:#x}, CWRITER {at:#x}", read64(CREADR));
 }
 
-/// Whether the ITS is on.
+/// Returns whether the ITS is enabled.
 pub fn enabled() -> bool {
     read32(CTLR) & 1 != 0
 }

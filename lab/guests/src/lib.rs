@@ -1,4 +1,5 @@
-//! What the payloads share: they run on one or more arm64 vCPUs at EL1, without a system.
+//! The payloads' library. Payloads run on one or more arm64 vCPUs at EL1, without an operating
+//! system.
 
 #![no_std]
 

@@ -1,14 +1,15 @@
-//! Device registers.
+//! Accesses to device registers.
 
 use core::arch::asm;
 
 /// Reads a 32-bit register.
 ///
-/// By an explicit instruction: a hypervisor can only emulate accesses that it gets a syndrome for, which compilers' choices
-/// (post-indexed, pairs) do not have.
+/// Uses an explicit instruction. A hypervisor can emulate only accesses with a syndrome, and the
+/// forms that compilers may choose (post-indexed, pairs) have none.
 pub fn read32(address: u64) -> u32 {
     let value: u32;
-    // SAFETY: payloads name device addresses only; the device answers or the access faults, which is reported.
+    // SAFETY: payloads name device addresses only. The device answers, or the access faults, which
+    // is reported.
     unsafe { asm!("ldr {v:w}, [{a}]", v = out(reg) value, a = in(reg) address, options(nostack)) };
     value
 }
@@ -41,19 +42,19 @@ pub fn write64(address: u64, value: u64) {
     unsafe { asm!("str {v}, [{a}]", v = in(reg) value, a = in(reg) address, options(nostack)) };
 }
 
-/// Every access before it is complete before any after it, for everyone.
+/// Completes all earlier accesses before any later one, for all observers.
 pub fn dsb() {
     // SAFETY: a barrier.
     unsafe { asm!("dsb sy", options(nostack)) };
 }
 
-/// Says that this CPU waits for another one, which an emulator may have on the same thread.
+/// Hints that this CPU waits for another one, which an emulator may run on the same thread.
 pub fn relax() {
     // SAFETY: a hint.
     unsafe { asm!("yield", options(nostack)) };
 }
 
-/// What comes after it sees the system registers that were written before.
+/// Makes earlier writes to system registers visible to later instructions.
 pub fn isb() {
     // SAFETY: a barrier.
     unsafe { asm!("isb", options(nostack)) };
@@ -64,7 +65,7 @@ pub fn isb() {
 macro_rules! mrs {
     ($name:literal) => {{
         let value: u64;
-        // SAFETY: payloads read registers that EL1 has; another would be undefined, which is reported.
+        // SAFETY: payloads read registers of EL1. Any other one is undefined, which is reported.
         unsafe {
             core::arch::asm!(concat!("mrs {}, ", $name), out(reg) value, options(nostack));
         }
@@ -77,7 +78,7 @@ macro_rules! mrs {
 macro_rules! msr {
     ($name:literal, $value:expr) => {{
         let value: u64 = $value;
-        // SAFETY: as for `mrs`; what the registers do is the payload's business.
+        // SAFETY: as for `mrs`. The payload is responsible for the register's effects.
         unsafe {
             core::arch::asm!(concat!("msr ", $name, ", {}"), in(reg) value, options(nostack));
         }

@@ -1,4 +1,4 @@
-//! Power: PSCI calls, by HVC.
+//! Power control: PSCI calls through HVC.
 
 use core::arch::asm;
 
@@ -8,7 +8,7 @@ const SYSTEM_RESET: u64 = 0x8400_0009;
 
 fn call(function: u64, a: u64, b: u64, c: u64) -> i64 {
     let result: i64;
-    // SAFETY: PSCI keeps all registers but x0 to x17, which are declared lost.
+    // SAFETY: PSCI preserves all registers except x0 to x17, which are declared as clobbered.
     unsafe {
         asm!("hvc #0", inout("x0") function => result, inout("x1") a => _, inout("x2") b => _,
              inout("x3") c => _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
@@ -18,7 +18,7 @@ fn call(function: u64, a: u64, b: u64, c: u64) -> i64 {
     result
 }
 
-/// Starts another CPU at `entry` with `context` in x0; PSCI's result.
+/// Starts another CPU at `entry` with `context` in x0. Returns PSCI's result.
 pub fn cpu_on(mpidr: u64, entry: u64, context: u64) -> i64 {
     call(CPU_ON, mpidr, entry, context)
 }
@@ -36,7 +36,7 @@ pub fn system_reset() -> ! {
 fn last(function: u64) -> ! {
     call(function, 0, 0, 0);
     loop {
-        // SAFETY: waits; not reached on a machine with PSCI.
+        // SAFETY: only waits. Not reached on a machine with PSCI.
         unsafe { asm!("wfi") };
     }
 }

@@ -1,7 +1,7 @@
-//! What interrupts came: counted for each CPU, and in order.
+//! The record of interrupts: counts for each CPU, and their order.
 //!
-//! Every word here is written by one CPU at a time, so plain loads and stores do, and payloads work with the MMU off, where there are
-//! no read-modify-writes.
+//! Each word has one writer at a time, so plain loads and stores suffice. Payloads thus also work
+//! with the MMU off, where there are no read-modify-writes.
 
 use core::sync::atomic::{
     AtomicU32, AtomicUsize,
@@ -12,17 +12,17 @@ use crate::gic::{Gic, SPURIOUS};
 use crate::smp::{self, MAX_CPUS};
 use crate::timer;
 
-/// SGIs, PPIs and SPIs are counted by their numbers, and all LPIs in one more.
+/// SGIs, PPIs and SPIs have a count for each INTID, and all LPIs share one more.
 const COUNTED: usize = 1024;
 const LPIS: usize = 1023;
 const KEPT: usize = 64;
 
 struct Record {
     counts: [AtomicU32; COUNTED],
-    /// The first acknowledges, in order, as the register gave them.
+    /// The first values of the acknowledge register, in order.
     kept: [AtomicU32; KEPT],
     total: AtomicU32,
-    /// Those that were not the timer's.
+    /// The number of interrupts that were not the timer's.
     messages: AtomicU32,
     ended: AtomicU32,
     spurious: AtomicU32,
@@ -40,9 +40,9 @@ static RECORDS: [Record; MAX_CPUS] = [NEW; MAX_CPUS];
 static HOOK: AtomicUsize = AtomicUsize::new(0);
 static SPURIOUS_BEFORE: AtomicU32 = AtomicU32::new(0);
 
-/// How long an interrupt may take to arrive, in milliseconds: much more than any takes.
+/// How long an interrupt may take to arrive, in milliseconds, with a large margin.
 pub const ARRIVES: u64 = 5000;
-/// How long is waited for one that must not come.
+/// How long a check waits for an interrupt that must not arrive, in milliseconds.
 pub const STAYS_AWAY: u64 = 10;
 
 /// Adds 1 to a word that only this CPU writes.
@@ -50,10 +50,12 @@ pub fn bump(word: &AtomicU32) {
     word.store(word.load(Acquire) + 1, Release);
 }
 
-/// Called for each interrupt between its acknowledge and its end; its argument is what was acknowledged.
+/// A function that runs for each interrupt between its acknowledge and its end. The argument is the
+/// acknowledged value.
 pub type Hook = fn(u32);
 
-/// The handler of all payloads: acknowledges, counts, calls the hook, ends.
+/// The interrupt handler of all payloads: acknowledges, counts, calls the hook, and ends the
+/// interrupt.
 pub fn handler<G: Gic>() {
     let iar = G::acknowledge();
     let intid = G::intid(iar);
@@ -84,7 +86,7 @@ pub fn set_hook(hook: Hook) {
     HOOK.store(hook as usize, SeqCst);
 }
 
-/// Forgets everything, for all CPUs, while nothing comes.
+/// Clears the records of all CPUs. No interrupt may arrive at the same time.
 pub fn clear() {
     HOOK.store(0, SeqCst);
     let spurious = (0..smp::cpus()).map(spurious).sum::<u32>();
@@ -99,47 +101,49 @@ pub fn clear() {
     }
 }
 
-/// How often a CPU had this interrupt.
+/// Returns how often a CPU took this interrupt.
 pub fn count(cpu: usize, intid: u32) -> u32 {
     RECORDS[cpu].counts[(intid as usize).min(LPIS)].load(Acquire)
 }
 
-/// How many interrupts of whatever kind a CPU had.
+/// Returns the number of interrupts that a CPU took.
 pub fn total(cpu: usize) -> u32 {
     RECORDS[cpu].total.load(Acquire)
 }
 
-/// How many interrupts all CPUs had that were not the timer's, which may go on meanwhile.
+/// Returns the number of interrupts that all CPUs took, without the timer's, which may still
+/// arrive.
 pub fn messages() -> u32 {
     (0..smp::cpus()).map(|cpu| RECORDS[cpu].messages.load(Acquire)).sum()
 }
 
-/// How many interrupts all CPUs had.
+/// Returns the number of interrupts that all CPUs took.
 pub fn all() -> u32 {
     (0..smp::cpus()).map(total).sum()
 }
 
-/// Acknowledges that found nothing.
+/// Returns the number of acknowledges of a CPU that found no interrupt.
 pub fn spurious(cpu: usize) -> u32 {
     RECORDS[cpu].spurious.load(Acquire)
 }
 
-/// Those of all checks.
+/// Returns the number of such acknowledges in all checks so far.
 pub fn all_spurious() -> u32 {
     SPURIOUS_BEFORE.load(Acquire) + (0..smp::cpus()).map(spurious).sum::<u32>()
 }
 
-/// What a CPU acknowledged as its n-th since `clear`.
+/// Returns the n-th acknowledged value of a CPU since `clear`.
 pub fn nth(cpu: usize, n: usize) -> u32 {
     RECORDS[cpu].kept[n].load(Acquire)
 }
 
-/// How many interrupts have been ended.
+/// Returns the number of ended interrupts.
 fn ended() -> u32 {
     (0..smp::cpus()).map(|cpu| RECORDS[cpu].ended.load(Acquire)).sum()
 }
 
-/// Waits until all CPUs together had `wanted` interrupts, and then a while for one too many; how many they had.
+/// Waits until all CPUs together have taken `wanted` interrupts, and then for any surplus one.
+/// Returns the number of interrupts.
 pub fn settled(wanted: u32) -> u32 {
     timer::within(ARRIVES, || all() >= wanted && ended() == all());
     timer::pass(STAYS_AWAY);

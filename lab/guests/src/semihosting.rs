@@ -1,4 +1,5 @@
-//! Files of the host, by semihosting calls of an emulator that offers them. A read waits in the host, not in the guest.
+//! Files of the host, through semihosting calls, on emulators that support them. A read blocks in
+//! the host, not in the guest.
 
 use core::arch::asm;
 
@@ -7,19 +8,19 @@ const CLOSE: u64 = 0x02;
 const WRITE: u64 = 0x05;
 const READ: u64 = 0x06;
 
-/// How a file is opened: as C's `fopen` with "rb" and with "wb".
+/// The mode of an open file, like "rb" and "wb" of C's `fopen`.
 #[derive(Clone, Copy)]
 pub enum Mode {
     Read = 1,
     Write = 5,
 }
 
-/// An open file. Not closed by itself.
+/// An open file. Dropping it does not close it.
 pub struct File(u64);
 
 fn call(operation: u64, block: &[u64]) -> u64 {
     let result: u64;
-    // SAFETY: the blocks below name memory that is the caller's and as large as they say.
+    // SAFETY: the callers' blocks name memory of theirs that is as large as they say.
     unsafe {
         asm!("hlt #0xf000", inout("x0") operation => result, in("x1") block.as_ptr(), options(nostack));
     }
@@ -35,7 +36,7 @@ impl File {
         (handle != u64::MAX).then_some(Self(handle))
     }
 
-    /// Fills `bytes`; whether the file had so many.
+    /// Fills `bytes`. Returns false if the file has fewer bytes.
     pub fn read(&self, bytes: &mut [u8]) -> bool {
         let mut at = 0;
         while at < bytes.len() {
@@ -49,7 +50,7 @@ impl File {
         true
     }
 
-    /// Writes all of `bytes`; whether that was possible.
+    /// Writes all of `bytes`. Returns whether that succeeded.
     pub fn write(&self, bytes: &[u8]) -> bool {
         let mut at = 0;
         while at < bytes.len() {

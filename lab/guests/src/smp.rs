@@ -1,4 +1,4 @@
-//! The other CPUs: started by PSCI, they serve CPU 0, which asks them to run functions.
+//! The other CPUs. CPU 0 starts them through PSCI, and gives them functions to run.
 
 use core::sync::atomic::{
     AtomicU64, AtomicUsize,
@@ -7,10 +7,10 @@ use core::sync::atomic::{
 
 use crate::{exceptions, fdt, mmio, mrs, psci, timer};
 
-/// As many as there are stacks.
+/// The number of stacks.
 pub const MAX_CPUS: usize = 8;
 
-/// What a CPU is asked to run: a function's address, and what to give to it. 0: nothing.
+/// A request to a CPU: a function's address, where 0 stands for no request, and its argument.
 struct Post {
     function: AtomicUsize,
     argument: AtomicU64,
@@ -20,12 +20,12 @@ const EMPTY: Post = Post { function: AtomicUsize::new(0), argument: AtomicU64::n
 static POSTS: [Post; MAX_CPUS] = [EMPTY; MAX_CPUS];
 static ONLINE: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// The number of the CPU that asks.
+/// Returns the number of the calling CPU.
 pub fn cpu() -> usize {
     mrs!("tpidr_el1") as usize
 }
 
-/// How many CPUs a payload uses.
+/// Returns the number of CPUs that a payload uses.
 pub fn cpus() -> usize {
     fdt::cpus().min(MAX_CPUS)
 }
@@ -34,7 +34,7 @@ unsafe extern "C" {
     fn secondary_start();
 }
 
-/// Starts all others; each runs `init` first.
+/// Starts all other CPUs. Each runs `init` first.
 pub fn start(init: fn(u64)) {
     for cpu in 1..cpus() {
         let result = psci::cpu_on(cpu as u64, secondary_start as *const () as u64, cpu as u64);
@@ -47,7 +47,7 @@ pub fn start(init: fn(u64)) {
     }
 }
 
-/// What a CPU does that CPU 0 has started.
+/// Serves CPU 0's requests, on a CPU that it has started.
 pub fn serve(cpu: usize) -> ! {
     ONLINE[cpu].store(1, Release);
     let post = &POSTS[cpu];
@@ -63,19 +63,19 @@ pub fn serve(cpu: usize) -> ! {
     }
 }
 
-/// Asks a CPU to run something, and does not wait for it.
+/// Asks a CPU to run a function, and does not wait for it.
 pub fn post(cpu: usize, function: fn(u64), argument: u64) {
     POSTS[cpu].argument.store(argument, Release);
     POSTS[cpu].function.store(function as usize, Release);
 }
 
-/// Waits until a CPU has run what it was asked.
+/// Waits until a CPU has run its function.
 pub fn finish(cpu: usize) {
     let done = || POSTS[cpu].function.load(Acquire) == 0;
     assert!(timer::within(60_000, done), "CPU {cpu} does not come back");
 }
 
-/// Runs something on a CPU, this one included, and waits for it.
+/// Runs a function on a CPU, which may be the calling one, and waits for it.
 pub fn on(cpu: usize, function: fn(u64), argument: u64) {
     if cpu == self::cpu() {
         return function(argument);
@@ -84,19 +84,19 @@ pub fn on(cpu: usize, function: fn(u64), argument: u64) {
     finish(cpu);
 }
 
-/// Runs something on every CPU, one after another, with its number.
+/// Runs a function on every CPU, one after another, with the CPU's number.
 pub fn on_each(function: fn(u64)) {
     for cpu in 0..cpus() {
         on(cpu, function, cpu as u64);
     }
 }
 
-/// Lets interrupts in on the CPU that runs it.
+/// Unmasks interrupts on the calling CPU.
 pub fn unmask(_: u64) {
     exceptions::unmask();
 }
 
-/// Keeps interrupts out on the CPU that runs it.
+/// Masks interrupts on the calling CPU.
 pub fn mask(_: u64) {
     exceptions::mask();
 }

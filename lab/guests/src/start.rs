@@ -1,11 +1,11 @@
-//! The first instructions: an arm64 Image header, then a stack, and on to Rust.
+//! The first instructions: an arm64 Image header, then a stack, and the call of Rust code.
 
 use core::arch::global_asm;
 
 use crate::{exceptions, fdt, mmu, smp, uart};
 
-// The header is what Linux's boot protocol asks for, so that boot loaders load a payload as they load Linux: at
-// 0x80000 from the start of RAM, with the device tree's address in x0 and all other CPUs off.
+// The header follows Linux's boot protocol, so boot loaders load a payload like Linux: at 0x80000
+// from the start of RAM, with the device tree's address in x0 and all other CPUs off.
 global_asm!(
     r#"
     .section .head, "ax"
@@ -61,7 +61,7 @@ cpu_setup:
 );
 
 unsafe extern "Rust" {
-    /// The payload itself, on CPU 0; it ends the machine.
+    /// The payload's main function, on CPU 0. It ends the machine.
     safe fn payload() -> !;
 }
 

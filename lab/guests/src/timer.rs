@@ -5,18 +5,18 @@ use crate::{mmio, mrs, msr};
 /// The virtual timer's PPI.
 pub const INTID: u32 = 27;
 
-/// Counter ticks a second.
+/// Returns the number of counter ticks per second.
 pub fn frequency() -> u64 {
     mrs!("cntfrq_el0")
 }
 
-/// The counter now.
+/// Returns the present value of the counter.
 pub fn now() -> u64 {
     mmio::isb();
     mrs!("cntvct_el0")
 }
 
-/// Whether `done` came true within `ms` milliseconds.
+/// Returns whether `done` becomes true within `ms` milliseconds.
 pub fn within(ms: u64, mut done: impl FnMut() -> bool) -> bool {
     let end = now() + ms * (frequency() / 1000);
     loop {
@@ -30,25 +30,25 @@ pub fn within(ms: u64, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Lets `ms` milliseconds pass, in which interrupts may come.
+/// Waits for `ms` milliseconds. Interrupts may arrive during the wait.
 pub fn pass(ms: u64) {
     within(ms, || false);
 }
 
-/// Arms the virtual timer: its line goes up `ticks` from now.
+/// Arms the virtual timer: its line rises in `ticks`.
 pub fn arm(ticks: u64) {
     msr!("cntv_cval_el0", now() + ticks);
     msr!("cntv_ctl_el0", 1);
     mmio::isb();
 }
 
-/// Turns the virtual timer off: its line goes down.
+/// Turns the virtual timer off: its line falls.
 pub fn disarm() {
     msr!("cntv_ctl_el0", 0);
     mmio::isb();
 }
 
-/// Keeps the timer running with its line masked.
+/// Masks the line of the running timer.
 pub fn mask() {
     msr!("cntv_ctl_el0", 3);
     mmio::isb();

@@ -1,4 +1,4 @@
-//! The console: a PL011, of which only the transmitter is used.
+//! The console: the transmitter of a PL011.
 
 use core::fmt::{self, Write};
 
@@ -12,7 +12,7 @@ const FR_TX_FULL: u32 = 1 << 5;
 
 pub struct Console;
 
-/// Enables the transmitter, which some emulations insist on.
+/// Enables the transmitter, as some emulations require.
 pub fn init() {
     mmio::write32(CR, 1 | 1 << 8);
 }
@@ -27,12 +27,12 @@ impl Write for Console {
     }
 }
 
-/// Prints a line. One CPU prints at a time, by the payloads' structure: checks run on CPU 0.
+/// Prints a line. Only one CPU prints at a time, as checks run on CPU 0.
 #[macro_export]
 macro_rules! println {
     ($($arg:tt)*) => {{
         use core::fmt::Write as _;
-        // The console does not fail.
+        // The console cannot fail.
         let _ = writeln!($crate::uart::Console, $($arg)*);
     }};
 }

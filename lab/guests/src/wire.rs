@@ -1,18 +1,21 @@
-//! What the payload `accesses` is told to do, and what it answers. The oracle, on the other side, includes this file.
+//! The requests to the payload `accesses`, and its answers. The oracle, on the other side, includes
+//! this file.
 //!
-//! A batch is the number of its operations, 4 bytes, and the operations; the answer is as many results. All numbers are
-//! little-endian.
+//! A batch is the number of its operations, 4 bytes, followed by the operations. The answer has as
+//! many results. All numbers are little-endian.
 
-/// Of an operation.
+/// The size of an operation, in bytes.
 pub const OPERATION_SIZE: usize = 24;
-/// Of a result.
+/// The size of a result, in bytes.
 pub const RESULT_SIZE: usize = 16;
-/// Most operations of a batch: both ends of a pipe must not wait for each other.
+/// The maximum number of operations in a batch, so that both ends of a pipe never wait for each
+/// other.
 pub const MAX_BATCH: usize = 1024;
-/// In place of a number of operations: the machine is reset, and answers with this number when it is up again.
+/// In place of the number of operations, this requests a reset of the machine. The machine sends
+/// this number when it is up again.
 pub const RESET: u32 = u32::MAX;
 
-/// What an operation is.
+/// The kind of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
@@ -22,11 +25,11 @@ pub enum Kind {
     Write,
     /// A read of the system register `register`.
     ReadRegister,
-    /// A write of it.
+    /// A write of the system register `register`.
     WriteRegister,
-    /// The input line of INTID `address` takes the level that `value` says.
+    /// Sets the input line of INTID `address` to the level `value`.
     Line,
-    /// `value` bytes of memory from `address` are cleared.
+    /// Clears `value` bytes of memory from `address`.
     Clear,
 }
 
@@ -35,33 +38,33 @@ impl Kind {
         [Self::Read, Self::Write, Self::ReadRegister, Self::WriteRegister, Self::Line, Self::Clear];
 }
 
-/// The number of a system register: `S3_0_C12_C<crm>_<op2>`.
+/// Returns the number of the system register `S3_0_C12_C<crm>_<op2>`.
 pub const fn register(crm: u8, op2: u8) -> u8 {
     crm << 3 | op2
 }
 
-/// That of ICC_PMR_EL1, which has another CRn.
+/// The number of ICC_PMR_EL1, which has another CRn.
 pub const PMR: u8 = 128;
 
-/// Something to do.
+/// A request for one operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Operation {
-    /// What.
+    /// The kind of the operation.
     pub kind: Kind,
-    /// On which CPU.
+    /// The CPU that performs it.
     pub cpu: u8,
-    /// 1, 2, 4 or 8.
+    /// The width of an access in bytes: 1, 2, 4 or 8.
     pub width: u8,
-    /// See [`register`].
+    /// The number of the system register; see [`register`].
     pub register: u8,
-    /// Where.
+    /// The address, or the INTID of a line.
     pub address: u64,
-    /// What to write.
+    /// The value to write, the level, or the number of bytes.
     pub value: u64,
 }
 
 impl Operation {
-    /// As it is sent.
+    /// Encodes the operation for the wire.
     pub fn encode(&self) -> [u8; OPERATION_SIZE] {
         let mut bytes = [0; OPERATION_SIZE];
         bytes[0] = self.kind as u8;
@@ -73,7 +76,7 @@ impl Operation {
         bytes
     }
 
-    /// As it was sent; `None` if it is of no kind.
+    /// Decodes an operation. `None` if its kind is unknown.
     pub fn decode(bytes: &[u8; OPERATION_SIZE]) -> Option<Self> {
         let (head, rest) = bytes.split_first_chunk()?;
         let &[kind, cpu, width, register, ..]: &[u8; 8] = head;
@@ -89,24 +92,24 @@ impl Operation {
     }
 }
 
-/// What came of it.
+/// The result of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Outcome {
-    /// What was read, 0 if nothing was.
+    /// The value that was read; 0 for other operations.
     pub value: u64,
-    /// ISR_EL1 of both CPUs afterwards: what is asserted.
+    /// ISR_EL1 of both CPUs after the operation, which shows asserted interrupts.
     pub asserted: [u8; 2],
-    /// Whether the access was taken as an exception.
+    /// Whether the access caused an exception.
     pub faulted: bool,
 }
 
 impl Outcome {
-    /// ISR_EL1.I.
+    /// ISR_EL1.I: an IRQ is asserted.
     pub const IRQ: u8 = 1 << 7;
-    /// ISR_EL1.F.
+    /// ISR_EL1.F: an FIQ is asserted.
     pub const FIQ: u8 = 1 << 6;
 
-    /// As it is sent.
+    /// Encodes the result for the wire.
     pub fn encode(&self) -> [u8; RESULT_SIZE] {
         let mut bytes = [0; RESULT_SIZE];
         bytes[..8].copy_from_slice(&self.value.to_le_bytes());
@@ -115,7 +118,7 @@ impl Outcome {
         bytes
     }
 
-    /// As it was sent.
+    /// Decodes a result.
     pub fn decode(bytes: &[u8; RESULT_SIZE]) -> Self {
         let &[a, b, c, d, e, f, g, h, first, second, faulted, ..] = bytes;
         Self {

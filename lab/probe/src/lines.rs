@@ -1,8 +1,10 @@
-//! Whether KVM keeps the IRQ line of a vCPU that another thread raises.
+//! Tests whether KVM keeps the IRQ line of a vCPU that another thread raises.
 //!
-//! The guest sleeps; its interrupt handler writes to an address where nothing is, so that KVM_RUN returns. The vCPU's thread lowers the line, says so, and
-//! runs the guest again. Meanwhile this thread raises the line: once for each time that it was lowered. A line that is not answered is
-//! raised once more: if KVM still has it high, that does nothing, neither to the line nor to the vCPU; so if there is an answer now, KVM had lost it.
+//! The guest sleeps. Its interrupt handler writes to an address without a device, so that KVM_RUN
+//! returns. The vCPU's thread then lowers the line, counts an answer, and runs the guest again. The
+//! raising thread raises the line once after each answer. If there is no answer, it raises the line
+//! once more. If KVM still has the line high, this has no effect, neither on the line nor on the
+//! vCPU. So an answer to the second raise shows that KVM had lost the first one.
 
 #![allow(unsafe_code)] // The guest's memory.
 
@@ -18,10 +20,10 @@ const BASE: u64 = 0x4000_0000;
 const SIZE: usize = 0x10000;
 /// `KVM_REG_ARM_CORE_REG(regs.pc)`.
 const PC: u64 = 0x6030_0000_0010_0040;
-/// The time after which a line counts as lost: the host does nothing else.
+/// The time after which a line counts as lost. The host has no other work.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// x1 = 0x1000_0000; VBAR_EL1 = BASE + 0x800; interrupts on; sleep for ever.
+/// x1 = 0x1000_0000; VBAR_EL1 = BASE + 0x800; interrupts on; sleep forever.
 const MAIN: [u32; 8] = [
     0xd2a2_0001,
     0xd2a8_0002,
@@ -32,11 +34,11 @@ const MAIN: [u32; 8] = [
     0xd503_207f,
     0x17ff_ffff,
 ];
-/// IRQ from the current exception level: `str w0, [x1]`, and back.
+/// IRQ from the current exception level: `str w0, [x1]`, and return.
 const VECTOR: usize = 0x800 + 0x280;
 const HANDLER: [u32; 2] = [0xb900_0020, 0xd69f_03e0];
 
-/// Memory with the guest's code; for as long as the program runs.
+/// Allocates memory with the guest's code, which lives as long as the program.
 fn memory() -> &'static mut [u8] {
     let layout = std::alloc::Layout::from_size_align(SIZE, 0x1000).expect("a valid layout");
     // SAFETY: the layout is not empty.
@@ -61,7 +63,7 @@ fn machine() -> Result<(VmFd, VcpuFd), kvm_ioctls::Error> {
         memory_size: SIZE as u64,
         userspace_addr: memory().as_mut_ptr() as u64,
     };
-    // SAFETY: the memory is never freed, and nobody but the guest uses it from here on.
+    // SAFETY: the memory is never freed, and only the guest uses it from here on.
     unsafe { vm.set_user_memory_region(region)? };
     let vcpu = vm.create_vcpu(0)?;
     let mut init = kvm_vcpu_init::default();
@@ -71,7 +73,7 @@ fn machine() -> Result<(VmFd, VcpuFd), kvm_ioctls::Error> {
     Ok((vm, vcpu))
 }
 
-/// Runs the guest, which answers each time that its line is high, until `end`.
+/// Runs the guest until `end` is set. The guest answers each time that its line is high.
 fn run(mut vcpu: VcpuFd, vm: &VmFd, answers: &AtomicU64, end: &AtomicBool) {
     // Acquire, Release: pair with `lines`.
     while !end.load(Ordering::Acquire) {
@@ -82,7 +84,7 @@ fn run(mut vcpu: VcpuFd, vm: &VmFd, answers: &AtomicU64, end: &AtomicBool) {
     }
 }
 
-/// Waits for the `n`th answer; gives up when it has taken too long.
+/// Waits for the `n`th answer. Returns false if it takes too long.
 fn answered(answers: &AtomicU64, n: u64) -> bool {
     let begin = Instant::now();
     // Acquire: pairs with `run`.
@@ -95,7 +97,8 @@ fn answered(answers: &AtomicU64, n: u64) -> bool {
     true
 }
 
-/// Raises the line `count` times from this thread, while `busy` threads compete for the host's CPUs.
+/// Raises the line `count` times from this thread, while `busy` threads compete for the host's
+/// CPUs.
 pub(crate) fn lines(count: u64, busy: usize) -> ExitCode {
     let (vm, vcpu) = match machine() {
         Ok((vm, vcpu)) => (Arc::new(vm), vcpu),
@@ -117,7 +120,7 @@ pub(crate) fn lines(count: u64, busy: usize) -> ExitCode {
             });
         }
         for n in 1..=count {
-            // At another moment of the vCPU's way into the guest each time.
+            // Raise the line at a different moment of the vCPU's entry into the guest each time.
             for _ in 0..n * 7 % 16384 {
                 std::hint::spin_loop();
             }
@@ -134,7 +137,7 @@ pub(crate) fn lines(count: u64, busy: usize) -> ExitCode {
         }
         end.store(true, Ordering::Release);
         while !runner.is_finished() {
-            // Once would do, if no line were lost.
+            // One call would be enough if no line were lost.
             vm.set_irq_line(0, true).expect("KVM_IRQ_LINE");
             std::thread::yield_now();
         }

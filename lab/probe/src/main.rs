@@ -1,7 +1,8 @@
-//! Tells what the KVM of an arm64 host offers to a user-space interrupt controller, as checks of the lab.
+//! Checks of the lab for the features that the KVM of an arm64 host has for a user-space interrupt
+//! controller.
 //!
-//! `lab-probe lines [COUNT [BUSY]]` raises a vCPU's line COUNT times from another thread, while BUSY threads keep the host's CPUs busy, and counts how
-//! often KVM loses it.
+//! `lab-probe lines [COUNT [BUSY]]` raises a vCPU's line COUNT times from another thread, while
+//! BUSY threads keep the host's CPUs busy, and counts how often KVM loses it.
 
 #[cfg(target_arch = "aarch64")]
 mod lines;
@@ -10,9 +11,9 @@ use std::process::ExitCode;
 
 use kvm_ioctls::Kvm;
 
-/// Capabilities of `linux/kvm.h`, by the numbers that it gives them.
+/// The capabilities, by their numbers in `linux/kvm.h`.
 ///
-/// By number, since kvm-ioctls names only those that it has methods for.
+/// kvm-ioctls has names only for the capabilities that it has methods for.
 const NEEDED: &[(&str, u64)] = &[
     ("irq-lines", 144), // KVM_CAP_ARM_USER_IRQ: the vCPU's lines are driven from outside
     ("psci", 102),      // KVM_CAP_ARM_PSCI_0_2: vCPUs are powered by the kernel
@@ -23,7 +24,7 @@ const NEEDED: &[(&str, u64)] = &[
     ("device-control", 89), // KVM_CAP_DEVICE_CTRL: the in-kernel GIC, as a control
 ];
 
-/// `lab-probe lines`.
+/// Runs `lab-probe lines`.
 #[cfg(target_arch = "aarch64")]
 fn lines(arguments: &[String]) -> ExitCode {
     let number = |n: usize, default: u64| match arguments.get(n) {

@@ -1,4 +1,4 @@
-//! Exceptions: once as what kills a process, then as what a handler sees and returns from.
+//! Exceptions: each one kills a process first, and then reaches a handler that returns.
 #![allow(unsafe_code, reason = "causing exceptions, and looking at them, is what this is for")]
 
 use std::arch::asm;
@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::SeqCst};
 
 use libc::{SIGILL, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
-/// Each case: its name, and the signal that it ends with.
+/// The name of each case, and the signal that ends it.
 const CASES: &[(&str, c_int)] =
     &[("brk", SIGTRAP), ("undefined", SIGILL), ("gic", SIGILL), ("null", SIGSEGV)];
-/// How often each is caught and returned from.
+/// How often each case is caught and returned from.
 const ROUNDS: u64 = 50;
 const TRAP_BRKPT: c_int = 1;
 const ILL_ILLOPC: c_int = 1;
@@ -28,17 +28,18 @@ pub(crate) fn all() -> Result<(), String> {
     }
     caught("brk", SIGTRAP, TRAP_BRKPT, brk)?;
     caught("undefined", SIGILL, ILL_ILLOPC, undefined)?;
-    // An access to a GIC register that user space has not: no interrupt controller may answer it.
+    // An access to a GIC register that user space does not have. No interrupt controller may answer
+    // it.
     caught("gic", SIGILL, ILL_ILLOPC, gic)
 }
 
-/// Does what a case names, which ends the process.
+/// Runs the case with this name, which ends the process.
 pub(crate) fn die(case: &str) -> Result<(), String> {
     match case {
         "brk" => _ = brk(),
         "undefined" => _ = undefined(),
         "gic" => _ = gic(),
-        // SAFETY: that it is not sound is the point; volatile, so that it happens.
+        // SAFETY: it is deliberately unsound. The read is volatile, so that it happens.
         "null" => {
             _ = unsafe { std::hint::black_box(std::ptr::null::<u8>()).add(8).read_volatile() }
         }
@@ -47,7 +48,7 @@ pub(crate) fn die(case: &str) -> Result<(), String> {
     Err(format!("{case}: lived on"))
 }
 
-/// Calls the kernel `count` times, for who counts that.
+/// Calls the kernel `count` times, for tools that count system calls.
 pub(crate) fn getpid(count: u32) -> Result<(), String> {
     for _ in 0..count {
         // SAFETY: a system call without arguments or effect.
@@ -56,15 +57,17 @@ pub(crate) fn getpid(count: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// A register's pattern: an exception must leave all registers as they were.
+/// A pattern for registers. An exception must leave all registers unchanged.
 const PATTERN: u64 = 0x1234_5678_9abc_def0;
 
-/// One instruction between registers that are set and looked at; its address, and whether they were kept.
+/// Defines a function that runs one instruction between setting registers and comparing them. It
+/// returns the instruction's address, and whether the registers were kept.
 macro_rules! one {
     ($name:ident, $instruction:literal) => {
         fn $name() -> (u64, bool) {
             let (at, kept, flags): (u64, u64, u64);
-            // SAFETY: the instruction is skipped by the handler, or ends the process. Only declared registers change.
+            // SAFETY: the handler skips the instruction, or the instruction ends the process. Only
+            // declared registers change.
             unsafe {
                 asm!(
                     "mov x9, {p}", "mvn x10, {p}", "mov x11, {p}", "mvn x15, {p}", "mov x17, {p}",
@@ -93,7 +96,7 @@ static ADDRESS: AtomicU64 = AtomicU64::new(0);
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn handler(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel gives both; the instruction is left behind by what the context will restore.
+    // SAFETY: the kernel passes valid pointers. The new program counter skips the instruction.
     unsafe {
         CODE.store((*info).si_code, SeqCst);
         ADDRESS.store((*info).si_addr() as u64, SeqCst);
@@ -108,7 +111,7 @@ fn caught(
     code: c_int,
     instruction: fn() -> (u64, bool),
 ) -> Result<(), String> {
-    // SAFETY: an action that is filled in as far as the kernel reads it.
+    // SAFETY: the action is filled in as far as the kernel reads it.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as *const () as usize;

@@ -1,7 +1,9 @@
-//! Runs in Linux guests of the lab: do exceptions of user space reach it as the signals that they are?
+//! Runs in Linux guests of the lab, and tests whether exceptions of user space reach it as the
+//! right signals.
 //!
-//! A hypervisor that catches its guest's undefined instructions must hand those to it that are the guest's own, with
-//! all registers as they were. `lab-signals` prints `ok NAME` or `bad NAME: why` for each of its cases.
+//! A hypervisor that catches its guest's undefined instructions must return the guest's own ones to
+//! the guest, with all registers unchanged. `lab-signals` prints `ok NAME` or `bad NAME: why` for
+//! each of its cases.
 
 #[cfg(all(target_os = "linux", target_arch = "aarch64"))]
 mod cases;

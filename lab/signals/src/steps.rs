@@ -3,9 +3,9 @@
 
 use std::arch::asm;
 
-/// Steps a child through a loop; its program counter must go through it one instruction at a time.
+/// Steps a child through a loop. Its program counter must advance by one instruction at a time.
 pub(crate) fn run(count: u32) -> Result<(), String> {
-    // SAFETY: a single-threaded program's child that only stops, runs a loop and ends.
+    // SAFETY: the program has one thread, and the child only stops, runs a loop and ends.
     let child = unsafe { libc::fork() };
     if child == 0 {
         // SAFETY: see above.
@@ -17,7 +17,7 @@ pub(crate) fn run(count: u32) -> Result<(), String> {
         }
     }
     let result = step(child, count);
-    // SAFETY: our child.
+    // SAFETY: it is our child.
     unsafe {
         libc::kill(child, libc::SIGKILL);
         libc::waitpid(child, std::ptr::null_mut(), 0);
@@ -27,10 +27,11 @@ pub(crate) fn run(count: u32) -> Result<(), String> {
 
 fn step(child: libc::pid_t, count: u32) -> Result<(), String> {
     stopped(child, libc::SIGSTOP)?;
-    // Out of `raise` and into the loop first: the loop is where the address goes up by 4 and back by 12.
+    // First step out of `raise` and into the loop. In the loop the address goes up by 4 and back by
+    // 12.
     let (mut before, mut in_loop) = (0, 0);
     for _ in 0..count + 2000 {
-        // SAFETY: our child, which is stopped.
+        // SAFETY: it is our child, and it is stopped.
         if unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, child, 0, 0) } != 0 {
             return Err("steps: the child cannot be stepped".into());
         }
@@ -44,7 +45,8 @@ fn step(child: libc::pid_t, count: u32) -> Result<(), String> {
                 return Ok(());
             }
         } else {
-            // In the loop no step may do anything else; before it, anything may come.
+            // Inside the loop every step must be one of these two. Before the loop, any step is
+            // allowed.
             if in_loop > 64 {
                 return Err(format!("steps: a step went by {moved} bytes"));
             }
@@ -56,7 +58,7 @@ fn step(child: libc::pid_t, count: u32) -> Result<(), String> {
 
 fn stopped(child: libc::pid_t, signal: i32) -> Result<(), String> {
     let mut status = 0;
-    // SAFETY: our child.
+    // SAFETY: it is our child.
     unsafe { libc::waitpid(child, &mut status, 0) };
     if libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == signal {
         return Ok(());
@@ -66,7 +68,7 @@ fn stopped(child: libc::pid_t, signal: i32) -> Result<(), String> {
 
 fn pc(child: libc::pid_t) -> Result<u64, String> {
     const NT_PRSTATUS: usize = 1;
-    // SAFETY: the kernel fills in as much as the vector has room for.
+    // SAFETY: the kernel fills in at most as much as the vector has room for.
     unsafe {
         let mut registers: libc::user_regs_struct = std::mem::zeroed();
         let mut vector = libc::iovec {

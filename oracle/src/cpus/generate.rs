@@ -1,4 +1,5 @@
-//! Random operations on two CPUs: what handlers do, mostly, and what a driver does in between.
+//! Random operations on two CPUs, mostly those of interrupt handlers, with those of a driver
+//! between them.
 
 use super::style::{Groups, LPIS, MEMBERS, SGIS, SPIS, Style, WIRED};
 use crate::generate::Random;
@@ -7,123 +8,126 @@ use crate::target::Model;
 /// A property of an interrupt, and its new value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Set {
-    /// Enabled or not.
+    /// Whether the interrupt is enabled.
     Enabled(bool),
-    /// In Group 1 or not.
+    /// Whether the interrupt is in Group 1.
     Group1(bool),
-    /// Its priority: which of its own.
+    /// An index of one of the interrupt's own priorities.
     Priority(u8),
-    /// Pending or not, by the distributor's or the redistributor's register.
+    /// Whether the interrupt is pending, set through the distributor's or the redistributor's
+    /// register.
     Pending(bool),
-    /// Active or not, likewise.
+    /// Whether the interrupt is active, set through the distributor's or the redistributor's
+    /// register.
     Active(bool),
-    /// Edge-triggered or not.
+    /// Whether the interrupt is edge-triggered.
     Edge(bool),
-    /// Its input's level.
+    /// The level of the interrupt's input.
     Line(bool),
 }
 
-/// The same of an LPI, and commands.
+/// A change to an LPI.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lpi {
-    /// MAPTI to this collection.
+    /// Maps the LPI's event to this collection with MAPTI.
     Map(u8),
-    /// DISCARD.
+    /// Unmaps the LPI's event with DISCARD.
     Discard,
-    /// MOVI to this collection.
+    /// Moves the LPI to this collection with MOVI.
     Move(u8),
-    /// INT, or the write of a device.
+    /// Makes the LPI pending: with INT if `true`, otherwise with a device's write.
     Send(bool),
-    /// CLEAR.
+    /// Clears the pending bit with CLEAR.
     Clear,
-    /// Its configuration, with INV, or INVALL.
+    /// Configures the LPI, and invalidates its configuration.
     Configure {
-        /// Enabled or not.
+        /// Whether the LPI is enabled.
         enabled: bool,
-        /// Which of its own priorities.
+        /// An index of one of the LPI's own priorities.
         priority: u8,
-        /// INVALL.
+        /// Whether to invalidate with INVALL instead of INV.
         all: bool,
     },
 }
 
-/// Something that a CPU does.
+/// An operation by a CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Op {
-    /// Which CPU.
+    /// The CPU's index.
     pub by: u8,
-    /// What.
+    /// The CPU's action.
     pub act: Act,
 }
 
-/// What is done.
+/// An action.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Act {
-    /// A member of the pool is changed.
+    /// Changes a member of the pool.
     Irq {
-        /// Whose, if it is private.
+        /// The owner CPU, if the interrupt is private.
         of: u8,
-        /// Which.
+        /// The index of the interrupt in the pool.
         member: u8,
-        /// How.
+        /// The change.
         set: Set,
     },
-    /// An SPI is routed: to a CPU, or nowhere.
+    /// Routes an SPI to a CPU, or nowhere.
     Route(u8, u8),
-    /// An SGI is sent.
+    /// Sends an SGI.
     Sgi {
-        /// Which.
+        /// The index of the SGI in the pool.
         member: u8,
-        /// To these CPUs.
+        /// A bit mask of the target CPUs.
         targets: u8,
-        /// To all others.
+        /// Whether all other CPUs are the targets.
         others: bool,
-        /// By which register.
+        /// Selects the register to send with.
         by_group: u8,
     },
-    /// An acknowledge.
+    /// Acknowledges an interrupt of this group.
     Acknowledge(u8),
-    /// The end of what was acknowledged last.
+    /// Ends the interrupt that was acknowledged last.
     End,
-    /// The end of a special INTID.
+    /// Ends a special INTID.
     EndSpecial(u8, u8),
-    /// DIR of one that is active and whose priority was dropped, or never raised.
+    /// Deactivates, by DIR, one of the active interrupts with a priority that was dropped or
+    /// cleared.
     Deactivate(u8),
-    /// The priority mask.
+    /// Sets the priority mask.
     Mask(u8),
-    /// A binary point.
+    /// Sets a binary point.
     BinaryPoint(u8, u8),
-    /// Bits of the control register.
+    /// Sets mode bits of the control register.
     Modes(u16),
-    /// The group enables of the CPU interface.
+    /// Sets the group enables of the CPU interface.
     Groups(bool, bool),
-    /// Those of the distributor.
+    /// Sets the group enables of the distributor.
     Forward(u8),
-    /// The active priorities of a group are cleared, as by a crash kernel.
+    /// Clears the active priorities of a group, as a crash kernel does.
     ClearPriorities(u8),
-    /// Any register of the CPU interface is read, or written.
+    /// Reads or writes any register of the CPU interface.
     Register(u8, Option<u64>),
-    /// An LPI is changed.
+    /// Changes an LPI.
     Lpi(u8, Lpi),
-    /// EnableLPIs of a redistributor is cleared.
+    /// Clears EnableLPIs of a redistributor.
     LpisOff(u8),
-    /// It is set, with these LPIs pending.
+    /// Sets EnableLPIs of a redistributor, with these LPIs pending.
     LpisOn(u8, u8),
 }
 
-/// Makes operations.
+/// A generator of random operations.
 pub struct Generator {
     style: Style,
     random: Random,
 }
 
 impl Generator {
-    /// From a seed.
+    /// Creates a generator for a seed.
     pub fn new(style: Style, seed: u64) -> Self {
         Self { style, random: Random::new(seed ^ 0xacce_55e5) }
     }
 
-    /// Makes `count` of them.
+    /// Generates `count` operations.
     pub fn sequence(&mut self, count: usize) -> Vec<Op> {
         (0..count).map(|_| self.op()).collect()
     }
@@ -144,7 +148,7 @@ impl Generator {
         self.pick(0..self.style.cpus.into())
     }
 
-    /// A group; one of two priorities.
+    /// Picks 0 or 1, for one of two groups or priorities.
     fn either(&mut self) -> u8 {
         self.pick(0..2)
     }

@@ -1,4 +1,4 @@
-//! QEMU with the payload `accesses`: it gets batches on its stdin, and answers on its stdout.
+//! QEMU with the payload `accesses`, which gets batches on its stdin and answers on its stdout.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -14,20 +14,21 @@ use super::wire::{MAX_BATCH, RESET, RESULT_SIZE};
 use crate::qtest::PROGRAM;
 use crate::target::Model;
 
-/// An answer takes milliseconds. One that does not come is QEMU's end, and is reported as such.
+/// The time limit for an answer, which takes milliseconds. A missing answer means that QEMU has
+/// ended, and is reported as such.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A QEMU whose CPUs run. Ends with its handle.
+/// A QEMU with running CPUs. It ends when this handle is dropped.
 pub struct Guest {
     child: Child,
     stdin: ChildStdin,
     output: Receiver<Vec<u8>>,
-    /// What has come, and is not read yet.
+    /// Output of QEMU that has arrived and has not been read yet.
     buffer: Vec<u8>,
 }
 
 impl Guest {
-    /// Starts one.
+    /// Starts QEMU.
     ///
     /// # Errors
     /// If QEMU is missing, or the payload does not answer.
@@ -35,7 +36,8 @@ impl Guest {
         let machine = format!("virt,gic-version={}", model.revision());
         let mut child = Command::new(PROGRAM)
             .args(["-M", &machine, "-cpu", "cortex-a57", "-smp", "2", "-m", "128"])
-            // One thread: the CPU that waits for the other one gives it its turn at once.
+            // All CPUs run on one thread, so that a CPU that waits for the other one yields to it
+            // at once.
             .args(["-accel", "tcg,thread=single"])
             .args(["-semihosting-config", "enable=on,target=native"])
             .args(["-display", "none", "-monitor", "none", "-serial", "none", "-net", "none"])
@@ -49,7 +51,8 @@ impl Guest {
         let stdin = child.stdin.take().context("QEMU's stdin")?;
         let mut stdout = child.stdout.take().context("QEMU's stdout")?;
         let (sender, output) = mpsc::channel();
-        // A thread of its own, so that waiting can have a limit. It ends when QEMU does.
+        // Reads on a separate thread, so that waits can have a time limit. The thread ends when
+        // QEMU does.
         thread::spawn(move || {
             let mut bytes = [0; 1 << 14];
             while let Ok(n @ 1..) = stdout.read(&mut bytes) {
@@ -66,7 +69,7 @@ impl Guest {
     /// Resets the machine.
     ///
     /// # Errors
-    /// If it does not come up again.
+    /// If the machine does not come up again.
     pub fn reset(&mut self) -> Result<()> {
         self.stdin.write_all(&RESET.to_le_bytes()).context("QEMU has ended")?;
         self.expect_start()
@@ -110,7 +113,7 @@ impl Machine for Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // QEMU may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

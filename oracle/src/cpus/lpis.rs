@@ -9,9 +9,9 @@ use super::style::{LPIS, MEMBERS, WIRED, own_priority};
 use super::v3::redistributor;
 use crate::target::GITS;
 
-/// The memory that both machines have for it.
+/// The address of the memory that both machines have for the LPI and ITS tables.
 pub(super) const MEMORY: u64 = 0x4200_0000;
-/// Its size.
+/// The size of this memory in bytes.
 pub(super) const MEMORY_SIZE: u64 = 0x8_0000;
 
 const PROPERTIES: u64 = MEMORY;
@@ -23,22 +23,22 @@ const ITT: u64 = MEMORY + 0x7_0000;
 const PENDING_SIZE: u64 = 0x2000;
 
 const VALID: u64 = 1 << 63;
-/// 16 bits of INTID.
+/// The IDbits field for 16 bits of INTID.
 const ID_BITS: u64 = 15;
 const PTZ: u64 = 1 << 62;
-/// That of a CPU's own writes of GITS_TRANSLATER, in QEMU.
+/// The DeviceID that QEMU assigns to a CPU's own writes of GITS_TRANSLATER.
 const DEVICE: DeviceId = DeviceId(0);
 
 fn pending_table(cpu: u8) -> u64 {
     MEMORY + 0x2_0000 + 0x1_0000 * u64::from(cpu)
 }
 
-/// What is known of them.
+/// The known state of the LPIs.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Lpis {
-    /// Where the next command goes.
+    /// The offset in the queue of the next command.
     tail: u64,
-    /// The collection that each is mapped to.
+    /// The collection that each LPI is mapped to.
     mapped: [Option<u8>; LPIS.end - LPIS.start],
     on: [bool; CPUS],
 }
@@ -100,14 +100,16 @@ impl Lpis {
         let at = mapped.map_or(usize::MAX, usize::from);
         let is_on = |cpu: usize| self.on.get(cpu).copied().unwrap_or(true);
         Some(match lpi {
-            // An event that is mapped is not mapped again: UNPREDICTABLE (IHI 0069, 5.3, MAPTI).
+            // A mapped event is not mapped again, which would be UNPREDICTABLE (IHI 0069, 5.3,
+            // MAPTI).
             Lpi::Map(to) => {
                 if mapped.is_some() {
                     return None;
                 }
                 self.map(by, member, to)
             }
-            // What becomes of its pending bit where LPIs are not enabled is not said.
+            // The specification leaves open how this affects the pending bit where LPIs are not
+            // enabled.
             Lpi::Discard | Lpi::Clear | Lpi::Move(_) if !is_on(at) => return None,
             Lpi::Discard => {
                 self.mapped[member - WIRED] = None;
@@ -128,7 +130,8 @@ impl Lpis {
             Lpi::Send(false) => vec![Step::write(by, 4, GITS + 0x1_0040, event.0.into())],
             Lpi::Configure { enabled, priority, all } => {
                 let collection = CollectionId(mapped?.into());
-                // Until it is invalidated, either configuration may be the one that counts.
+                // Until the configuration is invalidated, either the old or the new one may be in
+                // effect.
                 let mut steps = vec![property(by, member, enabled, priority)];
                 steps.extend(self.command(
                     by,
@@ -153,7 +156,7 @@ impl Lpis {
         }
         let table = pending_table(of);
         let mut steps = vec![Step::clear(table, PENDING_SIZE)];
-        // Pending is what the table says, if it is mapped to here.
+        // Sets pending bits only for LPIs that are mapped to this CPU.
         let here = LPIS.filter(|&m| self.mapped[m - WIRED] == Some(of));
         let set: Vec<u32> =
             here.filter(|&m| preset >> (m - WIRED) & 1 != 0).map(|m| MEMBERS[m]).collect();
@@ -175,7 +178,7 @@ fn event(member: usize) -> EventId {
     EventId((member - WIRED) as u32)
 }
 
-/// A write of an LPI's byte of the configuration table.
+/// Writes an LPI's byte of the configuration table.
 fn property(by: u8, member: usize, enabled: bool, pick: u8) -> Step {
     let address = PROPERTIES + u64::from(MEMBERS[member] - 8192);
     let byte = own_priority(member, pick) | u8::from(enabled);

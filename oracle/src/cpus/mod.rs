@@ -1,9 +1,12 @@
-//! What CPUs do: they acknowledge and end interrupts, of both groups, on two CPUs, with level inputs, and with LPIs through an ITS.
+//! The comparison of CPU actions: acknowledging and ending interrupts of both groups, on two CPUs,
+//! with level inputs, and with LPIs through an ITS.
 //!
-//! In QEMU a payload without a system performs the accesses ([`guest`]; `lab/guests/src/bin/accesses.rs`), here they are performed on a machine
-//! with a software CPU interface ([`ours`]). [`generate`] makes operations, [`world`] decides what each comes to, and which answers have to be
-//! equal. It follows this project's answers, since QEMU performs a sequence as a whole, afterwards: up to
-//! the first difference both have given the same answers.
+//! In QEMU a bare-metal payload performs the accesses ([`guest`];
+//! `lab/guests/src/bin/accesses.rs`). On this project's side they are performed on a machine with a
+//! software CPU interface ([`ours`]). [`generate`] makes operations. [`world`] turns each into
+//! accesses, and decides which answers have to be equal. It follows this project's answers, since
+//! QEMU performs a sequence as a whole, afterwards. Up to the first difference both sides have
+//! given the same answers.
 
 pub mod generate;
 pub mod guest;
@@ -26,19 +29,20 @@ use steps::{Machine, Row};
 use style::Style;
 use world::{Coverage, World};
 
-/// What became of a comparison.
+/// The result of a comparison.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How many operations were done until something differed, and everything that was done, in order; the last differs.
+    /// The number of operations performed until an answer differed, and all steps in order. The
+    /// last step differs.
     pub difference: Option<(usize, Vec<Row>)>,
-    /// What was compared.
+    /// Counts of the compared events.
     pub coverage: Coverage,
 }
 
-/// Performs a sequence on two machines, which are as after a reset.
+/// Performs a sequence on two machines. Both are in the state after a reset.
 ///
 /// # Errors
-/// If the reference cannot go on.
+/// If the reference fails.
 pub fn run(
     style: Style,
     ops: &[Op],

@@ -18,22 +18,25 @@ use super::style::Style;
 use crate::memory::Memory;
 use crate::target::{GICC, GICD, GICR, GITS, Model};
 
-/// After so many exits of each vCPU there is nothing left to hand over.
+/// The number of rounds in which each vCPU may exit. After these, no interrupt may remain to be
+/// handed over.
 const ROUNDS: usize = 100;
 
 type Cpu = GicCpu<Vgic>;
 
-/// The host: all vCPUs are on this thread, so a vCPU that is waited for leaves its guest there and then.
+/// The host. All vCPUs are on this thread, so a vCPU that is waited for leaves its guest at once.
 #[derive(Default)]
 struct Host {
-    /// They keep the machine, which keeps its host: whoever ends it takes them out.
+    /// The vCPUs keep the machine alive, and the machine keeps its host alive. Dropping `Ours`
+    /// takes the vCPUs out to break this cycle.
     cpus: [Mutex<Option<Cpu>>; CPUS],
     kicked: [AtomicBool; CPUS],
 }
 
 impl Host {
     fn with<T>(&self, cpu: usize, f: impl FnOnce(&mut Cpu) -> T) -> Result<T> {
-        // A panic of an access poisons it: that is reported, and the machine is not used any more.
+        // A panic during an access poisons the lock. The panic is reported, and the machine is not
+        // used any more.
         let mut cpu = self.cpus[cpu].try_lock().map_err(|_| anyhow!("a vCPU waits for itself"))?;
         cpu.as_mut().map(f).context("a vCPU that is there")
     }
@@ -52,16 +55,17 @@ impl Kick for Host {
     }
 }
 
-/// One machine.
+/// This project's machine.
 pub struct Ours {
     host: Arc<Host>,
     memory: Arc<Memory>,
-    /// Whether a vCPU leaves its guest only for what a guest leaves for: frames, kicks, maintenance. Else after each access.
+    /// Whether a vCPU leaves its guest only for the exits of a real guest: frames, kicks,
+    /// maintenance. Otherwise it leaves after each access.
     stays: bool,
 }
 
 impl Ours {
-    /// As after a reset.
+    /// Creates a machine in the state after a reset.
     ///
     /// # Errors
     /// If the machine cannot be set up.
@@ -88,7 +92,7 @@ impl Ours {
             setup.set_cpu_interface(GICC)?;
         } else {
             setup.add_redistributors(GICR, CPUS as u32)?;
-            // What QEMU takes the writes of a CPU for.
+            // As in QEMU, a CPU's writes to the translation frame have DeviceID 0.
             setup.add_its(ItsConfig { cpu_device: Some(DeviceId(0)), ..ItsConfig::at(GITS) })?;
         }
         let host = Arc::new(Host::default());
@@ -145,7 +149,9 @@ impl Ours {
         Ok(Outcome { value: u64::from_le_bytes(read), asserted: self.settle()?, faulted })
     }
 
-    /// vCPUs that were kicked, or whose list registers ask for it, leave their guests, and come back. What one hands over to another may kick that.
+    /// Lets vCPUs leave their guests and come back if they were kicked, have mail, or have a
+    /// maintenance interrupt pending. A vCPU that hands over an interrupt may kick another one, so
+    /// this repeats until no vCPU leaves. Returns the lines of each CPU.
     fn settle(&self) -> Result<[u8; CPUS]> {
         let mut leaves = [!self.stays; CPUS];
         let mut quiet = false;
@@ -195,7 +201,7 @@ impl Drop for Ours {
     fn drop(&mut self) {
         for place in &self.host.cpus {
             let cpu = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // What it does when it ends may panic again, as it may have done before.
+            // If an access has panicked before, dropping the vCPU may panic again.
             let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(cpu)));
         }
     }

@@ -1,4 +1,4 @@
-//! A difference as a table.
+//! Formats a difference as a table.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use super::wire;
 use crate::regs;
 use crate::target::Model;
 
-/// What was done, with both answers; checks that agreed are left out.
+/// Formats the steps with both answers. Checks that agreed are left out.
 pub fn table(model: Model, rows: &[Row], names: [&str; 2]) -> String {
     let mut text = String::new();
     let [reference, candidate] = names;
@@ -42,7 +42,7 @@ fn is_part_of_command(operation: Operation) -> bool {
     operation.kind == Kind::Write && (QUEUE..QUEUE + QUEUE_SIZE).contains(&operation.address)
 }
 
-/// The ITS command that was put into the queue last, if that was all that was done last.
+/// Returns the ITS command that was queued last, if the rows end with its four writes.
 fn command(before: &[Row]) -> Option<Command> {
     let words = before.last_chunk::<4>()?.clone().map(|row| row.step.operation);
     if !words.into_iter().all(is_part_of_command) {

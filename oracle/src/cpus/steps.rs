@@ -1,23 +1,23 @@
-//! Accesses, as both sides get them, and what they answer.
+//! Accesses in the form that both sides get, and their answers.
 
 use anyhow::Result;
 use vgic_core::gic::SysReg;
 
 pub use super::wire::{Kind, Operation, Outcome};
 
-/// CPUs of the machine.
+/// The number of CPUs of the machine.
 pub const CPUS: usize = 2;
 
-/// An access, and what of the answer must be equal.
+/// An access, and the parts of its answer that must be equal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Step {
     /// The access.
     pub operation: Operation,
-    /// The bits of its value.
+    /// The bits of the value that are compared.
     pub mask: u64,
     /// Whether the lines of the CPUs are compared.
     pub lines: bool,
-    /// Whether it was put in by the comparison.
+    /// Whether the comparison inserted this access.
     pub check: bool,
 }
 
@@ -27,57 +27,58 @@ impl Step {
         Self { operation, mask: u64::MAX, lines: true, check: false }
     }
 
-    /// A CPU reads `width` bytes.
+    /// A read of `width` bytes by a CPU.
     pub const fn read(cpu: u8, width: u8, address: u64) -> Self {
         Self::new(Kind::Read, cpu, width, address, 0)
     }
 
-    /// A CPU writes them.
+    /// A write of `width` bytes by a CPU.
     pub const fn write(cpu: u8, width: u8, address: u64, value: u64) -> Self {
         Self::new(Kind::Write, cpu, width, address, value)
     }
 
-    /// A CPU reads a system register.
+    /// A read of a system register by a CPU.
     pub const fn mrs(cpu: u8, register: u8) -> Self {
         let mut step = Self::new(Kind::ReadRegister, cpu, 8, 0, 0);
         step.operation.register = register;
         step
     }
 
-    /// A CPU writes one.
+    /// A write of a system register by a CPU.
     pub const fn msr(cpu: u8, register: u8, value: u64) -> Self {
         let mut step = Self::new(Kind::WriteRegister, cpu, 8, 0, value);
         step.operation.register = register;
         step
     }
 
-    /// An input line takes a level; a CPU's own, if it is a PPI's.
+    /// A new level of an input line. A PPI's line is that of the given CPU.
     pub const fn line(cpu: u8, intid: u32, high: bool) -> Self {
         Self::new(Kind::Line, cpu, 0, intid as u64, high as u64)
     }
 
-    /// Memory is cleared.
+    /// Clears memory.
     pub const fn clear(address: u64, len: u64) -> Self {
         Self::new(Kind::Clear, 0, 8, address, len)
     }
 
-    /// The same, of which only some bits are compared.
+    /// Returns this step, with only some bits of its value compared.
     pub const fn masked(self, mask: u64) -> Self {
         Self { mask, ..self }
     }
 
-    /// The same, after which lines may be as they like: the next step is a part of the operation.
+    /// Returns this step, without a comparison of the lines after it: the next step is a part of
+    /// the same operation.
     pub const fn within(self) -> Self {
         Self { lines: false, ..self }
     }
 
-    /// The same, by which the comparison looks.
+    /// Returns this step, marked as one that the comparison inserted.
     pub const fn checking(self) -> Self {
         Self { check: true, ..self }
     }
 }
 
-/// A system register by its number in [`super::wire`].
+/// Returns the system register with a number of [`super::wire`].
 pub fn system_register(register: u8) -> SysReg {
     match register {
         super::wire::PMR => SysReg::ICC_PMR_EL1,
@@ -85,19 +86,19 @@ pub fn system_register(register: u8) -> SysReg {
     }
 }
 
-/// What was done, and what both said.
+/// A step with both answers.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What was done.
+    /// The step.
     pub step: Step,
     /// The reference's answer.
     pub reference: Outcome,
-    /// The candidate's, or why it has none.
+    /// The candidate's answer, or the reason why it has none.
     pub candidate: Result<Outcome, String>,
 }
 
 impl Row {
-    /// Whether both said the same, as far as they must.
+    /// Whether both answers agree in the parts that are compared.
     pub fn agrees(&self) -> bool {
         self.candidate.as_ref().is_ok_and(|candidate| {
             (candidate.value ^ self.reference.value) & self.step.mask == 0
@@ -112,6 +113,6 @@ pub trait Machine {
     /// Performs accesses in order, and returns an answer for each.
     ///
     /// # Errors
-    /// If it cannot go on. What a GIC answers to nonsense is no error.
+    /// If the machine fails. A GIC's answer to an invalid access is not an error.
     fn perform(&mut self, steps: &[Step]) -> Result<Vec<Outcome>>;
 }

@@ -1,67 +1,68 @@
-//! What a sequence has: interrupts, groups, CPUs, list registers.
+//! The shape of a sequence: interrupts, groups, CPUs, list registers.
 
 use std::ops::Range;
 
 use crate::generate::Random;
 use crate::target::Model;
 
-/// The INTIDs that are used: SGIs; PPIs and SPIs with inputs; other SPIs; LPIs. Few, so that they meet, and so that each has priorities of its
-/// own: among equals, the choice is the implementation's.
+/// The INTIDs in use: SGIs; PPIs and SPIs with inputs; other SPIs; LPIs. There are few, so that
+/// operations meet, and so that each INTID has priorities of its own: among equal priorities, the
+/// choice is the implementation's.
 pub const MEMBERS: [u32; 16] =
     [0, 3, 15, 23, 27, 30, 33, 34, 39, 40, 63, 100, 8192, 8193, 8255, 8256];
-/// Members that are SGIs.
+/// Indices of the SGIs.
 pub const SGIS: Range<usize> = 0..3;
-/// Those that every CPU has.
+/// The number of members that are private, and come first.
 pub const PRIVATE: usize = 6;
-/// Those with an input.
+/// Indices of the members with an input.
 pub const INPUTS: Range<usize> = 3..9;
-/// Those that are SPIs.
+/// Indices of the SPIs.
 pub const SPIS: Range<usize> = PRIVATE..12;
-/// Those that are no LPIs.
+/// The number of members that are not LPIs, and come first.
 pub const WIRED: usize = 12;
-/// Those that are.
+/// Indices of the LPIs.
 pub const LPIS: Range<usize> = WIRED..16;
 
-/// A priority that no other member has.
+/// Returns a priority that no other member has.
 pub fn own_priority(member: usize, pick: u8) -> u8 {
     let second = pick & 1 != 0 && member + MEMBERS.len() < 31;
     (8 * (member + if second { MEMBERS.len() } else { 0 })) as u8
 }
 
-/// Which groups a sequence has interrupts in.
+/// The groups that a sequence has interrupts in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Groups {
     /// Only Group 0, and no LPIs.
     Zero,
     /// Only Group 1.
     One,
-    /// Both.
+    /// Both groups.
     Both,
 }
 
-/// What is the same for a whole sequence.
+/// The properties of a sequence that do not change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Style {
-    /// Which GIC.
+    /// The GIC's architecture version.
     pub model: Model,
-    /// CPUs that do something.
+    /// The number of CPUs that perform operations.
     pub cpus: u8,
-    /// List registers of the candidate.
+    /// The number of list registers of the candidate.
     pub lrs: usize,
     /// Whether the candidate's vCPUs stay in their guests until they are kicked.
     pub stays: bool,
-    /// Groups.
+    /// The groups in use.
     pub groups: Groups,
     /// Whether there are LPIs.
     pub lpis: bool,
-    /// So many operations pass between two looks at what the CPUs would take.
+    /// The number of operations between two checks of the interrupts that the CPUs would take next.
     pub look_every: u32,
-    /// And between two of everything that can be read.
+    /// The number of operations between two comparisons of all readable registers.
     pub sweep_every: u32,
 }
 
 impl Style {
-    /// From a seed: 1 to 16 list registers, one after the other.
+    /// Derives a style from a seed. Successive seeds give 1 to 16 list registers in turn.
     pub fn new(model: Model, seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x0057_e1e5);
         let groups = match (model, random.below(4)) {

@@ -1,4 +1,5 @@
-//! The comparison without QEMU: this project's machine with itself, and with a broken one.
+//! Tests the comparison without QEMU: this project's machine against itself, and against a broken
+//! one.
 
 use anyhow::Result;
 
@@ -12,7 +13,7 @@ use crate::target::{GICC, Model};
 
 const SEQUENCES: u64 = 24;
 
-/// What differs between a machine with 16 list registers and another one.
+/// Returns the difference between a machine with 16 list registers and another machine.
 fn difference(
     model: Model,
     seed: u64,
@@ -39,7 +40,7 @@ fn list_registers_are_not_seen() {
     }
 }
 
-/// Does something else than it is told.
+/// A machine that performs other steps than it is given, or changes answers.
 struct Broken {
     machine: Ours,
     access: fn(&mut Operation),
@@ -79,7 +80,7 @@ fn faults_are_found() {
         },
         as_it_is,
     );
-    // DIR ends another one.
+    // DIR deactivates another interrupt.
     is_found(
         Model::V3,
         |op| {
@@ -100,7 +101,8 @@ fn faults_are_found() {
         },
         as_it_is,
     );
-    // Running priority without a bit, an IRQ for an FIQ, an access that should be UNDEFINED.
+    // A running priority without one of its bits, an IRQ instead of an FIQ, an access that should
+    // be UNDEFINED.
     is_found(Model::V3, as_told, |op, outcome| {
         if op.kind == Kind::ReadRegister && op.register == register(11, 3) {
             outcome.value &= !8;
@@ -112,7 +114,7 @@ fn faults_are_found() {
         }
     });
     is_found(Model::V3, as_told, |_, outcome| outcome.faulted = false);
-    // The sender of an SGI.
+    // The sender of an SGI is wrong.
     is_found(Model::V2, as_told, |op, outcome| {
         if op.kind == Kind::Read && op.address == GICC + 0xc {
             outcome.value &= 0x3ff;

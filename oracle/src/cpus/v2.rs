@@ -47,7 +47,7 @@ pub(super) fn prologue(world: &mut World) -> Vec<Step> {
 
 pub(super) fn look(by: u8, steps: &mut Vec<Step>) {
     steps.push(Step::read(by, 4, RPR).checking());
-    // QEMU's does not say from which CPU an SGI is.
+    // QEMU's GICC_HPPIR does not report the source CPU of an SGI.
     steps.push(Step::read(by, 4, HPPIR).masked(0x3ff).checking());
 }
 
@@ -88,7 +88,8 @@ pub(super) fn mask(by: u8, value: u8) -> Vec<Step> {
 }
 
 pub(super) fn binary_point(world: &World, by: u8, value: u8) -> Option<Vec<Step>> {
-    // With both groups in use both are cut alike, and nothing changes between an acknowledge and its end.
+    // Both binary points stay alike, since both groups may be in use. Neither changes between an
+    // acknowledge and its end.
     if !world.cpus[usize::from(by)].stack.is_empty() {
         return None;
     }
@@ -115,7 +116,7 @@ fn target(by: u8, intid: u32, targets: u8) -> Step {
 pub(super) fn route(world: &mut World, by: u8, member: usize, to: u8) -> Option<Vec<Step>> {
     let taken = world.is_taken(by, member);
     let irq = world.irq_mut(by, member);
-    // QEMU forgets one that is pending or active and moves, or has no target.
+    // QEMU forgets an interrupt that has no target, or that is pending or active when it moves.
     if usize::from(to) >= CPUS {
         return None;
     }
@@ -146,7 +147,7 @@ fn neighbours(intid: u32) -> impl Iterator<Item = (u32, usize)> {
     (0..WIRED).map(|m| (MEMBERS[m], m)).filter(move |(n, _)| n / 32 == intid / 32)
 }
 
-/// A write of the groups of an interrupt and of those in the same register.
+/// Writes the groups of an interrupt and of the other interrupts in the same register.
 fn group(world: &World, by: u8, member: usize) -> Step {
     let intid = MEMBERS[member];
     let value = neighbours(intid).filter(|&(_, m)| world.irq(by, m).group1);
@@ -161,12 +162,12 @@ pub(super) fn set(world: &World, by: u8, from: u8, member: usize, set: Set) -> O
         // Whether SGIs can be disabled is IMPLEMENTATION DEFINED (IHI 0048B, 4.3.5).
         Set::Enabled(_) if sgi => return None,
         Set::Enabled(on) => bit(by, member, if on { 0x100 } else { 0x180 }),
-        // Pending from one of the CPUs, or no longer.
+        // Makes the SGI pending from one CPU, or takes this back.
         Set::Pending(on) if sgi => {
             let offset = if on { 0xf20 } else { 0xf10 };
             Step::write(by, 1, GICD + offset + u64::from(intid), 1 << from)
         }
-        // QEMU's are not banked.
+        // QEMU does not bank these bits.
         Set::Pending(_) | Set::Edge(_) if private => return None,
         Set::Pending(on) => bit(by, member, if on { 0x200 } else { 0x280 }),
         Set::Active(on) => bit(by, member, if on { 0x300 } else { 0x380 }),

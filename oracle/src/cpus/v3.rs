@@ -20,15 +20,15 @@ const SGI0R: u8 = register(11, 7);
 const CTLR: u8 = register(12, 4);
 const SRE: u8 = register(12, 5);
 const IGRPEN: [u8; 2] = [register(12, 6), register(12, 7)];
-/// ICC_CTLR_EL1 without RSS, which is the implementation's.
+/// ICC_CTLR_EL1 without RSS, which depends on the implementation.
 const CTLR_MASK: u64 = !(1 << 18);
 
-/// RD_base of a CPU.
+/// Returns the address of a CPU's RD_base.
 pub(super) fn redistributor(cpu: u8) -> u64 {
     GICR + 0x2_0000 * u64::from(cpu)
 }
 
-/// The frame of an interrupt, and where its bit is in registers with one for each INTID.
+/// Returns the address of the frame with an interrupt's registers: SGI_base of a CPU, or GICD.
 fn frame(of: u8, intid: u32) -> u64 {
     if intid < 32 { redistributor(of) + 0x1_0000 } else { GICD }
 }
@@ -39,7 +39,7 @@ pub(super) fn prologue(world: &mut World) -> Vec<Step> {
         steps.push(Step::write(0, 4, redistributor(cpu) + 0x14, 0));
     }
     steps.push(Step::write(0, 4, GICD, 3));
-    // What they are after a reset is the implementation's.
+    // The groups after a reset depend on the implementation.
     steps.extend((1..8).map(|n| Step::write(0, 4, GICD + 0x80 + 4 * n, 0)));
     for of in 0..CPUS as u8 {
         for member in (0..WIRED).filter(|&m| m < PRIVATE || of == 0) {
@@ -58,7 +58,7 @@ pub(super) fn prologue(world: &mut World) -> Vec<Step> {
     steps
 }
 
-/// What the CPU would take next.
+/// Adds checks of the interrupt that the CPU would take next.
 pub(super) fn look(cpu: u8, steps: &mut Vec<Step>) {
     for register in [RPR, HPPIR[0], HPPIR[1], AP0[0], AP0[1]] {
         steps.push(Step::mrs(cpu, register).checking());
@@ -86,7 +86,7 @@ pub(super) fn is_highest_pending(operation: Operation) -> bool {
     operation.kind == Kind::ReadRegister && HPPIR.contains(&operation.register)
 }
 
-/// The group that is acknowledged by it.
+/// Returns the group that an operation acknowledges, if it is an acknowledge.
 pub(super) fn acknowledges(operation: Operation) -> Option<u8> {
     let n = IAR.iter().position(|&iar| iar == operation.register)?;
     (operation.kind == Kind::ReadRegister).then_some(n as u8)
@@ -117,7 +117,7 @@ pub(super) fn modes(by: u8, modes: u16) -> Vec<Step> {
     vec![Step::msr(by, CTLR, modes.into()), Step::mrs(by, CTLR).masked(CTLR_MASK)]
 }
 
-/// Two writes, between which the one group is on and the other off.
+/// Writes both group enables. Between the two writes, one group may be on and the other off.
 pub(super) fn groups(by: u8, on: [bool; 2]) -> Vec<Step> {
     vec![Step::msr(by, IGRPEN[0], on[0].into()).within(), Step::msr(by, IGRPEN[1], on[1].into())]
 }
@@ -131,7 +131,8 @@ pub(super) fn clear_priorities(by: u8, group: u8) -> Vec<Step> {
     vec![Step::msr(by, register, 0), Step::mrs(by, register)]
 }
 
-/// Any register of the CPU interface: whether it is there, and can be read or written. Not those that do something.
+/// Accesses any register of the CPU interface, to compare whether it exists and can be read or
+/// written. Returns `None` for a register if the access has side effects.
 pub(super) fn any_register(by: u8, n: u8, value: Option<u64>) -> Option<Vec<Step>> {
     let n = register(8 + n / 8 % 5, n % 8);
     let Some(value) = value else {
@@ -145,7 +146,7 @@ pub(super) fn any_register(by: u8, n: u8, value: Option<u64>) -> Option<Vec<Step
 }
 
 pub(super) fn route(by: u8, intid: u32, to: u8) -> Vec<Step> {
-    // The third is no CPU: the interrupt stays where it is.
+    // The third value of `to` names no CPU, so the interrupt has no target.
     let affinity = if usize::from(to) < CPUS { u64::from(to) } else { 0x0501 };
     vec![Step::write(by, 8, GICD + 0x6000 + 8 * u64::from(intid), affinity)]
 }
@@ -163,7 +164,7 @@ pub(super) fn sgi(
     let register = match by_group {
         0 => SGI0R,
         1 => ASGI1R,
-        // QEMU sends none that its target has in Group 0.
+        // QEMU does not send an SGI by ICC_SGI1R_EL1 to a target that has it in Group 0.
         _ if !all_in_1 => return None,
         _ => SGI1R,
     };
@@ -171,7 +172,7 @@ pub(super) fn sgi(
     Some(vec![Step::msr(by, register, value)])
 }
 
-/// A write of an interrupt's bit alone, in a register of bits at `offset`.
+/// Writes only an interrupt's bit, in a register of bits at `offset`.
 fn bit(by: u8, of: u8, member: usize, offset: u64) -> Step {
     let intid = MEMBERS[member];
     let address = frame(of, intid) + offset + u64::from(intid / 32 * 4);
@@ -188,7 +189,7 @@ fn neighbours(intid: u32) -> impl Iterator<Item = (u32, usize)> {
     (0..WIRED).map(|m| (MEMBERS[m], m)).filter(move |(n, _)| n / 32 == intid / 32)
 }
 
-/// A write of the groups of an interrupt and of those in the same register.
+/// Writes the groups of an interrupt and of the other interrupts in the same register.
 fn group(world: &World, by: u8, of: u8, member: usize) -> Step {
     let intid = MEMBERS[member];
     let address = frame(of, intid) + 0x80 + u64::from(intid / 32 * 4);

@@ -1,7 +1,9 @@
-//! Which operations on two CPUs have one right outcome.
+//! Decides which operations on two CPUs have one right outcome.
 //!
-//! [`World`] follows a sequence by what was done, and by what was acknowledged. It decides what an operation comes to when it is its turn, passes
-//! over what may go either way, and says which bits of the answers must be equal (`differences.md`).
+//! [`World`] follows a sequence by its operations and by the acknowledged interrupts. When an
+//! operation is due, it turns the operation into accesses, and passes over operations with more
+//! than one right outcome. It also decides which bits of the answers must be equal
+//! (`differences.md`).
 
 use super::generate::{Act, Op, Set};
 use super::lpis::Lpis;
@@ -10,25 +12,25 @@ use super::style::{Groups, INPUTS, MEMBERS, PRIVATE, SGIS, Style, WIRED};
 use super::{v2, v3};
 use crate::target::Model;
 
-/// What a sequence came by: a comparison of nothing finds nothing.
+/// Counts of the events of a sequence. They show that a comparison is not empty.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Coverage {
     /// Operations that were performed, not passed over.
     pub performed: u64,
-    /// Accesses that they came to, those of the comparison included.
+    /// Accesses of these operations, including those of the comparison.
     pub accesses: u64,
-    /// Interrupts that were acknowledged, of both groups.
+    /// Interrupts that were acknowledged, of each group.
     pub acknowledged: [u64; 2],
-    /// LPIs among them.
+    /// LPIs that were acknowledged.
     pub lpis: u64,
-    /// Most that were acknowledged and not ended at one CPU.
+    /// The largest number of interrupts acknowledged and not ended at one CPU.
     pub deepest: usize,
     /// Interrupts that were deactivated by DIR.
     pub deactivated: u64,
 }
 
 impl Coverage {
-    /// Takes another's in.
+    /// Adds the counts of another sequence.
     pub fn add(&mut self, other: Self) {
         self.performed += other.performed;
         self.accesses += other.accesses;
@@ -48,15 +50,15 @@ pub(super) struct Irq {
     pub(super) edge: bool,
     pub(super) line: bool,
     pub(super) active: bool,
-    /// It may be pending.
+    /// Whether the interrupt may be pending.
     pub(super) pending: bool,
     pub(super) route: u8,
 }
 
-/// Acknowledged and not ended.
+/// An interrupt that was acknowledged and not ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Taken {
-    /// What the acknowledge read.
+    /// The value that the acknowledge returned.
     pub(super) value: u64,
     pub(super) member: usize,
     pub(super) group: u8,
@@ -66,17 +68,17 @@ pub(super) struct Taken {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Cpu {
     pub(super) stack: Vec<Taken>,
-    /// Those whose priority has been dropped, and which are active.
+    /// Active interrupts with a priority that has been dropped.
     pub(super) dropped: Vec<Taken>,
     pub(super) split: bool,
-    /// All bits of the control register but the group enables.
+    /// All bits of the control register except the group enables.
     pub(super) modes: u16,
     pub(super) groups: [bool; 2],
-    /// Whether the priority mask lets everything pass.
+    /// Whether the priority mask lets every interrupt pass.
     pub(super) unmasked: bool,
 }
 
-/// What is known of both machines.
+/// The known state of both machines.
 pub struct World {
     pub(super) style: Style,
     private: [[Irq; PRIVATE]; CPUS],
@@ -88,7 +90,7 @@ pub struct World {
 }
 
 impl World {
-    /// After a reset.
+    /// Creates the state after a reset.
     pub fn new(style: Style) -> Self {
         let irq = |member: usize| Irq {
             enabled: true,
@@ -111,7 +113,7 @@ impl World {
         }
     }
 
-    /// What a sequence begins with: everything is enabled and let through.
+    /// Returns the first steps of every sequence. They enable all interrupts and let them through.
     pub fn prologue(&mut self) -> Vec<Step> {
         for cpu in &mut self.cpus {
             cpu.groups = [true; 2];
@@ -124,7 +126,7 @@ impl World {
         steps.into_iter().map(Step::checking).collect()
     }
 
-    /// What the sequence has come by so far.
+    /// Returns the counts of the sequence so far.
     pub fn coverage(&self) -> Coverage {
         self.coverage
     }
@@ -143,14 +145,15 @@ impl World {
         }
     }
 
-    /// Whether it is between its acknowledge and its end, at any CPU that it can be at.
+    /// Whether an interrupt is between its acknowledge and its end, at any CPU that it can be at.
     pub(super) fn is_taken(&self, of: u8, member: usize) -> bool {
         self.cpus.iter().zip(0..).any(|(cpu, n)| {
             (member >= PRIVATE || n == of) && cpu.stack.iter().any(|taken| taken.member == member)
         })
     }
 
-    /// What an operation comes to now. Nothing: it is passed over.
+    /// Returns the steps of an operation in the present state. If there are none, the operation is
+    /// passed over.
     pub fn admit(&mut self, op: Op) -> Vec<Step> {
         let mut steps = self.steps(op).unwrap_or_default();
         if steps.is_empty() {
@@ -214,7 +217,8 @@ impl World {
             Act::BinaryPoint(group, value) => v3::binary_point(by, group, value),
             Act::Modes(modes) => self.modes(by, modes)?,
             Act::Groups(zero, one) => {
-                // QEMU lets an interrupt of a group that is off hide those of the other: both, unless there are none in it.
+                // In QEMU an interrupt of a disabled group hides those of the other group. So both
+                // groups get the same enable, unless no interrupt is in one of them.
                 let both = v2 || self.style.groups == Groups::Both;
                 let on = if both { [zero; 2] } else { [zero, one] };
                 self.cpus[usize::from(by)].groups = on;
@@ -234,7 +238,7 @@ impl World {
 
     fn set(&mut self, by: u8, of: u8, member: usize, set: Set) -> Option<Vec<Step>> {
         let v2 = self.style.model == Model::V2;
-        // GICv2's registers are banked.
+        // GICv2's registers are banked, so they are those of the accessing CPU.
         let (from, of) = (of, if v2 || matches!(set, Set::Line(_)) { by } else { of });
         let taken = self.is_taken(of, member);
         let input = INPUTS.contains(&member);
@@ -242,16 +246,17 @@ impl World {
         let irq = self.irq_mut(of, member);
         match set {
             Set::Enabled(on) => irq.enabled = on,
-            // QEMU's GICv2 takes the group when an interrupt is ended, not the one that it was acknowledged in.
+            // QEMU's GICv2 uses the group at the time of the end, not of the acknowledge.
             Set::Group1(_) if fixed_groups || v2 && taken => return None,
             Set::Group1(on) => irq.group1 = on,
             Set::Priority(_) => {}
             Set::Pending(on) => irq.pending |= on,
-            // Its end would be UNPREDICTABLE without its active state.
+            // Without its active state, ending the interrupt would be UNPREDICTABLE.
             Set::Active(_) if taken => return None,
             Set::Active(on) => irq.active = on,
             Set::Edge(_) if SGIS.contains(&member) => return None,
-            // Changing the configuration is UNPREDICTABLE while it is enabled (IHI 0069, 12.9, GICD_ICFGR).
+            // Changing the configuration is UNPREDICTABLE while the interrupt is enabled (IHI 0069,
+            // 12.9, GICD_ICFGR).
             Set::Edge(_) if irq.enabled || irq.active || irq.line => return None,
             Set::Edge(edge) => irq.edge = edge,
             Set::Line(_) if !input => return None,
@@ -260,7 +265,8 @@ impl World {
                 irq.pending |= high;
             }
         }
-        // What GICD_ISACTIVER makes active is so at all of QEMU's CPUs, and its DIR ends that for one.
+        // GICD_ISACTIVER makes an interrupt active at all of QEMU's CPUs, and QEMU's DIR
+        // deactivates it at one of them.
         if set == Set::Active(false) || v2 && set == Set::Active(true) && member >= PRIVATE {
             for (cpu, n) in self.cpus.iter_mut().zip(0..) {
                 cpu.dropped.retain(|taken| taken.member != member || (member < PRIVATE && n != of));
@@ -299,7 +305,8 @@ impl World {
     fn modes(&mut self, by: u8, modes: u16) -> Option<Vec<Step>> {
         let v2 = self.style.model == Model::V2;
         let cpu = &mut self.cpus[usize::from(by)];
-        // Changed between acknowledging and ending, each makes GICv2's end UNPREDICTABLE (IHI 0048B, 4.4.1, 4.4.5).
+        // If these bits change between acknowledge and end, GICv2's end is UNPREDICTABLE (IHI
+        // 0048B, 4.4.1, 4.4.5).
         if v2 && !cpu.stack.is_empty() {
             return None;
         }
@@ -316,7 +323,8 @@ impl World {
         v3::clear_priorities(by, group)
     }
 
-    /// Takes in what was answered, and leaves out of the comparison what follows from it.
+    /// Updates the state with the answers, and leaves bits out of the comparison that the answers
+    /// make incomparable.
     pub fn observe(&mut self, steps: &mut [Step], answers: &[Outcome]) {
         let v2 = self.style.model == Model::V2;
         for (step, answer) in steps.iter_mut().zip(answers) {
@@ -326,7 +334,7 @@ impl World {
                     Model::V2 => v2::is_highest_pending(step.operation),
                     _ => v3::is_highest_pending(step.operation),
                 };
-                // QEMU's GICC_HPPIR is 1023 for what the mask holds back.
+                // QEMU's GICC_HPPIR is 1023 for an interrupt that the mask holds back.
                 let v2_masked = v2 && !self.cpus[usize::from(by)].unmasked;
                 if highest && (v2_masked || self.is_hidden(by, answer.asserted[usize::from(by)])) {
                     step.mask = 0;
@@ -338,7 +346,8 @@ impl World {
                 _ => v3::acknowledges(step.operation),
             };
             if let Some(group) = group {
-                // QEMU's GICC_IAR is 1022 for Group 1 even if it is not urgent enough to be signaled.
+                // QEMU's GICC_IAR is 1022 for an interrupt of Group 1 even if it is not urgent
+                // enough to be signaled.
                 if v2 && answer.value >= 0x3fe && !self.cpus[usize::from(by)].stack.is_empty() {
                     step.mask = !1;
                 }
@@ -368,7 +377,8 @@ impl World {
         self.coverage.deepest = self.coverage.deepest.max(cpu.stack.len());
     }
 
-    /// What cannot preempt need not be in a list register while they are full of what is active, and is not seen then.
+    /// Whether a pending interrupt may be invisible: while active interrupts fill the list
+    /// registers, an interrupt that cannot preempt need not be in one of them.
     fn is_hidden(&self, by: u8, asserted: u8) -> bool {
         let own = self.private[usize::from(by)].iter().chain(&self.spis);
         let active = own.filter(|irq| irq.active).count();

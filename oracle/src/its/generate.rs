@@ -1,4 +1,5 @@
-//! Random operations on an ITS: few devices, events, collections and LPIs, so that they meet.
+//! Random operations on an ITS. Devices, events, collections and LPIs are few, so that operations
+//! meet.
 
 use vgic_core::ids::{DeviceId, EventId, Intid};
 use vgic_core::its::{CollectionId, Command, RdBase};
@@ -8,28 +9,29 @@ use super::world::{Form, Op};
 use crate::generate::Random;
 use crate::target::{Action, GITS, VCPUS};
 
-/// DeviceIDs: the first of them is the one that a CPU's own writes of GITS_TRANSLATER have; some are at the ends of tables.
+/// DeviceIDs. The first is that of a CPU's own writes of GITS_TRANSLATER. Some are at the ends of
+/// tables.
 pub const DEVICES: [u32; 12] = [0, 1, 2, 7, 511, 512, 513, 1535, 2048, 8191, 8192, 65535];
 const NO_DEVICES: [u32; 3] = [65536, 1 << 20, u32::MAX];
-/// Collections.
+/// Collection IDs.
 pub const COLLECTIONS: [u16; 9] = [0, 1, 2, 3, 511, 512, 1536, 8191, 65535];
 const EVENTS: [u32; 12] = [0, 1, 2, 3, 4, 7, 8, 15, 16, 255, 8192, 8200];
 const NO_EVENTS: [u32; 3] = [1 << 16, 1 << 31, u32::MAX];
-/// LPIs.
+/// INTIDs of LPIs.
 pub const LPIS: [u32; 12] =
     [8192, 8193, 8194, 8195, 8200, 8207, 8208, 8255, 16383, 16384, 16385, 65535];
 const NO_LPIS: [u32; 6] = [0, 31, 1023, 8191, 65536, u32::MAX];
 
-/// Makes operations.
+/// A generator of random operations.
 pub struct Generator(Random);
 
 impl Generator {
-    /// From a seed.
+    /// Creates a generator for a seed.
     pub fn new(seed: u64) -> Self {
         Self(Random::new(seed ^ 0x1751_7517))
     }
 
-    /// Makes `count` of them.
+    /// Generates `count` operations.
     pub fn sequence(&mut self, count: usize) -> Vec<Op> {
         let mut ops: Vec<Op> = (0..count.min(40)).map(|_| self.access()).collect();
         ops.extend(self.open());
@@ -40,7 +42,8 @@ impl Generator {
         ops
     }
 
-    /// As a driver begins: from a reset, chance would be long about it.
+    /// Initializes the ITS as a driver does. From a reset, random operations alone would take long
+    /// to do so.
     fn open(&mut self) -> Vec<Op> {
         let mut ops = vec![self.install(), Op::Enable(true)];
         for n in 0..4 {
@@ -57,7 +60,7 @@ impl Generator {
         all[self.0.below(all.len() as u64) as usize]
     }
 
-    /// Mostly of the first few, seldom of those that do not exist.
+    /// Picks mostly one of the first few of `good`, and seldom one of `bad`, which do not exist.
     fn mixed(&mut self, good: &[u32], bad: &[u32]) -> u32 {
         match self.0.below(32) {
             0 => self.of(bad),
@@ -152,7 +155,7 @@ impl Generator {
         }
     }
 
-    /// An access of a register, or of where there is none.
+    /// Accesses a register, or an address without one.
     fn access(&mut self) -> Op {
         if self.0.one_in(10) {
             let address = GITS + self.0.below(0x2_0000) / 4 * 4;

@@ -1,8 +1,10 @@
-//! The ITS: commands in a queue in memory, tables in memory, and what has become pending in the redistributors' tables.
+//! The comparison of ITSs: commands in a queue in memory, tables in memory, and the interrupts that
+//! become pending in the redistributors' tables.
 //!
-//! Both sides have the same memory at the same addresses, and get the same commands by GITS_CWRITER. After each operation the
-//! control frame is compared, and, if commands or MSIs were among them, the pending tables: QEMU keeps pending LPIs in them, and this
-//! project writes them there when it is asked to. No CPU runs, so nothing is acknowledged.
+//! Both sides have the same memory at the same addresses, and get the same commands by
+//! GITS_CWRITER. After each operation the control frame and the pending tables are compared. QEMU
+//! keeps pending LPIs in these tables, and this project writes them there on request. No CPU runs,
+//! so nothing is acknowledged.
 
 pub mod generate;
 pub mod world;
@@ -14,19 +16,19 @@ use crate::regs;
 use crate::target::{Action, GITS, Model, Target, VCPUS};
 use world::{Coverage, LPI_WORDS, Op, World, pending_table};
 
-/// What became of a comparison.
+/// The result of a comparison.
 #[derive(Debug)]
 pub struct Outcome {
     /// The first difference.
     pub difference: Option<Difference>,
-    /// What was compared.
+    /// Counts of the compared events.
     pub coverage: Coverage,
 }
 
-/// Performs a sequence on two machines that are as after a reset.
+/// Performs a sequence on two machines. Both are in the state after a reset.
 ///
 /// # Errors
-/// If the reference cannot go on.
+/// If the reference fails.
 pub fn run(
     ops: &[Op],
     reference: &mut dyn Target,
@@ -58,7 +60,7 @@ pub fn run(
     Ok(Outcome { difference, coverage })
 }
 
-/// What is looked at after each operation.
+/// Reads the registers and pending tables that are compared after each operation.
 fn state() -> impl Iterator<Item = Action> {
     let frame = [(0, 4), (0x80, 8), (0x88, 8), (0x90, 8), (0x100, 8), (0x108, 8)];
     let frame = frame.map(|(offset, bytes)| Action::Read { address: GITS + offset, bytes });
@@ -68,7 +70,7 @@ fn state() -> impl Iterator<Item = Action> {
     frame.into_iter().chain(tables)
 }
 
-/// Reads of all registers, for the generator.
+/// Returns all registers of the ITS, for the generator.
 pub(crate) fn registers() -> &'static [regs::Reg] {
     regs::of_model(Model::Its)
 }

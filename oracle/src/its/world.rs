@@ -1,8 +1,9 @@
-//! Which operations on an ITS have one right outcome.
+//! Decides which operations on an ITS have one right outcome.
 //!
-//! [`World`] follows a sequence by what the architecture says of it: what is mapped, and what is pending where. It decides what an
-//! operation comes to when it is its turn, and passes over what may go either way (`differences.md`). It does not judge the
-//! answers.
+//! [`World`] follows a sequence by the rules of the architecture: which IDs are mapped, and which
+//! LPIs are pending at which redistributor. When an operation is due, it turns the operation into
+//! actions, and passes over operations with more than one right outcome (`differences.md`). It does
+//! not judge the answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,114 +24,118 @@ const TRANSLATER: u64 = GITS + 0x1_0040;
 const VALID: u64 = 1 << 63;
 const INDIRECT: u64 = 1 << 62;
 
-/// The LPI configuration table.
+/// The address of the LPI configuration table.
 const PROPERTIES: u64 = RAM + 0x10_0000;
-/// Where queues may be.
+/// Returns the address of a queue.
 fn queue(slot: u8) -> u64 {
     RAM + 0x30_0000 + 0x2_0000 * u64::from(slot % 4)
 }
-/// The tables of devices and of collections, and their second levels.
+/// The addresses of the device table and the collection table. [`LEVEL2`] has those of their second
+/// levels.
 const TABLES: [u64; 2] = [RAM + 0x40_0000, RAM + 0x60_0000];
 const LEVEL2: [u64; 2] = [RAM + 0x50_0000, RAM + 0x70_0000];
-/// Of each of them.
+/// The size of each table, and of its second level, in bytes.
 const TABLE_SIZE: u64 = 0x10_0000;
-/// A device's interrupt translation table: room for 16 bits of events, at 12 bytes each as QEMU has them.
+/// Returns the address of a device's interrupt translation table. It has room for 16 bits of
+/// EventID, at QEMU's 12 bytes for each entry.
 fn itt(device: u32) -> u64 {
     let n = DEVICES.iter().position(|&d| d == device).unwrap_or(DEVICES.len());
     RAM + 0x100_0000 + ITT_SIZE * n as u64
 }
 const ITT_SIZE: u64 = 0x10_0000;
-/// LPIs that are pending from the beginning, at one redistributor after the other.
+/// LPIs that are pending at the start. They are spread over the redistributors in turn.
 const PRESET: [u32; 3] = [LPIS[7], LPIS[9], LPIS[11]];
 const EVENT_BITS: u8 = 16;
 const LPI_END: u32 = 1 << 16;
 
-/// Where a redistributor's LPI pending table is.
+/// Returns the address of a redistributor's LPI pending table.
 pub fn pending_table(rd: u16) -> u64 {
     RAM + 0x20_0000 + 0x1_0000 * u64::from(rd)
 }
 
-/// Offsets in a pending table of the doublewords that [`LPIS`] are in.
+/// Offsets of the doublewords in a pending table that have the bits of [`LPIS`].
 pub const LPI_WORDS: [u64; 4] = [1024, 2040, 2048, 8184];
 
-/// How a command is written.
+/// The form in which a command is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
-    /// As it is.
+    /// The command is written unchanged.
     Plain,
-    /// Of an event, or of a device and a collection, that is mapped: the number says which.
+    /// The command is changed to use a mapped event, or a mapped device and collection. The number
+    /// selects it.
     Mapped(u16),
-    /// MAPTI as MAPI: the EventID is the INTID.
+    /// MAPTI is written as MAPI, with the EventID as the INTID.
     Mapi,
-    /// Its number is none of a command.
+    /// The command number is replaced by one that does not exist.
     Unknown(u64),
 }
 
-/// Something to do.
+/// An operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
-    /// A register access, as it stands.
+    /// A register access, unchanged.
     Access(Action),
-    /// Tables of some shape, empty, and a queue: the numbers say which.
+    /// Installs empty tables and a queue. The number selects their shape.
     Install(u64),
-    /// GITS_CTLR.Enabled.
+    /// Writes GITS_CTLR.Enabled.
     Enable(bool),
-    /// Another queue.
+    /// Installs another queue.
     Queue {
-        /// Where.
+        /// Selects the queue's address.
         slot: u8,
-        /// One less than its size in pages.
+        /// One less than the queue's size in pages.
         pages: u8,
     },
-    /// A command is put into the queue.
+    /// Queues a command.
     Command {
-        /// Which.
+        /// The command.
         command: Command,
-        /// How.
+        /// The form in which the command is written.
         form: Form,
-        /// Whether the ITS is told at once, or when something else does.
+        /// Whether GITS_CWRITER is written at once. If not, a later operation writes it.
         tell: bool,
     },
-    /// All collections of a redistributor move to another, and what is pending.
+    /// Moves all collections of a redistributor, and its pending LPIs, to another redistributor.
     Migrate {
-        /// From here.
+        /// The old redistributor.
         from: u16,
-        /// To here.
+        /// The new redistributor.
         to: u16,
     },
-    /// What is pending at a redistributor moves to another. Its collections are mapped again to where they are.
+    /// Moves the pending LPIs of a redistributor to another one. Then maps the first
+    /// redistributor's collections again to the first redistributor.
     Bounce {
-        /// From here.
+        /// The old redistributor.
         from: u16,
-        /// To here.
+        /// The new redistributor.
         to: u16,
     },
-    /// GITS_TRANSLATER is written.
+    /// Writes GITS_TRANSLATER.
     Message {
         /// The EventID.
         event: u32,
-        /// As a half-word.
+        /// Whether to write a half-word.
         half: bool,
     },
-    /// A byte of the LPI configuration table.
+    /// Writes a byte of the LPI configuration table.
     Property {
-        /// Whose.
+        /// The LPI's INTID.
         intid: u32,
-        /// What.
+        /// The new value.
         byte: u8,
     },
-    /// GITS_CWRITER is written with what is beyond the end of the queue.
+    /// Writes GITS_CWRITER with an offset beyond the end of the queue.
     Beyond(u16),
 }
 
-/// What a sequence came by: a comparison of nothing finds nothing.
+/// Counts of the events of a sequence. They show that a comparison is not empty.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Coverage {
     /// Operations that were performed, not passed over.
     pub performed: u64,
-    /// Commands that were put into the queue.
+    /// Commands that were queued.
     pub commands: u64,
-    /// Those that were wrong.
+    /// Commands that were wrong.
     pub wrong: u64,
     /// Interrupts that became pending.
     pub pending: u64,
@@ -139,7 +144,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Takes another's in.
+    /// Adds the counts of another sequence.
     pub fn add(&mut self, other: Self) {
         self.performed += other.performed;
         self.commands += other.commands;
@@ -154,14 +159,14 @@ struct Table {
     page: u64,
     pages: u64,
     indirect: bool,
-    /// Which second-level tables exist, by their number modulo 64.
+    /// A bit mask of the second-level tables that exist, indexed by their number modulo 64.
     level2: u64,
 }
 
 impl Table {
     fn new(random: u64) -> Self {
         let page = [0x1000, 0x4000, 0x1_0000][(random % 3) as usize];
-        // All of them, or some.
+        // All or some of the second-level tables exist.
         let level2 = if random >> 4 & 3 == 0 { random >> 8 | 1 } else { u64::MAX };
         Self { page, pages: 1 + (random >> 2) % 3, indirect: random >> 6 & 1 != 0, level2 }
     }
@@ -172,13 +177,13 @@ impl Table {
             0x4000 => 1,
             _ => 2,
         };
-        // Attributes, and the fields that are read-only.
+        // Random values for the attributes and the read-only fields.
         let others = random & (7 << 59 | 7 << 56 | 0x1f << 48 | 1 << 10);
         let indirect = if self.indirect { INDIRECT } else { 0 };
         VALID | indirect | others | base | size << 8 | (self.pages - 1)
     }
 
-    /// Whether an entry has a number that the table has.
+    /// Whether an entry is within the table's size.
     fn has(self, index: u32) -> bool {
         let direct = self.pages * self.page / 8;
         let entries = if self.indirect { direct * (self.page / 8) } else { direct };
@@ -189,12 +194,12 @@ impl Table {
         self.level2 >> (n % 64) & 1 != 0
     }
 
-    /// Whether it has a place.
+    /// Whether an entry is within the table's size and its second-level table, if any, exists.
     fn holds(self, index: u32) -> bool {
         self.has(index) && (!self.indirect || self.has_level2(u64::from(index) / (self.page / 8)))
     }
 
-    /// What makes it: empty, with the entries of the first level.
+    /// Clears the table and its second level, and writes the first-level entries.
     fn make(self, base: u64, level2: u64, actions: &mut Vec<Action>) {
         actions.push(Action::Zero { address: base, len: TABLE_SIZE });
         actions.push(Action::Zero { address: level2, len: TABLE_SIZE });
@@ -210,22 +215,22 @@ impl Table {
 
 struct Device {
     bits: u8,
-    /// INTID and collection.
+    /// INTID and collection by EventID.
     events: BTreeMap<u32, (u32, u16)>,
 }
 
-/// What is known of both machines. Commands count as performed when they are put into the queue.
+/// The known state of both machines. Commands count as performed when they are queued.
 pub struct World {
     installed: bool,
     enabled: bool,
     tables: [Table; 2],
     queue: u64,
     queue_size: u64,
-    /// Where the next command goes.
+    /// The offset in the queue of the next command.
     tail: u64,
-    /// What the ITS was told of last, if that was within the queue.
+    /// The last value of GITS_CWRITER, or `None` if it was beyond the end of the queue.
     told: Option<u64>,
-    /// Where the next command is that has not been performed.
+    /// The offset in the queue of the first command that has not been performed.
     head: u64,
     devices: BTreeMap<u32, Device>,
     collections: BTreeMap<u16, u16>,
@@ -247,17 +252,17 @@ fn double(address: u64, value: u64) -> Action {
     Action::Write { address, bytes: 8, value }
 }
 
-/// What a command comes to.
+/// The expected effect of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
-    /// It does what it says.
+    /// The command takes effect.
     Right,
-    /// It is wrong, and has no effect.
+    /// The command is wrong, and has no effect.
     Wrong,
 }
 
 impl World {
-    /// After the prologue.
+    /// Creates the state after the prologue.
     pub fn new() -> Self {
         let mut pending: [BTreeSet<u32>; VCPUS as usize] = Default::default();
         for (n, &lpi) in PRESET.iter().enumerate() {
@@ -279,8 +284,8 @@ impl World {
         }
     }
 
-    /// What a sequence begins with: LPIs are enabled at all redistributors, with some that are pending already; fields of registers
-    /// that are UNKNOWN after a reset are written.
+    /// Returns the first actions of a sequence. They enable LPIs at all redistributors, with some
+    /// that are pending already. They write the register fields that are UNKNOWN after a reset.
     pub fn prologue() -> Vec<Action> {
         let mut actions = Vec::new();
         for (n, lpi) in (0..).zip(PRESET) {
@@ -298,12 +303,13 @@ impl World {
         actions
     }
 
-    /// What the sequence has come by so far.
+    /// Returns the counts of the sequence so far.
     pub fn coverage(&self) -> Coverage {
         self.coverage
     }
 
-    /// What an operation comes to now. Nothing: it is passed over.
+    /// Returns the actions of an operation in the present state. If there are none, the operation
+    /// is passed over.
     pub fn admit(&mut self, op: Op) -> Vec<Action> {
         let actions = match op {
             Op::Access(action) => self.access(action),
@@ -335,22 +341,22 @@ impl World {
     fn access(&mut self, action: Action) -> Vec<Action> {
         let Action::Write { address, bytes, value } = action else {
             let Action::Read { address, .. } = action else { return Vec::new() };
-            // Optional: only this project has it.
+            // An optional register, which only this project has.
             return if address == GITS + 0x40 { Vec::new() } else { vec![action] };
         };
         let value = value & low(bytes);
         let write = Action::Write { address, bytes, value };
         let Some(reg) = regs::find(Model::Its, address) else { return Vec::new() };
         match reg.name {
-            // Enable and Message do.
+            // `Op::Enable` and `Op::Message` write these registers.
             "GITS_CTLR" | "GITS_TRANSLATER" => Vec::new(),
-            // QEMU writes it, as it does not here.
+            // QEMU lets software write this register, and this project does not.
             "GITS_CREADR" => Vec::new(),
             "GITS_CWRITER" if self.installed => Vec::new(),
-            // What is mapped would stay, or not.
+            // The architecture leaves open whether mappings survive this.
             "GITS_BASER0" | "GITS_BASER1" if self.installed && !self.enabled => Vec::new(),
             "GITS_CBASER" if self.installed && !self.enabled => Vec::new(),
-            // The queue is empty afterwards; GITS_CWRITER may be anything.
+            // The queue is empty after this. GITS_CWRITER may have had any value.
             "GITS_CBASER" if !self.enabled => vec![write, double(CWRITER, 0)],
             _ => vec![write],
         }
@@ -361,7 +367,7 @@ impl World {
         self.head == self.tail
     }
 
-    /// The ITS is told of all commands, and performs them if it is enabled.
+    /// Writes GITS_CWRITER, so that the ITS performs all commands if it is enabled.
     fn tell(&mut self, actions: &mut Vec<Action>) {
         self.told = Some(self.tail);
         if self.enabled {
@@ -370,7 +376,7 @@ impl World {
         actions.push(double(CWRITER, self.tail));
     }
 
-    /// Sees to it that all commands are performed. Returns whether they are.
+    /// Has all commands performed, if the ITS is enabled. Returns whether all have been performed.
     fn finish(&mut self, actions: &mut Vec<Action>) -> bool {
         if self.enabled && !self.is_done() {
             self.tell(actions);
@@ -381,7 +387,7 @@ impl World {
     fn install(&mut self, random: u64) -> Vec<Action> {
         let mut actions = Vec::new();
         let mapped: BTreeSet<u32> = self.events().map(|(_, _, (intid, _))| intid).collect();
-        // What is pending and mapped would stay so, or not.
+        // The architecture leaves open whether LPIs that are mapped and pending stay so.
         let stays = self.pending.iter().all(|pending| pending.is_disjoint(&mapped));
         if !stays || !self.finish(&mut actions) {
             return actions;
@@ -436,7 +442,7 @@ impl World {
             .flat_map(|(&d, device)| device.events.iter().map(move |(&e, &to)| (d, e, to)))
     }
 
-    /// Makes room for some commands. Returns whether there is.
+    /// Makes room in the queue for some commands. Returns whether there is room.
     fn room(&mut self, commands: u64, actions: &mut Vec<Action>) -> bool {
         let used = (self.tail + self.queue_size - self.head) % self.queue_size;
         used + 32 * commands < self.queue_size || self.finish(actions)
@@ -469,7 +475,7 @@ impl World {
                     return actions;
                 };
                 let mut raw = command.encode();
-                // The INTID is no field of MAPI.
+                // MAPI has no INTID field.
                 raw[0] = 0x0b;
                 raw[12..16].copy_from_slice(&intid.0.to_le_bytes());
                 let intid = Intid(event.0);
@@ -485,7 +491,8 @@ impl World {
         if let Some(Command::Mapd { device, valid: true, .. }) = command
             && self.tables[0].holds(device.0)
         {
-            // Its table has to be empty, which nothing that comes before may change.
+            // The device's table has to be empty when MAPD is performed. Earlier commands may
+            // change the table, so they are performed first.
             if !self.finish(&mut actions) {
                 return actions;
             }
@@ -509,7 +516,7 @@ impl World {
         actions
     }
 
-    /// A command with what is mapped in it. `None`: nothing is.
+    /// Returns a command changed to use mapped IDs, or `None` if nothing suitable is mapped.
     fn mapped(&self, command: Command, n: usize) -> Option<Command> {
         let events: Vec<_> = self.events().collect();
         let collections: Vec<_> = self.collections.keys().collect();
@@ -536,7 +543,7 @@ impl World {
         })
     }
 
-    /// The collections that are mapped to a redistributor.
+    /// Returns the collections that are mapped to a redistributor.
     fn collections_at(&self, rd: u16) -> Vec<u16> {
         let there = self.collections.iter().filter(|&(_, &at)| at == rd);
         there.map(|(&collection, _)| collection).collect()
@@ -571,7 +578,8 @@ impl World {
 
     fn bounce(&mut self, from: u16, to: u16) -> Vec<Action> {
         let mut actions = Vec::new();
-        // They would be pending elsewhere than where they belong.
+        // Otherwise these LPIs would be pending at a redistributor other than the one of their
+        // collection.
         let pending = self.events().any(|(_, _, (intid, collection))| {
             self.collections.get(&collection) == Some(&from) && self.is_pending(intid)
         });
@@ -617,7 +625,7 @@ impl World {
         }
     }
 
-    /// Whether an LPI is pending at another redistributor than this one.
+    /// Whether an LPI is pending at a redistributor other than `rd`.
     fn is_pending_but_at(&self, rd: u16, intid: u32) -> bool {
         (0..).zip(&self.pending).any(|(n, pending)| n != rd && pending.contains(&intid))
     }
@@ -626,7 +634,8 @@ impl World {
         self.pending.iter().any(|pending| pending.contains(&intid))
     }
 
-    /// Takes in what a command does. `None`: it may do this or that.
+    /// Updates the state with the effect of a command. Returns `None` if the command has more than
+    /// one right outcome.
     fn apply(&mut self, command: Command) -> Option<Verdict> {
         match command {
             Command::Mapd { device: DeviceId(device), valid, size, .. } => {
@@ -634,10 +643,10 @@ impl World {
                     return Some(Verdict::Wrong);
                 }
                 if size >= EVENT_BITS {
-                    // Without V, Size is of no account; QEMU wants it to be right.
+                    // Without V, Size has no meaning, but QEMU requires a valid Size.
                     return valid.then_some(Verdict::Wrong);
                 }
-                // With events that are pending, what becomes of those is open.
+                // The architecture leaves open whether LPIs of the device's events stay pending.
                 let old = self.devices.get(&device).into_iter();
                 if old.flat_map(|d| d.events.values()).any(|&(intid, _)| self.is_pending(intid)) {
                     return None;
@@ -660,7 +669,7 @@ impl World {
                 if rd >= VCPUS {
                     return Some(Verdict::Wrong);
                 }
-                // An LPI that is pending elsewhere stays there, or comes along.
+                // An LPI that is pending at another redistributor may stay there or move along.
                 let stays =
                     |(_, _, (intid, c))| c == collection && self.is_pending_but_at(rd, intid);
                 if self.events().any(stays) {
@@ -712,7 +721,7 @@ impl World {
                 if from == to {
                     return Some(Verdict::Right);
                 }
-                // What goes there by its collection goes on to do so, or not.
+                // LPIs of a collection at `from` may continue to go there, or not.
                 let here = |c| self.collections.get(&c) == Some(&from);
                 if self.events().any(|(_, _, (_, collection))| here(collection)) {
                     return None;
@@ -730,7 +739,7 @@ impl World {
                     self.set_pending(intid, collection);
                     return Some(if rd.is_some() { Verdict::Right } else { Verdict::Wrong });
                 }
-                // Without the collection, the LPI has no redistributor to be found at.
+                // Without the collection, there is no redistributor at which to find the LPI.
                 self.pending[usize::from(rd?)].remove(&intid);
                 if let Command::Discard(..) = command {
                     self.devices.get_mut(&device.0)?.events.remove(&event.0);
@@ -760,7 +769,7 @@ impl Judge for World {
             if bytes == 8 { reference.value } else { reference.value << (8 * (address % 8)) };
         let reserved = reserved(whole) >> (8 * (address % 8));
         match reg.name {
-            // While the ITS is enabled, QEMU says that it is quiescent.
+            // QEMU reports an enabled ITS as quiescent.
             "GITS_CTLR" if reference.value & 1 != 0 => mask & 1,
             // Reserved values need not be kept.
             "GITS_CBASER" => mask & !(reserved & (3 << 10) >> skip),
@@ -772,14 +781,14 @@ impl Judge for World {
     fn observe(&mut self, _action: Action, _reference: Answer) {}
 }
 
-/// The fields of GITS_BASER, or of GITS_CBASER, that have a reserved value.
+/// Returns a mask of the fields of GITS_BASER or GITS_CBASER that have a reserved value.
 fn reserved(value: u64) -> u64 {
     let shareability = if value >> 10 & 3 == 3 { 3 << 10 } else { 0 };
     let page_size = if value >> 8 & 3 == 3 { 3 << 8 } else { 0 };
     shareability | page_size
 }
 
-/// MAPD with the address of the device's own table.
+/// Changes MAPD to use the address of the device's own table.
 fn with_itt(command: Command) -> Command {
     match command {
         Command::Mapd { device, valid, size, .. } => {

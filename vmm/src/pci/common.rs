@@ -1,5 +1,5 @@
-//! The common configuration structure of virtio over PCI (virtio 1.2, 4.1.4.3), and what the driver's writes mean: features, status, queues.
-//! Nothing here runs a device.
+//! The common configuration structure of virtio over PCI (virtio 1.2, 4.1.4.3), and the effects of
+//! the driver's writes: features, status, queues. Nothing here runs a device.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,16 +12,16 @@ use virtio_bindings::virtio_config::{
 
 use crate::virtio::Health;
 
-/// "No vector".
+/// The value for "no vector".
 pub(crate) const NO_VECTOR: u16 = 0xffff;
-/// Most entries of a queue.
+/// The maximum number of entries of a queue.
 pub(crate) const QUEUE_SIZE: u16 = 256;
 pub(crate) const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 
 const FEATURES_OK: u8 = VIRTIO_CONFIG_S_FEATURES_OK as u8;
 const DRIVER_OK: u8 = VIRTIO_CONFIG_S_DRIVER_OK as u8;
 const NEEDS_RESET: u8 = VIRTIO_CONFIG_S_NEEDS_RESET as u8;
-/// What a driver can say of itself.
+/// The status bits that a driver can set.
 const DRIVERS: u8 = (VIRTIO_CONFIG_S_ACKNOWLEDGE
     | VIRTIO_CONFIG_S_DRIVER
     | VIRTIO_CONFIG_S_FEATURES_OK
@@ -32,9 +32,9 @@ const DRIVERS: u8 = (VIRTIO_CONFIG_S_ACKNOWLEDGE
 pub(crate) struct QueueRegisters {
     pub(crate) size: u16,
     pub(crate) enabled: bool,
-    /// The driver may change it at any time, so its thread looks at it for each interrupt.
+    /// The driver may change it at any time, so the queue's thread reads it for each interrupt.
     pub(crate) vector: Arc<AtomicU16>,
-    /// Descriptors, available ring, used ring.
+    /// The addresses of descriptors, available ring and used ring.
     pub(crate) rings: [u64; 3],
 }
 
@@ -45,34 +45,34 @@ impl QueueRegisters {
     }
 }
 
-/// What a write asks for.
+/// The action that a write requires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub(crate) enum Asked {
     Nothing,
-    /// The driver is ready: queues are to be served.
+    /// The driver is ready: the queues are to be served.
     Start,
-    /// Everything is to stop, and then [`Common::reset`].
+    /// The device is to stop, followed by a call of [`Common::reset`].
     Reset,
 }
 
-/// The structure.
+/// The common configuration structure.
 pub(crate) struct Common {
     offered: u64,
-    /// Which 32 bits of the device's features, and of the driver's.
+    /// The selected 32 bits of the device's features, and of the driver's.
     feature_select: [u32; 2],
-    /// What the driver has written, with bits that it was not offered.
+    /// The features that the driver has written, including bits that were not offered.
     accepted: u128,
     status: u8,
     selected: u16,
     queues: Vec<QueueRegisters>,
-    /// The highest vector that there is.
+    /// The highest vector that exists.
     last_vector: u16,
     health: Arc<Health>,
 }
 
 impl Common {
-    /// One vector for the configuration, and one for each queue.
+    /// Creates the structure, with one vector for the configuration and one for each queue.
     pub(crate) fn new(offered: u64, queues: u16) -> Self {
         Self {
             offered: offered | VERSION_1,
@@ -86,7 +86,7 @@ impl Common {
         }
     }
 
-    /// As it was at first. No thread serves a queue.
+    /// Restores the initial state. No thread may serve a queue.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.offered, self.last_vector);
     }
@@ -99,12 +99,12 @@ impl Common {
         &self.health
     }
 
-    /// Whether a feature has been agreed on.
+    /// Returns whether a feature has been agreed on.
     pub(crate) fn has(&self, feature: u64) -> bool {
         self.accepted as u64 & feature != 0
     }
 
-    /// The device status: what the driver has written, and whether it has to start over.
+    /// The device status: the driver's bits, and whether the driver has to reset the device.
     fn status(&self) -> u8 {
         self.status | if self.health.needs_reset() { NEEDS_RESET } else { 0 }
     }
@@ -113,7 +113,8 @@ impl Common {
         self.queues.get_mut(usize::from(self.selected))
     }
 
-    /// The register at an offset, and how many bytes it has; nothing in the middle of one.
+    /// Returns the register at an offset, and its width in bytes; `None` if no register begins
+    /// there.
     fn register(&self, offset: u64) -> Option<(u64, usize)> {
         let word = |value: u128, select: u32| {
             let word = value.checked_shr(select.saturating_mul(32)).unwrap_or(0);
@@ -124,7 +125,7 @@ impl Common {
             let width = if shift == 0 { 8 } else { 4 };
             (queue.map_or(0, |queue| queue.rings[n] >> shift), width)
         };
-        // Relaxed: nothing but the values.
+        // Relaxed: only the values matter.
         let vector = |vector: &AtomicU16| vector.load(Ordering::Relaxed).into();
         Some(match offset {
             0x00 => (self.feature_select[0].into(), 4),
@@ -134,7 +135,7 @@ impl Common {
             0x10 => (vector(&self.health.config_vector), 2),
             0x12 => (self.queues.len() as u64, 2),
             0x14 => (self.status().into(), 1),
-            // config_generation: configurations do not change.
+            // This is config_generation. It is constant, as configurations do not change.
             0x15 => (0, 1),
             0x16 => (self.selected.into(), 2),
             0x18 => (queue.map_or(0, |queue| queue.size.into()), 2),
@@ -151,7 +152,8 @@ impl Common {
         })
     }
 
-    /// Reads a register, as much of it as `data` has room for; what is behind it reads as zero.
+    /// Reads a register, or as much of it as fits into `data`. Bytes behind the register read as
+    /// zero.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some((value, width)) = self.register(offset) {
@@ -160,7 +162,8 @@ impl Common {
         }
     }
 
-    /// Writes a register. Drivers access each at its own width (4.1.3.1), and one of 64 bits also by its halves; anything else has no effect.
+    /// Writes a register. Drivers access each register at its own width (4.1.3.1), and a 64-bit
+    /// register also by its halves. Other accesses have no effect.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Asked {
         match (offset, data) {
             (0x20 | 0x28 | 0x30, &[a, b, c, d, e, f, g, h]) => {
@@ -179,7 +182,7 @@ impl Common {
         match offset {
             0x00 => self.feature_select[0] = value,
             0x08 => self.feature_select[1] = value,
-            // What has been agreed on stays (3.1.1).
+            // The agreed features are final (3.1.1).
             0x0c if self.status & FEATURES_OK == 0 => {
                 let shift = self.feature_select[1].saturating_mul(32);
                 if let Some(mask) = u128::from(u32::MAX).checked_shl(shift) {
@@ -188,7 +191,7 @@ impl Common {
             }
             0x20..=0x34 => {
                 let (n, high) = ((offset as usize - 0x20) / 8, offset & 4 != 0);
-                // A queue that is enabled stays where it is.
+                // The addresses of an enabled queue are fixed.
                 if let Some(queue) = self.queue().filter(|queue| !queue.enabled)
                     && offset.is_multiple_of(4)
                 {
@@ -201,10 +204,10 @@ impl Common {
     }
 
     fn write16(&mut self, offset: u64, value: u16) {
-        // One that does not exist is refused by showing "no vector" (4.1.5.1.2).
+        // A vector that does not exist is refused: the register shows "no vector" (4.1.5.1.2).
         let vector = if value <= self.last_vector { value } else { NO_VECTOR };
         match offset {
-            // Relaxed, here and below: nothing but the value.
+            // Relaxed, here and below: only the value matters.
             0x10 => self.health.config_vector.store(vector, Ordering::Relaxed),
             0x16 => self.selected = value,
             0x18 => {
@@ -218,7 +221,8 @@ impl Common {
                     queue.vector.store(vector, Ordering::Relaxed);
                 }
             }
-            // Only a reset disables it (4.1.4.3.2). A driver enables its queues before it says that it is ready.
+            // Only a reset disables a queue (4.1.4.3.2). A driver enables its queues before it sets
+            // DRIVER_OK.
             0x1c if value == 1 && self.status & DRIVER_OK == 0 => {
                 if let Some(queue) = self.queue() {
                     queue.enabled = true;
@@ -233,7 +237,8 @@ impl Common {
             return Asked::Reset;
         }
         let mut new = value & DRIVERS & !self.status;
-        // A driver that takes what it was not offered, or not what it has to, sees that this bit stays clear (3.1.1, 6.1).
+        // This bit stays clear if the driver accepts a feature that was not offered, or leaves out
+        // a required one (3.1.1, 6.1).
         let agreed = self.accepted & !u128::from(self.offered) == 0 && self.has(VERSION_1);
         if !agreed {
             new &= !FEATURES_OK;
@@ -261,7 +266,7 @@ mod tests {
         assert_eq!(common.write(offset, &value.to_le_bytes()[..len]), Asked::Nothing);
     }
 
-    /// Accepts features, and says so. Returns the status.
+    /// Accepts features, and sets FEATURES_OK. Returns the status.
     fn negotiate(common: &mut Common, features: u128) -> u64 {
         put(common, 0x14, 1, 1);
         put(common, 0x14, 1, 3);
@@ -365,7 +370,8 @@ mod tests {
         let before: Vec<u64> = (0..0x40).map(|offset| get(&common, offset, 1)).collect();
         for offset in 0..0x40u64 {
             for len in [1, 2, 3, 4, 8] {
-                // At a register's own width, or a whole 64-bit one's, it is no odd access.
+                // Skip accesses at the register's own width, and to the lower half of a 64-bit
+                // register.
                 let own = common.register(offset).map(|(_, width)| width);
                 let half = own == Some(8) && len == 4;
                 if own != Some(len) && !half {

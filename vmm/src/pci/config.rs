@@ -1,15 +1,16 @@
-//! Configuration space of a function: a type 0 header (PCI Local Bus 3.0, 6.1) with one 32-bit memory BAR and capabilities.
+//! Configuration space of a function: a type 0 header (PCI Local Bus 3.0, 6.1) with one 32-bit
+//! memory BAR and capabilities.
 
-/// Offset of the command register, and its bits: memory accesses, bus master, INTx off.
+/// The offset of the command register, and its bits: memory accesses, bus master, INTx off.
 const COMMAND: usize = 0x04;
 const MEMORY: u16 = 1 << 1;
 const COMMAND_WRITABLE: u16 = MEMORY | 1 << 2 | 1 << 10;
-/// Offset of BAR 0.
+/// The offset of BAR 0.
 const BAR0: usize = 0x10;
-/// Offset of the first capability's pointer.
+/// The offset of the pointer to the first capability.
 const CAPABILITIES: usize = 0x34;
 
-/// What a function is.
+/// The identity of a function.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Identity {
     pub(crate) vendor: u16,
@@ -20,19 +21,19 @@ pub(crate) struct Identity {
     pub(crate) subsystem: u16,
 }
 
-/// Configuration space.
+/// The configuration space of a function.
 pub(crate) struct Config {
     bytes: [u8; 256],
-    /// Which bits a write changes.
+    /// The bits that a write changes.
     writable: [u8; 256],
     bar_size: u32,
-    /// Where the next capability goes, and where its pointer is.
+    /// The offset of the next capability, and the offset of the pointer to it.
     next: usize,
     pointer: usize,
 }
 
 impl Config {
-    /// A function whose BAR has `bar_size` bytes, a power of two.
+    /// Creates a function with a BAR of `bar_size` bytes, a power of two.
     pub(crate) fn new(identity: Identity, bar_size: u32) -> Self {
         let mut new = Self {
             bytes: [0; 256],
@@ -43,7 +44,7 @@ impl Config {
         };
         new.put(0x00, &identity.vendor.to_le_bytes());
         new.put(0x02, &identity.device.to_le_bytes());
-        // Status: there is a list of capabilities.
+        // Sets the status bit for a list of capabilities.
         new.put(0x06, &0x10u16.to_le_bytes());
         let [class, subclass, interface] = identity.class;
         new.put(0x08, &[identity.revision, interface, subclass, class]);
@@ -51,12 +52,12 @@ impl Config {
         new.put(0x2e, &identity.subsystem.to_le_bytes());
         new.allow(COMMAND, &COMMAND_WRITABLE.to_le_bytes());
         new.allow(BAR0, &(!(bar_size - 1)).to_le_bytes());
-        // The interrupt line register is the guest's to keep.
+        // The interrupt line register is scratch space for the guest.
         new.allow(0x3c, &[0xff]);
         new
     }
 
-    /// Sets what is read there.
+    /// Sets the bytes that a read at `at` returns.
     pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
@@ -65,7 +66,8 @@ impl Config {
         self.writable[at..at + mask.len()].copy_from_slice(mask);
     }
 
-    /// Adds a capability: its number, and what follows the two bytes of its head. Returns its offset.
+    /// Adds a capability from its number and the bytes that follow the two bytes of its head.
+    /// Returns its offset.
     pub(crate) fn add_capability(
         &mut self,
         id: u8,
@@ -85,7 +87,7 @@ impl Config {
 
     pub(crate) fn read(&self, offset: usize, data: &mut [u8]) {
         for (n, byte) in data.iter_mut().enumerate() {
-            // Extended space: no capabilities, which reads as zero.
+            // Extended space reads as zero: it has no capabilities.
             *byte = self.bytes.get(offset + n).copied().unwrap_or(0);
         }
     }
@@ -99,17 +101,17 @@ impl Config {
         }
     }
 
-    /// A 16-bit register.
+    /// Returns the 16-bit register at an offset.
     pub(crate) fn u16(&self, offset: usize) -> u16 {
         u16::from_le_bytes([self.bytes[offset], self.bytes[offset + 1]])
     }
 
-    /// A 32-bit register.
+    /// Returns the 32-bit register at an offset.
     pub(crate) fn u32(&self, offset: usize) -> u32 {
         u32::from(self.u16(offset)) | u32::from(self.u16(offset + 2)) << 16
     }
 
-    /// Where the BAR is and how big it is, if memory accesses are on.
+    /// Returns the BAR's address and size, if memory accesses are on.
     pub(crate) fn bar(&self) -> Option<(u64, u64)> {
         let on = self.u16(COMMAND) & MEMORY != 0;
         on.then_some((self.u32(BAR0).into(), self.bar_size.into()))
@@ -146,7 +148,7 @@ mod tests {
             config.read(offset, &mut data);
             assert_eq!(data, [0; 8]);
         }
-        // Byte by byte, as some drivers place BARs.
+        // Some drivers place BARs byte by byte.
         config.write(BAR0 + 1, &[0x90]);
         config.write(BAR0 + 3, &[0x10]);
         assert_eq!(u32_at(&config, BAR0), 0x1000_8000);

@@ -1,4 +1,5 @@
-//! A PCIe host: ECAM, and a window for the functions' BARs. All functions are on bus 0, function 0 of their devices.
+//! A PCIe host: ECAM, and a window for the functions' BARs. All functions are on bus 0, and each is
+//! function 0 of its device.
 
 pub(crate) mod common;
 pub(crate) mod config;
@@ -21,20 +22,22 @@ pub(crate) trait Function: Send {
     /// Writes configuration space.
     fn config_write(&mut self, offset: usize, data: &[u8]);
 
-    /// Where its BAR is, if memory accesses are on, and how big it is.
+    /// Returns the BAR's address and size, if memory accesses are on.
     fn bar(&self) -> Option<(u64, u64)>;
 
-    /// Reads its BAR.
+    /// Reads the function's BAR.
     fn bar_read(&mut self, offset: u64, data: &mut [u8]);
 
-    /// Writes its BAR.
+    /// Writes the function's BAR.
     fn bar_write(&mut self, offset: u64, data: &[u8]);
 }
 
-/// A function, and where its BAR is, for who only wants to know whether an address is its.
+/// A function, and a copy of its BAR's place that a reader can check an address against without the
+/// lock.
 struct Slot {
     function: Mutex<Box<dyn Function>>,
-    /// Address and size; a size of 0: it is nowhere. Written by who holds the lock. A reader may see parts of two places: it looks again under the lock.
+    /// Address and size; a size of 0 means that the BAR has no address. The holder of the lock
+    /// writes them. A reader may see parts of two places, so it re-checks under the lock.
     bar: [AtomicU64; 2],
 }
 
@@ -47,7 +50,8 @@ impl Slot {
 
     fn note(&self, function: &dyn Function) {
         let (base, size) = function.bar().unwrap_or((0, 0));
-        // Release: pairs with `may_have`. A guest that accesses a BAR while it moves it gets either place.
+        // Release: pairs with `may_have`. A guest that accesses a BAR while it moves the BAR gets
+        // either place.
         self.bar[0].store(base, Ordering::Release);
         self.bar[1].store(size, Ordering::Release);
     }
@@ -59,8 +63,9 @@ impl Slot {
     }
 }
 
-/// The functions, by device number. They do not change once the machine runs, so each has its own lock, which is taken only for accesses to this function: one that takes long holds up
-/// no other.
+/// The functions, by device number. The list does not change once the machine runs, so each
+/// function has its own lock. This lock is taken only for accesses to this function, so a slow
+/// function does not delay another one.
 pub(crate) struct Functions(Vec<Slot>);
 
 impl Functions {
@@ -68,7 +73,7 @@ impl Functions {
         Self(functions.into_iter().map(Slot::new).collect())
     }
 
-    /// The function whose configuration space has this offset in ECAM: bus 27:20, device 19:15, function 14:12.
+    /// Returns the function with this offset in ECAM: bus 27:20, device 19:15, function 14:12.
     fn at_ecam(&self, offset: u64) -> Option<&Slot> {
         let bus_and_function = offset & !0xf_8fff;
         if bus_and_function != 0 {
@@ -77,7 +82,8 @@ impl Functions {
         self.0.get((offset >> 15) as usize & 0x1f)
     }
 
-    /// Calls `f` with the function whose BAR has this address, and the offset in it.
+    /// Finds the function with this address in its BAR, and calls `f` with it and the offset in the
+    /// BAR.
     fn at_address(&self, address: u64, f: impl FnOnce(&mut dyn Function, u64)) {
         for slot in self.0.iter().filter(|slot| slot.may_have(address)) {
             let mut function = lock(&slot.function);
@@ -90,12 +96,12 @@ impl Functions {
     }
 }
 
-/// Configuration space, memory-mapped.
+/// Memory-mapped configuration space.
 pub(crate) struct Ecam(pub(crate) std::sync::Arc<Functions>);
 
 impl DeviceMmio for Ecam {
     fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        // Nothing there: all ones.
+        // Reads as all ones where there is no function.
         data.fill(0xff);
         if let Some(slot) = self.0.at_ecam(offset) {
             lock(&slot.function).config_read(offset as usize & 0xfff, data);
@@ -111,7 +117,7 @@ impl DeviceMmio for Ecam {
     }
 }
 
-/// The window that BARs are given out of.
+/// The window for the functions' BARs.
 pub(crate) struct Window(pub(crate) std::sync::Arc<Functions>);
 
 impl DeviceMmio for Window {
@@ -131,7 +137,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers with its number.
+    /// A function that answers with its number.
     struct Fake(u8, Option<u64>);
 
     impl Function for Fake {
@@ -150,7 +156,8 @@ mod tests {
         fn bar_write(&mut self, _: u64, _: &[u8]) {}
     }
 
-    /// A function that is busy, as one is whose queue's thread is waited for, holds up no access to another one's BAR.
+    /// A busy function, such as one that waits for a queue's thread, delays no access to another
+    /// function's BAR.
     #[test]
     fn a_busy_function_holds_up_no_other() {
         let fakes: Vec<Box<dyn Function>> =

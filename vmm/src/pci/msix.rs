@@ -1,4 +1,5 @@
-//! MSI-X of a function (PCI Local Bus 3.0, 6.8.2): its table, its pending bits, and the way of its messages.
+//! MSI-X of a function (PCI Local Bus 3.0, 6.8.2): its table, its pending bits, and the delivery of
+//! its messages.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -8,17 +9,17 @@ use vgic_kvm::msi::Msi;
 use crate::doorbell::lock;
 use crate::irq::IrqSender;
 
-/// Bits of message control.
+/// Bits of the message control register.
 pub(crate) const ENABLE: u16 = 1 << 15;
 pub(crate) const FUNCTION_MASK: u16 = 1 << 14;
-/// Bytes of an entry.
+/// The size of a table entry, in bytes.
 const ENTRY: u64 = 16;
 /// The mask bit of an entry's vector control.
 const MASKED: u32 = 1;
-/// What can be written of an entry's words.
+/// The writable bits of each word of an entry.
 const WRITABLE: [u32; 4] = [!3, !0, !0, MASKED];
 
-/// A vector.
+/// A vector of a function.
 struct Vector {
     /// Address, upper address, data, vector control.
     entry: [u32; 4],
@@ -29,7 +30,8 @@ struct Vector {
 pub(crate) struct Msix {
     /// [`ENABLE`] and [`FUNCTION_MASK`].
     control: AtomicU16,
-    /// Each is locked while its message is sent: once a mask is written, nothing comes any more.
+    /// A vector's lock is held while its message is sent, so no message follows a write that masks
+    /// the vector.
     vectors: Vec<Mutex<Vector>>,
     /// The function's RequesterID.
     device: u32,
@@ -41,13 +43,14 @@ impl Msix {
         Self { control: AtomicU16::new(0), vectors: (0..vectors).map(vector).collect(), device }
     }
 
-    /// Message control, as a vector's holder sees it: what [`Msix::set_control`] has written before it had the vector, or at the same time.
+    /// Returns message control as the holder of a vector's lock sees it: the value of the last
+    /// [`Msix::set_control`] that has held this lock, or of one that runs concurrently.
     fn control(&self) -> u16 {
         // Relaxed: the vector's lock orders it.
         self.control.load(Ordering::Relaxed)
     }
 
-    /// Sends a vector's message if nothing masks it. Returns whether it has.
+    /// Sends a vector's message if no mask is set. Returns whether it was sent.
     fn send(&self, vector: &Vector, sender: &dyn IrqSender) -> bool {
         let [low, high, data, control] = vector.entry;
         let open = self.control() & (ENABLE | FUNCTION_MASK) == ENABLE && control & MASKED == 0;
@@ -58,8 +61,8 @@ impl Msix {
         open
     }
 
-    /// Sends a vector's message, or remembers it while it is masked. A vector that does not exist is none. Returns whether MSI-X is enabled: if not, nothing is
-    /// remembered.
+    /// Sends a vector's message, or sets its pending bit while it is masked. A vector that does not
+    /// exist sends nothing. Returns whether MSI-X is enabled; if not, no pending bit is set.
     pub(crate) fn fire(&self, vector: u16, sender: &dyn IrqSender) -> bool {
         if let Some(vector) = self.vectors.get(usize::from(vector)) {
             let mut vector = lock(vector);
@@ -70,26 +73,26 @@ impl Msix {
         self.control() & ENABLE != 0
     }
 
-    /// Sends what has been waiting for a mask to open.
+    /// Sends the message of a pending vector, if it is no longer masked.
     fn release(&self, vector: &mut Vector, sender: &dyn IrqSender) {
         if vector.pending {
             vector.pending = !self.send(vector, sender);
         }
     }
 
-    /// Message control was written.
+    /// Handles a write to message control.
     pub(crate) fn set_control(&self, value: u16, sender: &dyn IrqSender) {
-        // Relaxed: the vectors' locks, of which each is taken now, order it.
+        // Relaxed: the vectors' locks, each of which is taken next, order it.
         self.control.store(value & (ENABLE | FUNCTION_MASK), Ordering::Relaxed);
         self.vectors.iter().for_each(|vector| self.release(&mut lock(vector), sender));
     }
 
-    /// What is pending is so no longer: its device has been reset.
+    /// Clears all pending bits, as the device has been reset.
     pub(crate) fn clear_pending(&self) {
         self.vectors.iter().for_each(|vector| lock(vector).pending = false);
     }
 
-    /// The vector that has a word of the table, and which of its words.
+    /// Returns the vector with this offset in the table, and the index of the word in its entry.
     fn word(&self, offset: u64) -> Option<(&Mutex<Vector>, usize)> {
         let vector = self.vectors.get(usize::try_from(offset / ENTRY).ok()?)?;
         Some((vector, (offset % ENTRY / 4) as usize))
@@ -103,7 +106,8 @@ impl Msix {
         }
     }
 
-    /// Writes the table, in aligned words of 4 or 8 bytes; other accesses are undefined (6.8.2), and have no effect.
+    /// Writes the table, in aligned words of 4 or 8 bytes. Other accesses are undefined (6.8.2),
+    /// and have no effect here.
     pub(crate) fn write_table(&self, offset: u64, data: &[u8], sender: &dyn IrqSender) {
         if !offset.is_multiple_of(data.len() as u64) || ![4, 8].contains(&data.len()) {
             return;
@@ -183,7 +187,7 @@ mod tests {
         let mut pending = [0xff; 4];
         msix.read_pending(0, &mut pending);
         assert_eq!((pending, count()), ([1, 0b1010, 0, 0], 0));
-        // One of them masks itself as well, and one is forgotten with its device's reset.
+        // One vector is also masked in its entry, and one is cleared by its device's reset.
         msix.write_table(9 * ENTRY + 12, &[0xff; 4], &sent);
         msix.set_control(ENABLE, &sent);
         msix.read_pending(0, &mut pending);

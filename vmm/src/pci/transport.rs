@@ -1,6 +1,8 @@
-//! virtio over PCI (virtio 1.2, 4.1), without the legacy interface and with MSI-X as the only interrupt: a driver that does not enable it can poll the ISR status.
+//! virtio over PCI (virtio 1.2, 4.1), without the legacy interface, and with MSI-X as the only
+//! interrupt. A driver that does not enable MSI-X can poll the ISR status.
 //!
-//! Queue notifications are doorbells in the kernel; each queue has a thread, which sends its own interrupts.
+//! Queue notifications are doorbells in the kernel. Each queue has a thread, which sends its own
+//! interrupts.
 
 use std::sync::{Arc, Once};
 
@@ -17,7 +19,7 @@ use crate::irq::IrqSender;
 use crate::memory::Memory;
 use crate::virtio::{Backend, Interrupt, Worker};
 
-/// What is where in the BAR.
+/// The offsets of the areas in the BAR.
 const COMMON: u64 = 0x0000;
 const ISR: u64 = 0x1000;
 const DEVICE: u64 = 0x2000;
@@ -25,28 +27,30 @@ const NOTIFY: u64 = 0x3000;
 const TABLE: u64 = 0x4000;
 const PENDING: u64 = 0x5000;
 const BAR_SIZE: u32 = 0x8000;
-/// Bytes between the queues' notification addresses.
+/// The distance between the queues' notification addresses, in bytes.
 const NOTIFY_STRIDE: u32 = 4;
 
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 
-/// `VIRTIO_PCI_CAP_PCI_CFG` (4.1.4.9): where its fields are in the capability, and how long it is.
+/// The offsets of the fields of `VIRTIO_PCI_CAP_PCI_CFG` (4.1.4.9) in the capability, and its
+/// length.
 const WINDOW_BAR: usize = 4;
 const WINDOW_OFFSET: usize = 8;
 const WINDOW_LENGTH: usize = 12;
 const WINDOW_DATA: usize = 16;
 const WINDOW_SIZE: u8 = 20;
 
-/// Makes a write of the guest to an address ring an eventfd, for as long as what it returns lives.
+/// Makes the guest's writes to an address ring an eventfd. The effect ends when the returned value
+/// is dropped.
 pub(crate) type MakeDoorbell = Box<dyn Fn(&EventFd, u64) -> anyhow::Result<Box<dyn Send>> + Send>;
-/// Makes a thread's handle for interrupts.
+/// Creates a thread's handle for interrupts.
 pub(crate) type MakeSender = Box<dyn Fn() -> anyhow::Result<Box<dyn IrqSender>> + Send>;
 
-/// The function.
+/// A virtio device as a PCI function.
 pub(crate) struct VirtioPci<B: Backend> {
     config: Config,
     msix_capability: usize,
-    /// The capability that is a window to the BAR.
+    /// The offset of the capability that is a window to the BAR.
     window: usize,
     msix: Arc<Msix>,
     backend: Arc<B>,
@@ -55,16 +59,18 @@ pub(crate) struct VirtioPci<B: Backend> {
     make_sender: MakeSender,
     sender: Box<dyn IrqSender>,
     common: Common,
-    /// While the driver runs the device: one of each for each queue that is enabled, by number.
+    /// One worker for each enabled queue, in the order of the queues, while the driver runs the
+    /// device.
     workers: Vec<Worker>,
     kicks: Vec<(usize, EventFd)>,
-    /// None if the BAR is nowhere, or the kernel takes no more: then the eventfds are written here.
+    /// Empty if the BAR has no address. A doorbell is missing if the kernel accepts no more. A
+    /// notification then comes here as a write to the BAR, and this code writes the eventfd.
     doorbells: Vec<Box<dyn Send>>,
 }
 
-/// What a function needs of the machine.
+/// The function's place in the machine.
 pub(crate) struct Place {
-    /// Its device number on bus 0.
+    /// The function's device number on bus 0.
     pub(crate) number: u8,
     pub(crate) memory: Memory,
     pub(crate) make_doorbell: MakeDoorbell,
@@ -92,10 +98,10 @@ impl<B: Backend> VirtioPci<B> {
         let writable: Vec<(usize, u8)> = fields.map(|at| (at, 0xff)).collect();
         let window = config.add_capability(9, &area(5, 0, 0, WINDOW_SIZE, &[0; 4]), &writable);
         let queues = backend.queues();
-        // One for the configuration, one for each queue.
+        // One vector for the configuration, one for each queue.
         let vectors = queues + 1;
         let mut msix = (vectors - 1).to_le_bytes().to_vec();
-        // BAR 0 in the lower bits.
+        // The lower bits name BAR 0.
         msix.extend((TABLE as u32).to_le_bytes());
         msix.extend((PENDING as u32).to_le_bytes());
         let msix_capability = config.add_capability(0x11, &msix, &[(3, 0xc0)]);
@@ -116,7 +122,7 @@ impl<B: Backend> VirtioPci<B> {
         })
     }
 
-    /// The driver is ready: each queue that it has enabled gets its thread and its doorbell.
+    /// Starts the device: each queue that the driver has enabled gets its thread and its doorbell.
     fn start(&mut self) -> anyhow::Result<()> {
         for (n, registers) in self.common.queues().iter().enumerate() {
             if !registers.enabled {
@@ -144,13 +150,14 @@ impl<B: Backend> VirtioPci<B> {
         self.kicks.clear();
     }
 
-    /// Has the kernel ring for the queues that are served, where the BAR is now.
+    /// Registers the doorbells of the served queues with the kernel, at the BAR's present address.
     fn place_doorbells(&mut self) {
         self.doorbells.clear();
         let Some((bar, _)) = self.config.bar() else { return };
         for (n, kick) in &self.kicks {
             let address = bar + NOTIFY + *n as u64 * u64::from(NOTIFY_STRIDE);
-            // It may be another one's: what the guest writes there comes to whoever has the address on the bus.
+            // The address may also be in another function's BAR. If no doorbell is made, the bus
+            // decides which function gets the guest's write.
             self.doorbells.extend((self.make_doorbell)(kick, address));
         }
     }
@@ -160,7 +167,7 @@ impl<B: Backend> VirtioPci<B> {
             Asked::Nothing => {}
             Asked::Start => {
                 if let Err(e) = self.start() {
-                    // Once: a guest can have this again and again.
+                    // Print it once only, as a guest can cause it again and again.
                     static SAID: Once = Once::new();
                     SAID.call_once(|| eprintln!("vgic-vmm: a virtio device does not start: {e:#}"));
                     self.stop();
@@ -175,7 +182,8 @@ impl<B: Backend> VirtioPci<B> {
         }
     }
 
-    /// What the window shows, if the driver has set it up as it has to: an offset in the BAR, and a length.
+    /// Returns the offset in the BAR and the length that the window shows, if the driver has set it
+    /// up correctly.
     fn shown(&self) -> Option<(u64, usize)> {
         let word = |at| u64::from(self.config.u32(self.window + at));
         let (offset, length) = (word(WINDOW_OFFSET), word(WINDOW_LENGTH));
@@ -187,14 +195,14 @@ impl<B: Backend> VirtioPci<B> {
         valid.then_some((offset, length as usize))
     }
 
-    /// Whether an access to configuration space touches the window's data.
+    /// Returns whether an access to configuration space touches the window's data.
     fn touches_window(&self, offset: usize, len: usize) -> bool {
         let data = self.window + WINDOW_DATA;
         offset < data + 4 && data < offset + len
     }
 }
 
-/// A queue as the driver has described it.
+/// Creates a queue as the driver has described it.
 fn queue(registers: &QueueRegisters) -> anyhow::Result<Queue> {
     let mut queue = Queue::new(QUEUE_SIZE)?;
     let halves = |at: u64| (Some(at as u32), Some((at >> 32) as u32));
@@ -207,7 +215,7 @@ fn queue(registers: &QueueRegisters) -> anyhow::Result<Queue> {
     Ok(queue)
 }
 
-/// The body of a virtio capability (4.1.4) for a part of BAR 0.
+/// Returns the body of a virtio capability (4.1.4) for a part of BAR 0.
 fn area(kind: u8, offset: u64, length: u32, size: u8, rest: &[u8]) -> Vec<u8> {
     let mut body = vec![size, kind, 0, 0, 0, 0];
     body.extend((offset as u32).to_le_bytes());
@@ -272,7 +280,7 @@ impl<B: Backend> Function for VirtioPci<B> {
                 let asked = self.common.write(offset, data);
                 self.asked(asked);
             }
-            // The kernel rings the doorbell, if it has it.
+            // A write arrives here only if the kernel does not have the doorbell.
             NOTIFY..TABLE => {
                 let queue = ((offset - NOTIFY) / u64::from(NOTIFY_STRIDE)) as usize;
                 if let Some((_, kick)) = self.kicks.iter().find(|(n, _)| *n == queue) {

@@ -1,4 +1,4 @@
-//! virtio-blk (virtio 1.2, 5.2) on a file.
+//! virtio-blk (virtio 1.2, 5.2) backed by a file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -18,17 +18,17 @@ use virtio_queue::{Reader, Writer};
 use super::{Backend, Backing, Chain};
 
 const SECTOR: u64 = 512;
-/// What became of a request.
+/// The status of a request.
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 const FEATURES: u64 = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_MQ;
-/// Data descriptors of a request, besides its head and its status.
+/// The maximum number of data descriptors of a request, without its head and its status.
 const SEG_MAX: u32 = 126;
-/// How much is copied at a time.
+/// The number of bytes that are copied at a time.
 const CHUNK: usize = 64 << 10;
 
-/// A disk.
+/// A disk backed by a file.
 pub(crate) struct Disk {
     file: File,
     sectors: u64,
@@ -39,13 +39,13 @@ impl Disk {
     pub(crate) fn open(path: &Path, queues: u16) -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path);
         let file = file.with_context(|| format!("opening the disk {}", path.display()))?;
-        // Its end, and not the length that its metadata say: that is 0 for a block device.
+        // Seek to the end: the length in the metadata is 0 for a block device.
         let size = (&file).seek(SeekFrom::End(0)).context("the size of the disk")?;
         let sectors = size / SECTOR;
         Ok(Self { file, sectors, queues })
     }
 
-    /// Byte position of `len` bytes from a sector, if the disk has them.
+    /// Returns the byte position of a sector, if the disk has `len` bytes from there.
     fn position(&self, sector: u64, len: usize) -> Option<u64> {
         let begin = sector.checked_mul(SECTOR)?;
         let end = begin.checked_add(len as u64)?;
@@ -78,7 +78,7 @@ impl Disk {
         Some(())
     }
 
-    /// `None` if the request is malformed beyond having a status.
+    /// Serves a request. `None` if the request is too malformed to get a status.
     fn try_serve(&self, chain: Chain, memory: &Backing, stop: &AtomicBool) -> Option<u32> {
         let segments = chain.clone().count();
         let mut reader = chain.clone().reader(memory).ok()?;
@@ -92,7 +92,7 @@ impl Disk {
             .map(|at| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
         let sector = u64::from(sector_lo) | u64::from(sector_hi) << 32;
         let done = match kind {
-            // The driver may not have more (5.2.4).
+            // The driver may not use more descriptors (5.2.4).
             _ if segments > SEG_MAX as usize + 2 => None,
             VIRTIO_BLK_T_IN => self.read(sector, &mut writer, stop),
             VIRTIO_BLK_T_OUT => self.write(sector, &mut reader, stop),
@@ -135,7 +135,8 @@ impl Backend for Disk {
     }
 }
 
-/// Between two pieces of a request: `None` if the device is being reset, and the request is not to be finished.
+/// Checks between two pieces of a request. `None` if the device is being reset, so that the request
+/// is not to be finished.
 fn go_on(stop: &AtomicBool) -> Option<()> {
     // Acquire: pairs with `Worker::drop`.
     (!stop.load(Ordering::Acquire)).then_some(())
@@ -158,12 +159,12 @@ mod tests {
     const DATA: u64 = BASE + 0x4000;
     const STATUS: u64 = BASE + 0x5000;
 
-    /// What the driver does for one request, and what comes of it: bytes written, and the status.
+    /// Makes one request as a driver does. Returns the number of bytes written, and the status.
     fn request(disk: &Disk, memory: &Memory, kind: u32, sector: u64, len: u32) -> (u32, u8) {
         request_until(&AtomicBool::new(false), disk, memory, kind, sector, len)
     }
 
-    /// The same for a device that may be being reset.
+    /// Makes one request of a device that is perhaps being reset.
     fn request_until(
         stop: &AtomicBool,
         disk: &Disk,
@@ -190,7 +191,7 @@ mod tests {
         memory.write_obj(u64::from(kind), GuestAddress(HEAD)).unwrap();
         memory.write_obj(sector, GuestAddress(HEAD + 8)).unwrap();
         memory.write_obj(0xffu8, GuestAddress(STATUS)).unwrap();
-        // One entry, descriptor 0.
+        // One entry: descriptor 0.
         memory.write_obj(1u32 << 16, GuestAddress(AVAIL)).unwrap();
         memory.write_obj(0u16, GuestAddress(AVAIL + 4)).unwrap();
         assert!(queue.is_valid(&**memory));
@@ -199,7 +200,7 @@ mod tests {
         (written, memory.read_obj(GuestAddress(STATUS)).unwrap())
     }
 
-    /// Whoever resets the device does not wait for the rest of a request.
+    /// A reset of the device does not wait for the rest of a request.
     #[test]
     fn a_request_ends_when_the_device_is_reset() {
         let path = std::env::temp_dir().join(format!("vgic-vmm-reset-{}", std::process::id()));

@@ -1,4 +1,4 @@
-//! virtio devices: a thread for each queue.
+//! virtio devices, with a thread for each queue.
 
 pub(crate) mod blk;
 pub(crate) mod rng;
@@ -18,26 +18,27 @@ use crate::pci::msix::Msix;
 
 /// A request of the driver.
 pub(crate) type Chain = DescriptorChain<Memory>;
-/// What is behind [`Memory`].
+/// The type behind [`Memory`].
 pub(crate) type Backing = GuestMemoryMmap<()>;
 
-/// What makes a device of its kind.
+/// The part of a device that depends on its kind.
 pub(crate) trait Backend: Send + Sync + 'static {
     /// The virtio device number.
     const TYPE: u16;
     /// PCI class, subclass, programming interface.
     const CLASS: [u8; 3];
 
-    /// Number of queues.
+    /// Returns the number of queues.
     fn queues(&self) -> u16;
 
-    /// Feature bits of its kind.
+    /// Returns the feature bits of this kind of device.
     fn features(&self) -> u64;
 
-    /// Its configuration structure.
+    /// Returns the device's configuration structure.
     fn config(&self) -> Vec<u8>;
 
-    /// Serves a request. Returns the number of bytes written for the driver. A request that takes long ends soon after `stop` is set: whoever resets the device waits for it.
+    /// Serves a request. Returns the number of bytes written for the driver. A long request ends
+    /// soon after `stop` is set, as a reset of the device waits for it.
     fn serve(&self, chain: Chain, memory: &Backing, stop: &AtomicBool) -> u32;
 }
 
@@ -45,11 +46,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
 const ISR_QUEUE: u8 = 1;
 const ISR_CONFIG: u8 = 2;
 
-/// What a device's threads tell its transport.
+/// The state that a device's threads report to its transport.
 #[derive(Debug)]
 pub(crate) struct Health {
     needs_reset: AtomicBool,
-    /// The vector for changes of the configuration, of which this is one.
+    /// The vector for changes of the configuration. A need for a reset is such a change.
     pub(crate) config_vector: AtomicU16,
     /// The ISR status (virtio 1.2, 4.1.4.5), for drivers that have not enabled MSI-X.
     isr: AtomicU8,
@@ -61,25 +62,26 @@ impl Health {
         Self { needs_reset: AtomicBool::new(false), config_vector, isr: AtomicU8::new(0) }
     }
 
-    /// Whether a queue has stopped, so that the driver has to reset the device.
+    /// Returns whether a queue has stopped, so that the driver has to reset the device.
     pub(crate) fn needs_reset(&self) -> bool {
         // Acquire: pairs with `fail`.
         self.needs_reset.load(Ordering::Acquire)
     }
 
-    /// The driver has to reset the device, and is told (2.1.2).
+    /// Tells the driver that it has to reset the device (2.1.2).
     pub(crate) fn fail(&self, msix: &Msix, sender: &dyn IrqSender) {
-        // Release: pairs with `needs_reset`, which the driver asks after the interrupt.
+        // Release: pairs with `needs_reset`, which the driver reads after the interrupt.
         self.needs_reset.store(true, Ordering::Release);
         // AcqRel: pairs with `take_isr`.
         self.isr.fetch_or(ISR_CONFIG, Ordering::AcqRel);
-        // Relaxed: nothing but the value.
+        // Relaxed: only the value matters.
         msix.fire(self.config_vector.load(Ordering::Relaxed), sender);
     }
 
     /// Reads and clears the ISR status.
     pub(crate) fn take_isr(&self) -> u8 {
-        // AcqRel: pairs with those who set bits, so that the driver sees what they are for.
+        // AcqRel: pairs with the writes that set bits, so that the driver sees the events that they
+        // announce.
         self.isr.swap(0, Ordering::AcqRel)
     }
 }
@@ -88,14 +90,14 @@ impl Health {
 pub(crate) struct Interrupt {
     pub(crate) msix: Arc<Msix>,
     pub(crate) health: Arc<Health>,
-    /// The driver may change it.
+    /// The driver may change it at any time.
     pub(crate) vector: Arc<AtomicU16>,
     pub(crate) sender: Box<dyn IrqSender>,
 }
 
 impl Interrupt {
     fn fire(&self) {
-        // Relaxed: nothing but the value.
+        // Relaxed: only the value matters.
         let vector = self.vector.load(Ordering::Relaxed);
         if !self.msix.fire(vector, &*self.sender) {
             // AcqRel: pairs with `Health::take_isr`.
@@ -104,7 +106,8 @@ impl Interrupt {
     }
 }
 
-/// A queue's thread that panics stops serving its queue: the driver is told, as of any other failure.
+/// If a queue's thread panics, its queue is no longer served. The driver is told, as for any other
+/// failure.
 impl Drop for Interrupt {
     fn drop(&mut self) {
         if thread::panicking() {
@@ -113,7 +116,7 @@ impl Drop for Interrupt {
     }
 }
 
-/// A queue's thread, which ends when this is dropped.
+/// A queue's thread. Dropping this ends the thread.
 pub(crate) struct Worker {
     stop: Arc<AtomicBool>,
     kick: EventFd,
@@ -133,8 +136,8 @@ impl Worker {
         let thread = thread::Builder::new().name("virtio".into()).spawn(move || {
             loop {
                 if let Err(e) = drain(&*backend, &mut queue, &memory, &interrupt, &stopped) {
-                    // A driver that breaks the rules gets no more service.
-                    // Once: a guest can have this again and again.
+                    // A driver that breaks the rules gets no more service. Print it once only, as a
+                    // guest can cause it again and again.
                     static SAID: Once = Once::new();
                     SAID.call_once(|| eprintln!("vgic-vmm: a virtio queue stops: {e}"));
                     interrupt.health.fail(&interrupt.msix, &*interrupt.sender);
@@ -152,7 +155,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Release: pairs with the thread's looks, of which one comes after it was woken.
+        // Release: pairs with the thread's loads of `stop`, one of which follows its wake-up.
         self.stop.store(true, Ordering::Release);
         if self.kick.write(1).is_ok()
             && let Some(thread) = self.thread.take()
@@ -162,7 +165,8 @@ impl Drop for Worker {
     }
 }
 
-/// Serves what is there, until there is nothing, or until it is told to stop: a driver can make requests without end.
+/// Serves requests until there are none, or until `stop` is set, as a driver can make requests
+/// without end.
 fn drain<B: Backend>(
     backend: &B,
     queue: &mut Queue,
@@ -170,12 +174,12 @@ fn drain<B: Backend>(
     interrupt: &Interrupt,
     stop: &AtomicBool,
 ) -> Result<(), Error> {
-    // There is a request, by the ring's index.
+    // Whether the ring's index says that there is a request.
     let mut more = false;
     // Acquire, here and below: pairs with `Worker::drop`.
     while !stop.load(Ordering::Acquire) {
         queue.disable_notification(&**memory)?;
-        // Not `pop_descriptor_chain`, for which an index that cannot be is no request.
+        // `pop_descriptor_chain` is not used: it treats an impossible index as no request.
         while let Some(chain) = queue.iter(Arc::clone(memory))?.next() {
             more = false;
             let head = chain.head_index();
@@ -189,7 +193,7 @@ fn drain<B: Backend>(
             }
         }
         if more {
-            // It cannot be read; asking again would not end.
+            // The request cannot be read, and a retry would not end.
             return Err(Error::InvalidAvailRingIndex);
         }
         more = queue.enable_notification(&**memory)?;
@@ -216,7 +220,7 @@ mod tests {
     const USED: u64 = map::RAM + 0x2000;
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Takes requests, and may put the same one into the ring again before it is done with it.
+    /// Takes requests, and may put the same one into the ring again before it completes it.
     struct Sink {
         memory: Memory,
         endless: bool,
@@ -261,7 +265,7 @@ mod tests {
         }
     }
 
-    /// A worker on a queue of 16 entries whose index in the ring is `index`.
+    /// Starts a worker on a queue of 16 entries with `index` as the index in the ring.
     fn worker(index: u16, endless: bool, panics: bool) -> (Worker, Arc<Health>, Memory) {
         let memory = memory::new(4).unwrap();
         let mut queue = Queue::new(16).unwrap();
@@ -288,7 +292,7 @@ mod tests {
         (worker.unwrap(), health, memory)
     }
 
-    /// Drops it, which is not to take for ever.
+    /// Drops the worker, and returns whether that ends in time.
     fn ends(worker: Worker) -> bool {
         let (done, ended) = channel();
         thread::spawn(move || {

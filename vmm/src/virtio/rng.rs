@@ -1,4 +1,4 @@
-//! virtio-rng (virtio 1.2, 5.4): the host's random numbers.
+//! virtio-rng (virtio 1.2, 5.4), backed by the host's random numbers.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,10 +9,10 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::{Backend, Backing, Chain};
 
-/// Most bytes that a request gets.
+/// The maximum number of bytes for a request.
 const MOST: usize = 4096;
 
-/// The device.
+/// The random number device.
 pub(crate) struct Rng(File);
 
 impl Rng {

@@ -1,7 +1,8 @@
-//! A machine with arm_vgic's GICv3 and ITS, mapped by commands, and its one vCPU.
+//! A machine with arm_vgic's GICv3 and ITS, mapped by commands, and with one vCPU.
 //!
-//! The backend stands for the hardware and the guest: when the CPU interface is saved, the guest has acknowledged and ended the
-//! most urgent interrupt in the list registers. That costs next to nothing: what is measured is arm_vgic.
+//! The backend stands for the hardware and the guest: when the CPU interface is saved, the guest
+//! has acknowledged and ended the most urgent interrupt in the list registers. That costs almost
+//! nothing, so the time is that of arm_vgic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -19,7 +20,7 @@ use axvm_types::AccessWidth;
 const LRS: usize = 4;
 const LPI_BASE: u32 = 8192;
 const DEVICE: u32 = 8;
-/// LPIs of a batch of first injections, at most.
+/// Most LPIs of a batch of first injections.
 const BATCH: u32 = 256;
 
 const GITS_CTLR: u64 = 0;
@@ -29,18 +30,18 @@ const QUEUE: u64 = 0x4000_0000;
 const QUEUE_BYTES: u64 = 0x10_0000;
 const COMMAND_BYTES: u64 = 32;
 
-/// What [`Machine::run`] repeats.
+/// The operation that [`Machine::run`] repeats.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// An MSI whose LPI is pending.
+    /// An MSI with its LPI already pending.
     Coalesced,
-    /// An MSI whose LPI is not pending, and in no list register.
+    /// An MSI with its LPI neither pending nor in a list register.
     First,
     /// MSI, entry, acknowledge, end, exit.
     Cycle,
-    /// The same with so many pending.
+    /// MSI, entry, acknowledge, end and exit with this number of pending LPIs.
     Pending(u32),
-    /// Entry and exit with so many pending; the guest takes nothing.
+    /// Entry and exit with this number of pending LPIs. The guest takes nothing.
     Entry(u32),
 }
 
@@ -69,7 +70,7 @@ impl GicV3Backend for Guest {
         state: &mut CpuInterfaceState,
     ) -> Result<(), GicV3BackendError> {
         let mut taken = NONE;
-        // Relaxed, here and below: one thread has the CPU interface.
+        // Relaxed, here and below: only one thread uses the CPU interface.
         if self.takes.load(Ordering::Relaxed) {
             let urgent = state
                 .list_registers_mut()
@@ -86,7 +87,7 @@ impl GicV3Backend for Guest {
     }
 }
 
-/// Nobody needs to be woken.
+/// A wake-up that does nothing: there is no thread to wake.
 struct NoWake;
 
 impl GicV3VcpuWake for NoWake {
@@ -101,7 +102,7 @@ struct Queue(Vec<AtomicU64>);
 impl Queue {
     fn put(&self, at: u64, words: [u64; 4]) {
         for (n, word) in words.into_iter().enumerate() {
-            // Relaxed: one thread.
+            // Relaxed: only one thread uses the queue.
             self.0[at as usize / 8 + n].store(word, Ordering::Relaxed);
         }
     }
@@ -128,7 +129,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// With `lpis` LPIs of one device.
+    /// Creates a machine with `lpis` LPIs of one device.
     pub fn new(lpis: u32, kind: Kind) -> Result<Self> {
         let region = |base, size| GicV3MmioRegion::new(base, size);
         let config = GicV3Config::new(
@@ -184,15 +185,15 @@ impl Machine {
         Ok(machine)
     }
 
-    /// The queue belongs to the guest, and is not arm_vgic's memory. It is the same for every number of LPIs, so that a
-    /// difference does not contain it.
+    /// Does nothing: the queue belongs to the guest, and is not arm_vgic's memory. Its size does
+    /// not depend on the number of LPIs, so a difference does not contain it.
     pub fn forget_queue(&self) {}
 
     fn send(&self, event: u32) -> VgicResult {
         self.controller.signal_msi(ItsDeviceId::new(DEVICE), EventId::new(event))
     }
 
-    /// One of the LPIs, in no order: the same generator as the others'.
+    /// Returns a random LPI, from the same generator as in the engines' benchmarks.
     fn pick(&mut self) -> u32 {
         self.next ^= self.next << 13;
         self.next ^= self.next >> 17;
@@ -200,7 +201,7 @@ impl Machine {
         ((u64::from(self.next) * u64::from(self.lpis)) >> 32) as u32
     }
 
-    /// Entry and exit; what the guest has taken.
+    /// Performs an entry and exit, and returns the INTID that the guest has taken.
     fn visit(&self) -> Result<u32> {
         self.vcpu.load()?;
         self.vcpu.save()?;
@@ -216,7 +217,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Some calls, and how long they took.
+    /// Performs some calls, and returns their time.
     pub fn run(&mut self, calls: u32) -> Result<Duration> {
         if self.kind == Kind::First {
             return self.first(calls);
@@ -247,7 +248,7 @@ impl Machine {
         Ok(start.elapsed())
     }
 
-    /// Batches of injections; only they are timed.
+    /// Returns the time of batches of injections. Their deliveries are not timed.
     fn first(&mut self, calls: u32) -> Result<Duration> {
         let batch = self.lpis.min(BATCH);
         let (mut time, mut left) = (Duration::ZERO, calls);
@@ -266,7 +267,8 @@ impl Machine {
     }
 }
 
-/// One thread injects the LPIs in turn, each when its last injection has been taken; another is the vCPU. LPIs per second.
+/// Returns the LPIs delivered per second with two threads. One injects the LPIs in turn, each when
+/// its last injection has been taken; the other one is the vCPU.
 pub fn deliver(lpis: u32, time: Duration) -> Result<u64> {
     let machine = Machine::new(lpis, Kind::Cycle)?;
     let seen: Vec<AtomicBool> = (0..lpis).map(|_| AtomicBool::new(true)).collect();
@@ -304,7 +306,8 @@ pub fn deliver(lpis: u32, time: Duration) -> Result<u64> {
                 lost = 0;
             } else {
                 lost += 1;
-                // It loses an MSI that comes between the guest's acknowledge and the end of the exit: go on without it.
+                // arm_vgic loses an MSI that comes between the guest's acknowledge and the end of
+                // the exit. The injector continues without it.
                 if lost > 1000 {
                     seen.iter().for_each(|seen| seen.store(true, Ordering::Release));
                     lost = 0;

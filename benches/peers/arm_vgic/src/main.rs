@@ -1,16 +1,21 @@
-//! Drives arm_vgic for `cargo xtask perf`, in a process of its own. One command a line on stdin, one answer a line on stdout:
+//! Drives arm_vgic for `cargo xtask perf`, in a process of its own. It reads one command per line
+//! from stdin, and writes one answer per line to stdout. The first five commands make a machine
+//! with N LPIs, and answer with the machine's number M.
 //!
-//! | command | does | answer |
+//! | command | effect | answer |
 //! |---|---|---|
-//! | `coalesced N` | makes a machine with N LPIs, all pending | its number |
-//! | `first N` | one of which batches are injected and then taken | its number |
-//! | `cycle N` | one with nothing pending, of which one LPI at a time is injected, taken and ended | its number |
-//! | `pending N P` | one with P of its N LPIs pending, of which one at a time is taken and comes again | its number |
-//! | `entry N P` | the same, whose guest takes nothing | its number |
-//! | `run M CALLS` | that many calls on machine M | nanoseconds of all of them |
-//! | `drop M` | | `0` |
-//! | `memory N` | makes a machine with N LPIs, each injected and taken once | heap bytes of it, less those of one with none |
-//! | `deliver N MS` | one thread injects N LPIs in turn, another is their vCPU | LPIs delivered per second |
+//! | `coalesced N` | all LPIs are pending; injects one | M |
+//! | `first N` | injects LPIs in batches, and then takes them | M |
+//! | `cycle N` | none is pending; injects, takes and ends one LPI at a time | M |
+//! | `pending N P` | P are pending; takes one LPI at a time, and makes it pending again | M |
+//! | `entry N P` | P are pending; enters and exits, and the guest takes nothing | M |
+//! | `run M CALLS` | performs this number of calls on machine M | nanoseconds of all calls |
+//! | `drop M` | drops machine M | `0` |
+//! | `memory N` | makes a machine with N LPIs, each injected and taken once | heap bytes of them |
+//! | `deliver N MS` | one thread injects N LPIs in turn, another is the vCPU | LPIs per second |
+//!
+//! `deliver` runs for MS milliseconds. The answer to `memory` is extrapolated from the difference
+//! to a machine with one LPI.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Heap bytes, counted while somebody asks.
+//! Counts heap bytes on request.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -7,7 +7,8 @@ use anyhow::Result;
 
 use crate::machine::{Kind, Machine};
 
-/// The system's allocator, with a count that is off unless asked for: what is measured in time does not pay for it.
+/// The system's allocator, with a count that is off by default, so that timed code does not pay for
+/// it.
 pub struct Counting;
 
 static ON: AtomicBool = AtomicBool::new(false);
@@ -20,7 +21,7 @@ fn count(bytes: i64) {
     }
 }
 
-// SAFETY: everything is the system allocator's, which keeps its contract.
+// SAFETY: all calls go to the system allocator, which keeps the contract.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as i64);
@@ -41,7 +42,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Heap bytes that `lpis` LPIs cost, each of which has been delivered once: it keeps a record of them from then on.
+/// Returns the heap bytes of `lpis` LPIs. Each is delivered once, as arm_vgic keeps a record of an
+/// LPI from then on.
 pub fn of_machine(lpis: u32) -> Result<u64> {
     let bytes = |lpis: u32| -> Result<i64> {
         BYTES.store(0, Ordering::Relaxed);

@@ -1,5 +1,6 @@
-//! The lock that arm_vgic leaves to its user: test-and-test-and-set, inlined as far as its interface allows. There are no
-//! interrupts to save and no preemption to disable here, so that nothing of the context costs anything.
+//! The lock that arm_vgic leaves to its user: test-and-test-and-set, inlined as far as the
+//! interface allows. There are no interrupts to save and no preemption to disable, so the lock's
+//! context costs nothing.
 
 use core::panic::Location;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -68,7 +69,7 @@ impl SpinOps for Spin {
     }
 
     fn force_release(locked: &AtomicBool, _lock_addr: usize, _context: u8) {
-        // Release: as above.
+        // Release: pairs with the Acquire of `acquire`.
         locked.store(false, Ordering::Release);
     }
 

@@ -1,4 +1,4 @@
-//! A machine on one thread, with a guest that can do everything.
+//! A machine on one thread, with a guest that can use every part of it.
 
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ pub(super) const CREADR: u64 = GITS + 0x90;
 pub(super) const BASER0: u64 = GITS + 0x100;
 pub(super) const BASER1: u64 = GITS + 0x108;
 const COMMAND_SIZE: u64 = 32;
-/// As much as a bound can be.
+/// Bounds on bytes and events that no scene reaches.
 const BYTES: u64 = 8 << 30;
 const EVENTS: u32 = 1 << 24;
 
-/// A machine, with LPIs or without.
+/// A machine, with or without an ITS.
 pub(super) struct Guest {
     pub(super) gic: Gic<Shipped>,
     pub(super) bus: GicBus<Shipped>,
@@ -33,11 +33,11 @@ pub(super) struct Guest {
     pub(super) ram: Arc<Ram>,
     pub(super) layout: Layout,
     size: Size,
-    /// Where the next command goes.
+    /// Offset in the queue of the next command.
     end: u64,
 }
 
-/// The parts of a machine beside its vCPUs.
+/// The parts of a machine in addition to its vCPUs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Has {
     Its,
@@ -46,9 +46,10 @@ pub(super) enum Has {
 }
 
 impl Guest {
-    /// Booted: everything is on, awake and enabled.
+    /// Boots a machine: everything is on, awake and enabled.
     pub(super) fn new(size: Size, has: Has) -> Self {
-        // One more LPI than are needed; so its mapping meets the bound.
+        // `max_lpis` is this number, and there are two more INTIDs, so mapping one more LPI meets
+        // the bound.
         let lpis = if has == Has::Spis { 1 } else { size.lpis };
         let config = Config {
             vcpus: size.vcpus,
@@ -131,7 +132,7 @@ impl Guest {
         self.gic.its(0).expect("it was set up")
     }
 
-    /// All LPIs are enabled in the configuration table.
+    /// Enables all LPIs in the configuration table.
     pub(super) fn enable_all(&self) {
         let bytes = vec![0xa1; self.size.lpis as usize];
         self.ram.write(self.layout.properties(), &bytes).expect("it is memory");
@@ -143,24 +144,25 @@ impl Guest {
         self.end = (self.end + COMMAND_SIZE) % QUEUE_SIZE;
     }
 
-    /// Writes commands, as many as the queue has room for, and looks until they have been performed.
+    /// Queues commands, as many as the queue has room for, and polls until the ITS has performed
+    /// them.
     pub(super) fn run(&mut self, commands: impl IntoIterator<Item = Command>) {
         commands.into_iter().for_each(|command| self.put(command));
         self.w64(CWRITER, self.end);
         while self.r64(CREADR) != self.end {}
     }
 
-    /// The same; each access is counted.
+    /// Queues commands like [`Guest::run`], and counts each access.
     pub(super) fn count(&mut self, name: &str, commands: impl IntoIterator<Item = Command>) {
         commands.into_iter().for_each(|command| self.put(command));
         access(name, || self.w64(CWRITER, self.end));
         while access(name, || self.r64(CREADR)) != self.end {}
     }
 
-    /// MAPD, and MAPTI of all LPIs: 65,536 events of each device, all of one collection.
+    /// Maps all LPIs to one collection by MAPD and MAPTI: 65,536 events per device.
     pub(super) fn map_all(&mut self, collection: u16) {
         let (size, itt) = (15, self.layout.itt(DeviceId(0)));
-        // Its memory is there before the ITS writes to it.
+        // Writes the table first, so that its memory is allocated before the ITS writes to it.
         (0..8 << 16).step_by(0x1_0000).for_each(|at| self.ram.store(itt + at, 0));
         for table in [self.layout.devices, self.layout.collections] {
             self.ram.store(table, 0);
@@ -174,7 +176,7 @@ impl Guest {
         }
     }
 
-    /// Enters and leaves a vCPU's guest until it has no reason to come back.
+    /// Enters and leaves a vCPU's guest until there is no reason to enter again.
     pub(super) fn enter(&mut self, vcpu: usize, name: &str) {
         let cpu = &mut self.cpus[vcpu];
         loop {
@@ -188,14 +190,14 @@ impl Guest {
         }
     }
 
-    /// A write of a system register, and the entries that follow from it.
+    /// Writes a system register, and performs the entries that follow from it.
     pub(super) fn icc(&mut self, vcpu: usize, name: &str, reg: SysReg, value: u64) {
         let cpu = &mut self.cpus[vcpu];
         access(name, || cpu.icc_write(reg, value)).expect("it can be written");
         self.enter(vcpu, &format!("{name}: entry"));
     }
 
-    /// Devices make all LPIs pending.
+    /// Injects all LPIs by their devices' MSIs.
     pub(super) fn inject_all(&self) {
         let (port, injector) = (self.its().port(), self.bus.injector());
         for n in 0..self.size.lpis {
@@ -205,7 +207,7 @@ impl Guest {
     }
 }
 
-/// The event of the LPI of a number.
+/// Returns the event of LPI number `n`.
 fn event(n: u32) -> (DeviceId, EventId) {
     (DeviceId(n >> 16), EventId(n & 0xffff))
 }
@@ -226,7 +228,7 @@ pub(super) fn movi(n: u32, collection: u16) -> Command {
     Command::Movi { device, event, collection: CollectionId(collection) }
 }
 
-/// MAPC to a vCPU.
+/// Returns a MAPC of a collection to a vCPU.
 pub(super) fn mapc(collection: u16, vcpu: u16) -> Command {
     let (collection, rdbase) = (CollectionId(collection), RdBase(vcpu.into()));
     Command::Mapc { collection, valid: true, rdbase }

@@ -1,4 +1,5 @@
-//! Accesses to the registers of a redistributor with as many LPIs as there can be, and entries of its vCPU.
+//! Accesses to the registers of a redistributor with as many LPIs as possible, and entries of its
+//! vCPU.
 
 use vgic_core::gic::SysReg;
 use vgic_core::ids::{LPI_BASE, VcpuId};
@@ -12,7 +13,7 @@ const RWP: u32 = 1 << 3;
 const WAKER: u64 = 0x14;
 const SLEEP: u32 = 1 << 1;
 
-/// LPIs that no ITS has mapped.
+/// LPIs without an ITS.
 pub(super) fn tables(size: Size) {
     let guest = Guest::new(size, Has::DirectLpis);
     guest.enable_all();
@@ -43,7 +44,7 @@ pub(super) fn tables(size: Size) {
     while access(disable, || guest.r32(rd)) & RWP != 0 {}
     guest.enter(0, "entry after EnableLPIs := 0");
     access("GICR_CTLR after all have died", || guest.r32(rd));
-    // A table without a bit is read to its end, too.
+    // A table without a set bit is also read to its end.
     let empty = "GICR_CTLR.EnableLPIs := 1, pending table empty";
     access(empty, || guest.w32(rd, 1));
     while access(empty, || guest.bus.work(vcpu)) {}
@@ -82,7 +83,7 @@ pub(super) fn pending(size: Size) {
     power_off(&mut guest, ", all waiting at the vCPU");
     access(on, || guest.cpus[0].power_on());
     power_off(&mut guest, ", in the midst");
-    // All in the mailbox.
+    // All LPIs are queued in the mailbox.
     access("GICR_CTLR.EnableLPIs := 0, powered off", || guest.w32(rd, 0));
     while access("GICR_CTLR.EnableLPIs := 0, powered off", || guest.r32(rd)) & RWP != 0 {}
     guest.cpus[0].power_on();

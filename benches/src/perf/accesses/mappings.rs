@@ -24,7 +24,7 @@ pub(super) fn scene(size: Size) {
     guest.enable_all();
     guest.run((0..size.vcpus).map(|n| mapc(n, n)));
     guest.map_all(0);
-    // As many as there may be are mapped.
+    // The number of mapped LPIs has reached the bound.
     guest.count("MAPTI that meets the bound on LPIs", [mapti(size.lpis, 0)]);
     guest.count("a queue of MAPTI that meet the bound", (0..QUEUE).map(|_| mapti(size.lpis, 0)));
     guest.count("DISCARD", [discard(7)]);
@@ -45,7 +45,7 @@ pub(super) fn scene(size: Size) {
     tables(&mut guest, size);
 }
 
-/// Everything is pending, and the vCPU has it.
+/// Accesses with all LPIs pending, and delivered to the vCPU.
 fn all_pending(guest: &mut Guest) {
     guest.inject_all();
     guest.enter(0, "entry with a full mailbox");
@@ -62,12 +62,12 @@ fn all_pending(guest: &mut Guest) {
     guest.enter(0, "entry after MAPC V=1, all pending");
     guest.count("MAPD V=0, all pending", [unmapd(0)]);
     guest.enter(0, "entry after MAPD V=0, all pending");
-    // The next access frees the dead LPIs.
+    // The next access frees the retired LPIs.
     guest.count("SYNC after all have died", [Command::Sync(RdBase(0))]);
     guest.count("DISCARD after all have died", [discard(70_000)]);
 }
 
-/// The tables are taken away.
+/// Accesses that take the tables away from the ITS.
 fn tables(guest: &mut Guest, size: Size) {
     let disable = "GITS_CTLR.Enabled := 0";
     let tables = [BASER0, BASER1].map(|at| guest.r64(at));

@@ -1,8 +1,10 @@
 //! Measures the most expensive single accesses of a guest that has set up as much as it can.
 //!
-//! An access is one exit of a vCPU: an access to a register, an entry, or a piece of the host's own work for the guest. A [`Scene`] is a
-//! machine and what a guest does to it. Every access of interest goes through [`counted`], and is named on standard output before: a program that
-//! counts instructions between that function's begin and its end (`cargo xtask count`) puts the two together.
+//! An access is one exit of a vCPU: an access to a register, an entry, or a piece of the host's own
+//! work for the guest. A [`Scene`] is a machine and a sequence of its guest's accesses. Every
+//! access of interest prints its name to standard output, and then runs in [`counted`]. A program
+//! that counts instructions between that function's start and its end (`cargo xtask count`) matches
+//! the counts with the names.
 
 mod guest;
 mod lpis;
@@ -13,29 +15,29 @@ use std::hint::black_box;
 
 use anyhow::{Context, Result};
 
-/// How much the guest has set up.
+/// The size of the guest's setup.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// LPIs, each with an event.
+    /// Number of LPIs, each with an event.
     pub lpis: u32,
-    /// vCPUs.
+    /// Number of vCPUs.
     pub vcpus: u16,
-    /// SPIs: of those that are not extended, and of those that are.
+    /// Numbers of SPIs: those of the normal range, and extended ones.
     pub spis: (u16, u16),
 }
 
 impl Size {
-    /// The smaller one: more than one access does at a time.
+    /// The smaller size, which is still more than one access processes.
     pub const SMALL: Self = Self { lpis: 8192, vcpus: 64, spis: (96, 128) };
-    /// The larger one: eight times as much.
+    /// The larger size, about eight times the smaller one.
     pub const LARGE: Self = Self { lpis: 65_536, vcpus: 512, spis: (988, 1024) };
-    /// More LPIs: too many to be counted in every run.
+    /// A size with more LPIs, too many to count in every run.
     pub const HUGE: Self = Self { lpis: 1 << 20, ..Self::LARGE };
 
-    /// By its name on the command line.
+    /// Returns the size with a name of the command line.
     ///
     /// # Errors
-    /// There is none of that name.
+    /// If there is no size of that name.
     pub fn named(name: &str) -> Result<Self> {
         let all = [("small", Self::SMALL), ("large", Self::LARGE), ("huge", Self::HUGE)];
         let found = all.iter().find(|(known, _)| *known == name).map(|(_, size)| *size);
@@ -43,10 +45,10 @@ impl Size {
     }
 }
 
-/// A machine and the accesses of its guest.
+/// Plays a sequence of accesses on a machine of some size.
 pub type Scene = fn(Size);
 
-/// All of them.
+/// All scenes by name.
 pub const SCENES: &[(&str, Scene)] = &[
     ("ITS", mappings::scene),
     ("redistributor", lpis::tables),
@@ -58,7 +60,7 @@ pub const SCENES: &[(&str, Scene)] = &[
 /// Plays one scene.
 ///
 /// # Errors
-/// There is none of that name.
+/// If there is no scene of that name.
 pub fn play(name: &str, size: Size) -> Result<()> {
     let scene = SCENES.iter().find(|(known, _)| *known == name);
     let (_, scene) = scene.with_context(|| format!("there is no scene {name:?}"))?;
@@ -66,15 +68,15 @@ pub fn play(name: &str, size: Size) -> Result<()> {
     Ok(())
 }
 
-/// Where instructions are counted.
+/// Runs an access: instructions are counted from the start to the end of this function.
 #[inline(never)]
 pub fn counted(access: &mut dyn FnMut()) {
     access();
-    // Not a tail call, which would be no call of this function any more.
+    // Prevents a tail call, which would leave this function too early.
     black_box(());
 }
 
-/// An access that is counted.
+/// Prints the name of an access, and runs it in [`counted`].
 fn access<T>(name: &str, f: impl FnOnce() -> T) -> T {
     println!("{name}");
     let (mut f, mut result) = (Some(f), None);

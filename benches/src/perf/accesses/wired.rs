@@ -1,4 +1,4 @@
-//! SPIs that any vCPU may take, all enabled and pending, with as many vCPUs as there can be.
+//! SPIs that any vCPU may take, all enabled and pending, with as many vCPUs as possible.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ const IRM: u64 = 1 << 31;
 /// ICC_SGI1R_EL1.IRM.
 const ALL_OTHERS: u64 = 1 << 40;
 
-/// Words of GICD with a bit for each interrupt, and the values written to them.
+/// (name, offset) of the GICD registers that a scene reads and writes.
 const WORDS: &[(&str, u64)] = &[
     ("ISENABLER", 0x100),
     ("ISPENDR", 0x200),
@@ -33,7 +33,7 @@ const WORDS: &[(&str, u64)] = &[
 pub(super) fn v3(size: Size) {
     let mut guest = Guest::new(size, Has::Spis);
     let (spis, extended) = size.spis;
-    // INTID 32 up, and 4096 up.
+    // INTIDs from 32, and from 4096.
     let routers = [(0x6000 + 8 * 32, spis), (0x8000, extended)];
     for (base, count) in routers {
         for n in 0..u64::from(count) {
@@ -47,7 +47,7 @@ pub(super) fn v3(size: Size) {
         }
     }
     turns(&mut guest, "");
-    // Nobody but the last would take any.
+    // Only the last vCPU takes interrupts from here on.
     let last = guest.cpus.len() - 1;
     for cpu in &mut guest.cpus[..last] {
         cpu.icc_write(SysReg::ICC_IGRPEN1_EL1, 0).expect("it can be written");
@@ -65,7 +65,7 @@ pub(super) fn v3(size: Size) {
     access("has_wake_request", || guest.cpus[0].has_wake_request());
 }
 
-/// A vCPU stops taking interrupts, and begins again.
+/// The last vCPU stops taking interrupts, and starts again.
 fn turns(guest: &mut Guest, how: &str) {
     let last = guest.cpus.len() - 1;
     for (name, reg, on) in
@@ -94,7 +94,7 @@ fn registers(guest: &Guest) {
 }
 
 const GICC: u64 = 0x0801_0000;
-/// GICv2 has no more.
+/// The largest number of vCPUs of a GICv2.
 const V2_VCPUS: u32 = 8;
 
 pub(super) fn v2(size: Size) {

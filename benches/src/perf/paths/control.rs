@@ -48,7 +48,7 @@ pub(super) fn commands() -> Group {
 const DEVICE: DeviceId = DeviceId(8);
 const LPIS: u32 = 1024;
 
-/// Each with a SYNC, rung in by itself, and waited for.
+/// Commands, each with a SYNC. The driver rings for each one separately, and waits for it.
 fn its<E: Engine>(who: &'static str, group: &mut Group) {
     type Op<E> = fn(&mut <ViaIts<E> as Engine>::Msi, u32) -> Result<()>;
     let config = LpiConfig::enabled(0xa0);

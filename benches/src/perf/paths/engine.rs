@@ -13,21 +13,21 @@ use crate::its::ViaIts;
 use crate::perf::path::{Group, Kernel, repeat};
 use crate::rng::Rng;
 
-/// An MSI whose LPI is pending already, through a route.
+/// An MSI through a route, with its LPI already pending.
 pub(crate) const BY_ROUTE: &str = "coalesced, by MsiRoute";
-/// The same by device and event.
+/// An MSI by device and event, with its LPI already pending.
 pub(crate) const BY_EVENT: &str = "coalesced, by device and event";
-/// The same as a device's write.
+/// A device's write to GITS_TRANSLATER, with its LPI already pending.
 pub(crate) const TRANSLATER: &str = "coalesced, by a write to GITS_TRANSLATER";
-/// An MSI whose LPI is not pending.
+/// An MSI through a route, with its LPI not pending.
 pub(crate) const FIRST_BY_ROUTE: &str = "first, by MsiRoute";
-/// The same by device and event.
+/// An MSI by device and event, with its LPI not pending.
 pub(crate) const FIRST_BY_EVENT: &str = "first, by device and event";
 /// From the injection to the fold.
 pub(crate) const CYCLE: &str = "full cycle of an LPI chosen at random";
-/// One of many is delivered.
+/// One of many pending LPIs is delivered.
 pub(crate) const ONE_TAKEN: &str = "full cycle of one, all others pending";
-/// Nothing is delivered.
+/// No LPI is delivered.
 pub(crate) const NOTHING_TAKEN: &str = "entry and exit, nothing taken";
 
 pub(super) fn injection() -> Group {
@@ -72,7 +72,7 @@ fn injections<E: Engine>(_: PhantomData<E>, who: &'static str, group: &mut Group
     });
 }
 
-/// A machine with an ITS, and LPIs that its driver has mapped.
+/// Creates a machine with an ITS, and LPIs mapped by its driver.
 fn machine<E: Engine>(lpis: u32) -> Result<(ViaIts<E>, <ViaIts<E> as Engine>::Msi)> {
     let config = Config {
         lpis,
@@ -153,7 +153,8 @@ fn entries<E: Engine>(_: PhantomData<E>, who: &'static str, group: &mut Group) {
     }
 }
 
-/// Events that are injected, of all that are mapped: few, so that what is touched stays the same.
+/// Number of injected events among all mapped ones: few, so that the accessed memory stays the
+/// same.
 const HOT: usize = 256;
 
 pub(super) fn number_of_events() -> Group {
@@ -171,7 +172,7 @@ pub(super) fn number_of_events() -> Group {
     group
 }
 
-/// Injections of a few events, by route or by look-up, among many that are mapped. Nobody takes them.
+/// Injects a few of many mapped events, by route or by look-up. The vCPU takes none of them.
 fn hot<E: Engine>(events: u32, look_up: bool) -> Result<Kernel> {
     let config = Config {
         lpis: events,

@@ -1,4 +1,4 @@
-//! What a guest's accesses cost beside the exit itself.
+//! The cost of a guest's register accesses, without the exit itself.
 
 use std::marker::PhantomData;
 

@@ -1,8 +1,10 @@
-//! What the cache lines of a full cycle cost without what is done to them.
+//! The cost of the cache lines of a full cycle, without the operations on them.
 //!
-//! Memory that is laid out as the engine's is, allocated in the same way, and as large: routes, the slots that they lead to, pending words, and
-//! interrupts. A step loads one of each, for an LPI chosen at random as a full cycle does: the route first, then what it leads to, all at the same time, and only then the
-//! next route. That is the least that these lines can cost: in a full cycle each read-modify-write waits for the one before it.
+//! The memory has the engine's layout, allocation and size: routes, the slots that they lead to,
+//! pending words, and interrupts. A step loads one of each, for an LPI chosen at random as in a
+//! full cycle: the route first, then the lines that it leads to, all at the same time, and only
+//! then the next route. That is the least that these lines can cost: in a full cycle each
+//! read-modify-write waits for the one before it.
 
 use std::hint::black_box;
 
@@ -13,7 +15,8 @@ use crate::perf::paths::Shipped;
 
 type Route = <Shipped as vgic_core::engine::Engine>::Route;
 
-/// Pending words of a block, each on lines of its own, and interrupts of a block (`vgic_core::bitmap`).
+/// Pending words of a block, each on lines of its own. `BLOCK` is the number of interrupts of a
+/// block (`vgic_core::bitmap`).
 const WORDS: usize = 16;
 const BLOCK: usize = 32 * WORDS;
 
@@ -24,7 +27,7 @@ struct Interrupt([usize; 8]);
 #[derive(Clone, Copy)]
 struct PendingWord(usize);
 
-/// As large as a route, with what leads on in its first and last words.
+/// An object of a route's size, with the links in its first and last words.
 #[repr(C)]
 struct Way {
     slot: usize,
@@ -33,7 +36,7 @@ struct Way {
     word: usize,
 }
 
-/// One load of each line of an LPI chosen at random.
+/// Loads each line of an LPI chosen at random.
 pub(super) fn loads(lpis: u32) -> Result<Kernel> {
     let lpis = lpis as usize;
     let way = |n| Way {
@@ -43,7 +46,7 @@ pub(super) fn loads(lpis: u32) -> Result<Kernel> {
         word: n / BLOCK * WORDS + n % WORDS,
     };
     let ways: Vec<Way> = (0..lpis).map(way).collect();
-    // Written, one by one: memory that never was is one page of zeros.
+    // Written one by one: memory that was never written is one page of zeros.
     let slots: Vec<usize> = (0..lpis).map(|_| black_box(0)).collect();
     let words = vec![PendingWord(0); lpis.div_ceil(BLOCK) * WORDS];
     let (ways, slots, words) = black_box((ways, slots, words));
@@ -53,7 +56,7 @@ pub(super) fn loads(lpis: u32) -> Result<Kernel> {
         next ^= next >> 17;
         next ^= next << 5;
         let way = &ways[((u64::from(next) * lpis as u64) >> 32) as usize];
-        // Zeros, of which the compiler does not know: the next choice waits for them.
+        // Always zero, but the compiler does not know it, so the next choice waits for the loads.
         let zero = slots[way.slot] | words[way.word].0 | way.interrupt.0[0];
         next ^= zero as u32;
     })

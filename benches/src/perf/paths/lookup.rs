@@ -1,7 +1,8 @@
 //! Look-up of an LPI by its INTID, beside maps that hold the same LPIs.
 //!
-//! Each finds an object of 64 bytes and reads its target. The peers hash with FxHash, as nobody chooses INTIDs to make them collide here,
-//! and read in place: no reference is counted.
+//! Each implementation finds an object of 64 bytes and reads its target. The peers hash with
+//! FxHash, as no attacker can make INTIDs collide here, and read in place, without counting
+//! references.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -19,7 +20,7 @@ use crate::perf::path::{Group, repeat};
 
 const WHAT: &str = "INTID to target";
 
-/// As large as an interrupt.
+/// An object of an interrupt's size.
 #[repr(align(64))]
 struct Lpi {
     target: u16,
@@ -29,7 +30,7 @@ fn lpis(count: u32) -> impl Iterator<Item = (u32, Box<Lpi>)> {
     (0..count).map(|n| (LPI_BASE + n, Box::new(Lpi { target: 0 })))
 }
 
-/// The benches' generator, so that nobody has a cheaper one.
+/// The same generator as in the engines' benchmarks, so that all pay the same for it.
 fn picker(count: u32) -> impl FnMut() -> u32 {
     let mut next = 1_u32;
     move || {

@@ -1,4 +1,4 @@
-//! The mailbox by itself, beside queues that could be in its place.
+//! The mailbox alone, beside queues that could replace it.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -11,7 +11,7 @@ use super::SHIPPED;
 use crate::cost::time_of;
 use crate::perf::path::Group;
 
-/// Calls are of one push and its share of a drain.
+/// A call is one push and its share of a drain.
 const WHAT: &str = "push, and its share of a drain";
 
 pub(super) fn mailbox() -> Group {
@@ -45,7 +45,7 @@ pub(super) fn mailbox() -> Group {
             }))
         });
         group.add("Mutex<VecDeque>", WHAT, at, move || {
-            // Drained whole, by exchanging it for one that is empty: its best use.
+            // Drained as a whole, by exchanging it for an empty one, which is its fastest use.
             let (queue, mut taken) = (Mutex::new(VecDeque::new()), VecDeque::new());
             Ok(Box::new(move |calls| {
                 Ok(time_of(calls.div_ceil(batch), || {

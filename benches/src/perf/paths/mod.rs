@@ -19,21 +19,21 @@ pub type Shipped = Vgic<Slots>;
 /// The engine with the other reclamation backend.
 pub type WithEpoch = Vgic<Epoch>;
 
-/// What reports call the engine.
+/// The engine's name in reports.
 pub const SHIPPED: &str = "vgic";
-/// What they call it with the other reclamation backend.
+/// The name in reports of the engine with the other reclamation backend.
 pub const EPOCH: &str = "vgic, crossbeam-epoch";
-/// The structure of the kernel's own GIC, behind the same interface.
+/// The structure of Linux's GIC, behind the same interface.
 pub const LOCKED: &str = "locked";
-/// Not another engine: the same cache lines, of which each is only loaded.
+/// Not an engine: the same cache lines, each of them only loaded.
 pub const LINES: &str = "its cache lines, loaded";
 /// Another GIC with an ITS.
 pub const ARM_VGIC: &str = "arm_vgic";
 
-/// Numbers of LPIs that are mapped, or pending.
+/// Numbers of mapped or pending LPIs.
 pub const SIZES: [u32; 3] = [1, 1024, 65_536];
 
-/// Everything that can be measured in turns, group by group. Without `peer`, arm_vgic is left out.
+/// Returns all paths that are measured in turns, by group. Without `peer`, arm_vgic is left out.
 pub fn all(peer: Option<&Peer>) -> Vec<Path> {
     let mut groups = vec![
         engine::injection(),
@@ -77,12 +77,12 @@ macro_rules! each_engine {
 }
 use each_engine;
 
-/// The name of a group in which paths of the peer belong.
+/// The names of the paths that arm_vgic has, too.
 pub(crate) use engine::{
     BY_EVENT, BY_ROUTE, CYCLE, FIRST_BY_EVENT, FIRST_BY_ROUTE, NOTHING_TAKEN, ONE_TAKEN, TRANSLATER,
 };
 
-/// Paths whose instructions are counted, and in how many calls.
+/// Paths with counted instructions, and the number of calls.
 pub const COUNTED: &[(&str, u32)] = &[
     ("injection: coalesced, by MsiRoute, 1 mapped: vgic", 1000),
     ("injection: coalesced, by MsiRoute, 1 mapped: locked", 1000),

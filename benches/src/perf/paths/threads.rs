@@ -1,7 +1,8 @@
-//! Several threads at once: what sharing a cache line costs.
+//! Several threads at once: the cost of sharing a cache line.
 //!
-//! The time of a call is that of a whole round, from the first thread's beginning to the last one's end, over the calls of *one* thread: if threads do not disturb each
-//! other, and each has a CPU, it is the same for any number of them.
+//! The time of a call is that of a whole round, from the first thread's start to the last one's
+//! end, divided by the calls of *one* thread. If the threads do not disturb each other, and each
+//! has a CPU, it is the same for any number of threads.
 
 use std::hint;
 use std::sync::Arc;
@@ -20,9 +21,11 @@ use crate::cost::NoKick;
 use crate::perf::path::{Group, Kernel};
 use anyhow::Result;
 
-/// Runs `f` on each of `tasks` at once, a thread each. Returns how long that took, from the first one's beginning to the last one's end, and the tasks.
+/// Runs `f` on all `tasks` at once, each on its own thread. Returns the tasks, and the time from
+/// the first thread's start to the last one's end.
 ///
-/// Of each thread's own time the longest would do for threads that run at the same time. But they need not: one that is woken late may have the CPU, and the lines, for itself.
+/// The longest time of a single thread would be right only for threads that run at the same time. A
+/// thread that is woken late may instead have the CPU, and the lines, for itself.
 fn at_once<T: Send>(tasks: Vec<T>, f: impl Fn(&T) + Sync) -> (Duration, Vec<T>) {
     let missing = AtomicUsize::new(tasks.len());
     thread::scope(|scope| {
@@ -31,7 +34,9 @@ fn at_once<T: Send>(tasks: Vec<T>, f: impl Fn(&T) + Sync) -> (Duration, Vec<T>) 
             .into_iter()
             .map(|task| {
                 scope.spawn(move || {
-                    // Who sleeps here is woken where the other one runs, and comes after it: so each waits on a CPU, as far as there are enough.
+                    // Spins, as a sleeping thread may be woken on the other thread's CPU and run
+                    // after it. So each thread waits on a CPU of its own, as long as there are
+                    // enough.
                     missing.fetch_sub(1, Ordering::AcqRel);
                     let mut looks = 0_u32;
                     while missing.load(Ordering::Acquire) > 0 {
@@ -71,7 +76,7 @@ pub(super) fn threads() -> Group {
                 Ok(Box::new(move |calls| {
                     let each = |thread: &u32| {
                         for n in 0..calls {
-                            // INTIDs of one device's queues, every other one of which is this vCPU's.
+                            // INTIDs of one device's queues. Every other one belongs to this vCPU.
                             let intid = n % 8 * 2 + thread;
                             let _ = bits.set(intid);
                             let _ = bits.take(intid);
@@ -118,7 +123,8 @@ fn injectors<E: Engine>(threads: u32, shared: bool) -> Result<Kernel> {
     let mut sources = Some(sources);
     Ok(Box::new(move |calls| {
         let _keep = (&msi, &vcpu);
-        // Handles can be sent to another thread, not shared: each thread has its own for the round, and gives it back.
+        // Handles can be sent to another thread, but not shared: each thread owns its handles for
+        // the round, and returns them.
         let mine = sources.take().unwrap_or_default();
         let (time, back) = at_once(mine, |(injector, route)| {
             for _ in 0..calls {

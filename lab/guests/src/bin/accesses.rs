@@ -1,7 +1,9 @@
-//! Performs accesses that it is told, on two CPUs, and says what came of them: MMIO of all widths, and the system registers of
-//! the CPU interface. Interrupts stay masked: what is asserted is read, and an acknowledge is an access like any other.
+//! Performs accesses for the oracle on two CPUs, and reports their results: MMIO of all widths, and
+//! the system registers of the CPU interface. Interrupts stay masked: asserted ones are read from
+//! ISR_EL1, and an acknowledge is an ordinary access.
 //!
-//! It talks to the oracle through stdin and stdout of the emulator ([`lab_guests::wire`], [`lab_guests::semihosting`]).
+//! The payload talks to the oracle through stdin and stdout of the emulator ([`lab_guests::wire`],
+//! [`lab_guests::semihosting`]).
 
 #![no_std]
 #![no_main]
@@ -16,7 +18,8 @@ use lab_guests::wire::{
 };
 use lab_guests::{mrs, msr, psci, smp};
 
-// An access that faults is skipped: x17 says so afterwards, x16 is lost. Each stub reads into x0, or writes x0, and returns.
+// An access that faults is skipped. x17 is then 1, and x16 is lost. Each stub reads into x0, or
+// writes x0, and returns.
 global_asm!(
     r#"
     .section .vectors, "ax"
@@ -68,18 +71,18 @@ unsafe extern "C" {
     fn register_writes();
 }
 
-/// Memory of the two CPUs, of which one works at a time: CPU 0 gives CPU 1 something to do, and waits for it.
+/// Memory that the two CPUs use in turn: CPU 0 gives CPU 1 a request, and waits for it.
 struct Turns<T>(UnsafeCell<T>);
 
-// SAFETY: see above; `smp` orders what one does before what the other does.
+// SAFETY: see above; `smp` orders the accesses of one CPU before those of the other.
 unsafe impl<T> Sync for Turns<T> {}
 
 impl<T> Turns<T> {
     /// # Safety
-    /// The CPU that has the turn, and once at a time.
+    /// Only the CPU that has the turn may call this, and only one reference may exist at a time.
     #[allow(clippy::mut_from_ref)]
     unsafe fn get(&self) -> &mut T {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { &mut *self.0.get() }
     }
 }
@@ -104,11 +107,11 @@ fn payload() -> ! {
         panic!("no semihosting");
     };
     output.write(&RESET.to_le_bytes());
-    // SAFETY: CPU 0's alone.
+    // SAFETY: only CPU 0 uses them.
     let (batch, results) = unsafe { (BATCH.get(), RESULTS.get()) };
     loop {
         let mut count = [0; 4];
-        // The end of the input is the end of the oracle.
+        // The input ends when the oracle ends.
         if !input.read(&mut count) {
             psci::system_off();
         }
@@ -138,7 +141,7 @@ fn payload() -> ! {
 fn set_up(_: u64) {
     msr!("vbar_el1", skipping_vectors as *const () as u64);
     sources::lower();
-    // The cycle counter's overflow may interrupt, and PMCR_EL0.E lets it.
+    // The cycle counter's overflow may interrupt, and PMCR_EL0.E enables it.
     msr!("pmintenset_el1", 1 << 31);
     msr!("pmcr_el0", 1);
     msr!("cntp_cval_el0", 0);
@@ -179,7 +182,7 @@ fn one(_: u64) {
         Kind::WriteRegister => (0, call(stub(register_writes as *const (), register), value).1),
         Kind::Line => (0, !sources::set(address as u32, value != 0)),
         Kind::Clear => {
-            // SAFETY: the oracle names memory that is its own.
+            // SAFETY: the oracle names memory of its own.
             unsafe { core::ptr::write_bytes(address as *mut u64, 0, value as usize / 8) };
             (0, false)
         }
@@ -195,10 +198,10 @@ fn stub(table: *const (), register: u8) -> u64 {
     table as u64 + u64::from(register) * 8
 }
 
-/// Calls a stub with `value` in x0: what it leaves there, and whether it faulted.
+/// Calls a stub with `value` in x0. Returns the final x0, and whether the stub faulted.
 fn call(stub: u64, value: u64) -> (u64, bool) {
     let (result, faulted): (u64, u64);
-    // SAFETY: a stub changes nothing else.
+    // SAFETY: a stub changes no other registers.
     unsafe {
         asm!("mov x17, xzr", "blr {stub}", stub = in(reg) stub, inout("x0") value => result,
              out("x16") _, out("x17") faulted, out("x30") _, options(nostack));
@@ -209,7 +212,7 @@ fn call(stub: u64, value: u64) -> (u64, bool) {
 macro_rules! access {
     ($instruction:literal, $address:expr, $value:expr) => {{
         let (result, faulted): (u64, u64);
-        // SAFETY: device addresses, or memory that the oracle says is its own.
+        // SAFETY: the address is a device's, or in memory that the oracle says is its own.
         unsafe {
             asm!("mov x17, xzr", concat!($instruction, ", [{a}]"), a = in(reg) $address,
                  inout("x0") $value => result, out("x16") _, out("x17") faulted, options(nostack));
@@ -237,7 +240,8 @@ fn write(width: u8, address: u64, value: u64) -> (u64, bool) {
     (0, faulted)
 }
 
-/// Where level inputs come from: devices whose interrupt is pending all the time, and is masked there or not.
+/// The sources of level inputs: devices with an interrupt that is always pending, and masked in the
+/// device or not.
 mod sources {
     use super::{mmio, msr, read32, write32};
 
@@ -245,20 +249,21 @@ mod sources {
     const RTC: u64 = 0x0901_0000;
     const GPIO: u64 = 0x0903_0000;
 
-    /// Lowers all lines, a CPU's own on the CPU that calls: a reset of the machine does not reset all devices.
+    /// Lowers all lines, for PPIs those of the calling CPU. A reset of the machine does not reset
+    /// all devices.
     pub(super) fn lower() {
         for intid in [23, 27, 30, 33, 34, 39] {
             set(intid, false);
         }
     }
 
-    /// On CPU 0.
+    /// Sets up the devices. Call it on CPU 0.
     pub(super) fn set_up() {
-        // A byte that is sent leaves the transmit interrupt raised.
+        // The transmit interrupt stays raised after a sent byte.
         write32(UART + 0x30, 1 | 1 << 8);
         write32(UART, 0);
         assert!(read32(UART + 0x3c) & 1 << 5 != 0, "UARTRIS");
-        // The alarm is now, or was a moment ago: then once more.
+        // Set the alarm to now. If the time has already passed, try again.
         while read32(RTC + 0x14) == 0 {
             write32(RTC + 4, read32(RTC));
         }
@@ -268,7 +273,8 @@ mod sources {
         assert!(read32(GPIO + 0x414) & 1 != 0, "GPIORIS");
     }
 
-    /// Raises or lowers a line, a PPI's on the CPU that calls; false if there is none.
+    /// Raises or lowers a line, for a PPI that of the calling CPU. Returns false if there is no
+    /// such line.
     pub(super) fn set(intid: u32, high: bool) -> bool {
         match intid {
             33 => write32(UART + 0x38, u32::from(high) << 5),

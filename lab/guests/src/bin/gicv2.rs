@@ -1,4 +1,4 @@
-//! GICv2: everything that a guest can see of it.
+//! Checks of GICv2: all behavior that a guest can see.
 
 #![no_std]
 #![no_main]
@@ -61,22 +61,22 @@ fn payload() -> ! {
     check::run(CHECKS)
 }
 
-/// Every CPU knows which one it is.
+/// Every CPU reads its own number.
 fn identity() -> Outcome {
     begin::<GicV2>();
     static mut MASKS: [u8; smp::MAX_CPUS] = [0; smp::MAX_CPUS];
     smp::on_each(|cpu| {
-        // SAFETY: one CPU at a time, and CPU 0 waits for it.
+        // SAFETY: one CPU runs this at a time, and CPU 0 waits for it.
         unsafe { (&raw mut MASKS).cast::<u8>().add(cpu as usize).write(gicv2::own_target()) };
     });
     for cpu in 0..smp::cpus() {
-        // SAFETY: all have written theirs.
+        // SAFETY: all CPUs have written their masks.
         let mask = unsafe { (&raw const MASKS).cast::<u8>().add(cpu).read() };
-        // With one CPU only, these registers need not be there.
+        // With one CPU only, a GIC need not implement these registers.
         let wanted = if smp::cpus() == 1 && mask == 0 { 0 } else { 1 << cpu };
         same!("the CPU's own target", mask, wanted);
     }
-    // Nothing is there to be taken, and ending nothing does nothing.
+    // No interrupt is pending, and the end of interrupt 1023 has no effect.
     exceptions::mask();
     same!("an acknowledge of nothing", GicV2::acknowledge(), 1023);
     GicV2::end(1023);
@@ -90,14 +90,14 @@ fn enable_sgis() {
     smp::on_each(|_| (0..16).for_each(GicV2::enable));
 }
 
-/// From each CPU, by each way to name targets; each arrives once, and tells who sent it.
+/// SGIs from each CPU, with each way to name targets. Each arrives once, with its sender.
 fn sgi() -> Outcome {
     let cpus = smp::cpus();
     let everyone = (1u8 << cpus).wrapping_sub(1);
     for from in 0..cpus {
         enable_sgis();
         let me = 1u8 << from;
-        // All lists of two CPUs; of more, each CPU alone and all.
+        // For two CPUs, all lists; for more, each CPU alone, and all CPUs.
         let lists =
             (1..=everyone).filter(|list| cpus <= 2 || list.count_ones() == 1 || *list == everyone);
         for list in lists {
@@ -128,7 +128,7 @@ fn arrived(sgi: u32, from: usize, at: u8) -> Outcome {
     Ok(())
 }
 
-/// The same SGI from several CPUs is as many interrupts; from one CPU twice, one.
+/// The same SGI from several CPUs is one interrupt for each sender. Twice from one CPU, it is one.
 fn sgi_senders() -> Outcome {
     let cpus = smp::cpus();
     enable_sgis();
@@ -148,7 +148,7 @@ fn sgi_senders() -> Outcome {
     same!("senders that were told", from, all);
     same!("senders after it", gicv2::senders(5), 0);
 
-    // By register: as if CPU 0 and the last had sent it; the last is withdrawn.
+    // Set by register: as if CPU 0 and the last CPU had sent it. The last CPU's is withdrawn.
     enable_sgis();
     exceptions::mask();
     let last = cpus - 1;
@@ -178,7 +178,7 @@ fn spi_any() -> Outcome {
     Ok(())
 }
 
-/// SPIs by writes to the GICv2m frame.
+/// Writes to the GICv2m frame raise SPIs.
 fn v2m() -> Outcome {
     let (first, many) = gicv2::v2m_spis();
     same!("the frame has SPIs", many > 0, true);
@@ -186,7 +186,7 @@ fn v2m() -> Outcome {
     let cpus = smp::cpus();
     for n in 0..many {
         checks::edge::<GicV2>(first + n, n as usize % cpus);
-        // Each in turn; the number beyond the last does nothing.
+        // Raise each in turn. A number beyond the last has no effect.
         write32(V2M_SETSPI, first + n);
         let arrived = timer::within(record::ARRIVES, || record::all() > n);
         same!("arrived", arrived, true);
@@ -199,7 +199,8 @@ fn v2m() -> Outcome {
     Ok(())
 }
 
-/// The first SPI of a storm, for its handler: to ask the frame is an exit, which is no part of what an interrupt costs.
+/// The first SPI of a storm, for its handler. A read of the frame would be an exit, which is not
+/// part of an interrupt's cost.
 static FIRST: AtomicU32 = AtomicU32::new(0);
 
 fn storm_of(
@@ -248,13 +249,13 @@ fn msi_storm_asleep() -> Outcome {
     storm_of(FEW, true, true, None)
 }
 
-/// The targets of MSIs are changed while they fire.
+/// The targets of MSIs change while the MSIs fire.
 fn msi_storm_moved() -> Outcome {
     storm_of(FEW, true, false, Some(retarget))?;
     storm_of(FEW, false, false, Some(retarget))
 }
 
-/// Both.
+/// CPUs sleep, and the targets of MSIs change.
 fn msi_storm_moved_asleep() -> Outcome {
     storm_of(FEW, true, true, Some(retarget))
 }

@@ -1,4 +1,4 @@
-//! GICv3: everything that a guest can see of it, the ITS included.
+//! Checks of GICv3: all behavior that a guest can see, including the ITS.
 
 #![no_std]
 #![no_main]
@@ -65,7 +65,7 @@ fn payload() -> ! {
     check::run(CHECKS)
 }
 
-/// The registers by which a CPU knows its interface and its redistributor.
+/// Checks the registers that identify a CPU's interface and its redistributor.
 fn identity() -> Outcome {
     begin::<GicV3>();
     for cpu in 0..smp::cpus() {
@@ -104,10 +104,12 @@ fn enable_sgis() {
     smp::on_each(|_| (0..16).for_each(GicV3::enable));
 }
 
-/// ICC_CTLR_EL1.RSS: SGIs may name CPUs whose Aff0 is 16 or more; without it the range is not to be written.
+/// ICC_CTLR_EL1.RSS: SGIs may name CPUs with an Aff0 of 16 or more. Without it, software must not
+/// set the range.
 const RANGES: u64 = 1 << 18;
 
-/// From each CPU, to each list of CPUs and to all others; each arrives once. To who does not exist: nothing.
+/// SGIs from each CPU, to each list of CPUs and to all others. Each arrives once. An SGI to a CPU
+/// that does not exist has no effect.
 fn sgi() -> Outcome {
     let cpus = smp::cpus();
     let everyone = (1u16 << cpus) - 1;
@@ -125,7 +127,7 @@ fn sgi() -> Outcome {
         smp::on(from, |_| gicv3::send_others(7), 0);
         arrived(7, everyone & !me)?;
         record::clear();
-        // CPUs that are not there, another cluster, another range; and one that is.
+        // CPUs that do not exist, another cluster, another range; and one CPU that exists.
         smp::on(from, |_| gicv3::send(9 << 24 | 1 << 15), 0);
         smp::on(from, |_| gicv3::send(9 << 24 | 1 << 16 | 1), 0);
         if gicv3::control() & RANGES != 0 {
@@ -134,7 +136,7 @@ fn sgi() -> Outcome {
         smp::on(from, |_| gicv3::send(15 << 24 | 1 << 15 | 1), 0);
         arrived(15, 1)?;
     }
-    // Twice before it is taken is once.
+    // An SGI that is sent twice before it is taken arrives once.
     record::clear();
     exceptions::mask();
     smp::on_each(|_| gicv3::send_list(5, 1));
@@ -168,7 +170,8 @@ fn spi_any() -> Outcome {
     Ok(())
 }
 
-/// A CPU that has its group off takes nothing, and what it has not taken comes when it is on again.
+/// A CPU with its group disabled takes no interrupt. A pending interrupt arrives when the group is
+/// enabled.
 fn group_enable() -> Outcome {
     begin::<GicV3>();
     edge::<GicV3>(SPI, 0);
@@ -193,7 +196,7 @@ fn storm_of(
     meanwhile: Option<storm::Meanwhile>,
 ) -> Outcome {
     begin::<GicV3>();
-    // Who moves events counts on those that there are.
+    // `meanwhile` moves a fixed set of events, so `events` applies only without it.
     let asked = fdt::value("events").filter(|_| meanwhile.is_none());
     let asked = asked.and_then(|text| text.parse().ok());
     let events = asked.unwrap_or(events).clamp(1, EVENTS);
@@ -245,7 +248,7 @@ fn lpi_storm_moved() -> Outcome {
     storm_of(FEW, false, false, Some(retarget))
 }
 
-/// Both.
+/// CPUs sleep, and LPIs are moved.
 fn lpi_storm_moved_asleep() -> Outcome {
     storm_of(FEW, true, true, Some(retarget))
 }

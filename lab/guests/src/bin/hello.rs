@@ -1,4 +1,4 @@
-//! The smallest payload: all CPUs come up and count.
+//! The smallest payload: starts all CPUs, and counts them.
 
 #![no_std]
 #![no_main]

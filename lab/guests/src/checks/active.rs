@@ -1,4 +1,4 @@
-//! The active state, read and written by registers.
+//! The active state, read and written through registers.
 
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -10,7 +10,7 @@ use crate::{same, smp, timer};
 
 static SEEN: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
 
-/// On the CPU that handles it.
+/// The interrupt is active on the CPU that handles it.
 pub fn active<G: Gic>() -> Outcome {
     begin::<G>();
     edge::<G>(SPI, 0);
@@ -30,7 +30,7 @@ pub fn active<G: Gic>() -> Outcome {
     same!("active after it", G::is_active(SPI), false);
     same!("priority after it", G::running_priority() & 0xff, 0xff);
 
-    // Active by a register: as if it were handled by someone.
+    // Set active by register, as if a CPU handled it.
     G::activate(SPI);
     same!("active by register", G::is_active(SPI), true);
     G::pend(SPI);
@@ -40,7 +40,7 @@ pub fn active<G: Gic>() -> Outcome {
     same!("interrupts when not active any more", settled(2), 2);
     same!("active after all", G::is_active(SPI), false);
 
-    // Both set while it is off, and taken away while it is off.
+    // Set active and pending while disabled. Both are cleared while enabled.
     G::disable(SPI);
     G::activate(SPI);
     G::pend(SPI);
@@ -54,7 +54,7 @@ pub fn active<G: Gic>() -> Outcome {
 
 static RELEASE: AtomicU32 = AtomicU32::new(0);
 
-/// On another CPU, which handles it meanwhile.
+/// The interrupt is active on another CPU, which handles it at the same time.
 pub fn elsewhere<G: Gic>() -> Outcome {
     let last = smp::cpus() - 1;
     if last == 0 {

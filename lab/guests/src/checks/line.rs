@@ -1,4 +1,4 @@
-//! SPIs whose lines are moved by a device: the lab doorbell.
+//! SPIs with lines that a device drives: the lab doorbell.
 
 use super::{SPI, begin, quiet};
 use crate::check::Outcome;
@@ -6,7 +6,7 @@ use crate::gic::Gic;
 use crate::record::{self, count, settled};
 use crate::{doorbell, same, smp};
 
-/// Level-sensitive: pending as long as the line is up, and only then.
+/// Level-sensitive: the SPI is pending exactly as long as the line is up.
 pub fn level<G: Gic>() -> Outcome {
     same!("the doorbell's identification", doorbell::id(), 0x4c41_4244);
     for cpu in 0..smp::cpus() {
@@ -17,7 +17,7 @@ pub fn level<G: Gic>() -> Outcome {
         same!("pending with the line up", G::is_pending(SPI), true);
         doorbell::line(SPI, false);
         same!("pending with the line down", G::is_pending(SPI), false);
-        // The handler moves the line down at its fourth time only.
+        // The handler lowers the line only at every fourth interrupt.
         record::set_hook(|iar| {
             if record::count(smp::cpu(), G::intid(iar)) % 4 == 0 {
                 doorbell::line(G::intid(iar), false);
@@ -31,7 +31,7 @@ pub fn level<G: Gic>() -> Outcome {
             same!("interrupts of the CPU", count(cpu, SPI), round * 4);
             same!("pending after it", G::is_pending(SPI), false);
         }
-        // Up and down while it is off: nothing is left of it.
+        // A line that goes up and down while the SPI is disabled leaves nothing pending.
         G::disable(SPI);
         doorbell::line(SPI, true);
         doorbell::line(SPI, false);
@@ -41,7 +41,7 @@ pub fn level<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// Edge-triggered: once for each rise.
+/// Edge-triggered: one interrupt for each rise.
 pub fn edge<G: Gic>() -> Outcome {
     begin::<G>();
     super::edge::<G>(SPI, 0);
@@ -53,7 +53,7 @@ pub fn edge<G: Gic>() -> Outcome {
         doorbell::line(SPI, false);
         same!("interrupts of a fall", quiet(), round);
     }
-    // A rise while it is off is remembered after the fall.
+    // A rise while the SPI is disabled stays pending after the fall.
     G::disable(SPI);
     doorbell::line(SPI, true);
     doorbell::line(SPI, false);

@@ -1,4 +1,4 @@
-//! LPIs, by commands that the guest gives to the ITS.
+//! LPIs that the guest causes by ITS commands.
 
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -11,14 +11,14 @@ use crate::record::{self, bump, nth, settled};
 use crate::smp::MAX_CPUS;
 use crate::{exceptions, same, smp, timer};
 
-/// Our device: its number, and its events.
+/// The device's number, and its number of events.
 const DEVICE: u32 = 0x10;
 const EVENTS: u32 = 32;
 
 static HITS: [[AtomicU32; EVENTS as usize]; MAX_CPUS] =
     [const { [const { AtomicU32::new(0) }; EVENTS as usize] }; MAX_CPUS];
 
-/// How often a CPU had the LPI of an event.
+/// Returns how often a CPU took the LPI of an event.
 fn hits(cpu: usize, event: u32) -> u32 {
     HITS[cpu][event as usize].load(SeqCst)
 }
@@ -29,7 +29,7 @@ fn hit(iar: u32) {
     }
 }
 
-/// The device with event n as LPI n, at CPU n mod their number.
+/// Maps event n of the device to LPI n, at CPU n modulo the number of CPUs.
 fn set_up() {
     begin::<GicV3>();
     for cpu in 0..smp::cpus() {
@@ -60,7 +60,7 @@ pub fn int() -> Outcome {
         }
         same!("interrupts", settled(round * EVENTS), round * EVENTS);
     }
-    // All of them by one write to CWRITER.
+    // Send all events with one write to CWRITER.
     its::run(&core::array::from_fn::<_, { EVENTS as usize }, _>(|event| {
         Command::int(DEVICE, event as u32)
     }));
@@ -71,7 +71,8 @@ pub fn int() -> Outcome {
     Ok(())
 }
 
-/// INV, INVALL, CLEAR: what a changed configuration does, and what happens to what is pending.
+/// INV, INVALL, CLEAR: a changed configuration takes effect, also for pending LPIs, and CLEAR
+/// removes a pending LPI.
 pub fn config() -> Outcome {
     set_up();
     its::configure(LPI, 0xa0, false);
@@ -98,7 +99,7 @@ pub fn config() -> Outcome {
     Command::inv(DEVICE, 0).run();
     same!("interrupts after a clear", quiet(), 2);
 
-    // A change of priority of what is pending.
+    // The priority changes while the LPI is pending.
     GicV3::set_mask(0x80);
     Command::int(DEVICE, 0).run();
     same!("interrupts below the mask", quiet(), 2);
@@ -110,7 +111,7 @@ pub fn config() -> Outcome {
     Ok(())
 }
 
-/// Priorities among LPIs.
+/// Checks the priorities among LPIs.
 pub fn order() -> Outcome {
     set_up();
     let rank = |event: u32| event * 5 % 16;
@@ -131,7 +132,7 @@ pub fn order() -> Outcome {
     Ok(())
 }
 
-/// MOVI, MOVALL, MAPC: to another CPU, what is pending included.
+/// MOVI, MOVALL, MAPC: LPIs go to another CPU, including pending ones.
 pub fn moves() -> Outcome {
     if smp::cpus() < 2 {
         return Ok(());
@@ -141,7 +142,7 @@ pub fn moves() -> Outcome {
     Command::int(DEVICE, 0).run();
     same!("interrupts", settled(1), 1);
     same!("interrupts of CPU 1", hits(1, 0), 1);
-    // To and fro, as fast as it goes.
+    // Move the event to and fro as fast as possible.
     for round in 0..50 {
         let to = round % 2;
         Command::move_event(DEVICE, 0, to).run();
@@ -152,7 +153,7 @@ pub fn moves() -> Outcome {
     }
     same!("interrupts", quiet(), 51);
 
-    // Pending at CPU 0, which does not take it.
+    // The LPI is pending at CPU 0, which does not take it.
     set_up();
     for round in 1..=10 {
         Command::move_event(DEVICE, 0, 0).run();
@@ -166,7 +167,7 @@ pub fn moves() -> Outcome {
     }
     same!("interrupts", quiet(), 10);
 
-    // All of CPU 0's that are pending.
+    // Move all of CPU 0's pending LPIs.
     set_up();
     exceptions::mask();
     let mine = || (0..EVENTS).filter(|event| *event as usize % smp::cpus() == 0);
@@ -182,7 +183,7 @@ pub fn moves() -> Outcome {
         same!("interrupts of CPU 1", hits(1, event), 1);
     }
 
-    // A collection gets another CPU.
+    // The collection gets another CPU.
     set_up();
     Command::map_collection(0, Some(1)).run();
     mine().for_each(|event| Command::int(DEVICE, event).run());
@@ -192,7 +193,7 @@ pub fn moves() -> Outcome {
     Ok(())
 }
 
-/// DISCARD, MAPD and MAPC without their valid bit: nothing arrives any more, until it is mapped again.
+/// DISCARD, and MAPD without its valid bit: no LPI arrives until the event is mapped again.
 pub fn unmap() -> Outcome {
     set_up();
     Command::discard(DEVICE, 0).run();
@@ -202,7 +203,7 @@ pub fn unmap() -> Outcome {
     Command::int(DEVICE, 0).run();
     same!("interrupts of it mapped again", settled(1), 1);
 
-    // Discarded while it is pending: it is not any more.
+    // An event that is discarded while its LPI is pending is no longer pending.
     for round in 0..10 {
         exceptions::mask();
         Command::int(DEVICE, 0).run();
@@ -213,7 +214,7 @@ pub fn unmap() -> Outcome {
         exceptions::unmask();
         same!("interrupts of what was discarded", quiet(), 1);
     }
-    // The same number for another event.
+    // Map the same LPI to another event.
     Command::discard(DEVICE, 0).run();
     Command::discard(DEVICE, 1).run();
     Command::map_event(DEVICE, 1, LPI, 0).run();
@@ -228,10 +229,11 @@ pub fn unmap() -> Outcome {
     Command::int(DEVICE, 2).run();
     same!("interrupts of it mapped again", settled(1), 1);
 
-    // What does not exist does nothing, and the queue goes on.
+    // Events and devices that do not exist have no effect, and the queue continues.
     its::run(&[Command::int(DEVICE + 1, 0), Command::int(DEVICE, EVENTS), Command::int(DEVICE, 3)]);
     same!("interrupts of what exists", settled(2), 2);
-    // MAPI: here the event is the LPI's number, which takes a device of 14 bits; on its own table.
+    // MAPI uses the event's number as the LPI's, so a valid one would take a device of 14 bits.
+    // This device has its own table.
     Command::map_device(1, DEVICE + 8, 10, true).run();
     Command::map_same(DEVICE + 8, 5, 0).run();
     Command::int(DEVICE + 8, 5).run();
@@ -242,7 +244,8 @@ pub fn unmap() -> Outcome {
 
 static AGAIN: AtomicU32 = AtomicU32::new(0);
 
-/// An LPI has no active state: it pends again while it is handled, comes again after its end, and needs no deactivation.
+/// An LPI has no active state. It may become pending while it is handled, arrives again after its
+/// end, and needs no deactivation.
 pub fn again() -> Outcome {
     for split in [false, true] {
         set_up();
@@ -259,7 +262,7 @@ pub fn again() -> Outcome {
                 exceptions::mask();
             }
         });
-        // Masked, since the handler gives commands, too.
+        // Masked, since the handler issues commands too.
         exceptions::masked(|| Command::int(DEVICE, 0).run());
         same!("interrupts", settled(5), 5);
         same!("interrupts of CPU 0", hits(0, 0), 5);
@@ -272,7 +275,7 @@ pub fn again() -> Outcome {
 static COUNTERS: [AtomicU32; EVENTS as usize] = [const { AtomicU32::new(0) }; EVENTS as usize];
 static SEEN: [AtomicU32; EVENTS as usize] = [const { AtomicU32::new(0) }; EVENTS as usize];
 
-/// More commands than the queue has room for, moves among them; nothing may be lost.
+/// Issues more commands than the queue has room for, including moves. Nothing may be lost.
 pub fn stress() -> Outcome {
     set_up();
     COUNTERS.iter().chain(&SEEN).for_each(|counter| counter.store(0, SeqCst));

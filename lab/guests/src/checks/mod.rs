@@ -1,4 +1,4 @@
-//! The checks that both GIC versions get.
+//! The checks for both GIC versions.
 
 pub mod active;
 pub mod line;
@@ -13,11 +13,11 @@ pub mod stress;
 use crate::gic::Gic;
 use crate::{exceptions, record, smp, timer};
 
-/// The first of the 64 SPIs that checks use: no board has a device there.
+/// The first of the 64 SPIs that checks use. No board has a device there.
 pub const SPI: u32 = 160;
 pub const SPIS: u32 = 64;
 
-/// Before the first check: all SPIs off, those of devices included.
+/// Prepares for all checks: disables all SPIs, including those of devices, and starts the CPUs.
 pub fn start<G: Gic>() {
     assert!(G::interrupts() >= SPI + SPIS, "only {} interrupts", G::interrupts());
     G::forward(false);
@@ -28,7 +28,7 @@ pub fn start<G: Gic>() {
     smp::start(|_| ());
 }
 
-/// Before each check: its interrupts off and idle, all CPUs ready to take more.
+/// Prepares for one check: its interrupts are off and idle, and all CPUs can take interrupts.
 pub fn begin<G: Gic>() {
     G::forward(false);
     for word in (SPI..SPI + SPIS).step_by(32) {
@@ -45,14 +45,14 @@ pub fn begin<G: Gic>() {
     G::forward(true);
 }
 
-/// An edge-triggered SPI for a CPU.
+/// Sets up an edge-triggered SPI for a CPU.
 pub fn edge<G: Gic>(spi: u32, cpu: usize) {
     G::set_edge(spi, true);
     G::route(spi, cpu);
     G::enable(spi);
 }
 
-/// Waits a while; how many interrupts there have been.
+/// Waits for [`record::STAYS_AWAY`], and returns the number of interrupts so far.
 pub fn quiet() -> u32 {
     timer::pass(record::STAYS_AWAY);
     record::all()

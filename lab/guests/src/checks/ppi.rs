@@ -1,4 +1,4 @@
-//! PPIs: the virtual timer, whose line is a level; and one that software sets pending.
+//! PPIs: the virtual timer, which has a level-sensitive line, and a PPI that software sets pending.
 
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -15,7 +15,7 @@ const TICKS: u32 = 50;
 
 static DONE: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 
-/// Each CPU's timer ticks: armed again in its handler, once a millisecond, all at once.
+/// All CPUs' timers tick at the same time, once a millisecond. The handler arms the timer again.
 pub fn timer<G: Gic>() -> Outcome {
     begin::<G>();
     DONE.iter().for_each(|done| done.store(0, SeqCst));
@@ -42,7 +42,7 @@ pub fn timer<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// As long as the line is up, the interrupt comes again; then no more.
+/// As long as the line is up, the interrupt arrives again, and no more after that.
 pub fn level<G: Gic>() -> Outcome {
     begin::<G>();
     record::set_hook(|_| {
@@ -54,7 +54,7 @@ pub fn level<G: Gic>() -> Outcome {
     timer::arm(0);
     same!("interrupts of one level", settled(4), 4);
 
-    // The line can be seen while the interrupt is off.
+    // The line can be read while the interrupt is disabled.
     G::disable(timer::INTID);
     timer::arm(0);
     same!("pending with the line up", G::is_pending(timer::INTID), true);
@@ -70,12 +70,13 @@ pub fn level<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// Each CPU has its own.
+/// Each CPU has its own PPI.
 pub fn banked<G: Gic>() -> Outcome {
     for cpu in 0..smp::cpus() {
         begin::<G>();
         smp::on_each(|_| {
-            // Some boards' PPIs are all level-sensitive; pending by software is the same.
+            // On some boards all PPIs are level-sensitive. A PPI that software sets pending works
+            // the same way.
             G::enable(OTHER);
         });
         smp::on(cpu, |_| G::pend(OTHER), 0);

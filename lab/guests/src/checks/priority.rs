@@ -1,4 +1,4 @@
-//! Priorities: who comes first, who may interrupt whom.
+//! Priorities: the order of interrupts, and preemption.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 
@@ -8,12 +8,13 @@ use crate::gic::Gic;
 use crate::record::{self, all, nth, settled};
 use crate::{exceptions, same, timer};
 
-/// Of several, the most urgent comes first; more of them than list registers anywhere.
+/// The most urgent of several interrupts comes first. There are more interrupts than list registers
+/// on any machine.
 pub fn order<G: Gic>() -> Outcome {
     const MANY: u32 = 32;
     for seed in 0..4 {
         begin::<G>();
-        // A permutation of 0..MANY, twice as many as there are levels.
+        // A permutation of 0..MANY, twice the number of levels.
         let rank = |n: u32| (n * 13 + seed * 5) % MANY;
         for n in 0..MANY {
             edge::<G>(SPI + n, 0);
@@ -33,7 +34,7 @@ pub fn order<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// A CPU's mask keeps out what is not more urgent.
+/// A CPU's mask holds back interrupts that are not more urgent.
 pub fn mask<G: Gic>() -> Outcome {
     begin::<G>();
     edge::<G>(SPI, 0);
@@ -49,7 +50,7 @@ pub fn mask<G: Gic>() -> Outcome {
     G::set_mask(0x90);
     same!("interrupts when let through", settled(2), 2);
     same!("which one", G::intid(nth(0, 1)), SPI);
-    // The priority changes while it is pending.
+    // The priority changes while the SPI is pending.
     G::set_mask(0x80);
     G::pend(SPI);
     same!("interrupts at the mask's level", quiet(), 2);
@@ -69,12 +70,12 @@ fn event(value: u32) {
     AT.store(at + 1, SeqCst);
 }
 
-/// What happened: +n when the handler of SPI + n began, 100 + n when it ended.
+/// Returns the events: n when the handler of SPI + n began, 100 + n when it ended.
 fn happened() -> impl Iterator<Item = u32> {
     EVENTS.iter().take(AT.load(SeqCst)).map(|event| event.load(SeqCst))
 }
 
-/// A handler that lets interrupts in and sets all others pending, if it is that of the first.
+/// A handler that unmasks interrupts. For the first SPI, it also sets all others pending.
 fn nesting<G: Gic>(iar: u32) {
     let n = G::intid(iar) - SPI;
     event(n);
@@ -109,17 +110,19 @@ fn nested<G: Gic>(group_bits: u32, priorities: [u8; 4], wanted: &[u32]) -> Outco
     Ok(())
 }
 
-/// More urgent interrupts interrupt handlers, others wait.
+/// More urgent interrupts preempt handlers; others wait.
 pub fn preemption<G: Gic>() -> Outcome {
-    // More urgent, as urgent, less urgent than the first.
+    // The others are more urgent, as urgent, and less urgent than the first.
     nested::<G>(0, [0x80, 0x40, 0x80, 0xc0], &[0, 1, 101, 100, 2, 102, 3, 103])?;
-    // Two levels above it: the most urgent first, the next interrupts the first after it.
+    // Two are more urgent than the first: the most urgent preempts it first, and the next after
+    // that.
     nested::<G>(0, [0xa0, 0x60, 0x20, 0xc0], &[0, 2, 102, 1, 101, 100, 3, 103])?;
-    // Only bits 7 to 5 decide: 0x40 and 0x50 do not interrupt each other, but the order is by all bits.
+    // Only bits 7 to 5 decide: 0x40 and 0x50 do not preempt each other, but all bits decide the
+    // order.
     nested::<G>(5, [0x50, 0x40, 0x60, 0x30], &[0, 3, 103, 100, 1, 101, 2, 102])
 }
 
-/// Nested as deep as there are levels to nest.
+/// Nests handlers as deep as there are levels.
 pub fn deep<G: Gic>() -> Outcome {
     const LEVELS: u32 = 14;
     begin::<G>();

@@ -1,4 +1,5 @@
-//! SPIs that software sets pending: each arrives once, where it is routed, and only when it may.
+//! SPIs that software sets pending. Each arrives once, at its target CPU, and only when it is
+//! allowed.
 
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -8,7 +9,7 @@ use crate::gic::Gic;
 use crate::record::{self, all, count, settled};
 use crate::{exceptions, println, same, smp, timer};
 
-/// To each CPU, of each trigger type.
+/// SPIs to each CPU, with each trigger type.
 pub fn spi<G: Gic>() -> Outcome {
     for is_edge in [true, false] {
         for cpu in 0..smp::cpus() {
@@ -29,7 +30,8 @@ pub fn spi<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// What is disabled, masked or not forwarded stays pending, and arrives as soon as it may.
+/// An SPI that is disabled, masked or not forwarded stays pending, and arrives as soon as it is
+/// allowed.
 pub fn gates<G: Gic>() -> Outcome {
     begin::<G>();
     edge::<G>(SPI, 0);
@@ -61,7 +63,7 @@ pub fn gates<G: Gic>() -> Outcome {
     G::set_mask(0xff);
     same!("interrupts when let through", settled(3), 3);
 
-    // Masked in the processor, it can be asked for, and need not be taken.
+    // Masked in the processor, it shows as the highest pending interrupt, and need not be taken.
     exceptions::mask();
     G::pend(SPI);
     timer::pass(record::STAYS_AWAY);
@@ -74,7 +76,7 @@ pub fn gates<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// What is pending for a CPU that does not take it is routed to one that does.
+/// An SPI that is pending for a CPU that does not take it is routed to another CPU, which does.
 pub fn retarget<G: Gic>() -> Outcome {
     if smp::cpus() < 2 {
         return Ok(());
@@ -85,7 +87,7 @@ pub fn retarget<G: Gic>() -> Outcome {
         exceptions::mask();
         G::route(SPI, 0);
         G::pend(SPI);
-        // Long enough that it is offered to CPU 0 every other time.
+        // In every other round, there is time to forward it to CPU 0.
         timer::pass(round % 2);
         G::route(SPI, 1);
         let arrived = timer::within(record::ARRIVES, || record::total(1) >= round as u32);
@@ -95,7 +97,7 @@ pub fn retarget<G: Gic>() -> Outcome {
     }
     same!("interrupts", quiet(), 20);
     same!("interrupts of CPU 1", count(1, SPI), 20);
-    // And the other way, from a CPU that is busy elsewhere.
+    // The other direction, from a CPU that is busy.
     smp::on(1, smp::mask, 0);
     for round in 1..=20 {
         G::route(SPI, 1);
@@ -115,7 +117,8 @@ static LEFT: AtomicU32 = AtomicU32::new(0);
 static DEPTH: AtomicU32 = AtomicU32::new(0);
 static DEEPEST: AtomicU32 = AtomicU32::new(0);
 
-/// An interrupt that pends again while it is handled comes again after its end, and not before.
+/// An interrupt that becomes pending while it is handled arrives again after its end, and not
+/// before.
 pub fn again<G: Gic>() -> Outcome {
     begin::<G>();
     edge::<G>(SPI, 0);
@@ -128,7 +131,7 @@ pub fn again<G: Gic>() -> Outcome {
         let left = LEFT.load(SeqCst);
         if left > 0 {
             LEFT.store(left - 1, SeqCst);
-            // Twice is as good as once.
+            // Setting it pending twice counts once.
             G::pend(SPI);
             G::pend(SPI);
             exceptions::unmask();
@@ -145,7 +148,8 @@ pub fn again<G: Gic>() -> Outcome {
 
 static RELEASE: AtomicU32 = AtomicU32::new(0);
 
-/// An SPI that is handled on one CPU, routed to another and pending again waits for the end on the first.
+/// An SPI that one CPU handles, that is routed to another CPU and is pending again, waits for its
+/// end on the first CPU.
 pub fn move_active<G: Gic>() -> Outcome {
     if smp::cpus() < 2 {
         return Ok(());

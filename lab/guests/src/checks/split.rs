@@ -1,4 +1,4 @@
-//! End of interrupt in two steps: the priority is dropped first, and the interrupt deactivated later.
+//! End of interrupt in two steps: priority drop first, deactivation later.
 
 use super::{SPI, begin, edge, quiet};
 use crate::check::Outcome;
@@ -6,7 +6,7 @@ use crate::gic::Gic;
 use crate::record::{nth, settled};
 use crate::{same, smp};
 
-/// On one CPU, and in another order than they came.
+/// Interrupts on one CPU are deactivated in another order than they came.
 pub fn split<G: Gic>() -> Outcome {
     begin::<G>();
     G::set_split_end(true);
@@ -19,7 +19,7 @@ pub fn split<G: Gic>() -> Outcome {
     same!("active after its end", G::is_active(SPI), true);
     G::pend(SPI);
     same!("interrupts while it is active", quiet(), 1);
-    // Others of the same priority come meanwhile.
+    // Others of the same priority arrive while it is active.
     G::pend(SPI + 1);
     same!("interrupts of the second", settled(2), 2);
     G::pend(SPI + 2);
@@ -45,7 +45,8 @@ pub fn split<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// More active ones than list registers anywhere; the last come first out.
+/// More interrupts are active than there are list registers on any machine. The last ones are
+/// deactivated first.
 pub fn many<G: Gic>() -> Outcome {
     const MANY: u32 = 24;
     begin::<G>();
@@ -78,14 +79,14 @@ pub fn many<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// An SPI that one CPU has taken is deactivated by another.
+/// One CPU takes an SPI, and another deactivates it.
 pub fn elsewhere<G: Gic>() -> Outcome {
     let last = smp::cpus() - 1;
     if last == 0 {
         return Ok(());
     }
     begin::<G>();
-    // Both CPUs: the one that deactivates must be in this mode, too.
+    // The CPU that deactivates must be in this mode too.
     smp::on_each(|_| G::set_split_end(true));
     edge::<G>(SPI, last);
     for round in 1..=10 {

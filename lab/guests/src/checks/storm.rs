@@ -10,7 +10,7 @@ use crate::doorbell::{self, Storm};
 use crate::gic::Gic;
 use crate::{exceptions, fdt, println, record, same, smp, timer};
 
-/// As many events as a storm may have.
+/// The maximum number of events of a storm.
 pub const EVENTS: usize = 1024;
 const THREADS: u32 = 2;
 const SECONDS: u64 = 180;
@@ -19,7 +19,7 @@ static COUNTERS: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
 static AWAKE: AtomicU32 = AtomicU32::new(1);
 static SEEN: [AtomicU64; EVENTS] = [const { AtomicU64::new(0) }; EVENTS];
 
-/// What MSIs are written, and where.
+/// The data and the address of MSIs.
 pub struct Target {
     pub events: u32,
     pub device: u32,
@@ -27,15 +27,16 @@ pub struct Target {
     pub address: u64,
 }
 
-/// What the handler does for an event: reads the number that came with it.
+/// Handles an event: reads the number that its sender has written before the MSI.
 pub fn see(event: usize) {
     SEEN[event].store(COUNTERS[event].load(Acquire), Release);
 }
 
-/// What is done meanwhile, again and again, with the number of the time.
+/// A function that is called repeatedly during a storm, with the number of the call.
 pub type Meanwhile = fn(u32);
 
-/// What a handler does in a storm while CPUs sleep: the timer's interrupt arms it again.
+/// Arms the timer again if the interrupt is the timer's, for storms in which CPUs sleep. Returns
+/// whether it is.
 pub fn tick(intid: u32) -> bool {
     if intid == timer::INTID {
         timer::arm(timer::frequency() / 500);
@@ -43,7 +44,7 @@ pub fn tick(intid: u32) -> bool {
     intid == timer::INTID
 }
 
-/// Sleeps between interrupts, one of which is the timer's, until `release`.
+/// Sleeps between interrupts, including the timer's, until `AWAKE` is set.
 fn sleeper<G: Gic>(_: u64) {
     G::enable(timer::INTID);
     timer::arm(0);
@@ -56,7 +57,8 @@ fn sleeper<G: Gic>(_: u64) {
     G::disable(timer::INTID);
 }
 
-/// Makes all CPUs sleep, as idle ones of an operating system do, while `what` runs: CPU 0 where it waits, which its timer ends.
+/// Runs `what` while all CPUs sleep between interrupts, like the idle CPUs of an operating system.
+/// CPU 0 sleeps where it waits, until its timer wakes it.
 pub fn asleep<G: Gic>(what: impl FnOnce() -> Outcome) -> Outcome {
     AWAKE.store(0, Release);
     (1..smp::cpus()).for_each(|cpu| smp::post(cpu, sleeper::<G>, 0));
@@ -70,7 +72,7 @@ pub fn asleep<G: Gic>(what: impl FnOnce() -> Outcome) -> Outcome {
     outcome
 }
 
-/// One storm; interrupts are set up, and the hook calls `see`.
+/// Runs one storm. The caller has set up interrupts, and a hook that calls `see`.
 pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcome {
     let usual = if paced { 5_000 } else { 100_000 };
     let count = fdt::value("storm").and_then(|text| text.parse().ok()).unwrap_or(usual);
@@ -88,7 +90,7 @@ pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcom
         seen: SEEN.as_ptr() as u64,
     };
     storm.start();
-    // Looked at rarely: each look is an exit.
+    // The status is read rarely, as each read is an exit.
     let mut status = doorbell::RUNNING;
     let mut step = 0;
     timer::within(SECONDS * 1000, || {
@@ -118,7 +120,7 @@ pub fn run(target: &Target, paced: bool, meanwhile: Option<Meanwhile>) -> Outcom
     };
     timer::within(record::ARRIVES, || lost() == 0);
     same!("events whose last MSI was lost", lost(), 0);
-    // The account ends here: what follows is waiting for what must not come.
+    // The account ends here, before the wait for interrupts that must not come.
     doorbell::delivered(record::messages() - before);
     record::settled(0);
     let delivered = record::messages() - before;

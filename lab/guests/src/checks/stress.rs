@@ -1,4 +1,5 @@
-//! Many interrupts between CPUs: they may coalesce, but what was written before the last is seen.
+//! Many interrupts between CPUs. They may coalesce, but a handler sees all writes from before the
+//! last one.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
@@ -32,7 +33,7 @@ fn all_seen() -> bool {
     COUNTERS.iter().zip(&SEEN).all(|(counter, seen)| counter.load(SeqCst) == seen.load(SeqCst))
 }
 
-/// SPIs from CPU 0 to all others (to itself, if it is alone), and moved about meanwhile.
+/// SPIs from CPU 0 to all CPUs, which are routed to other CPUs in the second pass.
 pub fn spis<G: Gic>() -> Outcome {
     let cpus = smp::cpus();
     for moved in [false, true] {
@@ -59,7 +60,8 @@ pub fn spis<G: Gic>() -> Outcome {
 
 static REPLIES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
-/// SGIs to and fro: each is answered before the next is sent, so none may coalesce, and none may be lost.
+/// SGIs to and fro. Each is answered before the next is sent, so none may coalesce, and none may be
+/// lost.
 pub fn ping<G: Gic>() -> Outcome {
     let cpus = smp::cpus();
     if cpus < 2 {
@@ -90,7 +92,8 @@ pub fn ping<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// All CPUs at once: each sends SGIs to the next, as fast as it can, and handles those of the one before.
+/// All CPUs at once: each sends SGIs to the next as fast as it can, and handles those of the
+/// previous one.
 pub fn ring<G: Gic>() -> Outcome {
     begin::<G>();
     clear();
@@ -118,7 +121,7 @@ pub fn ring<G: Gic>() -> Outcome {
     Ok(())
 }
 
-/// CPUs sleep until an interrupt comes: none is missed that came just before.
+/// A CPU sleeps until an interrupt arrives, and misses none that arrives just before it sleeps.
 pub fn sleep<G: Gic>() -> Outcome {
     let cpus = smp::cpus();
     if cpus < 2 {
@@ -127,7 +130,7 @@ pub fn sleep<G: Gic>() -> Outcome {
     begin::<G>();
     smp::on_each(|_| G::enable(1));
     let rounds = rounds() / 4;
-    // The sleeper masks interrupts, looks, sleeps, and lets in what woke it.
+    // The sleeper masks interrupts, checks the count, sleeps, and unmasks to take the interrupt.
     smp::post(
         1,
         |rounds| {
@@ -147,7 +150,7 @@ pub fn sleep<G: Gic>() -> Outcome {
         G::send_sgi(1, 1);
         let woken = timer::within(record::ARRIVES, || record::count(1, 1) == round);
         same!("woken", woken, true);
-        // At another moment of its way to sleep each time.
+        // The next SGI comes at another moment of its way to sleep.
         for _ in 0..round % 64 * 8 {
             core::hint::spin_loop();
         }

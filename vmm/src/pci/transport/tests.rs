@@ -15,7 +15,7 @@ const USED: u64 = map::RAM + 0x2000;
 const BAR0: usize = 0x10;
 const COMMAND: usize = 4;
 
-/// Takes requests of any form.
+/// A device that accepts requests of any form.
 struct Sink;
 
 impl Backend for Sink {
@@ -58,7 +58,7 @@ impl IrqSender for Recorder {
     }
 }
 
-/// Where there are doorbells.
+/// The addresses of the doorbells.
 type Bells = Arc<Mutex<Vec<u64>>>;
 
 struct Bell(Bells, u64);
@@ -108,7 +108,7 @@ impl World {
         u32::from_le_bytes(data)
     }
 
-    /// Offsets of the capabilities with this number, in the order of the list.
+    /// Returns the offsets of the capabilities with this number, in the order of the list.
     fn capabilities(&mut self, id: u8) -> Vec<usize> {
         let mut found = Vec::new();
         let mut at = self.config_u32(0x34) as usize & 0xff;
@@ -122,7 +122,7 @@ impl World {
         found
     }
 
-    /// Describes and enables queue 1 as well as can be, and makes the device start.
+    /// Describes and enables queue 1 correctly, and starts the device.
     fn start(&mut self, used: u64) -> u8 {
         self.put(0x14, &[3]);
         self.put(0x08, &[1, 0, 0, 0]);
@@ -139,7 +139,7 @@ impl World {
         self.get::<1>(0x14)[0]
     }
 
-    /// One more request, which the driver tells of through user space.
+    /// Makes one more request, and notifies the device through user space.
     fn request(&mut self) {
         let (index, memory) = (GuestAddress(AVAIL + 2), Arc::clone(&self.memory));
         let n: u16 = memory.read_obj(index).unwrap();
@@ -176,7 +176,7 @@ fn requests_are_served_and_told_by_the_vector_of_the_moment() {
     world.wait(|world| lock(&world.sent.0).len() == 1);
     let msi = |data| Msi { address: 0x0802_0040, data, device: 24 };
     assert_eq!(*lock(&world.sent.0), [msi(81)]);
-    // Another vector, while the queue is served.
+    // Change the vector while the queue is served.
     world.put(0x1a, &[1, 0]);
     world.request();
     world.wait(|world| lock(&world.sent.0).len() == 2);
@@ -191,7 +191,7 @@ fn requests_are_served_and_told_by_the_vector_of_the_moment() {
     assert_eq!(world.get::<4>(0x18), [0, 1, 0, 0], "its first size");
     assert_eq!(world.get::<2>(0x1a), [0xff, 0xff]);
     assert_eq!(lock(&world.sent.0).len(), 2, "no vector, no message");
-    // And once more.
+    // Make another request.
     world.memory.write_obj(0u32, GuestAddress(AVAIL)).unwrap();
     world.memory.write_obj(0u32, GuestAddress(USED)).unwrap();
     assert_eq!(world.start(USED), 0xf);
@@ -207,7 +207,7 @@ fn without_msix_the_isr_status_tells() {
     world.wait(|world| world.get::<1>(ISR) == [1]);
     assert_eq!(world.get::<1>(ISR), [0], "a read clears it");
     assert!(lock(&world.sent.0).is_empty());
-    // INTx is not there: no interrupt pin.
+    // There is no INTx, so no interrupt pin.
     assert_eq!(world.config_u32(0x3c) >> 8 & 0xff, 0);
 }
 
@@ -258,7 +258,7 @@ fn capabilities_say_where_things_are() {
     let msix = world.capabilities(0x11)[0];
     let [control, table, pending] = [0, 4, 8].map(|n| world.config_u32(msix + n));
     assert_eq!((control >> 16, table, pending), (2, TABLE as u32, PENDING as u32));
-    // Size of the BAR.
+    // Read the size of the BAR.
     world.device.config_write(BAR0, &[0xff; 4]);
     assert_eq!(world.config_u32(BAR0), !(BAR_SIZE - 1));
     assert_eq!(world.config_u32(BAR0 + 4), 0, "no other BAR");
