@@ -1,5 +1,5 @@
-//! Building first and running later, so that a failure to build is never taken for a failing test,
-//! and a time limit stops the program itself, not the cargo that waits for it.
+//! Builds programs first and runs them later. So a failed build never counts as a failed test, and
+//! a time limit stops the program itself, not the cargo that waits for it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,9 +16,10 @@ pub(crate) struct Executable {
     pub(crate) path: PathBuf,
 }
 
-/// Runs a cargo command that builds (`build`, `test --no-run`) and returns what can be run.
+/// Runs a cargo command that builds (`build`, `test --no-run`), and returns the programs it built.
 ///
-/// What cargo says is shown if it fails; unless the caller has given it a stderr of its own.
+/// If the command fails, prints cargo's messages, unless the caller has given it a stderr of its
+/// own.
 pub(crate) fn build(command: &mut Command) -> Result<Vec<Executable>> {
     process::show(command);
     let output = command

@@ -1,4 +1,5 @@
-//! The register frames under libFuzzer, each target for a while. What the targets do is in `fuzz/src/lib.rs`.
+//! Runs the register frames under libFuzzer, each target for a limited time. `fuzz/src/lib.rs` has
+//! the code of the targets.
 
 use std::fs;
 use std::process::Command;
@@ -7,23 +8,23 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{self, answers, cargo, root};
 
-/// Seconds that each target runs for.
+/// The run time of each target, in seconds.
 pub(crate) const SECONDS: u64 = 120;
-/// Longest input. A step takes about ten bytes.
+/// The maximum length of an input. A step takes about ten bytes.
 const MAX_LEN: usize = 1024;
 
 #[derive(clap::Args)]
 pub(crate) struct FuzzArgs {
-    /// Seconds that each target runs for
+    /// The run time of each target, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = SECONDS)]
     seconds: u64,
-    /// The targets to run; all if none is given
+    /// The targets to run; without any, all of them
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
 }
 
 pub(crate) fn run(args: &FuzzArgs) -> Result<()> {
-    // libFuzzer takes 0 for ever.
+    // libFuzzer treats 0 as no limit.
     ensure!(args.seconds > 0, "--seconds must be at least 1");
     let known = targets()?;
     for target in &args.targets {
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &FuzzArgs) -> Result<()> {
     bail!("failed: {}; the inputs are in fuzz/artifacts", crashed.join(", "))
 }
 
-/// From the files, so that one that is added is run.
+/// Lists the targets from the files, so that a new target is run too.
 fn targets() -> Result<Vec<String>> {
     let dir = root().join("fuzz/fuzz_targets");
     let entries = fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?;
@@ -63,7 +64,7 @@ fn targets() -> Result<Vec<String>> {
     Ok(targets)
 }
 
-/// A nightly toolchain, which is asked for, and cargo-fuzz, which is installed.
+/// Checks for a nightly toolchain, and installs cargo-fuzz if it is missing.
 fn tools() -> Result<()> {
     if !answers(Command::new("rustc").args(["+nightly", "--version"])) {
         bail!(
@@ -84,11 +85,11 @@ fn tools() -> Result<()> {
     Ok(())
 }
 
-/// `cargo fuzz SUBCOMMAND` with the sanitizer and the debug assertions that are its defaults.
+/// Returns `cargo fuzz SUBCOMMAND` with its default sanitizer and debug assertions.
 fn fuzz(subcommand: &str) -> Command {
     let mut command = cargo(["+nightly", "fuzz", subcommand, "--target-dir"]);
     command.arg(root().join("target-fuzz"));
-    // The instrumented code is built in a minute instead of five, and runs as fast.
+    // The instrumented code builds in a minute instead of five, and runs as fast.
     command.envs([
         ("CARGO_PROFILE_RELEASE_LTO", "off"),
         ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
@@ -102,7 +103,7 @@ fn fuzz_one(target: &str, seconds: u64) -> Result<()> {
         (fuzz_dir.join("corpus").join(target), fuzz_dir.join("seeds").join(target));
     fs::create_dir_all(&corpus).with_context(|| format!("creating {}", corpus.display()))?;
     let mut command = fuzz("run");
-    // New inputs go to the first directory; the seeds are only read.
+    // libFuzzer writes new inputs to the first directory, and only reads the seeds.
     command.arg(target).arg(corpus);
     if seeds.is_dir() {
         command.arg(seeds);
@@ -110,7 +111,7 @@ fn fuzz_one(target: &str, seconds: u64) -> Result<()> {
     command.arg("--").args([
         format!("-max_total_time={seconds}"),
         format!("-max_len={MAX_LEN}"),
-        // An input takes a millisecond: one that takes this long waits for ever.
+        // An input takes a millisecond. One that takes this long has hung.
         "-timeout=20".into(),
         "-print_final_stats=1".into(),
     ]);

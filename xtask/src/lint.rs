@@ -1,4 +1,4 @@
-//! What is checked without running the code: formatting, lints, documentation, dependencies.
+//! The checks that do not run the code: formatting, lints, documentation, dependencies.
 
 use anyhow::{Result, bail};
 
@@ -7,16 +7,16 @@ use crate::{loom, no_std, perf, prose, shuttle};
 
 pub(crate) fn fmt() -> Result<()> {
     run(&mut cargo(["fmt", "--all", "--check"]))?;
-    // Not in the workspace, so not in its `--all`.
+    // These are not in the workspace, so `--all` does not reach them.
     run(&mut cargo(["fmt", "--manifest-path", "lab/guests/Cargo.toml", "--check"]))?;
     run(&mut cargo(["fmt", "--manifest-path", perf::PEER, "--check"]))?;
     run(&mut cargo(["fmt", "--manifest-path", no_std::PROBE, "--check"]))?;
     prose::check()
 }
 
-/// Every set of features that is supported: code behind a feature is linted nowhere else.
+/// The supported sets of features. Code behind a feature is linted only in a set that has it.
 const CLIPPY_SETS: &[&[&str]] = &[
-    // The workspace's other crates turn features of the core on, so the core is there alone too.
+    // The workspace's other crates enable features of the core, so the core is also linted alone.
     &["--workspace"],
     &["--package", "vgic-core"],
     &["--package", "vgic-core", "--all-features"],
@@ -31,8 +31,8 @@ pub(crate) fn clippy() -> Result<()> {
     run(no_std::probe("clippy")?.args(&DENY[1..]))?;
     run(loom::cargo("clippy", loom::MODELS).args(DENY))?;
     run(shuttle::cargo("clippy", loom::MODELS).args(DENY))?;
-    // The core once more, with the rule that can only be checked there. Not the feature `locked`:
-    // that engine is no part of the models, and free to use real atomics.
+    // Lint the core again, with the rule that applies under loom only. The feature `locked` is left
+    // out: that engine is not part of the models, and may use real atomics.
     let rules = root().join("xtask/clippy-under-loom");
     run(loom::cargo("clippy", "vgic-core")
         .args(["--lib", "--features", "counters,trace"])

@@ -8,33 +8,34 @@ use anyhow::{Context, Result};
 
 use crate::{process, unit};
 
-/// What the whole run of the models may take on 2 cores.
+/// The time limit for the whole run of the models on 2 cores.
 const BUDGET: Duration = Duration::from_secs(8 * 60);
 
 pub(crate) const MODELS: &str = "vgic-loom-tests";
 
-/// `cargo test` on the models.
+/// Returns `cargo test` on the models.
 pub(crate) fn cargo_test() -> Command {
     cargo("test", MODELS)
 }
 
-/// `cargo SUBCOMMAND` on a package and what it depends on, everything under loom.
+/// Returns `cargo SUBCOMMAND` on a package and its dependencies, all of them under loom.
 pub(crate) fn cargo(subcommand: &str, package: &str) -> Command {
     let mut command = process::cargo([subcommand, "--package", package]);
     command.args(["--profile", "loom", "--target-dir"]).arg(target_dir());
-    // crossbeam_loom too: without it crossbeam's part of the protocols is not explored.
+    // Without `crossbeam_loom`, crossbeam's part of the protocols would not be explored.
     process::rustflags(&mut command, "--cfg loom --cfg crossbeam_loom");
-    // Set by us alone, for one build at a time.
+    // Only this program sets it, for one build at a time.
     command.env_remove(crate::mutants::VARIABLE);
     command
 }
 
-/// The flags differ from those of all other builds; in a shared directory each would undo the other.
+/// The target directory of builds under loom. Their flags differ from those of all other builds, so
+/// in a shared directory each build would discard the other's results.
 pub(crate) fn target_dir() -> PathBuf {
     process::root().join("target-loom")
 }
 
-/// Runs the models; `args` go to `cargo test`.
+/// Runs the models. `args` go to `cargo test`.
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let start = Instant::now();
     process::run(cargo_test().arg("--no-run").args(args))?;

@@ -34,53 +34,54 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Every step in order, then a summary: what the gate runs
+    /// Run every step in order, then print a summary: the gate
     Test(TestArgs),
-    /// Formatting, lints and tests of the core, and the models of the files that have changed
+    /// Check formatting, lints and tests of the core, and the models of changed files
     Quick(QuickArgs),
-    /// Checks for the tools that the other steps need and installs what is missing
+    /// Check for the tools that the other steps need, and install missing ones
     Setup,
-    /// Formatting and the comments' English, checked
+    /// Check the formatting, and the English of the comments
     Fmt,
-    /// clippy over every set of features, warnings denied
+    /// Run clippy on every set of features, with warnings denied
     Clippy,
-    /// The documentation, rustdoc's warnings denied
+    /// Build the documentation, with rustdoc's warnings denied
     Doc,
-    /// Unit, property and documentation tests
+    /// Run the unit, property and documentation tests
     Unit,
-    /// The core's tests once more, optimised, with the locked engine beside the lock-free one
+    /// Run the core's tests optimized, with the locked engine beside the lock-free one
     Backends,
-    /// Links the core into a program that cannot have std
+    /// Link the core into a program that cannot have std
     NoStd,
-    /// The loom models; with --mutants, the proof that they find what they are there for
+    /// Run the loom models or, with --mutants, prove that they find seeded bugs
     Loom(LoomArgs),
-    /// The models once more, and storms of whole machines, in random schedules without a bound
+    /// Run the models and storms of whole machines in random schedules without a bound
     Shuttle,
-    /// Short lpi-storms on both engines, also through an ITS: nothing may be lost
+    /// Run short lpi-storms on both engines, also through an ITS, and check for lost interrupts
     Storm,
-    /// The register model against QEMU's GICv2 and GICv3
+    /// Compare the register model with QEMU's GICv2 and GICv3
     Oracle(oracle::OracleArgs),
-    /// Guests on an arm64 KVM host, emulated where there is none
+    /// Run guests on an arm64 KVM host, which is emulated if there is none
     Lab(lab::LabArgs),
-    /// Everything measured beside its peers, and a report of it in perf-reports (20 minutes)
+    /// Measure everything beside its peers, and write a report to perf-reports (20 minutes)
     Perf(perf::PerfArgs),
-    /// Instructions of each operation and of the worst accesses of a guest, counted, against the tables in perf-reports (valgrind, which is installed)
+    /// Count instructions of operations and of worst accesses, and check the tables in perf-reports
+    /// (installs valgrind)
     Count(CountArgs),
-    /// The core's tests under AddressSanitizer (nightly)
+    /// Run the core's tests under AddressSanitizer (nightly)
     Asan,
-    /// The core's stress tests under ThreadSanitizer (nightly)
+    /// Run the core's stress tests under ThreadSanitizer (nightly)
     Tsan,
-    /// The core's tests under Miri (nightly; not part of `test`)
+    /// Run the core's tests under Miri (nightly; not part of `test`)
     Miri(MiriArgs),
-    /// The register frames under libFuzzer (nightly and cargo-fuzz, which is installed; not part of `test`)
+    /// Run the register frames under libFuzzer (nightly; installs cargo-fuzz; not part of `test`)
     Fuzz(fuzz::FuzzArgs),
-    /// Licences, sources and duplicates of the dependencies (cargo-deny; not part of `test`)
+    /// Check licences, sources and duplicates of dependencies (cargo-deny; not part of `test`)
     Deny(DenyArgs),
 }
 
 #[derive(Args)]
 struct TestArgs {
-    /// Go on after a step that failed
+    /// Continue after a failed step
     #[arg(long)]
     keep_going: bool,
     /// Leave a step out; may be given several times
@@ -90,23 +91,23 @@ struct TestArgs {
 
 #[derive(Args)]
 struct QuickArgs {
-    /// The commit from which files have changed
+    /// The commit to compare with for changed files
     #[arg(default_value = "HEAD")]
     base: String,
 }
 
 #[derive(Args)]
 struct LoomArgs {
-    /// Run the seeded bugs of loom-tests/mutants.txt instead; ARGS then name the ones to run
+    /// Run the seeded bugs of loom-tests/mutants.txt instead; ARGS then select mutants
     #[arg(long)]
     mutants: bool,
-    /// With --mutants: seconds that one model may take
+    /// With --mutants: the time limit for one model, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = mutants::TIME_LIMIT_SECONDS)]
     time_limit: u64,
-    /// Handed on to `cargo test`: a filter, `--test NAME`, ...
+    /// Arguments for `cargo test`: a filter, `--test NAME`, ...
     #[arg(allow_hyphen_values = true)]
     args: Vec<String>,
-    /// Handed on to the test programs: `--nocapture`, ...
+    /// Arguments for the test programs: `--nocapture`, ...
     #[arg(last = true, value_name = "TEST_ARGS")]
     test_args: Vec<String>,
 }
@@ -116,17 +117,17 @@ struct CountArgs {
     /// Write the tables instead of checking against them
     #[arg(long)]
     update: bool,
-    /// Only the accesses of a guest
+    /// Count only the accesses of a guest
     #[arg(long)]
     accesses: bool,
 }
 
 #[derive(Args)]
 struct MiriArgs {
-    /// Handed on to `cargo miri test`
+    /// Arguments for `cargo miri test`
     #[arg(allow_hyphen_values = true)]
     args: Vec<String>,
-    /// Handed on to the test programs
+    /// Arguments for the test programs
     #[arg(last = true, value_name = "TEST_ARGS")]
     test_args: Vec<String>,
 }
@@ -175,7 +176,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The tail of a `cargo test` command: `args -- test_args`.
+/// Returns the tail of a `cargo test` command: `args -- test_args`.
 fn passed_on(mut args: Vec<String>, test_args: Vec<String>) -> Vec<String> {
     if !test_args.is_empty() {
         args.push("--".into());

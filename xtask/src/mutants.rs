@@ -1,8 +1,9 @@
-//! Mutants: seeded bugs that the models must find. A model that passes shows nothing until it has been
-//! seen to fail for the right reason.
+//! Mutants: seeded bugs that the models must find. A model that passes proves nothing until it has
+//! failed for the right reason.
 //!
-//! A mutant reaches the core through an environment variable that `core/build.rs` reads, not through
-//! `RUSTFLAGS`: so only the core and the models are built again for each, and loom is built once.
+//! A mutant reaches the core through an environment variable that `core/build.rs` reads, and not
+//! through `RUSTFLAGS`. So each mutant rebuilds only the core and the models, and loom is built
+//! once.
 
 mod table;
 
@@ -19,24 +20,24 @@ use crate::artifacts::{self, Executable};
 use crate::{loom, process, shuttle};
 use table::Row;
 
-/// Names the mutant that `core/build.rs` is to enable.
+/// The variable that names the mutant for `core/build.rs`.
 pub(crate) const VARIABLE: &str = "VGIC_MUTANT";
-/// Seconds that one model may take. A mutant usually fails in the first few interleavings.
+/// The time limit for one model, in seconds. A mutant usually fails in the first few interleavings.
 pub(crate) const TIME_LIMIT_SECONDS: u64 = 120;
 
-/// How a model ended.
+/// The result of a model.
 #[derive(Debug, PartialEq, Eq)]
 enum Ending {
     Passed,
-    /// By a failing test, or by the abort that a second panic while unwinding becomes.
+    /// A test failed, or a second panic while unwinding aborted the process.
     Failed,
     NothingRun,
     TimedOut,
-    /// In no way that says anything about the mutant.
+    /// An end that says nothing about the mutant.
     Other(String),
 }
 
-/// Runs the mutants called `names`, or all of them; an error if one is not found by its models.
+/// Runs the mutants called `names`, or all of them. Returns an error if the models miss one.
 pub(crate) fn run(names: &[String], time_limit: u64) -> Result<()> {
     let rows = table::select(table::read()?, names)?;
     let limit = Duration::from_secs(time_limit);
@@ -73,7 +74,7 @@ pub(crate) fn run(names: &[String], time_limit: u64) -> Result<()> {
     bail!("{}\nwhat the models printed is in {}", faults.join("\n"), logs.display())
 }
 
-/// Runs the models without a mutant: one that fails anyway would "find" every bug.
+/// Runs the models without a mutant. A model that fails anyway would "find" every bug.
 fn unmutated(rows: &[Row], logs: &Path, limit: Duration) -> Result<Vec<String>> {
     let all: Vec<&Row> = rows.iter().collect();
     let built = build(None, &all)?;
@@ -129,7 +130,8 @@ fn explore(built: &[Executable], row: &Row, logs: &Path, limit: Duration) -> Res
     let executable = executable.with_context(|| format!("cargo built no test {binary}"))?;
     let log = logs.join(format!("{mutant}.{binary}.{}.log", filter.replace(':', "-")));
     let mut command = Command::new(&executable.path);
-    // No backtraces: a panic in a model is the expected end, and collecting one takes longer than the model.
+    // No backtraces: a panic in a model is the expected end, and a backtrace takes longer than the
+    // model.
     command.arg(filter).env("RUST_BACKTRACE", "0").current_dir(process::root().join("loom-tests"));
     let start = Instant::now();
     let status = process::run_logged(&mut command, &log, limit)?;
@@ -149,7 +151,7 @@ fn classify(status: ExitStatus, output: &str) -> Ending {
             .any(|line| line.strip_prefix("running ").is_some_and(|rest| !rest.starts_with("0 ")));
         return if ran { Ending::Passed } else { Ending::NothingRun };
     }
-    // Not the status alone: the harness also fails when it does not understand its arguments.
+    // The status is not enough: the harness also fails when it does not understand its arguments.
     if output.contains("test result: FAILED") || (aborted(status) && output.contains("panicked at"))
     {
         return Ending::Failed;
@@ -157,7 +159,8 @@ fn classify(status: ExitStatus, output: &str) -> Ending {
     Ending::Other(status.to_string())
 }
 
-/// Whether the process gave itself up. Being killed from outside, say for its memory, is not that.
+/// Returns whether the process aborted. A kill from outside, for example for its memory, is not an
+/// abort.
 fn aborted(status: ExitStatus) -> bool {
     const SIGABRT: i32 = 6;
     #[cfg(unix)]

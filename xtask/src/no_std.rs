@@ -1,4 +1,4 @@
-//! Proves that the core needs no std, by linking it where there cannot be one.
+//! Proves that the core needs no std: links it into a program that cannot have std.
 
 use std::fs;
 use std::process::Command;
@@ -13,8 +13,9 @@ pub(crate) const PROBE: &str = "xtask/no-std-probe/Cargo.toml";
 pub(crate) fn run() -> Result<()> {
     process::run(&mut probe("build")?)?;
 
-    // The proof is that std's panic handler would clash with the probe's. See it clash, so
-    // that a change to the probe or the toolchain cannot make the build above pass for nothing.
+    // The proof is that std's panic handler would clash with the probe's. Check that it does clash,
+    // so that a change to the probe or the toolchain cannot make the build above pass for no
+    // reason.
     let mut with_std = probe("build")?;
     with_std.args(["--features", "std"]);
     process::show(&with_std);
@@ -28,10 +29,10 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// `cargo SUBCOMMAND` on the probe.
+/// Returns `cargo SUBCOMMAND` on the probe.
 ///
-/// The probe is a workspace of its own. With a copy of the workspace's lock file it is built from
-/// the same versions, instead of from a second lock file that nobody would keep in step.
+/// The probe is a separate workspace. With a copy of the main workspace's lock file it uses the
+/// same versions, and there is no second lock file to keep in step.
 pub(crate) fn probe(subcommand: &str) -> Result<Command> {
     let lock = root().join(PROBE).with_file_name("Cargo.lock");
     fs::copy(root().join("Cargo.lock"), lock).context("copying Cargo.lock for the probe")?;

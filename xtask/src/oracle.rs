@@ -1,4 +1,4 @@
-//! The register model against QEMU's GICs.
+//! The comparison of the register model with QEMU's GICs.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,34 +9,35 @@ use clap::{Args, ValueEnum};
 use crate::process::{self, cargo, root};
 use crate::{artifacts, lab};
 
-/// 100,000 operations of each model take two minutes; a long run may take as much longer as it is longer.
+/// The time limit for 100,000 operations of each model, which take two minutes. It grows in
+/// proportion with the number of operations.
 const LIMIT: Duration = Duration::from_secs(600);
 const DEFAULT_OPS: u64 = 100_000;
 
 #[derive(Args)]
 pub(crate) struct OracleArgs {
-    /// Operations for each model
+    /// The number of operations for each model
     #[arg(long, default_value_t = DEFAULT_OPS)]
     ops: u64,
-    /// Where the random numbers begin
+    /// The seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only this model
+    /// Run only this model
     #[arg(long)]
     model: Option<Model>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Model {
-    /// GICv2's frames
+    /// The frames of GICv2
     V2,
-    /// GICv3's frames
+    /// The frames of GICv3
     V3,
     /// The ITS
     Its,
-    /// What two CPUs do with a GICv2
+    /// Two CPUs with a GICv2
     CpusV2,
-    /// What they do with a GICv3, LPIs included
+    /// Two CPUs with a GICv3, including LPIs
     CpusV3,
 }
 
@@ -46,7 +47,7 @@ impl Model {
     }
 }
 
-/// What QEMU's CPUs run.
+/// The payload that QEMU's CPUs run.
 const PAYLOAD: &str = "accesses";
 
 impl Default for OracleArgs {

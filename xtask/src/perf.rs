@@ -1,5 +1,5 @@
-//! `cargo xtask perf`: measures everything beside its peers, and writes a report; and `cargo xtask count`, the part that does not depend on
-//! the machine's mood.
+//! `cargo xtask perf` measures everything beside its peers, and writes a report. `cargo xtask
+//! count` is the part that does not depend on the machine's load.
 
 mod accesses;
 mod count;
@@ -20,16 +20,17 @@ use crate::process::{self, cargo, root, target_dir};
 
 #[derive(Args, Default)]
 pub(crate) struct PerfArgs {
-    /// A smoke test in seconds: everything runs, no figure means anything, and the report goes to the target directory
+    /// A smoke test in seconds, without meaningful figures; the report goes to the target directory
     #[arg(long)]
     quick: bool,
-    /// Compare two reports, and say which differences are significant
+    /// Compare two reports, and print which differences are significant
     #[arg(long, num_args = 2, value_names = ["BEFORE", "AFTER"], conflicts_with_all = ["quick", "only", "rounds"])]
     compare: Option<Vec<PathBuf>>,
-    /// Only paths whose name contains this, without storms; the report goes to the target directory
+    /// Measure only paths that contain this, without storms; the report goes to the target
+    /// directory
     #[arg(long)]
     only: Option<String>,
-    /// Rounds of each figure
+    /// The number of rounds of each figure
     #[arg(long)]
     rounds: Option<u32>,
     /// Leave arm_vgic out
@@ -37,11 +38,11 @@ pub(crate) struct PerfArgs {
     no_peer: bool,
 }
 
-/// The crate that drives arm_vgic, from the workspace's root.
+/// The manifest of the crate that drives arm_vgic, from the workspace's root.
 pub(crate) const PEER: &str = "benches/peers/arm_vgic/Cargo.toml";
-/// Of a report that takes seconds.
+/// The time limit of a report that takes seconds.
 const QUICK_LIMIT: Duration = Duration::from_secs(300);
-/// Of a whole one.
+/// The time limit of a whole report.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 
 pub(crate) fn run(args: &PerfArgs) -> Result<()> {
@@ -88,12 +89,12 @@ fn program() -> Result<PathBuf> {
     Ok(built.into_iter().next().context("cargo built no `perf`")?.path)
 }
 
-/// The smoke test of the gate: without the peer, which takes longer to build than all else to run.
+/// Runs the gate's smoke test. It leaves the peer out, as its build takes longer than all the rest.
 pub(crate) fn smoke() -> Result<()> {
     run(&PerfArgs { quick: true, no_peer: true, ..PerfArgs::default() })
 }
 
-/// What a report must consist of.
+/// Checks that a report has all its parts.
 fn check(report: &Path) -> Result<()> {
     for file in ["report.json", "report.md", "entry.svg", "latency.svg", "memory.svg"] {
         let path = report.join(file);
@@ -110,23 +111,23 @@ fn peer(left_out: bool) -> Result<PathBuf> {
     }
     let target = target_dir().join("peers");
     let mut command = cargo(["build", "--release", "--locked", "--manifest-path", PEER]);
-    // One of its dependencies uses features that are not stable, for its documentation.
+    // One of its dependencies uses unstable features for its documentation.
     command.arg("--target-dir").arg(target).env("RUSTC_BOOTSTRAP", "axdevice_base");
     let built = artifacts::build(&mut command)?;
     Ok(built.into_iter().next().context("cargo built no program")?.path)
 }
 
-/// The commit that is measured; `+` says that there are changes that are not in it.
+/// Returns the measured commit, followed by `+` if there are uncommitted changes.
 fn commit() -> String {
     let git = |args: &[&str]| process::answer(Command::new("git").args(args).current_dir(root()));
     let commit = git(&["rev-parse", "--short=10", "HEAD"]).unwrap_or_else(|| "unknown".into());
-    // Reports do not change what is measured.
+    // Changes to reports do not change the measured code.
     let changes = git(&["status", "--porcelain", "--untracked-files=no", "--", ":!perf-reports"]);
     let changed = changes.is_some_and(|changes| !changes.is_empty());
     format!("{commit}{}", if changed { "+" } else { "" })
 }
 
-/// Of UTC.
+/// Returns today's date in UTC.
 fn today() -> String {
     process::answer(Command::new("date").args(["-u", "+%Y-%m-%d"])).unwrap_or_else(|| {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());

@@ -1,4 +1,4 @@
-//! Running other programs: each is shown before it runs, and says what it was when it fails.
+//! Runs other programs. Each is printed before it runs, and is named when it fails.
 
 use std::env;
 use std::ffi::OsStr;
@@ -11,23 +11,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace's root, whatever directory the command was called from.
+/// The workspace's root. It does not depend on the current directory.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// Where builds without a directory of their own go.
+/// The target directory of builds that have no separate one.
 pub(crate) fn target_dir() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
-        // A relative one is meant relative to the directory in which cargo runs: the root.
+        // A relative path is relative to the directory in which cargo runs: the root.
         Some(dir) => root().join(dir),
         None => root().join("target"),
     }
 }
 
-/// `cargo ARGS` in the workspace's root.
+/// Returns `cargo ARGS` in the workspace's root.
 ///
-/// By name, not `$CARGO`: that is the stable binary behind rustup, which does not know `+nightly`.
+/// Uses the name and not `$CARGO`: that is the stable binary behind rustup, which does not know
+/// `+nightly`.
 pub(crate) fn cargo<I, S>(args: I) -> Command
 where
     I: IntoIterator<Item = S>,
@@ -38,20 +39,20 @@ where
     command
 }
 
-/// Sets the flags of every rustc that `command` starts, in place of any from outside.
+/// Sets the flags of every rustc that `command` starts, and removes flags from outside.
 pub(crate) fn rustflags(command: &mut Command, flags: &str) {
-    // Cargo takes the encoded form first, so one from outside would silently win.
+    // Cargo prefers the encoded form, so one from outside would silently win.
     command.env("RUSTFLAGS", flags).env_remove("CARGO_ENCODED_RUSTFLAGS");
 }
 
-/// Runs to the end; an error if it fails.
+/// Runs a command to its end. Returns an error if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     show(command);
     let status = command.status().with_context(|| cannot_start(command))?;
     check(command, status)
 }
 
-/// Runs to the end, passing stdout on line by line and returning it as well.
+/// Runs a command to its end, passes stdout on line by line, and returns it as well.
 pub(crate) fn tee(command: &mut Command) -> Result<String> {
     show(command);
     let mut child =
@@ -71,20 +72,22 @@ pub(crate) fn tee(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
-/// Runs with all output in `log`, for at most `limit`; `None` if it had to be stopped.
+/// Runs a command with all output in `log`, for at most `limit`. Returns `None` if it had to be
+/// stopped.
 pub(crate) fn run_logged(
     command: &mut Command,
     log: &Path,
     limit: Duration,
 ) -> Result<Option<ExitStatus>> {
     let file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
-    // A file, not a pipe: nobody needs to read while waiting, and what a hanging program said is kept.
+    // A file, not a pipe: it needs no reader while we wait, and keeps the output of a program that
+    // hangs.
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let child = command.spawn().with_context(|| cannot_start(command))?;
     wait(child, limit)
 }
 
-/// Runs for at most `limit`; an error if it fails or has to be stopped.
+/// Runs a command for at most `limit`. Returns an error if it fails or has to be stopped.
 pub(crate) fn run_limited(command: &mut Command, limit: Duration) -> Result<()> {
     show(command);
     let child = command.spawn().with_context(|| cannot_start(command))?;
@@ -94,20 +97,20 @@ pub(crate) fn run_limited(command: &mut Command, limit: Duration) -> Result<()> 
     }
 }
 
-/// Whether a program is there and answers with success; its output is not shown.
+/// Returns whether a program exists and succeeds. Its output is not shown.
 pub(crate) fn answers(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
-/// What a program prints on stdout, if it is there and succeeds.
+/// Returns a program's output on stdout, if it exists and succeeds.
 pub(crate) fn answer(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// Prints the command as it could be typed, the environment that matters included.
+/// Prints a command in a form that can be typed, including the relevant environment.
 pub(crate) fn show(command: &Command) {
     println!("$ {}", line(command));
 }

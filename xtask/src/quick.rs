@@ -1,5 +1,5 @@
-//! The check for while one works: formatting, one set of lints, the core's tests, and the models of
-//! the files that have changed.
+//! A fast check during development: formatting, one set of lints, the core's tests, and the models
+//! of the changed files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,10 +11,10 @@ use anyhow::{Context, Result, ensure};
 use crate::process::{self, cargo, root};
 use crate::{lint, loom};
 
-/// The folder of the models, and their extension.
+/// The folder of the models.
 const MODELS: &str = "loom-tests/tests";
 
-/// Runs the checks. `base` names the commit from which files have changed.
+/// Runs the checks. `base` names the commit to compare with for changed files.
 pub(crate) fn run(base: &str) -> Result<()> {
     let start = Instant::now();
     lint::fmt()?;
@@ -37,7 +37,7 @@ pub(crate) fn run(base: &str) -> Result<()> {
     Ok(())
 }
 
-/// Files that differ from `base`, new ones included.
+/// Returns the files that differ from `base`, including new ones.
 fn changed(base: &str) -> Result<Vec<String>> {
     let mut files = git(&["diff", "--name-only", base])?;
     files.extend(git(&["ls-files", "--others", "--exclude-standard"])?);
@@ -55,7 +55,7 @@ fn git(args: &[&str]) -> Result<Vec<String>> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
 
-/// The models that cover some files: those that the files' headers name, and changed models.
+/// Returns the models that cover some files: those in the files' headers, and changed models.
 fn models_of(files: &[String]) -> Result<Vec<String>> {
     let mut models = BTreeSet::new();
     for file in files {
@@ -76,7 +76,7 @@ fn models_of(files: &[String]) -> Result<Vec<String>> {
     Ok(models.into_iter().collect())
 }
 
-/// The models that a file's header names, after `Models:`.
+/// Returns the models that a file's header names after `Models:`.
 fn named_in(text: &str) -> Vec<String> {
     let header = text.lines().take_while(|line| line.starts_with("//!"));
     let lines: Vec<&str> = header.map(|line| line.trim_start_matches("//!").trim()).collect();

@@ -1,5 +1,5 @@
-//! The core's tests under tools that only nightly has. A machine without them is told so: a
-//! step is left out when the caller asks for it, never by itself.
+//! The core's tests under tools that only nightly has. On a machine without them, the step fails
+//! with advice. A step is skipped only when the caller asks for it.
 
 use std::fs;
 use std::process::Command;
@@ -9,15 +9,15 @@ use anyhow::{Result, bail};
 use crate::process::{self, answer, answers, cargo, root};
 use crate::unit;
 
-/// ThreadSanitizer runs the tests that have this in their name. It does not understand fences, and
-/// std is not instrumented: such a test must order what it checks by atomics of its own or by
+/// ThreadSanitizer runs the tests with this in their names. It does not understand fences, and std
+/// is not instrumented. Such a test must order its checks by its own atomics or by
 /// `JoinHandle::join`, not by a `Mutex`, a `Barrier`, a channel or the end of a `thread::scope`.
 const TSAN_FILTER: &str = "stress";
 
-/// The length of the stress tests, in percent of what it is without a sanitizer.
+/// The length of the stress tests, in percent of the length without a sanitizer.
 const STRESS_SCALE: &str = "VGIC_STRESS_SCALE";
 
-/// Set under AddressSanitizer, whose allocator keeps freed memory: a process's size says nothing then.
+/// Set under AddressSanitizer. Its allocator keeps freed memory, so a process's size says nothing.
 const KEEPS_FREED_MEMORY: &str = "VGIC_KEEPS_FREED_MEMORY";
 
 pub(crate) fn asan() -> Result<()> {
@@ -30,7 +30,7 @@ pub(crate) fn asan() -> Result<()> {
 }
 
 pub(crate) fn tsan() -> Result<()> {
-    // std is not instrumented; the second flag says that we know.
+    // std is not instrumented. The second flag accepts that.
     let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
     let suppressions = root().join("xtask/tsan-suppressions.txt");
     let options = format!("suppressions={}", suppressions.display());
@@ -40,7 +40,7 @@ pub(crate) fn tsan() -> Result<()> {
 
 fn sanitized(name: &str, flags: &str, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
     let host = nightly_host(name)?;
-    // With an explicit target the flags stay away from build scripts and procedural macros.
+    // With an explicit target, the flags do not apply to build scripts and procedural macros.
     let mut command = cargo(["+nightly", "test", "--package", "vgic-core", "--target", &host]);
     command.args(["--features", "locked", "--tests", "--no-fail-fast", "--target-dir"]);
     command.arg(root().join(format!("target-{name}"))).args(args);
@@ -51,7 +51,7 @@ fn sanitized(name: &str, flags: &str, args: &[&str], env: &[(&str, &str)]) -> Re
     Ok(())
 }
 
-/// The host's triple, if a nightly is there that has the sanitizer's runtime for it.
+/// Returns the host's triple, if there is a nightly with the sanitizer's runtime for it.
 fn nightly_host(sanitizer: &str) -> Result<String> {
     let advice = format!(
         "install it with `rustup toolchain install nightly --profile minimal`, \
@@ -87,7 +87,8 @@ pub(crate) fn miri(args: &[String]) -> Result<()> {
     }
     let mut command = cargo(["+nightly", "miri", "test", "--package", "vgic-core"]);
     command.args(["--features", "locked", "--target-dir"]).arg(root().join("target-miri"));
-    // Isolation keeps proptest from its seed files; permissive: crossbeam-epoch tags its pointers.
+    // Isolation would keep proptest from its seed files. Permissive provenance is needed as
+    // crossbeam-epoch tags its pointers.
     command.env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-permissive-provenance");
     command.env(STRESS_SCALE, "1");
     process::run(command.args(args))

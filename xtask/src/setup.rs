@@ -1,4 +1,5 @@
-//! What the other steps need on the machine, and how to get it. Crates come through cargo itself.
+//! The programs that the other steps need on the machine, and their installation. Cargo itself
+//! fetches crates.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +10,7 @@ use crate::process;
 
 struct Need {
     what: &'static str,
-    /// The program and arguments that succeed if it is there.
+    /// The program and arguments that succeed if it is installed.
     probe: &'static [&'static str],
     from: Source,
 }
@@ -20,11 +21,11 @@ enum Source {
     Rustup(&'static str),
 }
 
-/// What only one step needs, which asks for it by name.
+/// The programs that only one step needs. The step asks for them by name.
 const NEEDS_OF_STEPS: &[Need] = &[Need {
     what: "valgrind",
     probe: &["valgrind", "--version"],
-    // libc6-dbg has what valgrind wants to know of the C library.
+    // valgrind needs the symbols of the C library from libc6-dbg.
     from: Source::Debian(&["valgrind", "libc6-dbg"]),
 }];
 
@@ -57,7 +58,7 @@ impl Need {
         process::answers(Command::new(self.probe[0]).args(&self.probe[1..]))
     }
 
-    /// How a person would install it.
+    /// Returns the command that a person would use to install it.
     fn advice(&self) -> String {
         match self.from {
             Source::Debian(packages) => {
@@ -70,12 +71,12 @@ impl Need {
     }
 }
 
-/// Installs what is missing; an error names what still is.
+/// Installs missing programs. Returns an error that names those that are still missing.
 pub(crate) fn run() -> Result<()> {
     install(NEEDS.iter().filter(|need| !need.is_there()).collect())
 }
 
-/// The same for something that only one step needs.
+/// Installs a program that only one step needs, if it is missing.
 pub(crate) fn need(what: &str) -> Result<()> {
     let needed = NEEDS_OF_STEPS.iter().filter(|need| need.what == what);
     install(needed.filter(|need| !need.is_there()).collect())
@@ -97,7 +98,8 @@ fn install(missing: Vec<&Need>) -> Result<()> {
         Source::Debian(_) => Vec::new(),
         Source::Rustup(component) => vec![component],
     });
-    // A failed installation is reported by what is missing after it, with advice for each.
+    // A failed installation is reported through the programs that are still missing, with advice
+    // for each.
     for result in [install_packages(&packages), install_components(&components)] {
         if let Err(error) = result {
             println!("{error:#}");

@@ -1,5 +1,6 @@
-//! The core's own code in random schedules (shuttle): whole machines (the storms), and the models, which loom explores up to a
-//! bound of preemptions. Shuttle has no such bound, and knows nothing of weak memory.
+//! The core's own code in random schedules (shuttle): whole machines (the storms), and the models,
+//! which loom explores up to a bound of preemptions. Shuttle has no such bound, but does not model
+//! weak memory.
 
 use std::process::Command;
 
@@ -11,17 +12,17 @@ use crate::{process, unit};
 /// The tests that run under shuttle only: the storms.
 pub(crate) const STORMS: &[&str] = &["its_storm"];
 
-/// `cargo test` on the models and the storms.
+/// Returns `cargo test` on the models and the storms.
 pub(crate) fn cargo_test() -> Command {
     cargo("test", MODELS)
 }
 
-/// `cargo SUBCOMMAND` on a package and what it depends on, everything under shuttle.
+/// Returns `cargo SUBCOMMAND` on a package and its dependencies, all of them under shuttle.
 pub(crate) fn cargo(subcommand: &str, package: &str) -> Command {
     let mut command = process::cargo([subcommand, "--package", package]);
     command.args(["--profile", "loom", "--target-dir"]).arg(process::root().join("target-shuttle"));
     process::rustflags(&mut command, "--cfg shuttle");
-    // As for the models.
+    // Only this program sets it, for one build at a time.
     command.env_remove(crate::mutants::VARIABLE);
     command
 }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::{lab, lint, loom, no_std, oracle, perf, sanitizers, setup, shuttle, storm, unit};
 
-/// One step. The order of the variants is the order in which they run.
+/// One step. The steps run in the order of the variants.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Step {
     Setup,
@@ -58,15 +58,15 @@ impl Step {
         }
     }
 
-    /// The name on the command line, so that what a report names can be typed.
+    /// Returns the name on the command line, so that a name from a report can be typed.
     fn name(self) -> String {
         self.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
     }
 }
 
-/// Runs every step but those in `skip`; stops at the first failure unless told to keep going.
+/// Runs every step except those in `skip`. Stops at the first failure unless told to continue.
 ///
-/// Everything is printed here, and to stdout: a report's last line is the count of steps,
+/// All output is printed here, and goes to stdout. The last line of a report is the count of steps,
 /// which machines read, so nothing may follow it.
 pub(crate) fn run_all(skip: &[Step], keep_going: bool) -> ExitCode {
     let mut report = Vec::new();

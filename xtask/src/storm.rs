@@ -1,4 +1,5 @@
-//! Short storms of LPIs on both engines, with mappings changing underneath: by the host, and by a guest through an ITS.
+//! Short storms of LPIs on both engines, while mappings change: by the host, and by a guest through
+//! an ITS.
 
 use std::fs;
 use std::path::Path;
@@ -12,10 +13,11 @@ use crate::artifacts;
 use crate::process::{self, cargo, root, target_dir};
 
 const ARGS: &[&str] = &["--engine", "both", "-v", "2", "-d", "2", "-e", "64", "--churn"];
-/// What is added to that, and how many runs there are of each engine: through an ITS, one without churn and one with it.
+/// The additional arguments of each storm, and the number of runs of each engine: through an ITS,
+/// there is one run without churn and one with it.
 const STORMS: [(&[&str], usize); 2] = [(&["-i", "20000"], 1), (&["-i", "10000", "--its"], 2)];
 const ENGINES: [&str; 2] = ["lockfree", "locked"];
-/// It takes seconds; a lost wake-up takes for ever.
+/// The time limit. A storm takes seconds; a lost wake-up would take forever.
 const LIMIT: Duration = Duration::from_secs(300);
 
 pub(crate) fn run() -> Result<()> {
@@ -30,7 +32,7 @@ pub(crate) fn run() -> Result<()> {
 
 fn run_one(storm: &Path, args: &[&str], runs: usize) -> Result<()> {
     let json = target_dir().join("storm-smoke.json");
-    // What an earlier run left must not pass for this one's result.
+    // The result of an earlier run must not pass for this one's.
     if json.exists() {
         fs::remove_file(&json).with_context(|| format!("removing {}", json.display()))?;
     }
@@ -41,7 +43,8 @@ fn run_one(storm: &Path, args: &[&str], runs: usize) -> Result<()> {
     check(&text, runs).with_context(|| format!("in {}", json.display()))
 }
 
-/// Checks the counts that the storm wrote, rather than trust its exit status: `expected` runs of each engine.
+/// Checks the counts that the storm wrote, and not only its exit status. There must be `expected`
+/// runs of each engine.
 fn check(text: &str, expected: usize) -> Result<()> {
     let report: Value = serde_json::from_str(text).context("not JSON")?;
     let runs = report["runs"].as_array().context("no array `runs`")?;

@@ -5,10 +5,10 @@ use anyhow::{Result, bail};
 use crate::process::{cargo, run};
 
 pub(crate) fn unit() -> Result<()> {
-    // --no-fail-fast here and below: one run tells everything that is wrong.
+    // --no-fail-fast here and below: one run reports all failures.
     run(&mut cargo(["test", "--workspace", "--no-fail-fast"]))?;
     run(&mut cargo(["test", "--package", "vgic-core", "--all-features", "--no-fail-fast"]))?;
-    // Without the engine's counters, which all features have.
+    // Test without the engine's counters too, as all features include them.
     run(&mut cargo([
         "test",
         "--package",
@@ -20,7 +20,8 @@ pub(crate) fn unit() -> Result<()> {
     ]))
 }
 
-/// Optimised code interleaves differently, and the property tests get through more cases in it.
+/// Runs the core's tests optimized: such code interleaves differently, and property tests run more
+/// cases in the same time.
 pub(crate) fn backends() -> Result<()> {
     run(&mut cargo([
         "test",
@@ -34,8 +35,8 @@ pub(crate) fn backends() -> Result<()> {
     ]))
 }
 
-/// The number of tests that passed according to `output`; an error if it is zero, as a filter that
-/// matches nothing would otherwise pass for ever.
+/// Returns the number of tests that passed according to `output`. Zero is an error: otherwise a
+/// filter without a match would always pass.
 pub(crate) fn passed(output: &str) -> Result<u64> {
     let count = output
         .lines()

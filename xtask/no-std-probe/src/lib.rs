@@ -1,7 +1,7 @@
-//! A program of the core without std. It is built, never run.
+//! A program that links the core without std. It is built, never run.
 //!
-//! It has a panic handler of its own. std has one too, and there can be one only: as soon as
-//! vgic-core or any dependency brings std in, this does not build.
+//! The program has its own panic handler. std has one too, and only one is allowed. So if vgic-core
+//! or a dependency uses std, this program does not build.
 #![no_std]
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -25,7 +25,7 @@ impl Kick for Token {
     }
 }
 
-/// One LPI, from the device to the end of interrupt.
+/// Handles one LPI, from the device to the end of interrupt.
 fn cycle(vcpus: u16) -> Option<bool> {
     let vgic: Vgic =
         Vgic::new(&Config::with_vcpus(vcpus), alloc::sync::Arc::new(Token(WaitCell::new())))
@@ -44,16 +44,17 @@ fn cycle(vcpus: u16) -> Option<bool> {
     Some(pending && taken == intid)
 }
 
-/// Calls into the core, so that its code is generated and linked, not just checked.
+/// Calls into the core, so that its code is generated and linked, not only checked.
 #[unsafe(no_mangle)]
 pub extern "C" fn probe(vcpus: u16) -> bool {
     cycle(vcpus) == Some(true)
 }
 
-/// Has no memory: what matters is that an allocator is all that the core asks of its host.
+/// An allocator without memory. It is enough for the link, and proves that the core needs nothing
+/// from its host but an allocator.
 struct NoMemory;
 
-// SAFETY: null is the answer that says there is no memory; so there is nothing to deallocate.
+// SAFETY: null is the valid answer for "no memory", so there is never anything to deallocate.
 unsafe impl GlobalAlloc for NoMemory {
     unsafe fn alloc(&self, _: Layout) -> *mut u8 {
         ptr::null_mut()

@@ -1,4 +1,4 @@
-//! A console: a program whose output is read line by line, under a time limit.
+//! A console: runs a program under a time limit, and reads its output line by line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// What an emulated host takes to boot, and to power off, with much to spare.
+/// The limit for an emulated host to boot and to power off, with a large margin.
 pub(super) const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
-/// Runs `command` until it ends or `limit` is over, when it is killed (`None`).
+/// Runs `command` until it ends. Kills it when `limit` is over, and returns `None`.
 ///
-/// Each line goes to `log` as it came and to `on_line` without what consoles add.
+/// Each line goes to `log` unchanged, and to `on_line` without the control codes of consoles.
 pub(super) fn console(
     command: &mut Command,
     log: &Path,
@@ -24,7 +24,7 @@ pub(super) fn console(
 ) -> Result<Option<ExitStatus>> {
     let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    // What the emulator itself complains about belongs to the console's record.
+    // The emulator's own messages belong to the console's record.
     let errors = file.try_clone()?;
     command.stderr(errors);
     let program = command.get_program().to_string_lossy().into_owned();
@@ -47,7 +47,7 @@ pub(super) fn console(
         child.kill()?;
     }
     let status = child.wait()?;
-    // Its pipe is closed now; a panic of the reader would only mean that lines are missing.
+    // The pipe is closed now. A panic of the reader would only mean that lines are missing.
     _ = reader.join();
     Ok((!timed_out).then_some(status))
 }
@@ -62,14 +62,14 @@ fn read_lines(stdout: ChildStdout, sender: &mpsc::Sender<String>) {
     }
 }
 
-/// A console's line without carriage returns and escape sequences.
+/// Returns a console's line without carriage returns and escape sequences.
 fn plain(line: &str) -> String {
     let mut text = String::new();
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
         match c {
             '\u{1b}' => {
-                // ESC [ ... letter, or ESC and one more.
+                // A sequence is ESC [ ... letter, or ESC and one more character.
                 if chars.next() == Some('[') {
                     _ = chars.by_ref().find(char::is_ascii_alphabetic);
                 }

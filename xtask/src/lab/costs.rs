@@ -1,8 +1,10 @@
-//! What `vgic-vmm --stats json` says a guest has cost, as lines of the table: exits, calls into KVM and kicks for each interrupt of a storm.
+//! The costs in the report of `vgic-vmm --stats json`, as lines of the table: exits, calls into KVM
+//! and kicks for each interrupt of a storm.
 
 use serde_json::Value;
 
-/// The lines, with instructions if one takes a nanosecond; `None` if it is no such report.
+/// Returns the lines, with instructions if one takes a nanosecond; `None` if `json` is not such a
+/// report.
 pub(super) fn lines(json: &str, counting: bool) -> Option<Vec<String>> {
     let report: Value = serde_json::from_str(json).ok()?;
     let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64);
@@ -26,7 +28,7 @@ pub(super) fn lines(json: &str, counting: bool) -> Option<Vec<String>> {
         if counting {
             parts.push(format!("{:.0} instructions", each(number(storm, "cpu_nanoseconds")?)));
         }
-        // What is none is left out; but that there are no kicks is worth to be said.
+        // Counts of zero are left out, except kicks, where a zero is worth a report.
         let mut add = |what, count| {
             if each(count) >= 0.005 {
                 parts.push(format!("{:.2} {what}", each(count)));

@@ -1,7 +1,7 @@
-//! Initramfs archives: the `newc` format, in which Linux finds its first files.
+//! Initramfs archives in the `newc` format, from which Linux takes its first files.
 //!
-//! Written here so that nothing must be installed for it, and device nodes need no root. Archives may be put one
-//! behind another: the kernel unpacks them in order.
+//! The writer is part of the lab, so it needs no installed tool, and device nodes need no root.
+//! Archives may be concatenated: the kernel unpacks them in order.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ impl Archive {
         Self { bytes: Vec::new(), inode: 0 }
     }
 
-    /// A directory; those above it must be there already.
+    /// Adds a directory; its parents must be in the archive already.
     pub(super) fn directory(&mut self, name: &str) {
         self.entry(name, DIRECTORY | 0o755, (0, 0), &[]);
     }
@@ -43,7 +43,7 @@ impl Archive {
         self.entry(name, REGULAR | mode, (0, 0), content);
     }
 
-    /// A copy of a file on this machine.
+    /// Adds a copy of a file on this machine.
     pub(super) fn copy(&mut self, name: &str, from: &Path) -> Result<()> {
         let content = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
         let executable = fs::metadata(from)?.permissions().mode() & 0o100 != 0;

@@ -1,4 +1,4 @@
-//! Static arm64 programs of this workspace, and the payloads, which run without a system.
+//! Builds static arm64 programs of this workspace, and the payloads, which run without a system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ pub(super) const TARGET: &str = "aarch64-unknown-linux-gnu";
 pub(super) const LINKER: &str = "aarch64-linux-gnu-gcc";
 const OBJCOPY: &str = "aarch64-linux-gnu-objcopy";
 
-/// rustup's compiler if it has the target; else Debian's, which is at a fixed place.
+/// Returns rustup's compiler if it has the target, else Debian's, which is at a fixed place.
 pub(super) fn rustc() -> Option<PathBuf> {
     ["rustc", "/usr/bin/rustc"].into_iter().map(PathBuf::from).find(|rustc| has_std(rustc))
 }
 
 fn has_std(rustc: &Path) -> bool {
     let mut ask = Command::new(rustc);
-    // From the workspace, where a rust-toolchain file would count.
+    // Ask from the workspace, so that its rust-toolchain file would count.
     ask.current_dir(root()).args(["--print", "target-libdir", "--target", TARGET]);
     let Some(dir) = process::answer(&mut ask) else { return false };
     fs::read_dir(dir).is_ok_and(|entries| {
@@ -30,9 +30,9 @@ fn has_std(rustc: &Path) -> bool {
     })
 }
 
-/// A `cargo` command that builds for arm64 into a directory of its own.
+/// Returns a `cargo` command that builds for arm64 in a separate target directory.
 ///
-/// Of its own because another compiler would invalidate what is in the usual one.
+/// The directory is separate because another compiler would invalidate the usual one.
 fn command<const N: usize>(args: [&str; N], target_dir: &str, flags: &str) -> Result<Command> {
     packages::cross_tools()?;
     let rustc = rustc().context("no Rust compiler for arm64")?;
@@ -44,7 +44,7 @@ fn command<const N: usize>(args: [&str; N], target_dir: &str, flags: &str) -> Re
     Ok(command)
 }
 
-/// Builds a program of the workspace; the error says if there is none of that name.
+/// Builds a program of the workspace. Returns an error if none has this name.
 pub(super) fn program(name: &str) -> Result<PathBuf> {
     let Some(package) = package_of(name)? else {
         bail!("no package of this workspace has a program `{name}`");
@@ -59,7 +59,7 @@ pub(super) fn program(name: &str) -> Result<PathBuf> {
     found.map(|built| built.path).with_context(|| format!("cargo built no {name}"))
 }
 
-/// Which package of the workspace has this program.
+/// Returns the package of the workspace that has this program.
 pub(super) fn package_of(program: &str) -> Result<Option<String>> {
     let mut ask = cargo(["metadata", "--no-deps", "--format-version", "1"]);
     let text = process::answer(&mut ask).context("cargo metadata does not answer")?;
@@ -79,11 +79,12 @@ pub(super) fn package_of(program: &str) -> Result<Option<String>> {
     Ok(package.and_then(|package| package["name"].as_str()).map(str::to_owned))
 }
 
-/// Builds the payloads of `lab/guests` and returns the image of each, by name.
+/// Builds the payloads of `lab/guests`, and returns each one's name and image.
 pub(super) fn payloads() -> Result<Vec<(String, PathBuf)>> {
     let source = root().join("lab/guests");
-    // No system, so no start files and no libc; strict alignment, since payloads also run with the MMU off, where
-    // unaligned accesses fault; no outlined atomics, which choose by what a libc would know of the processor.
+    // There is no system, so no start files and no libc. Alignment is strict, as payloads also run
+    // with the MMU off, where unaligned accesses fault. Atomics are not outlined, as the outlined
+    // ones depend on a libc that detects the processor's features.
     let flags = format!(
         "-C relocation-model=static -C target-feature=+strict-align,-outline-atomics,+crt-static \
          -C link-arg=-nostdlib -C link-arg=-nostartfiles -C link-arg=-static \
@@ -92,7 +93,7 @@ pub(super) fn payloads() -> Result<Vec<(String, PathBuf)>> {
     );
     let mut build = command(["build", "--bins"], "payloads", &flags)?;
     build.arg("--manifest-path").arg(source.join("Cargo.toml"));
-    // Its warnings that such features are not settled are not shown.
+    // The warnings about unstable features are not shown.
     let built = artifacts::build(&mut build)?;
     let images = dir().join("images");
     fs::create_dir_all(&images)?;

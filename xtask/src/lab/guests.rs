@@ -1,4 +1,4 @@
-//! Runs guests of the table and judges them.
+//! Runs guests of the table, and judges them.
 
 use std::fs;
 use std::io::Write;
@@ -34,18 +34,18 @@ pub(super) fn setup() -> Result<()> {
     Ok(())
 }
 
-/// How to run guests.
+/// The options of a run.
 #[derive(Clone, Copy, Default)]
 pub(super) struct How<'a> {
-    /// All that they print is shown.
+    /// Show all output of the guests.
     pub(super) verbose: bool,
-    /// Where an instruction takes a nanosecond.
+    /// Run where an instruction takes a nanosecond.
     pub(super) counting: bool,
-    /// Static programs to take instead of building those of their names.
+    /// Static programs that replace those of the same names in the workspace.
     pub(super) built: &'a [PathBuf],
 }
 
-/// Runs the guests of these names, or all; an error if one fails.
+/// Runs the guests with these names, or all of them. Returns an error if one fails.
 pub(super) fn run(names: &[String], how: How<'_>) -> Result<()> {
     for name in names {
         if !GUESTS.iter().any(|guest| guest.name == name) {
@@ -86,7 +86,7 @@ fn programs(guests: &[&Guest]) -> Vec<&'static str> {
     names
 }
 
-/// One guest while it runs: its log, its verdict so far, and what is shown of it.
+/// A running guest: its log, its verdict so far, and its display.
 struct Running<'a> {
     guest: &'a Guest,
     log: fs::File,
@@ -106,7 +106,7 @@ impl<'a> Running<'a> {
     }
 
     fn line(&mut self, line: &str) {
-        // A log that cannot be written must not stop a guest; the verdict does not need it.
+        // A log that cannot be written must not stop a guest. The verdict does not need it.
         _ = writeln!(self.log, "{:7.2} {line}", self.start.elapsed().as_secs_f64());
         self.judge.line(line);
         self.progress.line(line);
@@ -130,7 +130,7 @@ fn log_of(guest: &Guest) -> PathBuf {
     dir().join("logs").join(format!("{}.log", guest.name))
 }
 
-/// A guest on QEMU's own GIC.
+/// Runs a guest on QEMU's own GIC.
 fn on_qemu(guest: &Guest, qemu: &Qemu, kit: &Kit, verbose: bool) -> Result<Row> {
     packages::qemu()?;
     let mut command = match qemu.boots {
@@ -151,7 +151,7 @@ fn on_qemu(guest: &Guest, qemu: &Qemu, kit: &Kit, verbose: bool) -> Result<Row> 
     let mut running = Running::begin(guest, verbose, false)?;
     let console = dir().join("qemu.log");
     let status = boot::console(&mut command, &console, limit, &mut |line| running.line(line))?;
-    // 137 is what a shell says of what was killed; the host's `timeout` does the same.
+    // A shell reports 137 for a killed command, and the host's `timeout` does too.
     Ok(running.end(Some(status.map_or(137, code))))
 }
 
@@ -159,8 +159,8 @@ fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or(-1)
 }
 
-/// All guests that need the host, in as few boots as it takes: a guest that takes the host down has failed, and
-/// those after it get a new one.
+/// Runs all guests that need the host, in as few boots as possible. A guest that crashes the host
+/// has failed, and the guests after it run in a new boot.
 fn on_host(guests: &[&Guest], kit: &Kit, how: How<'_>) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = Vec::new();
     let mut files = kit.files();

@@ -1,4 +1,4 @@
-//! The initramfs of the arm64 host and that of Linux guests.
+//! The initramfs of the arm64 host, and that of Linux guests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use super::packages::Debian;
 use super::{cross, dir};
 use crate::process::root;
 
-/// Modules of a Linux guest, each after those that it needs.
+/// The modules of a Linux guest, each after the modules that it needs.
 const GUEST_MODULES: &[&str] =
     &["kernel/drivers/block/virtio_blk.ko.xz", "kernel/drivers/char/hw_random/virtio-rng.ko.xz"];
 
-/// Boots to a shell script: mounts, runs the jobs, powers off.
+/// The host's init: a shell script that mounts, runs the jobs and powers off.
 const HOST_INIT: &str = "#!/bin/sh
 export PATH=/bin LAB=/lab HOME=/ TERM=dumb
 busybox mount -t proc proc /proc
@@ -29,7 +29,7 @@ sh /lab/jobs
 poweroff -f
 ";
 
-/// Files under `$LAB`: their names there, and where they are now.
+/// Files under `$LAB`: their names there, and their present paths.
 pub(super) type Files = [(String, PathBuf)];
 
 /// Writes the host's initramfs: busybox, `files` and the script `jobs`.
@@ -49,7 +49,7 @@ pub(super) fn host(debian: &Debian, files: &Files, jobs: &str) -> Result<PathBuf
     Ok(to)
 }
 
-/// Lays the same files out in a directory of this machine, and returns it.
+/// Copies the same files to a directory of this machine, and returns it.
 pub(super) fn native(files: &Files, jobs: &str) -> Result<PathBuf> {
     let to = dir().join("native");
     for (name, from) in files {
@@ -71,7 +71,7 @@ pub(super) fn guest(debian: &Debian) -> Result<PathBuf> {
     archive.directory("modules");
     for (position, module) in GUEST_MODULES.iter().enumerate() {
         let name = Path::new(module).file_name().context("a module's name")?.to_string_lossy();
-        // Numbered, so that the order of their names is the order to load them in.
+        // The numbers make the order of the names the order of loading.
         archive.copy(&format!("modules/{position}-{name}"), &debian.modules.join(module))?;
     }
     let to = dir().join("guest.cpio");
@@ -84,7 +84,7 @@ fn with_busybox(debian: &Debian) -> Result<Archive> {
     for name in ["bin", "dev", "proc", "sys", "tmp"] {
         archive.directory(name);
     }
-    // Without it, the kernel has nowhere to put what init prints.
+    // Without this device, the kernel has no target for the output of init.
     archive.character_device("dev/console", 5, 1);
     archive.copy("bin/busybox", &debian.busybox)?;
     archive.symlink("bin/sh", "busybox");

@@ -1,11 +1,12 @@
-//! What a guest's console says about its checks.
+//! Judges a guest by the output of its checks.
 //!
-//! A guest prints `PASS name` or `FAIL name: why` for each check, and `END p passed, f failed` after the last. Without
-//! that line it did not come to its end, whatever it printed before.
+//! A guest prints `PASS name` or `FAIL name: why` for each check, and `END p passed, f failed`
+//! after the last one. Without the last line, the guest has not finished, and has failed even if
+//! its checks passed.
 
 use super::costs;
 
-/// What was read so far.
+/// The output read so far.
 #[derive(Default)]
 pub(super) struct Judge {
     passed: usize,
@@ -28,7 +29,7 @@ impl Judge {
         } else if let Some(counts) = line.strip_prefix("END ") {
             self.end = end(counts);
         } else if line.starts_with("{\"") {
-            // One that is not understood is shown as it is.
+            // A line that is not such a report is shown unchanged.
             let lines = costs::lines(line, self.counting).unwrap_or_else(|| vec![line.to_owned()]);
             self.counters.extend(lines);
         } else if line.starts_with("COUNT ") {
@@ -36,7 +37,7 @@ impl Judge {
         }
     }
 
-    /// How many checks passed, or why the guest failed.
+    /// Returns the number of checks that passed, or the reason why the guest failed.
     pub(super) fn verdict(&self) -> Result<usize, String> {
         if !self.failures.is_empty() {
             return Err(self.failures.join("; "));
@@ -60,7 +61,7 @@ impl Judge {
     }
 }
 
-/// The numbers of `p passed, f failed`.
+/// Parses the numbers of `p passed, f failed`.
 fn end(counts: &str) -> Option<(usize, usize)> {
     let (passed, failed) = counts.split_once(" passed, ")?;
     Some((passed.parse().ok()?, failed.strip_suffix(" failed")?.parse().ok()?))

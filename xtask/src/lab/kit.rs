@@ -1,4 +1,4 @@
-//! What every run needs, fetched and built once.
+//! The files that every run needs, fetched and built once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,13 @@ impl Kit {
         Ok(Self { debian, initramfs, payloads })
     }
 
-    /// The image of a payload.
+    /// Returns the image of a payload.
     pub(super) fn payload(&self, name: &str) -> Result<&Path> {
         let found = self.payloads.iter().find(|(there, _)| there == name);
         found.map(|(_, path)| path.as_path()).with_context(|| format!("no payload {name}"))
     }
 
-    /// What a host has of it, by names under `$LAB`.
+    /// Returns the files for a host, with their names under `$LAB`.
     pub(super) fn files(&self) -> Vec<(String, PathBuf)> {
         let mut files = vec![
             ("guest/Image".to_owned(), self.debian.kernel.clone()),

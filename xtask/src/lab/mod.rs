@@ -1,7 +1,8 @@
-//! The arm64 lab: guests that try the interrupt controller, on any machine.
+//! The arm64 lab: guests that test the interrupt controller, on any machine.
 //!
-//! Some guests run on QEMU's own GIC, which proves the guests; the others on `vgic-vmm`, under KVM: on an
-//! arm64 machine with /dev/kvm directly, elsewhere in an arm64 host with EL2 that QEMU emulates.
+//! Some guests run on QEMU's own GIC, which validates the guests. The others run on `vgic-vmm`
+//! under KVM: directly on an arm64 machine with /dev/kvm, elsewhere in an arm64 host with EL2 that
+//! QEMU emulates.
 
 mod boot;
 mod costs;
@@ -24,7 +25,7 @@ use clap::{Args, Subcommand};
 
 use crate::process::target_dir;
 
-/// Without names: every guest.
+/// The options of the lab. Without names, every guest runs.
 #[derive(Args, Default)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct LabArgs {
@@ -32,23 +33,22 @@ pub(crate) struct LabArgs {
     action: Option<Action>,
     /// The guests to run; `cargo xtask lab list` names them
     names: Vec<String>,
-    /// Show everything that guests print, not only their verdicts
+    /// Show all output of the guests, not only their verdicts
     #[arg(long, short)]
     verbose: bool,
-    /// On an emulated host with one CPU, whose clock counts instructions: what each interrupt of a storm takes, of guest, VMM and
-    /// kernel together
+    /// Run on an emulated host with one CPU that counts instructions, and report them per interrupt
     #[arg(long)]
     count_instructions: bool,
-    /// A static arm64 program to take instead of building the one of that name; may be given several times
+    /// A static arm64 program to use instead of building it; may be given several times
     #[arg(long, value_name = "PATH")]
     built: Vec<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// The guests, and what each is
+    /// List the guests
     List,
-    /// Fetch and build what the guests need, and run none
+    /// Fetch and build the guests' needs, and run none
     Setup,
     /// Run one program of the workspace, or a static arm64 one, on an arm64 KVM host
     Run(run::RunArgs),
@@ -66,19 +66,19 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     }
 }
 
-/// The guests that `cargo xtask test` runs.
+/// Runs the guests of `cargo xtask test`.
 pub(crate) fn gate() -> Result<()> {
     let names: Vec<String> = table::GATE.iter().map(|name| (*name).to_owned()).collect();
     guests::run(&names, guests::How::default())
 }
 
-/// Builds a payload, and what builds need is installed.
+/// Builds a payload, and installs the tools for it if they are missing.
 pub(crate) fn payload(name: &str) -> Result<PathBuf> {
     let found = cross::payloads()?.into_iter().find(|(there, _)| there == name);
     found.map(|(_, path)| path).with_context(|| format!("no payload {name}"))
 }
 
-/// Where the lab keeps what it fetched, what it built, and its logs.
+/// The directory for fetched files, built files and logs.
 fn dir() -> PathBuf {
     target_dir().join("lab")
 }

@@ -1,4 +1,5 @@
-//! What comes from Debian: the cross compiler and its libraries, an arm64 kernel, an arm64 busybox.
+//! The software from Debian: the cross compiler and its libraries, an arm64 kernel, an arm64
+//! busybox.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,10 @@ use anyhow::{Context, Result, bail};
 use super::{cross, dir};
 use crate::process;
 
-/// The arm64 kernel that is host and guest: a release of this series, the newest that apt offers.
+/// The arm64 kernel of host and guests: the newest release of this series in apt.
 ///
-/// Debian bookworm's own is 6.1; this one comes from its security archive, which drops old patch levels.
+/// Debian bookworm's default kernel is 6.1. This one is in its security archive, which drops old
+/// patch levels.
 const KERNEL_SERIES: &str = "linux-image-6.12.";
 const KERNEL_FLAVOUR: &str = "-cloud-arm64";
 
@@ -19,7 +21,7 @@ const KERNEL_FLAVOUR: &str = "-cloud-arm64";
 pub(super) struct Debian {
     /// The kernel, as an uncompressed Image.
     pub(super) kernel: PathBuf,
-    /// Its modules: `kernel/drivers/...`.
+    /// The kernel's modules: `kernel/drivers/...`.
     pub(super) modules: PathBuf,
     pub(super) busybox: PathBuf,
 }
@@ -43,7 +45,7 @@ pub(super) fn qemu() -> Result<()> {
     install("QEMU for arm64", &["qemu-system-arm"])
 }
 
-/// Installs what cross builds need, if it is missing.
+/// Installs the tools for cross builds if they are missing.
 pub(super) fn cross_tools() -> Result<()> {
     if !process::answers(Command::new(cross::LINKER).arg("--version")) {
         install("a C compiler for arm64", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])?;
@@ -58,14 +60,16 @@ pub(super) fn cross_tools() -> Result<()> {
     Ok(())
 }
 
-/// The directory of an unpacked package; `name` is asked for the package only if it must be fetched.
+/// Returns the directory of an unpacked package. Calls `name` for the package's name only if it
+/// must be fetched.
 fn unpacked(what: &str, name: impl Fn() -> Result<String>) -> Result<PathBuf> {
     let to = dir().join(what);
     if to.exists() {
         return Ok(to);
     }
     let name = prepare_apt(what).and_then(|()| name())?;
-    // Unpacked beside it and renamed when complete: what was interrupted is not taken for whole.
+    // Unpack into a second directory, and rename it when it is complete, so that an interrupted run
+    // leaves no partial one.
     let fresh = dir().join(format!("{what}.new"));
     if fresh.exists() {
         fs::remove_dir_all(&fresh)?;
@@ -97,7 +101,7 @@ fn newest_kernel() -> Result<String> {
         .with_context(|| format!("apt offers no {KERNEL_SERIES}*{KERNEL_FLAVOUR}"))
 }
 
-/// 117 for `linux-image-6.12.117+deb12-cloud-arm64`.
+/// Returns 117 for `linux-image-6.12.117+deb12-cloud-arm64`.
 fn release(name: &str) -> Option<u32> {
     let rest = name.strip_prefix(KERNEL_SERIES)?.strip_suffix(KERNEL_FLAVOUR)?;
     rest.split('+').next()?.parse().ok()
@@ -107,7 +111,8 @@ fn release(name: &str) -> Option<u32> {
 fn prepare_apt(what: &str) -> Result<()> {
     may_install(what)?;
     add_arm64()?;
-    // Lists may be there, and then nothing needs to be asked; busybox stands for all of them.
+    // If apt has the lists already, no update is needed. busybox stands for all packages but the
+    // kernel.
     let known = Command::new("apt-cache").args(["show", "busybox-static:arm64"]).output()?;
     if known.status.success() && !known.stdout.is_empty() && newest_kernel().is_ok() {
         return Ok(());

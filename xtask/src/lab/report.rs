@@ -1,4 +1,4 @@
-//! What a run of the lab shows: each guest while it runs, and a table at the end.
+//! The display of a run of the lab: each guest while it runs, and a table at the end.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -11,21 +11,21 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) time: Duration,
-    /// How many checks passed, or why it failed.
+    /// The number of checks that passed, or the reason why it failed.
     pub(super) verdict: Result<usize, String>,
     pub(super) counters: Vec<String>,
     pub(super) log: PathBuf,
 }
 
 impl Row {
-    /// A guest for which something is missing.
+    /// Returns the line of a guest that cannot start.
     pub(super) fn not_started(name: &'static str, why: &str) -> Self {
         let verdict = Err(format!("not started: {why}"));
         Self { name, time: Duration::ZERO, verdict, counters: Vec::new(), log: PathBuf::new() }
     }
 }
 
-/// A running guest: a spinner with its last line, or all its lines.
+/// The display of a running guest: a spinner with its last line, or all its lines.
 pub(super) struct Progress {
     spinner: ProgressBar,
     verbose: bool,
@@ -68,7 +68,7 @@ fn line(row: &Row) -> String {
     }
 }
 
-/// The table; an error if a guest failed.
+/// Prints the table. Returns an error if a guest failed.
 pub(super) fn summary(rows: &[Row]) -> Result<()> {
     println!("\nguests:");
     for row in rows {

@@ -1,4 +1,4 @@
-//! `cargo xtask lab run`: one command on an arm64 KVM host, for development.
+//! `cargo xtask lab run`: runs one command on an arm64 KVM host, for development.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use super::venue::{self, Event, Job};
 
 #[derive(Args)]
 pub(super) struct RunArgs {
-    /// Seconds that it may take
+    /// The time limit, in seconds
     #[arg(long, default_value_t = 120)]
     limit: u64,
-    /// A file that is to be there, as $LAB/files/NAME; may be given several times
+    /// A file to provide as $LAB/files/NAME; may be given several times
     #[arg(long)]
     file: Vec<PathBuf>,
-    /// A program to build and to put beside it, as $LAB/bin/NAME; may be given several times
+    /// A program to build and provide as $LAB/bin/NAME; may be given several times
     #[arg(long)]
     with: Vec<String>,
-    /// A program of this workspace, or a static arm64 program's path, or `sh`; and its arguments, which that host's shell
-    /// expands: $LAB/guest/Image, $LAB/guest/initrd.cpio, $LAB/payloads/NAME.bin are there
+    /// A workspace program, a static arm64 program or `sh`, and arguments, in which the host's
+    /// shell expands $LAB (guest/Image, guest/initrd.cpio and payloads/NAME.bin are there)
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
@@ -76,7 +76,7 @@ pub(super) fn run(args: &RunArgs) -> Result<()> {
     }
 }
 
-/// In double quotes, so that `$LAB` is expanded and spaces stay.
+/// Quotes a word with double quotes, so that `$LAB` is expanded and spaces are kept.
 fn quoted(word: &str) -> String {
     let mut text = String::from("\"");
     for c in word.chars() {

@@ -1,4 +1,4 @@
-//! The guests: what each is, and how it is started.
+//! The table of guests: their programs, and how they are started.
 
 /// A guest of the lab.
 pub(super) struct Guest {
@@ -8,16 +8,16 @@ pub(super) struct Guest {
     pub(super) on: On,
 }
 
-/// What a guest runs on.
+/// The platform of a guest.
 pub(super) enum On {
-    /// QEMU's own GIC, without KVM: this tries the guest's checks themselves.
+    /// QEMU's own GIC, without KVM. This tests the guest's checks themselves.
     Qemu(Qemu),
     /// A program of this workspace, on the arm64 KVM host.
     Host {
         program: &'static str,
-        /// A line of shell that comes before it.
+        /// A shell line that runs before the program.
         prepare: &'static str,
-        /// `$LAB` is the directory of the lab's files.
+        /// The program's arguments. `$LAB` is the directory of the lab's files.
         arguments: &'static str,
     },
 }
@@ -31,27 +31,29 @@ pub(super) struct Qemu {
 }
 
 pub(super) enum Boots {
-    /// One of `lab/guests`.
+    /// A payload of `lab/guests`.
     Payload(&'static str),
     /// Debian's kernel with the initramfs of `lab/linux`.
     Linux,
 }
 
-/// What Linux guests have on their command lines; `lab.cpus` is checked.
+/// The common part of Linux guests' command lines. The guest checks `lab.cpus`.
 macro_rules! linux {
     ($cpus:literal, $more:literal) => {
         concat!("console=ttyAMA0 loglevel=4 panic=1 lab.cpus=", $cpus, $more)
     };
 }
 
-/// `affinity` is left out: QEMU 7.2's GICv2 loses interrupts that are moved. One that is pending does not follow, and one that is
-/// handled may be taken by a second CPU, which Linux ignores; see `spi-retarget` and `spi-move-active`.
+/// `affinity` is left out: QEMU 7.2's GICv2 loses interrupts that are moved. A pending interrupt
+/// does not follow its target. An interrupt that is being handled may be taken by a second CPU,
+/// which Linux ignores. See `spi-retarget` and `spi-move-active`.
 const LINUX_ON_QEMU_V2: &str =
     linux!(2, " lab.checks=boot,timer,ipi,queues,disk,hotplug,rebind,signals,steps,probes");
 
-/// What QEMU 7.2's GICv2 does not do as the architecture says: a PPI's pending state cannot be set with several CPUs, an SPI of several
-/// targets may arrive at more than one, a pending SPI does not follow its target, and SPIs are active for each CPU by itself.
-/// The same checks pass on its GICv3 (but for the second, which that has not).
+/// The skipped checks are those where QEMU 7.2's GICv2 differs from the architecture. A PPI's
+/// pending state cannot be set with several CPUs. An SPI with several targets may arrive at more
+/// than one. A pending SPI does not follow its target. SPIs are active for each CPU separately. The
+/// same checks pass on QEMU's GICv3, except the second, which that GICv3 does not have.
 const PAYLOAD_ON_QEMU_V2: &str =
     "skip=ppi-banked,spi-any,spi-retarget,spi-move-active,split-elsewhere";
 
@@ -99,7 +101,7 @@ const fn host_linux(
 
 const VMM: &str = "vgic-vmm";
 
-/// `vgic-vmm` with a payload.
+/// The arguments of `vgic-vmm` with a payload.
 macro_rules! payload {
     ($payload:literal, $gic:literal, $cpus:literal, $cmdline:expr) => {
         concat!(
@@ -116,9 +118,11 @@ macro_rules! payload {
     };
 }
 
-/// What the kernel's vGIC (6.12) does not do as the architecture says is left out: what became pending while the distributor was off does not
-/// come when it is on, what a guest has in its list registers is shown as it was when it was put there, no more interrupts can be active than there are
-/// list registers, they are not deactivated by another CPU, and a discarded LPI that is queued is still delivered.
+/// The left-out checks are those where the kernel's vGIC (6.12) differs from the architecture. An
+/// interrupt that became pending while the distributor was off does not arrive when it is on. The
+/// state of an interrupt in a list register is shown as it was when it was put there. At most as
+/// many interrupts can be active as there are list registers. Another CPU cannot deactivate them. A
+/// discarded LPI that is queued is still delivered.
 const KERNEL_PAYLOAD: &str = payload!(
     "gicv3",
     "kernel-v3",
@@ -126,11 +130,13 @@ const KERNEL_PAYLOAD: &str = payload!(
     "doorbell skip=spi-gates,spi-move-active,active-elsewhere,deep,split-many,split-elsewhere,lpi-unmap"
 );
 
-/// A storm whose threads wait for each MSI to be taken, so that none coalesces: what an LPI costs is in the reports.
+/// A storm with threads that wait until each MSI is taken, so that none coalesces. The reports have
+/// the cost of an LPI.
 const STORM: &str = payload!("gicv3", "v3", 2, "doorbell tests=storm-paced storm=100000");
 const STORM_KERNEL: &str =
     payload!("gicv3", "kernel-v3", 2, "doorbell tests=storm-paced storm=100000");
-/// What an LPI costs while CPUs sleep when there is nothing to do: of few events, and of so many that they wait for each other.
+/// A storm in which idle CPUs sleep, for the cost of an LPI: with few events, and with so many that
+/// they wait for each other.
 macro_rules! cost {
     ($gic:literal, $events:literal) => {
         payload!(
@@ -142,7 +148,8 @@ macro_rules! cost {
     };
 }
 
-/// `vgic-vmm` with Linux, a disk of a queue for each CPU, and a random number generator.
+/// The arguments of `vgic-vmm` with Linux, a disk with a queue for each CPU, and a random number
+/// generator.
 macro_rules! linux_guest {
     ($gic:literal, $cpus:literal, $more:literal) => {
         concat!(
@@ -160,8 +167,9 @@ macro_rules! linux_guest {
     };
 }
 
-/// `steps` is left out on our GICv3: the vCPU is debugged, and KVM takes MDSCR_EL1.SS away from a guest that is. A program that its debugger steps
-/// (PTRACE_SINGLESTEP) does not stop, so this check would wait for ever. BRKs work, and so do `signals` and `probes`.
+/// `steps` is left out on our GICv3. The vCPU is debugged, and KVM clears MDSCR_EL1.SS for a
+/// debugged guest. A program that its debugger steps (PTRACE_SINGLESTEP) therefore does not stop,
+/// and this check would wait forever. BRKs work, and so do `signals` and `probes`.
 const LINUX_V3: &str = linux_guest!(
     "v3",
     2,
@@ -173,11 +181,11 @@ const LINUX_V3_4: &str = linux_guest!(
     " lab.checks=boot,timer,ipi,queues,disk,affinity,hotplug,rebind,signals,probes"
 );
 
-/// What `cargo xtask test` runs. The others are the guests on QEMU's GICs, and variants.
+/// The guests of `cargo xtask test`. The others are the guests on QEMU's GICs, and variants.
 pub(super) const GATE: &[&str] =
     &["probe", "gicv2", "gicv3", "gicv3-kernel", "linux-v2", "linux-v3", "linux-kernel-v3"];
 
-/// In the order in which they run.
+/// All guests, in the order in which they run.
 pub(super) const GUESTS: &[Guest] = &[
     qemu_payload(
         "qemu-gicv2",

@@ -1,4 +1,4 @@
-//! An arm64 KVM host: this machine if it is one, else one that QEMU emulates, EL2 included.
+//! An arm64 KVM host: this machine if it is one, else a machine with EL2 that QEMU emulates.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -11,17 +11,17 @@ use super::image::Files;
 use super::packages::{self, Debian};
 use super::{boot, dir, image};
 
-/// Something to run on the host.
+/// A command to run on the host.
 pub(super) struct Job {
     pub(super) name: String,
-    /// A line of shell that comes before it, outside its time.
+    /// A shell line that runs before the command, outside its time limit.
     pub(super) prepare: String,
-    /// A line of shell, one command. `$LAB` is the directory of the lab's files.
+    /// A shell line with one command. `$LAB` is the directory of the lab's files.
     pub(super) command: String,
     pub(super) limit: Duration,
 }
 
-/// What the host tells of its jobs; `&str` is a line that the job printed.
+/// A host's report of its jobs. Each `&str` is a name or a line that the job printed.
 pub(super) enum Event<'a> {
     Begin(&'a str),
     Line(&'a str),
@@ -31,16 +31,16 @@ pub(super) enum Event<'a> {
 const BEGIN: &str = "LAB-BEGIN ";
 const EXIT: &str = "LAB-EXIT ";
 
-/// Where jobs run.
+/// The place where jobs run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Venue {
     Native,
     Emulated,
-    /// Emulated on one CPU, whose clock goes on by a nanosecond with each instruction.
+    /// Emulated on one CPU. Its clock advances by a nanosecond with each instruction.
     Counting,
 }
 
-/// This machine, if it can, and if its instructions are not to be counted.
+/// Returns this machine, if it can run guests and no instructions are to be counted.
 pub(super) fn venue(counting: bool) -> Venue {
     if counting {
         return Venue::Counting;
@@ -60,7 +60,8 @@ impl Venue {
         }
     }
 
-    /// Runs `jobs` one after another, in one boot. That the host ends early is not an error here: jobs then lack events.
+    /// Runs `jobs` one after another, in one boot. An early end of the host is not an error here:
+    /// jobs then lack events.
     pub(super) fn run(
         self,
         jobs: &[Job],
@@ -78,10 +79,11 @@ impl Venue {
                 command
             }
             Self::Counting => {
-                // A kernel that looks for interrupts for a while before a vCPU sleeps would have its idling counted.
+                // By default, KVM polls for interrupts before a vCPU sleeps. Polls would be
+                // counted.
                 let more = " kvm.halt_poll_ns=0";
                 let mut command = emulated(files, debian, &script, "tcg,thread=single", more)?;
-                // Without `sleep`, the clock does not follow the machine's own while nothing is to be done.
+                // Without `sleep`, the clock does not follow real time while the host is idle.
                 command.args(["-smp", "1", "-icount", "shift=0,sleep=off"]);
                 command
             }
@@ -95,7 +97,7 @@ impl Venue {
                 on_event(&Event::Begin(name));
             } else if let Some(status) = line.strip_prefix(EXIT) {
                 running = false;
-                // A status that cannot be read is not success.
+                // A status that cannot be parsed is not success.
                 on_event(&Event::Exit(status.trim().parse().unwrap_or(-1)));
             } else if running {
                 on_event(&Event::Line(line));
@@ -117,7 +119,7 @@ impl Venue {
 fn script(job: &Job) -> String {
     let Job { name, prepare, command, limit } = job;
     let seconds = limit.as_secs();
-    // An empty line first: what the job printed last may lack its end.
+    // The `echo` before the status ends the job's last line, which may lack a newline.
     format!(
         "echo '{BEGIN}{name}'\n{prepare}\ntimeout -s KILL {seconds} {command} </dev/null 2>&1\n\
          status=$?; echo; echo \"{EXIT}$status\"\n"
@@ -146,14 +148,14 @@ fn emulated(
     Ok(command)
 }
 
-/// QEMU with a kernel and no devices but those of its board.
+/// Returns QEMU with a kernel, and with no devices except those of its board.
 pub(super) fn qemu(machine: &str, kernel: &Path, initramfs: &Path) -> Command {
     let mut command = bare_qemu(machine, kernel);
     command.arg("-initrd").arg(initramfs);
     command
 }
 
-/// QEMU with something to start and nothing else.
+/// Returns QEMU with only a program to start.
 pub(super) fn bare_qemu(machine: &str, kernel: &Path) -> Command {
     start(machine, kernel, "tcg,thread=multi")
 }
@@ -161,9 +163,10 @@ pub(super) fn bare_qemu(machine: &str, kernel: &Path) -> Command {
 fn start(machine: &str, kernel: &Path, accel: &str) -> Command {
     let mut command = Command::new("qemu-system-aarch64");
     command.args(["-M", machine, "-accel", accel]);
-    // Pointer authentication by the architecture's cipher takes most of an emulated kernel's time.
+    // Pointer authentication with the architecture's cipher would take most of an emulated kernel's
+    // time.
     command.args(["-cpu", "max,pauth-impdef=on"]);
-    // No network, as its option ROM need not be installed.
+    // No network: its option ROM may not be installed.
     command.args(["-nographic", "-no-reboot", "-net", "none", "-kernel"]).arg(kernel);
     command
 }

@@ -1,4 +1,4 @@
-//! The table of mutants, `loom-tests/mutants.txt`, whose header describes its lines.
+//! The table of mutants, `loom-tests/mutants.txt`. The header of that file describes its lines.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,7 +23,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// Reads the table and compares it with the core's source: each must have every mutant of the other.
+/// Reads the table and compares it with the core's source. Both must have the same mutants.
 pub(super) fn read() -> Result<Vec<Row>> {
     let path = root().join("loom-tests/mutants.txt");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -35,7 +35,7 @@ pub(super) fn read() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The rows of the mutants called `names`; all if there are none.
+/// Returns the rows of the mutants called `names`, or all rows if there are no names.
 pub(super) fn select(rows: Vec<Row>, names: &[String]) -> Result<Vec<Row>> {
     ensure!(!rows.is_empty(), "loom-tests/mutants.txt names no mutant: the models are unproved");
     for name in names {

@@ -1,7 +1,9 @@
-//! The worst single accesses of a guest that has set up much, in instructions, counted by callgrind.
+//! The most expensive single accesses of a guest with a large setup, in instructions, counted by
+//! callgrind.
 //!
-//! `perf-reports/accesses.md` is the table. What an access may cost does not come from there: it has an absolute bound, and may not grow with what the
-//! guest has set up. The table bounds what it costs with one compiler, so that a change is seen.
+//! `perf-reports/accesses.md` is the table. The limits of an access do not come from it: there is
+//! an absolute bound, and the cost may not grow with the guest's setup. The table bounds the cost
+//! with one compiler, to make changes visible.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,52 +16,54 @@ use anyhow::{Context, Result, ensure};
 use super::count::{Mode, about, judge};
 use crate::process::{self, root, target_dir};
 
-/// A millisecond on the machine on which the bounds were chosen.
+/// The absolute bound: a millisecond on the machine on which the bounds were chosen.
 const LIMIT: u64 = 2_000_000;
-/// What an access may cost with eight times as much set up: so many times as much, as trees are higher then,
+/// The maximum ratio of the costs with eight times the setup, as trees are higher then.
 const RATIO: u64 = 2;
-/// and so many instructions more, for accesses that do next to nothing.
+/// The additional instructions that are allowed beyond [`RATIO`], for very cheap accesses.
 const MORE: u64 = 50_000;
-/// How much more than the table says is too much: in percent, and in instructions.
+/// The tolerance above the table, in percent and in instructions.
 const SLACK: (u64, u64) = (10, 2_000);
 
-/// glibc puts off joining small chunks that are freed, and then joins all at once, in whichever call of `free` that is: 6 million instructions after 65,536 LPIs. That is
-/// not the accesses' doing, and hosts can turn it off.
+/// glibc defers joining small chunks that are freed, and joins all of them in an arbitrary later
+/// call of `free`: 6 million instructions after 65,536 LPIs. The accesses are not the cause, and
+/// hosts can turn this off.
 const NO_FASTBINS: &str = "glibc.malloc.mxfast=0";
 
-/// The function of the benchmarks that is counted.
+/// The benchmark function that is counted.
 const COUNTED: &str = "vgic_benches::perf::accesses::counted";
 const SIZES: [&str; 2] = ["small", "large"];
 
-/// What is known of accesses that grow.
+/// The known reason why an access exceeds a bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Why {
-    /// With the number of vCPUs, or of SPIs, which the host chooses: the larger machine has as many as there can be.
+    /// It grows with the number of vCPUs or of SPIs, which the host chooses. The larger machine has
+    /// the maximum of them.
     Shape,
-    /// They exceed the bounds, for this reason. At present there are none.
+    /// It exceeds the bounds for this reason. At present there are none.
     #[cfg_attr(not(test), allow(dead_code))]
     Exceeds(&'static str),
 }
 
-/// Accesses that are known to grow, by how their names begin. The first that fits is meant.
+/// Accesses that are known to grow, by prefixes of their names. The first match counts.
 const KNOWN: &[(&str, Why)] = &[
     ("pending LPIs: GICD_CTLR", Why::Shape),
     ("SPIs, GICv3: ", Why::Shape),
     ("SPIs, GICv2: ", Why::Shape),
 ];
 
-/// What the worst of the accesses of one name costs, at the two sizes.
+/// The highest cost of the accesses with one name, at the two sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 struct Worst([u64; 2]);
 
-/// By scene and access.
+/// The costs by scene and access.
 type Table = BTreeMap<String, Worst>;
 
 fn file() -> PathBuf {
     root().join("perf-reports/accesses.md")
 }
 
-/// Counts, and compares with the bounds and the table; or writes the table.
+/// Counts, and compares with the bounds and the table, or writes the table.
 pub(crate) fn run(mode: Mode) -> Result<()> {
     crate::setup::need("valgrind")?;
     let (program, about) = (&super::program()?, &about());
@@ -89,10 +93,10 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     compare(&counted, &text, about)
 }
 
-/// Plays a scene; returns each access and its instructions, in their order.
+/// Plays a scene. Returns each access and its instructions, in order.
 fn play(program: &Path, scene: &str, size: &str) -> Result<Vec<(String, u64)>> {
     let dir = target_dir().join("accesses");
-    // What an earlier run has left is not read as this one's.
+    // Results of an earlier run must not be read as this one's.
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }
@@ -105,7 +109,7 @@ fn play(program: &Path, scene: &str, size: &str) -> Result<Vec<(String, u64)>> {
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(program)
         .args(["accesses", scene, size])
-        // An environment of another size moves the stack.
+        // An environment of another size would move the stack.
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .env("GLIBC_TUNABLES", NO_FASTBINS)
@@ -125,12 +129,12 @@ fn play(program: &Path, scene: &str, size: &str) -> Result<Vec<(String, u64)>> {
     Ok(all)
 }
 
-/// The number of instructions of a dump.
+/// Returns the number of instructions in a dump.
 fn total(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
 }
 
-/// What is known of an access.
+/// Returns the known reason for an access.
 fn known(name: &str, known: &[(&str, Why)]) -> Option<Why> {
     known.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, why)| *why)
 }
@@ -143,7 +147,7 @@ fn grows(Worst([small, large]): Worst) -> bool {
     large > RATIO * small + MORE
 }
 
-/// What is wrong with the costs of an access.
+/// Returns the bound that an access exceeds, if any.
 fn exceeds(worst: Worst, why: Option<Why>) -> Option<&'static str> {
     match why {
         Some(Why::Exceeds(_)) => None,
@@ -153,7 +157,7 @@ fn exceeds(worst: Worst, why: Option<Why>) -> Option<&'static str> {
     }
 }
 
-/// The bounds.
+/// Checks the bounds.
 fn check(counted: &Table, exceptions: &[(&str, Why)]) -> Result<()> {
     let mut wrong = Vec::new();
     for (name, worst) in counted {
@@ -204,7 +208,7 @@ fn parse(text: &str) -> Table {
     text.lines().filter(|line| line.starts_with('|')).filter_map(row).collect()
 }
 
-/// Against the table.
+/// Compares the counts with the table.
 fn compare(counted: &Table, text: &str, about: &str) -> Result<()> {
     let table = parse(text);
     let mut worse = Vec::new();

@@ -1,6 +1,6 @@
-//! Instructions of an operation, counted by valgrind: the same whatever else the machine does.
+//! The instructions of an operation, counted by valgrind. The machine's load does not change them.
 //!
-//! `perf-reports/instructions.md` is the table of them, and the bound: more than 5 % above it fails.
+//! `perf-reports/instructions.md` is the table, and the bound: more than 5 % above it is a failure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,51 +12,51 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{self, root};
 
-/// How much more than the table says is too much.
+/// The tolerance above the table, as a fraction.
 const SLACK: f64 = 0.05;
-/// Fewer more than this are noise of where something lies in memory.
+/// Differences up to this number are noise that comes from memory addresses.
 const SLACK_INSTRUCTIONS: f64 = 8.0;
 
-/// What one call costs.
+/// The cost of one call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Cost {
     instructions: f64,
     /// Misses of the first level's data cache.
     misses: f64,
-    /// Misses of the last level.
+    /// Misses of the last level's cache.
     last: f64,
 }
 
 impl Cost {
-    /// Cycles, as cachegrind's authors estimate them: an instruction each, ten more for what the first level does not have, a
-    /// hundred for what the last one does not.
+    /// Returns cycles as cachegrind's authors estimate them: one for each instruction, ten more for
+    /// a miss of the first level, and a hundred more for a miss of the last level.
     fn cycles(self) -> f64 {
         self.instructions + 10.0 * self.misses + 100.0 * self.last
     }
 }
 
-/// The path with its vCPU or peer at the end, and what it costs.
+/// The costs by path. Each path ends with its vCPU or peer.
 type Table = BTreeMap<String, Cost>;
 
 fn file() -> PathBuf {
     root().join("perf-reports/instructions.md")
 }
 
-/// What to count, and what for.
+/// The paths to count, and the purpose.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// All of it, to write the table.
+    /// Counts all, to write the table.
     Update,
-    /// All of it, to compare.
+    /// Counts all, to compare.
     Check,
-    /// What does not take long, to compare.
+    /// Counts the fast ones, to compare.
     Gate,
 }
 
-/// Paths with this in their names are set up slowly: the gate leaves them out.
+/// Paths with this in their names have a slow setup. The gate leaves them out.
 const SLOW: &str = "65,536";
 
-/// Counts, and compares with the table; or writes the table.
+/// Counts, and compares with the table, or writes the table.
 pub(crate) fn run(mode: Mode) -> Result<()> {
     crate::setup::need("valgrind")?;
     let program = &super::program()?;
@@ -83,13 +83,13 @@ pub(crate) fn run(mode: Mode) -> Result<()> {
     super::accesses::run(mode)
 }
 
-/// What the counts depend on.
+/// Returns the compiler and the architecture, on which the counts depend.
 pub(super) fn about() -> String {
     let compiler = process::answer(Command::new("rustc").arg("--version")).unwrap_or_default();
     format!("{compiler}, {}", std::env::consts::ARCH)
 }
 
-/// What one call costs: of 2 N calls less N, over N.
+/// Returns the cost of one call: the cost of 2 N calls minus that of N, divided by N.
 fn difference(program: &Path, path: &str, calls: u32) -> Result<Cost> {
     let (few, many) = (count(program, path, calls)?, count(program, path, 2 * calls)?);
     let per_call = |few: f64, many: f64| (many - few).max(0.0) / f64::from(calls);
@@ -102,13 +102,13 @@ fn difference(program: &Path, path: &str, calls: u32) -> Result<Cost> {
 
 fn count(program: &Path, path: &str, calls: u32) -> Result<Cost> {
     let mut command = Command::new("valgrind");
-    // The caches' sizes are said, so that they are not the machine's.
+    // The options fix the sizes of the caches, so that they do not depend on the machine.
     command
         .args(["--tool=cachegrind", "--cache-sim=yes", "--cachegrind-out-file=/dev/null"])
         .args(["--I1=32768,8,64", "--D1=32768,8,64", "--LL=8388608,16,64"])
         .arg(program)
         .args(["steps", path, &calls.to_string()])
-        // An environment of another size moves the stack.
+        // An environment of another size would move the stack.
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin");
     let output = command.output().context("starting valgrind")?;
@@ -117,7 +117,7 @@ fn count(program: &Path, path: &str, calls: u32) -> Result<Cost> {
     summary(&text).with_context(|| format!("valgrind's answer:\n{text}"))
 }
 
-/// Reads `==1== I   refs:      1,234` and its like.
+/// Reads lines such as `==1== I   refs:      1,234`.
 fn summary(text: &str) -> Option<Cost> {
     let value = |name: &str| {
         let line = text.lines().find(|line| {
@@ -185,7 +185,7 @@ fn compare(counted: &[(String, Cost)], text: &str, about: &str) -> Result<()> {
     judge(&worse, &format!("{} operations", counted.len()), "instructions.md", text, about)
 }
 
-/// Fails if anything is worse than the table `name` says, whose text is `text`.
+/// Fails if an item is worse than in the table `name`, which has the content `text`.
 pub(super) fn judge(
     worse: &[String],
     counted: &str,
@@ -199,7 +199,7 @@ pub(super) fn judge(
     }
     let worse = worse.join("\n  ");
     if !text.contains(about) {
-        // Another compiler makes other code, for better and for worse.
+        // Another compiler generates other code, which may be better or worse.
         println!("with another compiler or processor ({about}) than the table's:\n  {worse}");
         return Ok(());
     }
