@@ -126,7 +126,7 @@ impl Gates {
         self.groups[group as usize] && (self.lpis || !lpi)
     }
 
-    /// Whether a gate is open that is closed in `other`.
+    /// Whether a gate of groups or LPIs is open that is closed in `other`. `msis` does not count.
     pub(crate) fn opens_more_than(self, other: Self) -> bool {
         let open = [
             (self.groups[0], other.groups[0]),

@@ -44,7 +44,7 @@ pub struct Usage {
     /// Number of objects of any kind that wait to be reclaimed.
     pub garbage: usize,
     /// Heap bytes of the mappings: LPIs, their tables and pending bits, devices and event tables,
-    /// and the maps of ITSs.
+    /// and the maps of ITSs, without the heap's own overhead.
     pub bytes: usize,
 }
 
@@ -229,7 +229,7 @@ pub trait MsiControl: Send + 'static {
 
     /// Makes an LPI not pending if its target vCPU takes no LPIs ([`Gates::msis`]). Otherwise
     /// leaves it as it is, because it may have moved there in the meantime. Returns whether the
-    /// vCPU takes none.
+    /// vCPU takes none; false if the LPI is not mapped.
     fn silence(&mut self, intid: Intid) -> bool;
 
     /// Calls `f` with every LPI from `from` up that is mapped in any domain, in ascending order,

@@ -179,7 +179,7 @@ impl LineCell {
 
     /// The owner, out of the guest, is about to drain its mailbox. It sees all earlier interrupts
     /// there; a later one can make [`LineCell::enter`] fail. Returns whether the vCPU was kicked
-    /// since it left the guest.
+    /// since the last `look` or [`LineCell::leave`].
     pub fn look(&self) -> bool {
         self.out() & KICKED != 0
     }
