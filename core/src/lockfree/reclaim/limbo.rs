@@ -1,6 +1,6 @@
 //! Retired objects that collectors have taken from the retired list, and not freed yet.
 //!
-//! Models: lifetime_tree (`two_collect_at_once`).
+//! Models: lifetime_tree.
 
 #![allow(unsafe_code)] // A box that is handed from thread to thread.
 

@@ -5,7 +5,7 @@
 //! kicks the vCPU at the end if work remains: the vCPU enters the guest, leaves it at once, and
 //! continues. Between two slices its thread can be stopped, and it is not pinned.
 //!
-//! Models: delivery_power, delivery_enable_lpis, delivery_active (`inject_vs_group_gate`).
+//! Models: delivery_power, delivery_enable_lpis, delivery_active.
 
 use super::{Disposition, VcpuInterface};
 use crate::arch::ids::VcpuId;
