@@ -155,16 +155,20 @@ impl Vm {
         cpu
     }
 
-    /// Creates a vCPU with one list register. The guest has acknowledged the LPI of event 1, which
-    /// left its list register at the exit. (A lone interrupt that finds a free list register takes
-    /// a shorter path, without a bucket.)
+    /// Creates a vCPU with one list register, which an SGI keeps that the guest has acknowledged and
+    /// not ended. Other interrupts wait in a bucket. (A lone interrupt that finds a free list
+    /// register takes a shorter path, without a bucket.)
     pub fn busy_cpu(&mut self, id: VcpuId) -> Cpu {
-        self.map(1, id, URGENT);
+        let sgi = Wired::Private(id, Intid(1));
+        let registers = self.injector();
+        let urgent = Priority::new(PRIORITY - 0x20);
+        registers.configure(sgi, WiredConfig { priority: urgent, ..edge_for(id) }).unwrap();
+        assert_eq!(registers.pulse(sgi), Ok(Injected::Pending));
         let mut cpu = self.cpu(id).with_one_lr();
-        assert_eq!(self.source(1).raise(), 1);
         cpu.enter();
         assert_eq!(cpu.lrs.acknowledge(), 1);
         cpu.exit();
+        assert_eq!(cpu.lrs.used(), 1, "it keeps the list register");
         cpu
     }
 

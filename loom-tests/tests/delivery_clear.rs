@@ -98,7 +98,7 @@ fn t21_clear_vs_inject_vs_delivery() {
 
 #[test]
 fn t21_clear_vs_inject_vs_delivery_busy() {
-    t21_clear_vs_inject_vs_delivery_on(1, Vm::busy_cpu);
+    t21_clear_vs_inject_vs_delivery_on(1_067, Vm::busy_cpu);
 }
 
 /// A CLEAR while another LPI with its pending bit in the same word is raised: the other LPI is not

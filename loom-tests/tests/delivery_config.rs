@@ -37,7 +37,7 @@ fn inject_vs_enable() {
 
 #[test]
 fn inject_vs_enable_busy() {
-    inject_vs_enable_on(1, Vm::busy_cpu);
+    inject_vs_enable_on(4_572, Vm::busy_cpu);
 }
 
 /// An LPI is disabled while it is raised: if it has not been delivered by then, it is pending, and
@@ -76,7 +76,7 @@ fn inject_vs_disable() {
 
 #[test]
 fn inject_vs_disable_busy() {
-    inject_vs_disable_on(1, Vm::busy_cpu);
+    inject_vs_disable_on(21_209, Vm::busy_cpu);
 }
 
 /// An LPI that is pending in a list register is disabled and enabled, and raised once more.
@@ -137,7 +137,7 @@ fn self_inject_vs_enable() {
 
 #[test]
 fn self_inject_vs_enable_busy() {
-    self_inject_vs_enable_on(1, Vm::busy_cpu);
+    self_inject_vs_enable_on(8_208, Vm::busy_cpu);
 }
 
 /// The configuration of an LPI changes while the LPI is delivered, so that it can be in a mailbox

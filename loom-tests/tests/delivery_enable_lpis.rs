@@ -39,7 +39,7 @@ fn self_inject_vs_enable_lpis() {
 
 #[test]
 fn self_inject_vs_enable_lpis_busy() {
-    self_inject_vs_enable_lpis_on(1, Vm::busy_cpu);
+    self_inject_vs_enable_lpis_on(144, Vm::busy_cpu);
 }
 
 /// EnableLPIs is set while an LPI is raised and the vCPU runs.
@@ -74,7 +74,7 @@ fn inject_vs_enable_lpis() {
 
 #[test]
 fn inject_vs_enable_lpis_busy() {
-    inject_vs_enable_lpis_on(1, Vm::busy_cpu);
+    inject_vs_enable_lpis_on(6_878, Vm::busy_cpu);
 }
 
 /// EnableLPIs is cleared while an LPI is raised and the vCPU runs: if the LPI has not been
@@ -112,7 +112,7 @@ fn inject_vs_disable_lpis() {
 
 #[test]
 fn inject_vs_disable_lpis_busy() {
-    inject_vs_disable_lpis_on(1, Vm::busy_cpu);
+    inject_vs_disable_lpis_on(12_742, Vm::busy_cpu);
 }
 
 /// EnableLPIs is cleared while two LPIs get into list registers. The guest has acknowledged an

@@ -88,7 +88,7 @@ fn level_rise_vs_flush() {
 
 #[test]
 fn level_rise_vs_flush_busy() {
-    level_rise_vs_flush_on(1, Vm::busy_cpu);
+    level_rise_vs_flush_on(34, Vm::busy_cpu);
 }
 
 /// The line falls while the vCPU runs, with a guest that does not acknowledge the interrupt.
@@ -120,7 +120,7 @@ fn level_fall_vs_flush() {
 
 #[test]
 fn level_fall_vs_flush_busy() {
-    level_fall_vs_flush_on(1, Vm::busy_cpu);
+    level_fall_vs_flush_on(2_729, Vm::busy_cpu);
 }
 
 /// The line falls while the vCPU delivers the interrupt.

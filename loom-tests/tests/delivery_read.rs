@@ -136,6 +136,7 @@ fn read_pending_vs_displacement() {
 fn read_pending_vs_taking_and_displacement() {
     model(4, 17_552, || {
         let (mut vm, registers) = spi_vm(1);
+        vm.map(1, A, URGENT);
         let mut cpu = vm.busy_cpu(A);
         let urgent = vm.source(1);
         pulse(&registers);

@@ -49,13 +49,13 @@ fn inject_vs_retarget() {
 
 #[test]
 fn inject_vs_retarget_busy() {
-    inject_vs_retarget_on(1, Vm::busy_cpu);
+    inject_vs_retarget_on(7_693, Vm::busy_cpu);
 }
 
 /// A pending LPI moves from A to B, and both run: A may have it in a list register, or hand it
 /// over.
-fn retarget_vs_both_on(at_least: usize, cpu: MakeCpu) {
-    model(4, at_least, move || {
+fn retarget_vs_both_on(preemptions: usize, at_least: usize, cpu: MakeCpu) {
+    model(preemptions, at_least, move || {
         let mut vm = Vm::new(2);
         vm.map(0, A, ON);
         let source = vm.source(0);
@@ -83,12 +83,12 @@ fn retarget_vs_both_on(at_least: usize, cpu: MakeCpu) {
 
 #[test]
 fn retarget_vs_both() {
-    retarget_vs_both_on(1, Vm::cpu);
+    retarget_vs_both_on(4, 5_263, Vm::cpu);
 }
 
 #[test]
 fn retarget_vs_both_busy() {
-    retarget_vs_both_on(1, Vm::busy_cpu);
+    retarget_vs_both_on(3, 9_491, Vm::busy_cpu);
 }
 
 /// A pending LPI moves to B and back while both vCPUs run.

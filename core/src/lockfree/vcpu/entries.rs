@@ -3,10 +3,6 @@
 //! Models: `delivery_level`, `delivery_active`, `delivery_read`, `delivery_clear`,
 //! `delivery_config`, `delivery_retarget`, `lifetime_refs`, `lifetime_known_bugs`.
 
-#![allow(unsafe_code)] // A seeded bug.
-
-use core::ptr::NonNull;
-
 use super::VcpuInterface;
 use super::slices::SLICE;
 use crate::arch::lr::{Lr, LrState};
@@ -439,12 +435,6 @@ impl<R: Reclaim> VcpuInterface<R> {
             // The reference is dropped once all list registers have been read, so the cache lines
             // of all the interrupts come at the same time.
             prefetch_write(&entry.owned.state);
-        }
-        if cfg!(mutant = "put_in_fold") && was.state() == LrState::Pending && lr.is_active() {
-            // The ancestor's bug: the fold ends the reference, while the interrupt is still in its
-            // list register.
-            // SAFETY: none; this is a seeded bug.
-            drop(unsafe { OwnerRef::from_raw(NonNull::from(&*entry.owned)) });
         }
     }
 
