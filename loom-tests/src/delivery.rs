@@ -155,8 +155,8 @@ impl Vm {
         cpu
     }
 
-    /// Creates a vCPU with one list register, which an SGI keeps that the guest has acknowledged and
-    /// not ended. Other interrupts wait in a bucket. (A lone interrupt that finds a free list
+    /// Creates a vCPU with one list register, which an SGI keeps: the guest has acknowledged it and
+    /// not ended it. Other interrupts wait in a bucket. (A lone interrupt that finds a free list
     /// register takes a shorter path, without a bucket.)
     pub fn busy_cpu(&mut self, id: VcpuId) -> Cpu {
         let sgi = Wired::Private(id, Intid(1));
