@@ -212,8 +212,11 @@ impl<R: Reclaim> Shared<R> {
     /// misses nothing: an injection that sets the bit later finds the gate closed.
     ///
     /// `sent` says that the bit stands for an injection of the caller. If it does not, the bit is
-    /// set again only if the clearing took an injection: from the pending word, or from an owner,
-    /// which withdraws the interrupt when it finds the mark of the clearing.
+    /// set again only if the clearing may have taken an injection. If there is no owner, only the
+    /// pending bit is taken, without the mark that makes an owner withdraw the interrupt: a vCPU
+    /// that claims the interrupt from now on takes the bit only if it takes LPIs, and then keeps
+    /// it. If there is an owner, it withdraws the interrupt, and may have taken an injection that
+    /// counts: the LPI is then delivered once too often rather than lost.
     ///
     /// Or the interrupt has died, and the INTID has been mapped again. Then the bit belongs to the
     /// new object, the vCPU of which may take LPIs, and is given back. In the same way, an injector
@@ -233,10 +236,12 @@ impl<R: Reclaim> Shared<R> {
         };
         let is_owned = || irq.state.load_ordered().owner().is_some();
         loop {
-            // Before and after: an owner takes the pending bit only while it owns the interrupt.
-            sent |= is_owned();
-            sent |= self.dispatcher.clear(irq);
-            sent |= is_owned() || cfg!(mutant = "settled_is_pending");
+            if sent || is_owned() {
+                let _ = self.dispatcher.clear(irq);
+                sent = true;
+            } else {
+                sent = word.forget(lane) || cfg!(mutant = "settled_is_pending");
+            }
             if !takes() || !sent || cfg!(mutant = "ignored_without_second_look") {
                 return false;
             }
